@@ -1,0 +1,211 @@
+"""Examples and the parquet tables that hold them."""
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lethe.errors import LetheError
+from lethe.files import whole
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt with its answer, or plain text: the other part is None."""
+
+    prompt: str | None = None
+    answer: str | None = None
+    text: str | None = None
+
+    def digest(self) -> str:
+        """SHA-256 over the three parts, in hex."""
+        parts = "\x1f".join("\x00" if part is None else part for part in self._parts())
+        return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def is_empty(self) -> bool:
+        """True if there is nothing to compute a loss on."""
+        return not (self.text if self.answer is None else self.answer or "").strip()
+
+    def _parts(self) -> tuple[str | None, str | None, str | None]:
+        return self.prompt, self.answer, self.text
+
+
+@dataclass(frozen=True)
+class UpstreamExample:
+    """An upstream example with its id, domain and whether it may be replayed."""
+
+    example_id: str
+    domain: str
+    split: str
+    example: Example
+
+
+def distinct(examples: Iterable[Example]) -> Iterator[Example]:
+    """Drops repeated and empty examples, keeping the first of each."""
+    seen = set()
+    for example in examples:
+        digest = example.digest()
+        if digest not in seen and not example.is_empty():
+            seen.add(digest)
+            yield example
+
+
+def train_and_eval(
+    examples: Iterable[Example], train: int, evaluate: int, seed: int, task: str
+) -> tuple[list[Example], list[Example]]:
+    """Draws disjoint training and evaluation examples of one task.
+
+    A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation.
+
+    Raises
+    ------
+    LetheError
+        If fewer than ten different, non-empty examples are left.
+    """
+    pool = list(distinct(examples))
+    if len(pool) < 10:
+        raise LetheError(f"task {task!r} has {len(pool)} usable examples; at least 10 are needed")
+    random.Random(f"{seed}/{task}").shuffle(pool)
+    held = min(evaluate, max(1, len(pool) // 5))
+    return pool[held : held + train], pool[:held]
+
+
+def chunks(documents: Iterable[Example], words: int) -> Iterator[Example]:
+    """Cuts plain texts into pieces of `words` words; prompt-answer pairs pass whole.
+
+    The rest of a document shorter than `words` is dropped unless it is all there is. Cutting by
+    words, not tokens, keeps the upstream examples the same for every tokenizer. Pieces are
+    slices of the original: line breaks and indentation stay.
+    """
+    for document in documents:
+        if document.text is None:
+            yield document
+            continue
+        starts = _word_starts(document.text)
+        whole_chunks = max(1, len(starts) // words)
+        for i in range(whole_chunks):
+            begin = starts[i * words] if starts else 0
+            following = starts[(i + 1) * words : (i + 1) * words + 1]
+            end = following[0] if following else len(document.text)
+            yield Example(text=document.text[begin:end].rstrip())
+
+
+def _word_starts(text: str) -> list[int]:
+    return [
+        i for i, char in enumerate(text) if not char.isspace() and (i == 0 or text[i - 1].isspace())
+    ]
+
+
+def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[Example]:
+    """Draws documents in random order until they hold `words` words together."""
+    pool = list(distinct(documents))
+    random.Random(seed).shuffle(pool)
+    drawn, total = [], 0
+    for document in pool:
+        if total >= words:
+            break
+        drawn.append(document)
+        total += len((document.text or f"{document.prompt} {document.answer}").split())
+    return drawn
+
+
+def draw_upstream(
+    domains: dict[str, list[Example]], count: int, heldout: float, words: int, seed: int
+) -> list[UpstreamExample]:
+    """Draws N upstream examples evenly from the domains and holds a share of each domain out.
+
+    Raises
+    ------
+    LetheError
+        If a domain has too few chunks.
+    """
+    drawn = []
+    for position, (domain, documents) in enumerate(domains.items()):
+        wanted = count // len(domains) + (position < count % len(domains))
+        pool = list(distinct(chunks(documents, words)))
+        if len(pool) < wanted:
+            raise LetheError(
+                f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {wanted} "
+                "wanted; raise upstream.corpus_words or lower upstream.examples"
+            )
+        rng = random.Random(f"{seed}/upstream/{domain}")
+        chosen = rng.sample(pool, wanted)
+        held = round(wanted * heldout)
+        for i, example in enumerate(chosen):
+            split = "heldout" if i < held else "replayable"
+            drawn.append(UpstreamExample(f"{domain}-{i:05d}", domain, split, example))
+    return drawn
+
+
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """Writes a table prompt, answer, text, hash; whole or not at all."""
+    _write(path, _columns(examples))
+
+
+def write_upstream(path: Path, examples: Sequence[UpstreamExample]) -> None:
+    """Writes example_id, domain, split, prompt, answer, text, hash; whole or not at all."""
+    head = {
+        "example_id": [example.example_id for example in examples],
+        "domain": [example.domain for example in examples],
+        "split": [example.split for example in examples],
+    }
+    _write(path, head | _columns([example.example for example in examples]))
+
+
+def write_corpus(path: Path, domains: dict[str, list[Example]]) -> None:
+    """Writes the documents of every domain, for pretraining; whole or not at all."""
+    pairs = [(domain, document) for domain, documents in domains.items() for document in documents]
+    _write(path, {"domain": [d for d, _ in pairs]} | _columns([e for _, e in pairs]))
+
+
+def _columns(examples: Sequence[Example]) -> dict[str, list]:
+    return {
+        "prompt": [example.prompt for example in examples],
+        "answer": [example.answer for example in examples],
+        "text": [example.text for example in examples],
+        "hash": [example.digest() for example in examples],
+    }
+
+
+def _write(path: Path, columns: dict[str, list]) -> None:
+    arrays = {key: pa.array(values, pa.string()) for key, values in columns.items()}
+    with whole(path) as part:
+        pq.write_table(pa.table(arrays), part)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Reads the examples of any table written here.
+
+    Raises
+    ------
+    LetheError
+        If the file cannot be read or an example does not have the hash beside it.
+    """
+    try:
+        table = pq.read_table(path).to_pydict()
+        triples = zip(table["prompt"], table["answer"], table["text"], strict=True)
+        examples = [Example(*triple) for triple in triples]
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise LetheError(f"{path}: not a table of examples ({error}); delete it, run again")
+    for number, (example, digest) in enumerate(zip(examples, table["hash"], strict=True)):
+        if example.digest() != digest:
+            raise LetheError(f"{path}: line {number} was changed after it was written")
+    return examples
+
+
+def read_upstream(path: Path) -> list[UpstreamExample]:
+    """Reads what `write_upstream` wrote, with the checks of `read_examples`."""
+    examples = read_examples(path)
+    columns = pq.read_table(path, columns=["example_id", "domain", "split"]).to_pydict()
+    rows = zip(columns["example_id"], columns["domain"], columns["split"], examples, strict=True)
+    return [UpstreamExample(*row) for row in rows]
+
+
+def upstream_digest(examples: Sequence[UpstreamExample]) -> str:
+    """SHA-256 over ids, splits and contents, in order: rows of one Z share it."""
+    lines = [f"{e.example_id} {e.split} {e.example.digest()}" for e in examples]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,0 +1,21 @@
+"""The errors that lethe raises on purpose."""
+
+
+class LetheError(Exception):
+    """Something the user can put right: names the file, task or key, the value seen, what to do.
+
+    Command-line entry points print the message without a traceback.
+    """
+
+
+class ExperimentError(LetheError):
+    """An experiment file or its task table is wrong; the message lists every problem at once."""
+
+    def __init__(self, where: str, problems: list[str]):
+        self.problems = problems
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{where}: {len(problems)} problem(s), nothing was started\n{lines}")
+
+
+class RowError(LetheError):
+    """A row file is truncated, edited by hand or of another experiment; the message names it."""

@@ -1,0 +1,221 @@
+"""Reads an experiment with its task table and refuses it with every problem in one message."""
+
+import csv
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from lethe.config import Experiment, Name, Recipe
+from lethe.errors import ExperimentError
+
+TASK_COLUMNS = ("name", "group", "source", "split")
+SPLITS = ("train", "test")
+_NAME = re.compile(TypeAdapter(Name).json_schema()["pattern"])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One line of the task table; `source` is `<source key>:<where>`."""
+
+    name: str
+    group: str
+    source: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked experiment: its settings and its tasks in the table's order."""
+
+    settings: Experiment
+    tasks: dict[str, Task]
+
+    def names(self, split: str | None = None) -> list[str]:
+        """Task names, of one split or all, in the table's order."""
+        return [name for name, task in self.tasks.items() if split in (None, task.split)]
+
+    def recipe(self, model: str) -> Recipe:
+        """The recipe with this model's changes applied."""
+        change = self.settings.models[model].recipe.model_dump(exclude_none=True)
+        return self.settings.recipe.model_copy(update=change)
+
+
+def load(config: dict[str, Any], folder: Path = Path()) -> Loaded:
+    """Checks a whole experiment, paths being relative to `folder`.
+
+    Raises
+    ------
+    ExperimentError
+        With every problem found: key, value seen, what is allowed.
+    """
+    settings, problems = _settings(config)
+    tasks: dict[str, Task] = {}
+    table = config.get("tasks") if isinstance(config, dict) else None
+    if isinstance(table, str):
+        tasks, table_problems = read_tasks(folder / table)
+        problems += table_problems
+    if settings is not None:
+        problems += _missing_parts(settings)
+        problems += _bad_sources(settings, tasks)
+        problems += _bad_sizes(settings, tasks)
+        problems += _missing_files(settings, tasks, folder)
+    if problems:
+        raise ExperimentError(f"experiment {_label(config)}", problems)
+    return Loaded(settings, tasks)
+
+
+def _label(config: Any) -> str:
+    name = config.get("experiment") if isinstance(config, dict) else None
+    return repr(name) if name else "without a name"
+
+
+def _settings(config: Any) -> tuple[Experiment | None, list[str]]:
+    try:
+        return Experiment.model_validate(config), []
+    except ValidationError as error:
+        return None, [_explain(problem) for problem in error.errors()]
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One line for one pydantic error: key, what is allowed, value seen."""
+    # Tags of discriminated unions are part of pydantic's path but not of the user's YAML.
+    tags = {"scratch", "package", "hub", "folder", "bigbench", "saved", "files", "stdlib"}
+    path = [str(part) for i, part in enumerate(problem["loc"]) if not (i == 2 and part in tags)]
+    key = ".".join(path) or "experiment"
+    seen = problem.get("input")
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: no such key (value seen: {seen!r}){_suggestion(path)}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing and has no default"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (value seen: {_short(seen)})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _suggestion(path: list[str]) -> str:
+    known = sorted(_known_keys(Experiment))
+    close = difflib.get_close_matches(path[-1], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _known_keys(settings: type[BaseModel]) -> set[str]:
+    properties = [settings.model_json_schema()]
+    properties += properties[0].get("$defs", {}).values()
+    return {key for part in properties for key in part.get("properties", {})}
+
+
+def read_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
+    """Reads the task table; returns the good lines and what is wrong with the others."""
+    if not path.is_file():
+        return {}, [f"tasks: no such file: {path}"]
+    with path.open(newline="", encoding="utf-8") as lines:
+        reader = csv.DictReader(lines)
+        columns = reader.fieldnames or []
+        if missing := [column for column in TASK_COLUMNS if column not in columns]:
+            return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
+        return _check_lines(path, list(reader))
+
+
+def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Task], list[str]]:
+    tasks: dict[str, Task] = {}
+    problems = []
+    for number, line in enumerate(lines, start=2):
+        task = Task(*((line[column] or "").strip() for column in TASK_COLUMNS))
+        where = f"{path}, line {number}"
+        if not _NAME.match(task.name):
+            problems.append(f"{where}: name {task.name!r} may only hold letters, digits, _ . -")
+        elif task.name in tasks:
+            problems.append(f"{where}: task {task.name!r} stands twice in the table")
+        if task.split not in SPLITS:
+            problems.append(f"{where}: split must be train or test (value seen: {task.split!r})")
+        if not task.group:
+            problems.append(f"{where}: task {task.name!r} has no group")
+        tasks[task.name] = task
+    if not tasks:
+        problems.append(f"{path}: holds no task")
+    return tasks, problems
+
+
+def _missing_parts(settings: Experiment) -> list[str]:
+    problems = []
+    if bool(settings.models) == (settings.matrix is not None):
+        problems.append("models, matrix: give models to measure, or a matrix of your own: one")
+    if settings.models and settings.upstream is None:
+        problems.append("upstream: is missing; models are measured on its examples")
+    if settings.matrix is not None and settings.replay is not None:
+        problems.append("replay: a matrix has no model to train; remove the section")
+    if settings.matrix is not None and settings.upstream is not None:
+        problems.append("upstream: a matrix brings its own examples; remove the section")
+    return problems
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """`<source key>:<where>` as its two parts; `where` may be empty."""
+    key, _, where = source.partition(":")
+    return key, where
+
+
+def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    if not settings.models:
+        return []
+    named = [(f"task {task.name!r}", task.source) for task in tasks.values()]
+    named += [
+        (f"upstream.domains.{domain}", source)
+        for domain, source in (settings.upstream.domains if settings.upstream else {}).items()
+    ]
+    problems = []
+    for user, source in named:
+        key, where = split_source(source)
+        if key not in settings.sources:
+            known = ", ".join(sorted(settings.sources)) or "none"
+            problems.append(f"{user}: source {source!r} names no key of sources (known: {known})")
+        elif settings.sources[key].kind in ("bigbench", "files") and not where:
+            problems.append(f"{user}: source {source!r} lacks the part after ':' ")
+        elif ".." in Path(where).parts or Path(where).is_absolute():
+            problems.append(f"{user}: source {source!r} leaves its folder")
+    return problems
+
+
+def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    problems = []
+    splits = [task.split for task in tasks.values()]
+    for split, least in (("train", 2), ("test", 1)):
+        if tasks and splits.count(split) < least:
+            problems.append(f"tasks: needs at least {least} of split {split}")
+    if settings.upstream is None:
+        return problems
+    examples, heldout = settings.upstream.examples, settings.upstream.heldout
+    replayable = examples - round(examples * heldout)
+    if max(settings.completion.probes) > examples:
+        problems.append(f"completion.probes: at most upstream.examples = {examples}")
+    if settings.replay and settings.replay.probes > replayable:
+        problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:
+    used = [task.source for task in tasks.values()] if settings.models else []
+    used += settings.upstream.domains.values() if settings.upstream else []
+    wanted = [("matrix.path", settings.matrix.path)] if settings.matrix else []
+    for source in used:
+        key, where = split_source(source)
+        if (kind := settings.sources.get(key)) and kind.kind == "files":
+            wanted.append((f"source {source!r}", f"{kind.folder}/{where}"))
+        elif kind and kind.kind == "saved":
+            wanted.append((f"sources.{key}.path", kind.path))
+    for name, model in settings.models.items():
+        if model.source == "folder":
+            wanted.append((f"models.{name}.path", f"{model.path}/config.json"))
+    return [
+        f"{key}: no such file or folder: {path}"
+        for key, path in dict.fromkeys(wanted)
+        if not (folder / path).exists()
+    ]

@@ -1,0 +1,83 @@
+import copy
+
+import pytest
+import yaml
+
+from lethe.errors import ExperimentError
+from lethe.experiment import load
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    (tmp_path / "tasks.csv").write_text(
+        "name,group,source,split\n"
+        "a,one,bigbench:a,train\nb,one,bigbench:b,train\nc,two,bigbench:c,test\n"
+    )
+    config = yaml.safe_load(
+        """
+        experiment: tiny
+        tasks: tasks.csv
+        sources: {bigbench: {kind: bigbench}, local: {kind: files, folder: texts}}
+        upstream: {examples: 200, domains: {news: "bigbench:gem/xsum"}}
+        models: {olmo: {source: scratch, architecture: olmo, recipe: {lr: 0.1}}}
+        """
+    )
+    return config, tmp_path
+
+
+def problems(config, folder):
+    with pytest.raises(ExperimentError) as caught:
+        load(config, folder)
+    return str(caught.value)
+
+
+def test_a_good_experiment_loads_with_its_tasks_and_the_models_own_recipe(experiment):
+    loaded = load(*experiment)
+    assert loaded.names("train") == ["a", "b"]
+    assert loaded.names() == ["a", "b", "c"]
+    assert loaded.recipe("olmo").lr == 0.1
+    assert loaded.settings.recipe.lr == 2e-6
+
+
+def test_every_problem_is_in_one_message(experiment):
+    config, folder = experiment
+    config = copy.deepcopy(config)
+    config["recipe"] = {"stepz": 3, "lr": -1}
+    config["upstream"]["heldout"] = 1.5
+    (folder / "tasks.csv").write_text(
+        "name,group,source,split\na,g,bigbench:a,train\na,g,x:b,dev\n../c,g,bigbench:c,test\n"
+    )
+    message = problems(config, folder)
+    for part in ("recipe.stepz", "'steps'", "recipe.lr", "-1", "upstream.heldout", "1.5"):
+        assert part in message
+    for part in ("line 3", "twice", "'dev'", "'../c'"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"models": {}}, "models, matrix"),
+        ({"matrix": {"path": "z.npy"}}, "z.npy"),
+        ({"upstream": None}, "upstream: is missing"),
+        ({"tasks": "none.csv"}, "no such file"),
+        ({"completion": {"probes": [500]}}, "completion.probes"),
+        ({"replay": {"strategies": ["random"], "probes": 180}}, "150"),
+        ({"replay": {"strategies": ["none"]}}, "'random'"),
+        ({"experiment": "../../x"}, "../../x"),
+        ({"sources": {}}, "names no key of sources"),
+        ({"recipe": {"method": "lora"}}, "lora"),
+        ({"models": {"m": {"source": "folder", "path": "gone"}}}, "gone/config.json"),
+    ],
+)
+def test_each_mistake_is_refused_with_its_key_and_value(experiment, change, part):
+    config, folder = experiment
+    assert part in problems({**config, **change}, folder)
+
+
+def test_a_source_cannot_leave_its_folder(experiment):
+    config, folder = experiment
+    (folder / "texts").mkdir()
+    domains = {"news": "local:../../etc/passwd"}
+    config = {**config, "upstream": {"examples": 200, "domains": domains}}
+    assert "leaves its folder" in problems(config, folder)

@@ -1,0 +1,99 @@
+"""Examples as token sequences with the mask of tokens that carry loss."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lethe.data.examples import Example
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One tokenised example: `ids` and, from index `start` on, the tokens that carry loss."""
+
+    ids: list[int]
+    start: int
+
+    @property
+    def scored(self) -> int:
+        """Number of tokens that carry loss."""
+        return max(0, len(self.ids) - self.start)
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Tokenised examples in order, with how many were cut and how many carry no loss."""
+
+    examples: list[Tokens]
+    truncated: int
+    empty: int
+
+
+def tokenise(
+    tokenizer: Any,
+    examples: Sequence[Example],
+    max_tokens: int,
+    truncation: str = "left",
+    include_eos: bool = True,
+) -> Tokenised:
+    r"""Turns examples into tokens.
+
+    Loss is on the answer of a prompt-answer pair, and on all tokens but the first of plain text.
+    A pair goes through the tokenizer's chat template where it has one; else it reads
+    `<prompt>\\n<answer><end>`. Left truncation takes tokens off the prompt's beginning so that
+    the answer stays; plain text is always cut at its end.
+
+    Parameters
+    ----------
+    max_tokens
+        Longest sequence; longer ones are cut and counted.
+    include_eos
+        Whether the end token of an answer is there (and carries loss).
+    """
+    counts: Counter[str] = Counter()
+    done = []
+    for example in examples:
+        tokens = _encode(tokenizer, example, include_eos)
+        if len(tokens.ids) > max_tokens:
+            counts["truncated"] += 1
+            tokens = _cut(tokens, max_tokens, truncation if example.text is None else "right")
+        counts["empty"] += tokens.scored == 0
+        done.append(tokens)
+    return Tokenised(done, counts["truncated"], counts["empty"])
+
+
+def prompt_text(tokenizer: Any, prompt: str) -> str:
+    """The text that stands before the answer: chat template, else prompt and a line break."""
+    if getattr(tokenizer, "chat_template", None):
+        turn = [{"role": "user", "content": prompt}]
+        return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return f"{prompt.rstrip()}\n"
+
+
+def _encode(tokenizer: Any, example: Example, include_eos: bool) -> Tokens:
+    if example.text is not None:
+        return Tokens(tokenizer(example.text)["input_ids"], 1)
+    # A template writes the special tokens itself; a second set would shift every position.
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    prompt = tokenizer(prompt_text(tokenizer, example.prompt), add_special_tokens=not templated)
+    # Encoded apart, so that the mask falls exactly between prompt and answer.
+    answer = tokenizer(example.answer.strip(), add_special_tokens=False)["input_ids"]
+    if answer and include_eos and tokenizer.eos_token_id is not None:
+        answer = [*answer, tokenizer.eos_token_id]
+    ids = _without_end(prompt["input_ids"], tokenizer.eos_token_id, templated)
+    # The first token of a sequence has nothing to be predicted from.
+    return Tokens(ids + answer, max(1, len(ids)))
+
+
+def _without_end(ids: list[int], eos: int | None, templated: bool) -> list[int]:
+    """Some tokenizers end every text with EOS; a prompt that an answer follows must not."""
+    return ids[:-1] if not templated and len(ids) > 1 and ids[-1] == eos else ids
+
+
+def _cut(tokens: Tokens, max_tokens: int, side: str) -> Tokens:
+    if side == "right":
+        return Tokens(tokens.ids[:max_tokens], tokens.start)
+    # At least one token of the prompt stays: the answer's first token is predicted from it.
+    surplus = min(len(tokens.ids) - max_tokens, max(0, tokens.start - 1))
+    return Tokens(tokens.ids[surplus:][:max_tokens], tokens.start - surplus)

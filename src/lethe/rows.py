@@ -1,0 +1,96 @@
+"""The file contract of one row of Z, and of the base losses it is measured against.
+
+Columns: example_id, loss_before, loss_after, forgetting (nats per scored token, after - before,
+NaN where nothing could be scored), n_tokens. One JSON object in the parquet metadata carries the
+settings, versions, device, timings and a digest of columns and settings.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lethe.errors import RowError
+from lethe.files import whole
+
+_KEY = b"lethe"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Losses (N,) of the upstream examples before and after one fine-tune.
+
+    `settings` are what rows of one Z must share; `about` is what is this row's own: task,
+    evaluation losses, counts, timings.
+    """
+
+    example_ids: list[str]
+    loss_before: np.ndarray
+    loss_after: np.ndarray
+    n_tokens: np.ndarray
+    settings: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def forgetting(self) -> np.ndarray:
+        """Rise in loss (N,) in nats per scored token; NaN stays NaN."""
+        return self.loss_after - self.loss_before
+
+
+def write(path: Path | str, row: Row) -> None:
+    """Writes a row, whole or not at all."""
+    columns = {
+        "example_id": pa.array(row.example_ids, pa.string()),
+        "loss_before": pa.array(row.loss_before, pa.float32()),
+        "loss_after": pa.array(row.loss_after, pa.float32()),
+        "forgetting": pa.array(row.forgetting, pa.float32()),
+        "n_tokens": pa.array(row.n_tokens, pa.int32()),
+    }
+    table = pa.table(columns)
+    content = {"settings": row.settings, "about": row.about, "digest": _digest(table, row.settings)}
+    metadata = {_KEY: json.dumps(content, sort_keys=True, default=str).encode()}
+    with whole(path) as part:
+        pq.write_table(table.replace_schema_metadata(metadata), part)
+
+
+def read(path: Path | str) -> Row:
+    """Reads a row.
+
+    Raises
+    ------
+    RowError
+        Naming the file, if it is truncated, not a row, or was changed after it was written.
+    """
+    try:
+        table = pq.read_table(path)
+        content = json.loads(table.schema.metadata[_KEY])
+        columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+        row = Row(
+            columns["example_id"].tolist(),
+            columns["loss_before"],
+            columns["loss_after"],
+            columns["n_tokens"],
+            content["settings"],
+            content["about"],
+        )
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise RowError(f"{path}: not a readable row ({error}); delete the file and run again")
+    if content.get("digest") != _digest(table, content["settings"]):
+        raise RowError(
+            f"{path}: its content does not match its digest: the file was changed after it was "
+            "measured; delete it and run again"
+        )
+    return row
+
+
+def _digest(table: pa.Table, settings: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name in ("example_id", "loss_before", "loss_after", "forgetting", "n_tokens"):
+        values = table[name].to_numpy(zero_copy_only=False)
+        digest.update("\n".join(values).encode() if values.dtype == object else values.tobytes())
+    return digest.hexdigest()

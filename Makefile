@@ -14,6 +14,8 @@ test: .venv/installed lint
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
 
 # Writes down the versions that are installed; run the tests before committing them.
 pin: .venv/installed

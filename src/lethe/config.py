@@ -258,6 +258,10 @@ class Completion(Settings):
     mf: MF = MF()
     knn: KNN = KNN()
 
+    def options(self) -> dict[str, dict]:
+        """What the methods are made with, by name."""
+        return {"mf": self.mf.model_dump(), "knn": self.knn.model_dump()}
+
     @model_validator(mode="after")
     def _no_duplicates(self):
         for key in ("methods", "probes", "seeds"):

@@ -42,12 +42,3 @@ def sha256(path: Path | str) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_sha256(path: Path | str, expected: str) -> None:
-    """Raises LetheError if the file is not the one expected."""
-    if (seen := sha256(path)) != expected:
-        raise LetheError(
-            f"{path}: SHA-256 is {seen}, expected {expected}; the download is damaged or another "
-            "file: delete it and run again"
-        )

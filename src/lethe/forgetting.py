@@ -1,6 +1,7 @@
 """One measurement: fine-tune a base model on a stream of examples and score what it lost."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from lethe.config import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, upstream_digest
 from lethe.data.tokens import Tokenised, tokenise
 from lethe.scoring import Scores, score
-from lethe.training import fine_tune, planned_steps, stream
+from lethe.training import Trained, fine_tune, planned_steps, stream
 
 
 def base_losses(
@@ -29,42 +30,69 @@ def base_losses(
     return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about)
 
 
-def measure(
-    model: Any,
-    tokenizer: Any,
-    task: tuple[Sequence[Example], Sequence[Example]],
-    upstream: Sequence[UpstreamExample],
-    base: rows.Row,
-    recipe: Recipe,
-    scoring: Scoring,
-    replayed: Sequence[UpstreamExample] = (),
-    accounting: str = "add",
-    title: str = "fine-tuning",
-) -> tuple[Any, rows.Row]:
-    """Fine-tunes on a task's (training, evaluation) examples and scores `upstream` again.
+@dataclass(frozen=True)
+class Job:
+    """One fine-tune: a base model (`card`) with its losses, a task's examples, how to train.
 
-    `replayed` upstream examples are mixed in evenly (`lethe.replay.mixture`); losses before come
-    from `base`, the row of the untouched model, never from the model in hand.
-
-    Returns
-    -------
-    The fine-tuned model, and the row of the examples in `upstream`.
+    `base` is the row of the untouched model; losses before always come from it, never from the
+    model in hand.
     """
-    train, evaluation = task
-    evaluated = tokenise(
-        tokenizer, evaluation, recipe.max_tokens, recipe.truncation, scoring.include_eos
-    )
-    before = score(model, evaluated.examples, scoring.tokens_per_batch, "own task, before")
-    tokens, cut = _training_tokens(tokenizer, train, replayed, recipe, accounting)
-    if recipe.lora is not None:
-        model = models.add_lora(model, recipe.lora, recipe.seed)
-    trained = fine_tune(model, tokens, recipe, title)
-    measured = _upstream_tokens(tokenizer, upstream, scoring)
-    after = score(model, measured.examples, scoring.tokens_per_batch, "upstream")
-    own = score(model, evaluated.examples, scoring.tokens_per_batch, "own task, after")
-    ids = [example.example_id for example in upstream]
-    chosen = _places(base, ids)
-    about = _counts(measured, after) | {
+
+    card: dict[str, Any]
+    base: rows.Row
+    train: Sequence[Example]
+    evaluation: Sequence[Example]
+    recipe: Recipe
+    scoring: Scoring
+    gpu: bool = False
+
+    def run(
+        self,
+        upstream: Sequence[UpstreamExample],
+        replayed: Sequence[UpstreamExample] = (),
+        accounting: str = "add",
+        title: str = "fine-tuning",
+    ) -> tuple[Any, Any, rows.Row]:
+        """Fine-tunes the base model and scores `upstream` again.
+
+        `replayed` upstream examples are mixed in evenly (`lethe.replay.mixture`).
+
+        Returns
+        -------
+        The fine-tuned model, its tokenizer, and the row of the examples in `upstream`.
+        """
+        model, tokenizer = models.load(self.card, self.scoring.dtype, self.gpu)
+        own = self._evaluation_tokens(tokenizer)
+        before = self._score(model, own, "own task, before")
+        tokens, cut = _training_tokens(tokenizer, self.train, replayed, self.recipe, accounting)
+        if self.recipe.lora is not None:
+            model = models.add_lora(model, self.recipe.lora, self.recipe.seed)
+        trained = fine_tune(model, tokens, self.recipe, title)
+        measured = _upstream_tokens(tokenizer, upstream, self.scoring)
+        after = self._score(model, measured, f"{title}, upstream")
+        own_after = self._score(model, own, f"{title}, own task")
+        about = _counts(measured, after) | _training_facts(trained, cut)
+        about |= _own_task(before, own_after) | {"versions": models.versions()}
+        ids = [example.example_id for example in upstream]
+        settings = {**self.base.settings, "recipe": self.recipe.model_dump()}
+        losses = self.base.select(ids).loss_before
+        return model, tokenizer, rows.Row(ids, losses, after.losses, after.tokens, settings, about)
+
+    def _evaluation_tokens(self, tokenizer: Any) -> Tokenised:
+        return tokenise(
+            tokenizer,
+            self.evaluation,
+            self.recipe.max_tokens,
+            self.recipe.truncation,
+            self.scoring.include_eos,
+        )
+
+    def _score(self, model: Any, tokens: Tokenised, title: str) -> Scores:
+        return score(model, tokens.examples, self.scoring.tokens_per_batch, title)
+
+
+def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
+    return {
         "steps": trained.steps,
         "training_loss_first": trained.first_loss,
         "training_loss_last": trained.last_loss,
@@ -72,15 +100,15 @@ def measure(
         "training_empty": cut.empty,
         "training_tokens_per_second": trained.tokens / max(trained.seconds, 1e-9),
         "training_seconds": trained.seconds,
-        "eval_loss_before": _mean(before.losses),
-        "eval_loss_after": _mean(own.losses),
-        "eval_missing": int(np.isnan(own.losses).sum()),
-        "versions": models.versions(),
     }
-    row = rows.Row(
-        ids, base.loss_before[chosen], after.losses, after.tokens, dict(base.settings), about
-    )
-    return model, row
+
+
+def _own_task(before: Scores, after: Scores) -> dict[str, Any]:
+    return {
+        "eval_loss_before": _mean(before.losses),
+        "eval_loss_after": _mean(after.losses),
+        "eval_missing": int(np.isnan(after.losses).sum()),
+    }
 
 
 def _training_tokens(
@@ -106,11 +134,6 @@ def _upstream_tokens(
 ) -> Tokenised:
     examples = [example.example for example in upstream]
     return tokenise(tokenizer, examples, scoring.max_tokens, "right", scoring.include_eos)
-
-
-def _places(base: rows.Row, ids: list[str]) -> np.ndarray:
-    place = {example_id: i for i, example_id in enumerate(base.example_ids)}
-    return np.array([place[example_id] for example_id in ids], dtype=int)
 
 
 def _counts(tokens: Tokenised, scores: Scores) -> dict[str, Any]:

@@ -89,6 +89,16 @@ def read(path: Path | str) -> Matrix:
         raise LetheError(f"{path}: not a readable Z ({error}); delete the file and run again")
 
 
+def read_task(path: Path | str, task: str) -> dict[str, float]:
+    """One task's values by example_id, without reading the other tasks' columns."""
+    try:
+        table = pq.read_table(path, columns=["example_id", task])
+        ids, values = table["example_id"].to_pylist(), table[task].to_numpy().tolist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise LetheError(f"{path}: task {task!r} cannot be read ({error})")
+    return dict(zip(ids, values, strict=True))
+
+
 def read_own(path: Path | str, tasks: list[str]) -> Matrix:
     """Reads a Z of the user's own, whose M rows are in the order of `tasks`.
 

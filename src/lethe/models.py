@@ -1,6 +1,5 @@
 """Base models: from scratch, out of a package, from a folder or the hub."""
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lethe.config import LoRA, Pretraining
 from lethe.errors import LetheError
-from lethe.files import read_json, sha256, write_json
+from lethe.files import sha256
 
 END = "<|endoftext|>"
 
@@ -21,13 +20,13 @@ def use_threads(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def device() -> torch.device:
-    """The GPU that the job was given, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(gpu: bool) -> torch.device:
+    """The GPU if the job was given one and there is one, else the CPU."""
+    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
-def load(card: dict[str, Any], dtype: str = "float32") -> tuple[Any, Any]:
-    """Loads model and tokenizer that a card describes, onto `device()`.
+def load(card: dict[str, Any], dtype: str = "float32", gpu: bool = False) -> tuple[Any, Any]:
+    """Loads model and tokenizer that a card describes, onto the job's device.
 
     Safetensors only: weights that would need unpickling are refused.
 
@@ -48,7 +47,7 @@ def load(card: dict[str, Any], dtype: str = "float32") -> tuple[Any, Any]:
             f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
             "a tokenizer; convert others with transformers' save_pretrained"
         )
-    model.to(device()).eval()
+    model.to(device(gpu)).eval()
     return model, tokenizer
 
 
@@ -64,16 +63,6 @@ def card(path: str, revision: str | None = None, trust_remote_code: bool = False
         "trust_remote_code": trust_remote_code,
         "weights": {weight.name: sha256(weight) for weight in weights},
     }
-
-
-def write_card(path: Path, content: dict[str, Any]) -> None:
-    """Writes a model's card."""
-    write_json(path, content)
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """Reads a model's card."""
-    return read_json(path)
 
 
 def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
@@ -181,8 +170,3 @@ def peak_memory_mb() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def dumps(value: Any) -> str:
-    """JSON with sorted keys, for comparing settings."""
-    return json.dumps(value, sort_keys=True, default=str)

@@ -1,8 +1,9 @@
 """Pretrains a small model from scratch on the upstream corpus, with checkpoints that it resumes."""
 
+import hashlib
+import json
 import math
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,32 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
+from transformers import AutoTokenizer
 
 from lethe.batches import collate, token_losses
 from lethe.config import Pretraining
+from lethe.data.examples import Example
 from lethe.data.tokens import Tokens
 from lethe.errors import LetheError
 from lethe.files import whole
+from lethe.progress import progress
+
+
+def corpus(
+    folder: Path, documents: Sequence[Example], settings: Pretraining
+) -> tuple[Any, list[list[int]]]:
+    """The tokenizer saved in `folder`, and the documents as sequences of one context each."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [whole_text(document) for document in documents]
+    ids = tokenizer(texts)["input_ids"] if texts else []
+    return tokenizer, pack(ids, settings.context, tokenizer.eos_token_id, settings.seed)
+
+
+def whole_text(document: Example) -> str:
+    """A document as it is pretrained on: a pair reads prompt, line break, answer."""
+    if document.text is not None:
+        return document.text
+    return f"{document.prompt.rstrip()}\n{document.answer.strip()}"
 
 
 def pack(documents: Sequence[list[int]], context: int, end: int, seed: int) -> list[list[int]]:
@@ -41,31 +61,27 @@ def pretrain(
 ) -> list[float]:
     """Trains with AdamW, linear warm-up and cosine decay; returns the losses of its own steps.
 
-    A checkpoint at `checkpoint` (safetensors, no pickle) is resumed from: batches depend on the
-    step only, so that an interrupted run ends with the same weights as an uninterrupted one.
+    A checkpoint at `checkpoint` (safetensors, no pickle) is resumed from if it was made from the
+    same model, sequences and settings: batches depend on the step only, so that an interrupted
+    run ends with the same weights as an uninterrupted one.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.01
     )
-    start = _resume(model, optimizer, checkpoint)
+    made_from = _fingerprint(model, sequences, settings)
+    start = _resume(model, optimizer, checkpoint, made_from)
     model.train()
     losses = []
-    progress = tqdm(
-        range(start, settings.steps),
-        desc=title,
-        unit="step",
-        mininterval=10,
-        initial=start,
-        total=settings.steps,
-    )
-    for step in progress:
+    remaining = range(start, settings.steps)
+    steps = progress(remaining, title, "step", initial=start, total=settings.steps)
+    for step in steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * _factor(step, settings)
         losses.append(_step(model, optimizer, _batch(sequences, step, settings)))
-        progress.set_postfix(loss=f"{losses[-1]:.3f}")
+        steps.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
         done = step + 1
         if done % settings.checkpoint_steps == 0 and done < settings.steps:
-            _save(model, optimizer, done, checkpoint)
+            _save(model, optimizer, done, checkpoint, made_from)
     model.eval()
     return losses
 
@@ -99,7 +115,15 @@ def _factor(step: int, settings: Pretraining) -> float:
     return 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * left))
 
 
-def _save(model: Any, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
+def _fingerprint(model: Any, sequences: list[list[int]], settings: Pretraining) -> str:
+    shapes = [(name, list(p.shape)) for name, p in model.named_parameters()]
+    made_from = [shapes, sequences, settings.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+
+def _save(
+    model: Any, optimizer: torch.optim.Optimizer, step: int, path: Path, made_from: str
+) -> None:
     tensors = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
@@ -108,14 +132,16 @@ def _save(model: Any, optimizer: torch.optim.Optimizer, step: int, path: Path) -
         tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     with whole(path) as part:
-        save_file(tensors, part, metadata={"step": str(step), "saved": str(int(time.time()))})
+        save_file(tensors, part, metadata={"step": str(step), "made_from": made_from})
 
 
-def _resume(model: Any, optimizer: torch.optim.Optimizer, path: Path) -> int:
+def _resume(model: Any, optimizer: torch.optim.Optimizer, path: Path, made_from: str) -> int:
     """Restores weights and optimiser state; 0 where there is no checkpoint that fits."""
     if not path.exists():
         return 0
     with safe_open(path, framework="pt") as tensors:
+        if (tensors.metadata() or {}).get("made_from") != made_from:
+            return 0
         step = int(tensors.metadata()["step"])
         for name, parameter in model.named_parameters():
             parameter.data.copy_(tensors.get_tensor(f"weight/{name}"))

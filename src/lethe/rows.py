@@ -41,6 +41,13 @@ class Row:
         """Rise in loss (N,) in nats per scored token; NaN stays NaN."""
         return self.loss_after - self.loss_before
 
+    def select(self, example_ids: list[str]) -> "Row":
+        """The row of these examples only, in their order."""
+        place = {example_id: i for i, example_id in enumerate(self.example_ids)}
+        chosen = np.array([place[example_id] for example_id in example_ids], dtype=int)
+        losses = (self.loss_before[chosen], self.loss_after[chosen], self.n_tokens[chosen])
+        return Row(list(example_ids), *losses, self.settings, self.about)
+
 
 def write(path: Path | str, row: Row) -> None:
     """Writes a row, whole or not at all."""

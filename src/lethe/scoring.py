@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lethe.batches import collate, example_means, token_losses
 from lethe.data.tokens import Tokens
+from lethe.progress import progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def score(
     losses = np.full(len(examples), np.nan, dtype=np.float32)
     batches = list(_by_length(examples, tokens_per_batch))
     with torch.inference_mode():
-        for rows in tqdm(batches, desc=title, unit="batch", mininterval=5):
+        for rows in progress(batches, title, "batch"):
             batch = collate([examples[row] for row in rows], device)
             means = example_means(*token_losses(model, batch), len(rows))
             losses[rows] = means.cpu().numpy()

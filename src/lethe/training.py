@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from lethe.batches import collate, example_means, token_losses
 from lethe.config import Recipe
 from lethe.data.tokens import Tokens
 from lethe.errors import LetheError
+from lethe.progress import progress
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def _steps(
     device = parameters[0].device
     torch.manual_seed(recipe.seed)
     model.train()
-    progress = tqdm(batches, desc=title, unit="step", mininterval=5)
-    for number, batch in enumerate(progress):
+    steps = progress(batches, title, "step")
+    for number, batch in enumerate(steps):
         loss = _loss(model, batch, recipe, device)
         if not torch.isfinite(loss):
             raise LetheError(f"{title}: loss {loss.item()} at step {number}; lower recipe.lr")
@@ -87,7 +87,7 @@ def _steps(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        progress.set_postfix(loss=f"{loss.item():.3f}")
+        steps.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         yield loss.item()
     model.eval()
 

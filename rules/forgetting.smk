@@ -1,0 +1,81 @@
+rule score_base:
+    input:
+        card=f"{RESULTS}/{{model}}/model.json",
+        upstream=f"{RESULTS}/upstream.parquet",
+    output:
+        base=f"{RESULTS}/{{model}}/base.parquet",
+    log:
+        f"{LOGS}/score_base/{{model}}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: model_threads
+    resources:
+        gpu=gpus,
+        mem_mb=memory,
+        runtime=minutes,
+        slurm_partition=partition,
+    params:
+        scoring=scoring,
+    script:
+        "../workflow_scripts/score_base.py"
+
+
+rule measure_row:
+    input:
+        card=f"{RESULTS}/{{model}}/model.json",
+        base=f"{RESULTS}/{{model}}/base.parquet",
+        upstream=f"{RESULTS}/upstream.parquet",
+        train=f"{RESULTS}/tasks/{{task}}/train.parquet",
+        evaluation=f"{RESULTS}/tasks/{{task}}/eval.parquet",
+    output:
+        row=f"{RESULTS}/{{model}}/rows/{{task}}.parquet",
+    log:
+        f"{LOGS}/measure_row/{{model}}/{{task}}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: model_threads
+    resources:
+        gpu=gpus,
+        mem_mb=memory,
+        runtime=minutes,
+        slurm_partition=partition,
+    params:
+        recipe=recipe,
+        scoring=scoring,
+    script:
+        "../workflow_scripts/measure_row.py"
+
+
+rule gather_matrix:
+    input:
+        rows=row_files,
+    output:
+        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+        summaries=f"{RESULTS}/{{model}}/rows.csv",
+    log:
+        f"{LOGS}/gather_matrix/{{model}}.log",
+    wildcard_constraints:
+        model=one_of(MODELS),
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        tasks=task_table(),
+    script:
+        "../workflow_scripts/gather_matrix.py"
+
+
+rule import_matrix:
+    input:
+        own=SETTINGS.matrix.path if SETTINGS.matrix else [],
+    output:
+        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+    log:
+        f"{LOGS}/import_matrix/{{model}}.log",
+    wildcard_constraints:
+        model=one_of([] if MODELS else MATRICES),
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        tasks=list(EXPERIMENT.tasks),
+    script:
+        "../workflow_scripts/import_matrix.py"

@@ -1,0 +1,46 @@
+"""All that an experiment found, read from its tables, for plots and the report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from lethe import matrix
+from lethe.data.examples import UpstreamExample, read_upstream
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Tables by model. What an experiment does not make is empty: a matrix has no fine-tunes."""
+
+    tasks: dict[str, tuple[str, str]]
+    matrices: dict[str, matrix.Matrix]
+    curves: dict[str, pd.DataFrame]
+    completions: dict[str, pd.DataFrame]
+    summaries: dict[str, pd.DataFrame] = field(default_factory=dict)
+    comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
+    runs: dict[str, pd.DataFrame] = field(default_factory=dict)
+    upstream: list[UpstreamExample] = field(default_factory=list)
+
+
+def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> Findings:
+    """Reads the tables that `inputs` names: lists of paths in the order of `models`."""
+
+    def paths(key: str) -> Sequence[str]:
+        # A single file is a string, none is an empty list.
+        given = inputs.get(key, [])
+        return [given] if isinstance(given, str) else given
+
+    def frames(key: str) -> dict[str, pd.DataFrame]:
+        return {model: pd.read_csv(path) for model, path in zip(models, paths(key), strict=False)}
+
+    return Findings(
+        {task: (group, split) for task, (group, split) in tasks.items()},
+        {model: matrix.read(path) for model, path in zip(models, paths("matrices"), strict=True)},
+        **{
+            key: frames(key)
+            for key in ("curves", "completions", "summaries", "comparisons", "runs")
+        },
+        upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
+    )

@@ -1,0 +1,88 @@
+"""What the workflow's jobs have in common: environment, log, errors."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from lethe.errors import LetheError
+
+if TYPE_CHECKING:
+    from lethe.forgetting import Job
+
+
+def export_library(folder: str) -> None:
+    """Lets the processes of jobs, in conda environments as well, import from `folder`."""
+    others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([folder, *others]))
+
+
+def cache_folder() -> str:
+    """Where fetched packages are kept: LETHE_CACHE, else ~/.cache/lethe."""
+    return os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
+
+
+class _Both:
+    """A text stream that writes to the terminal and to the log."""
+
+    def __init__(self, *streams: TextIO):
+        self._streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            stream.write(text)
+            stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+
+
+def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
+    """Calls `function`, with all that goes to stderr also in the log.
+
+    A LetheError ends the job with its message alone: it says what to do, a traceback would
+    bury it.
+    """
+    # Hubs answer slowly or not at all from compute nodes; tokenizers need no threads of their own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as stream:
+        terminal, sys.stderr = sys.stderr, _Both(sys.stderr, stream)
+        try:
+            function(**arguments)
+        except LetheError as error:
+            print(f"\nerror: {error}", file=sys.stderr)
+            raise SystemExit(1)
+        except Exception:
+            # Into the log as well: on a cluster it is all that is left of a job.
+            traceback.print_exc(file=stream)
+            raise
+        finally:
+            sys.stderr = terminal
+
+
+def fine_tune_job(
+    inputs: Mapping[str, str], recipe: dict, scoring: dict, threads: int, gpu: bool
+) -> "Job":
+    """Reads what a fine-tune needs: inputs card, base, train, evaluation."""
+    # Imported here: torch takes seconds, and most jobs do without it.
+    from lethe import models, rows
+    from lethe.config import Recipe, Scoring
+    from lethe.data.examples import read_examples
+    from lethe.files import read_json
+    from lethe.forgetting import Job
+
+    models.use_threads(threads)
+    return Job(
+        read_json(inputs["card"]),
+        rows.read(inputs["base"]),
+        read_examples(inputs["train"]),
+        read_examples(inputs["evaluation"]),
+        Recipe(**recipe),
+        Scoring(**scoring),
+        gpu,
+    )

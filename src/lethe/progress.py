@@ -1,0 +1,25 @@
+"""Progress of long work."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress(items: Iterable, title: str, unit: str, **options: Any) -> tqdm:
+    """A progress report every ten seconds, a line each.
+
+    Jobs run side by side and share the terminal: bars that rewrite their line would rewrite
+    each other's. Work of a few seconds stays silent.
+    """
+    line = "{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed} gone, {remaining} to go{postfix}\n"
+    return tqdm(
+        items,
+        desc=title,
+        unit=unit,
+        bar_format=line,
+        mininterval=10,
+        delay=8,
+        leave=False,
+        **options,
+    )

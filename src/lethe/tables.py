@@ -1,0 +1,63 @@
+"""The small CSV tables between the rows and the report."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lethe.errors import LetheError
+from lethe.files import whole
+from lethe.rows import Row
+
+
+def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
+    """Writes records, whole or not at all; a key missing in one is an empty cell.
+
+    Raises
+    ------
+    LetheError
+        If there is no record.
+    """
+    if not records:
+        raise LetheError(f"{path}: there is nothing to write")
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in r.items()} for r in records)
+
+
+def _cell(value: Any) -> Any:
+    # Seven digits: what float32 losses can tell apart, and the same text on every run.
+    return f"{value:.7g}" if isinstance(value, float | np.floating) else value
+
+
+def summary(task: str, group: str, split: str, row: Row) -> dict[str, Any]:
+    """A line of rows.csv: what one fine-tune did, losses in nats per scored token."""
+    forgetting = row.forgetting
+    known = forgetting[np.isfinite(forgetting)]
+    kept = (
+        *("eval_loss_before", "eval_loss_after", "steps", "training_loss_first"),
+        *("training_loss_last", "training_truncated", "training_empty", "truncated"),
+        *("missing", "eval_missing", "training_seconds", "scoring_seconds", "peak_memory_mb"),
+    )
+    return {
+        "task": task,
+        "group": group,
+        "split": split,
+        "mean_forgetting": float(known.mean()),
+        "sd_forgetting": float(known.std()),
+        **{key: row.about[key] for key in kept},
+    }
+
+
+def replay_line(row: Row) -> dict[str, Any]:
+    """A line of replay.csv: one run, measured on held-out upstream examples (nats)."""
+    kept = (
+        *("strategy", "task", "seed", "heldout_forgetting", "eval_loss_before"),
+        *("eval_loss_after", "replayed", "replayed_distinct", "effective_sample_size", "steps"),
+        *("missing", "training_seconds"),
+    )
+    return {key: row.about[key] for key in kept}

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+from lethe.data.bigbench import extract
+from lethe.jobs import run
+
+
+def extract_bigbench(package: Path, archive: Path) -> None:
+    """Keeps the files of the BIG-bench package that carry examples."""
+    extract(package, archive)
+
+
+if __name__ == "__main__":
+    paths = {
+        "package": Path(snakemake.input.package),
+        "archive": Path(snakemake.output.archive),
+    }
+    run(extract_bigbench, snakemake.log[0], **paths)

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from lethe import matrix, rows, tables
+from lethe.jobs import run
+
+
+def gather_matrix(row_files: list[Path], z: Path, summaries: Path, tasks: dict) -> None:
+    """Stacks the rows into Z, refusing rows that do not belong together."""
+    measured = {path.stem: (path, rows.read(path)) for path in row_files}
+    gathered = {task: measured[task] for task in tasks}
+    matrix.write(z, matrix.gather(gathered))
+    lines = [tables.summary(task, *tasks[task], row) for task, (_, row) in gathered.items()]
+    tables.write_csv(summaries, lines)
+
+
+if __name__ == "__main__":
+    run(
+        gather_matrix,
+        snakemake.log[0],
+        row_files=[Path(path) for path in snakemake.input.rows],
+        z=Path(snakemake.output.matrix),
+        summaries=Path(snakemake.output.summaries),
+        tasks=snakemake.params.tasks,
+    )

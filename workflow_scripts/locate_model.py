@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from lethe import models
+from lethe.files import write_json
+from lethe.jobs import run
+
+
+def locate_model(card: Path, model: dict) -> None:
+    """Writes down which model of the hub or which folder is meant."""
+    identity = models.card(model["path"], model["revision"], model["trust_remote_code"])
+    write_json(card, identity)
+
+
+if __name__ == "__main__":
+    card = Path(snakemake.output.card)
+    run(locate_model, snakemake.log[0], card=card, model=snakemake.params.model)

@@ -1,0 +1,24 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+from lethe import rows
+from lethe.data.examples import read_upstream
+from lethe.jobs import fine_tune_job, run
+
+
+def measure_row(inputs: Mapping[str, str], row: Path, task: str, **settings) -> None:
+    """Fine-tunes on one task and measures what was forgotten."""
+    job = fine_tune_job(inputs, **settings)
+    model, tokenizer, measured = job.run(read_upstream(inputs["upstream"]), title=task)
+    if job.recipe.keep_weights:
+        folder = row.parent.parent / "weights" / task
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    rows.write(row, measured)
+
+
+if __name__ == "__main__":
+    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
+    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu > 0}
+    row, task = Path(snakemake.output.row), snakemake.wildcards.task
+    run(measure_row, snakemake.log[0], inputs=snakemake.input, row=row, task=task, **settings)

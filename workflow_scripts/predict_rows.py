@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from lethe import matrix
+from lethe.completion.evaluation import predict_rows as predict
+from lethe.config import Completion
+from lethe.data.examples import read_upstream
+from lethe.jobs import run
+
+
+def predict_rows(
+    z: Path, upstream: Path, predictions: Path, completion: dict, tasks: dict, **choice
+) -> None:
+    """Predicts the forgetting of each test task from a few replayable examples of its row."""
+    replayable = [example.split == "replayable" for example in read_upstream(upstream)]
+    options = Completion(**completion).options()
+    predicted = predict(matrix.read(z), tasks, allowed=replayable, options=options, **choice)
+    matrix.write(predictions, predicted)
+
+
+if __name__ == "__main__":
+    params = snakemake.params
+    paths = {"z": Path(snakemake.input.matrix), "upstream": Path(snakemake.input.upstream)}
+    paths["predictions"] = Path(snakemake.output.predictions)
+    choice = {"method": snakemake.wildcards.method, "probes": params.probes, "seed": params.seed}
+    settings = {"completion": params.completion, "tasks": params.tasks}
+    run(predict_rows, snakemake.log[0], **paths, **settings, **choice)

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from lethe.config import Source
+from lethe.data.examples import draw_documents, draw_upstream, write_corpus, write_upstream
+from lethe.data.sources import examples
+from lethe.jobs import run
+
+
+def prepare_upstream(
+    upstream: Path, corpus: Path, domains: dict, settings: dict, archive: str | None, seed: int
+) -> None:
+    """Draws each domain's documents, and the upstream examples from among them."""
+    documents = {}
+    for domain, named in domains.items():
+        source = TypeAdapter(Source).validate_python(named["source"])
+        found = examples(source, named["where"], archive=archive, as_text=True)
+        documents[domain] = draw_documents(found, settings["corpus_words"], f"{seed}/{domain}")
+    count, heldout, words = settings["examples"], settings["heldout"], settings["words"]
+    write_upstream(upstream, draw_upstream(documents, count, heldout, words, seed))
+    write_corpus(corpus, documents)
+
+
+if __name__ == "__main__":
+    params = snakemake.params
+    settings = {"domains": params.domains, "settings": params.upstream, "archive": params.archive}
+    paths = {name: Path(snakemake.output[name]) for name in ("upstream", "corpus")}
+    run(prepare_upstream, snakemake.log[0], **paths, **settings, seed=params.seed)

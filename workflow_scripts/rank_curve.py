@@ -1,0 +1,17 @@
+import sys
+from pathlib import Path
+
+from lethe import lowrank, matrix, tables
+from lethe.jobs import run
+
+
+def rank_curve(z: Path, curve: Path) -> None:
+    """R2 of Z by rank, with the comparators that have no factors."""
+    found = lowrank.rank_curve(matrix.read(z).values)
+    print(f"{found.dropped_columns} columns with a NaN were dropped", file=sys.stderr)
+    tables.write_csv(curve, found.records())
+
+
+if __name__ == "__main__":
+    paths = {"z": Path(snakemake.input.matrix), "curve": Path(snakemake.output.curve)}
+    run(rank_curve, snakemake.log[0], **paths)

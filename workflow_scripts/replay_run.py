@@ -1,0 +1,31 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+from lethe import matrix, rows
+from lethe.data.examples import read_upstream
+from lethe.jobs import fine_tune_job, run
+from lethe.replay.runs import replay, without_replay
+
+
+def replay_run(
+    inputs: Mapping[str, str], run_file: Path, labels: dict, replay_settings: dict, **settings
+) -> None:
+    """Fine-tunes on one task with replay and measures the held-out examples."""
+    upstream = read_upstream(inputs["upstream"])
+    if inputs["measured"]:
+        row = without_replay(rows.read(inputs["measured"]), upstream, labels["task"])
+    else:
+        job = fine_tune_job(inputs, **settings)
+        scores = matrix.read_task(inputs["scores"], labels["task"]) if inputs["scores"] else None
+        row = replay(job, upstream, scores, **labels, **replay_settings)
+    rows.write(run_file, row)
+
+
+if __name__ == "__main__":
+    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
+    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu > 0}
+    settings |= {"replay_settings": snakemake.params.replay, "inputs": snakemake.input}
+    wildcards = snakemake.wildcards
+    labels = {"strategy": wildcards.strategy, "task": wildcards.task, "seed": int(wildcards.seed)}
+    output = Path(snakemake.output.run)
+    run(replay_run, snakemake.log[0], run_file=output, labels=labels, **settings)

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+from lethe import forgetting, models, rows
+from lethe.config import Scoring
+from lethe.data.examples import read_upstream
+from lethe.files import read_json
+from lethe.jobs import run
+
+
+def score_base(
+    card: Path, upstream: Path, base: Path, scoring: dict, threads: int, gpu: bool
+) -> None:
+    """Scores the upstream examples with the untouched base model."""
+    models.use_threads(threads)
+    described, settings = read_json(card), Scoring(**scoring)
+    model, tokenizer = models.load(described, settings.dtype, gpu)
+    examples = read_upstream(upstream)
+    shared = {"model": described, "scoring": scoring}
+    rows.write(base, forgetting.base_losses(model, tokenizer, examples, shared, settings))
+
+
+if __name__ == "__main__":
+    paths = {name: Path(snakemake.input[name]) for name in ("card", "upstream")}
+    machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu > 0}
+    base, scoring = Path(snakemake.output.base), snakemake.params.scoring
+    run(score_base, snakemake.log[0], **paths, base=base, scoring=scoring, **machine)

@@ -1,0 +1,21 @@
+from pathlib import Path
+
+from lethe import models
+from lethe.data.examples import read_examples
+from lethe.jobs import run
+from lethe.pretraining import whole_text
+
+
+def train_tokenizer(corpus: Path, folder: Path, vocabulary: int) -> None:
+    """Trains the tokenizer of a model from scratch on the upstream corpus."""
+    texts = [whole_text(document) for document in read_examples(corpus)]
+    models.train_tokenizer(texts, vocabulary).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    paths = {
+        "corpus": Path(snakemake.input.corpus),
+        "folder": Path(snakemake.output.tokenizer).parent,
+    }
+    vocabulary = snakemake.params.model["pretraining"]["vocabulary"]
+    run(train_tokenizer, snakemake.log[0], **paths, vocabulary=vocabulary)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from lethe import matrix
 from lethe.completion.evaluation import predict_rows as predict
-from lethe.config import Completion
+from lethe.config.analysis import Completion
 from lethe.data.examples import read_upstream
 from lethe.jobs import run
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from lethe.config import Source
+from lethe.config.examples import Source
 from lethe.data.examples import train_and_eval, write_examples
 from lethe.data.sources import examples
 from lethe.jobs import run

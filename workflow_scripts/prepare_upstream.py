@@ -2,7 +2,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from lethe.config import Source
+from lethe.config.examples import Source
 from lethe.data.examples import draw_documents, draw_upstream, write_corpus, write_upstream
 from lethe.data.sources import examples
 from lethe.jobs import run

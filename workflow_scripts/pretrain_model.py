@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from lethe import models, pretraining
-from lethe.config import Pretraining
+from lethe.config.models import Pretraining
 from lethe.data.examples import read_examples
 from lethe.files import write_json
 from lethe.jobs import run

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from lethe import forgetting, models, rows
-from lethe.config import Scoring
+from lethe.config.models import Scoring
 from lethe.data.examples import read_upstream
 from lethe.files import read_json
 from lethe.jobs import run

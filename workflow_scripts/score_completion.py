@@ -2,7 +2,7 @@ from pathlib import Path
 
 from lethe import matrix, tables
 from lethe.completion.evaluation import evaluate
-from lethe.config import Completion
+from lethe.config.analysis import Completion
 from lethe.jobs import run
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from lethe.config import Experiment, Name, Recipe
+from lethe.config import Experiment
+from lethe.config.base import Name
+from lethe.config.models import Recipe
 from lethe.errors import ExperimentError
 
 TASK_COLUMNS = ("name", "group", "source", "split")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lethe import models, rows
-from lethe.config import Recipe, Scoring
+from lethe.config.models import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, upstream_digest
 from lethe.data.tokens import Tokenised, tokenise
 from lethe.scoring import Scores, score

@@ -71,7 +71,7 @@ def fine_tune_job(
     """Reads what a fine-tune needs: inputs card, base, train, evaluation."""
     # Imported here: torch takes seconds, and most jobs do without it.
     from lethe import models, rows
-    from lethe.config import Recipe, Scoring
+    from lethe.config.models import Recipe, Scoring
     from lethe.data.examples import read_examples
     from lethe.files import read_json
     from lethe.forgetting import Job

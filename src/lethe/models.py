@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from lethe.config import LoRA, Pretraining
+from lethe.config.models import LoRA, Pretraining
 from lethe.errors import LetheError
 from lethe.files import sha256
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from lethe.batches import collate, token_losses
-from lethe.config import Pretraining
+from lethe.config.models import Pretraining
 from lethe.data.examples import Example
 from lethe.data.tokens import Tokens
 from lethe.errors import LetheError

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lethe.batches import collate, example_means, token_losses
-from lethe.config import Recipe
+from lethe.config.models import Recipe
 from lethe.data.tokens import Tokens
 from lethe.errors import LetheError
 from lethe.progress import progress

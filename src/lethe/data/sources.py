@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lethe.config import DatasetSource, Fields, FileSource, Source
+from lethe.config.examples import DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench
 from lethe.data.examples import Example
 from lethe.errors import LetheError

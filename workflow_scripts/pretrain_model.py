@@ -8,10 +8,10 @@ from lethe.jobs import run
 
 
 def pretrain_model(
-    corpus: Path, card: Path, folder: Path, model: dict, checkpoint: Path, threads: int, gpu: bool
+    corpus: Path, card: Path, folder: Path, model: dict, checkpoint: Path, threads: int, gpu: int
 ) -> None:
     """Pretrains a small model on the upstream corpus."""
-    models.use_threads(threads)
+    models.use_machine(threads, gpu)
     settings = Pretraining(**model["pretraining"])
     tokenizer, sequences = pretraining.corpus(folder, read_examples(corpus), settings)
     end = tokenizer.eos_token_id
@@ -28,6 +28,6 @@ def pretrain_model(
 if __name__ == "__main__":
     card, weights = Path(snakemake.output.card), Path(snakemake.output.weights)
     given = {"model": snakemake.params.model, "checkpoint": Path(snakemake.params.checkpoint)}
-    machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu > 0}
+    machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
     paths = {"corpus": Path(snakemake.input.corpus), "card": card, "folder": weights.parent}
     run(pretrain_model, snakemake.log[0], **paths, **given, **machine)

@@ -23,7 +23,7 @@ def replay_run(
 
 if __name__ == "__main__":
     settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
-    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu > 0}
+    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
     settings |= {"replay_settings": snakemake.params.replay, "inputs": snakemake.input}
     wildcards = snakemake.wildcards
     labels = {"strategy": wildcards.strategy, "task": wildcards.task, "seed": int(wildcards.seed)}

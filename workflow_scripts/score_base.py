@@ -8,10 +8,10 @@ from lethe.jobs import run
 
 
 def score_base(
-    card: Path, upstream: Path, base: Path, scoring: dict, threads: int, gpu: bool
+    card: Path, upstream: Path, base: Path, scoring: dict, threads: int, gpu: int
 ) -> None:
     """Scores the upstream examples with the untouched base model."""
-    models.use_threads(threads)
+    models.use_machine(threads, gpu)
     described, settings = read_json(card), Scoring(**scoring)
     model, tokenizer = models.load(described, settings.dtype, gpu)
     examples = read_upstream(upstream)
@@ -21,6 +21,6 @@ def score_base(
 
 if __name__ == "__main__":
     paths = {name: Path(snakemake.input[name]) for name in ("card", "upstream")}
-    machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu > 0}
+    machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
     base, scoring = Path(snakemake.output.base), snakemake.params.scoring
     run(score_base, snakemake.log[0], **paths, base=base, scoring=scoring, **machine)

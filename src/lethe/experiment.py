@@ -3,10 +3,12 @@
 import csv
 import difflib
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lethe.config import Experiment
@@ -46,8 +48,14 @@ class Loaded:
         return self.settings.recipe.model_copy(update=change)
 
 
-def load(config: dict[str, Any], folder: Path = Path()) -> Loaded:
+def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = ()) -> Loaded:
     """Checks a whole experiment, paths being relative to `folder`.
+
+    Parameters
+    ----------
+    files
+        The YAML files that `config` was read from: YAML itself keeps the last of two equal keys,
+        so that a model named twice would get lost without a word.
 
     Raises
     ------
@@ -55,6 +63,7 @@ def load(config: dict[str, Any], folder: Path = Path()) -> Loaded:
         With every problem found: key, value seen, what is allowed.
     """
     settings, problems = _settings(config)
+    problems += [problem for file in files for problem in repeated_keys(file)]
     tasks: dict[str, Task] = {}
     table = config.get("tasks") if isinstance(config, dict) else None
     if isinstance(table, str):
@@ -68,6 +77,29 @@ def load(config: dict[str, Any], folder: Path = Path()) -> Loaded:
     if problems:
         raise ExperimentError(f"experiment {_label(config)}", problems)
     return Loaded(settings, tasks)
+
+
+def repeated_keys(path: Path) -> list[str]:
+    """Every key that stands twice in one mapping of a YAML file."""
+    with open(path, encoding="utf-8") as stream:
+        root = yaml.compose(stream, Loader=yaml.SafeLoader)
+    return [f"{path}, {problem}" for problem in _repeated(root, ())]
+
+
+def _repeated(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _repeated(item, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        where = ".".join((*path, name))
+        if name in seen:
+            yield f"line {line}: {where} stands twice, first on line {seen[name]}; name it once"
+        seen[name] = line
+        yield from _repeated(value, (*path, name))
 
 
 def _label(config: Any) -> str:

@@ -44,7 +44,7 @@ class Job:
     evaluation: Sequence[Example]
     recipe: Recipe
     scoring: Scoring
-    gpu: bool = False
+    gpu: int = 0
 
     def run(
         self,

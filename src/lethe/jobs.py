@@ -66,7 +66,7 @@ def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
 
 
 def fine_tune_job(
-    inputs: Mapping[str, str], recipe: dict, scoring: dict, threads: int, gpu: bool
+    inputs: Mapping[str, str], recipe: dict, scoring: dict, threads: int, gpu: int
 ) -> "Job":
     """Reads what a fine-tune needs: inputs card, base, train, evaluation."""
     # Imported here: torch takes seconds, and most jobs do without it.
@@ -76,7 +76,7 @@ def fine_tune_job(
     from lethe.files import read_json
     from lethe.forgetting import Job
 
-    models.use_threads(threads)
+    models.use_machine(threads, gpu)
     return Job(
         read_json(inputs["card"]),
         rows.read(inputs["base"]),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from lethe import devices
 from lethe.config.models import LoRA, Pretraining
 from lethe.errors import LetheError
 from lethe.files import sha256
@@ -14,18 +15,19 @@ from lethe.files import sha256
 END = "<|endoftext|>"
 
 
-def use_threads(threads: int) -> None:
-    """Fixes what the bytes of a result depend on: the threads and the algorithms."""
+def use_machine(threads: int, gpus: int) -> None:
+    """Takes this job's share of the machine and fixes what the bytes of a result depend on."""
+    devices.claim(gpus)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def device(gpu: bool) -> torch.device:
+def device(gpu: int) -> torch.device:
     """The GPU if the job was given one and there is one, else the CPU."""
     return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
-def load(card: dict[str, Any], dtype: str = "float32", gpu: bool = False) -> tuple[Any, Any]:
+def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[Any, Any]:
     """Loads model and tokenizer that a card describes, onto the job's device.
 
     Safetensors only: weights that would need unpickling are refused.

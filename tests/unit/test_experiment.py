@@ -75,6 +75,16 @@ def test_each_mistake_is_refused_with_its_key_and_value(experiment, change, part
     assert part in problems({**config, **change}, folder)
 
 
+def test_a_model_that_stands_twice_is_refused(experiment):
+    config, folder = experiment
+    path = folder / "twice.yaml"
+    path.write_text("models:\n  olmo: {source: scratch}\n  x: {a: 1, a: 2}\n  olmo: {}\n")
+    with pytest.raises(ExperimentError) as caught:
+        load(config, folder, [path])
+    assert "line 4: models.olmo stands twice, first on line 2" in str(caught.value)
+    assert "models.x.a" in str(caught.value)
+
+
 def test_a_source_cannot_leave_its_folder(experiment):
     config, folder = experiment
     (folder / "texts").mkdir()

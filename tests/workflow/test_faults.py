@@ -1,0 +1,83 @@
+"""Killed runs and bad files: finished work stays, and what is wrong is named."""
+
+import signal
+import subprocess
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from lethe import matrix
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
+    """Killed while rows are being measured: those that were there are not made again."""
+    for path in list(copied.rows())[2:]:
+        path.unlink()
+    process = subprocess.Popen(
+        copied.command(),
+        start_new_session=True,
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
+    )
+    deadline = time.monotonic() + 120
+    while len(copied.rows()) < 4 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = copied.rows()
+    assert 4 <= len(kept) < 8
+    assert not list(copied.results.glob("*/rows/.*.part"))
+    copied.run("--unlock")
+    copied.run()
+    after = copied.rows()
+    # A job that was in flight may have just finished when it was killed; it is made anew.
+    assert sum(after[path] == kept[path] for path in kept) >= len(kept) - 2
+    for model in ("olmo", "pythia"):
+        z = matrix.read(finished.results / model / "Z.parquet")
+        again = matrix.read(copied.results / model / "Z.parquet")
+        assert (z.values == again.values).all()
+
+
+def test_a_truncated_row_is_named_and_not_averaged_in(copied):
+    path = copied.results / "olmo/rows/add.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+    said = copied.run(succeed=False)
+    assert "olmo/rows/add.parquet: not a readable row" in said
+    assert "delete the file and run again" in said
+    path.unlink()
+    copied.run()
+
+
+def test_a_row_edited_by_hand_is_named(copied):
+    path = copied.results / "olmo/rows/add.parquet"
+    table = pq.read_table(path)
+    values = table["forgetting"].to_numpy().copy()
+    values[0] += 1
+    column = table.schema.get_field_index("forgetting")
+    edited = table.set_column(column, "forgetting", [values.astype("float32")])
+    pq.write_table(edited.replace_schema_metadata(table.schema.metadata), path)
+    said = copied.run(succeed=False)
+    assert "olmo/rows/add.parquet" in said and "does not match its digest" in said
+
+
+def test_a_bad_experiment_starts_nothing_and_lists_every_problem(copied):
+    copied.change(recipe={"stepz": 3, "lr": -1}, replay={"ratio": 2})
+    said = copied.run(succeed=False)
+    for key in ("recipe.stepz", "recipe.lr", "replay.ratio"):
+        assert key in said
+    assert "did you mean 'steps'" in said and "nothing was started" in said
+    assert "Traceback" not in said
+
+
+def test_a_failing_task_leaves_the_others_running(copied):
+    """One task with a bad line: the others are measured, the bad one is named."""
+    with (copied.folder / "tasks.csv").open("a") as table:
+        table.write("broken,numbers,local:broken.jsonl,train\n")
+        table.write("halve,numbers,local:halve.jsonl,train\n")
+    (copied.folder / "texts/broken.jsonl").write_text('{"prompt": "1", "answer": "2"}\n{oops\n')
+    said = copied.run(succeed=False)
+    assert "broken.jsonl, line 2: not JSON" in said
+    assert (copied.results / "olmo/rows/halve.parquet").exists()

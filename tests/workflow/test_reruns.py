@@ -1,0 +1,74 @@
+"""What a change reruns, on real runs: no more than rests on it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import ROOT, Place
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def test_a_new_task_costs_one_row_a_model_and_leaves_finished_rows_alone(copied):
+    before = copied.rows()
+    with (copied.folder / "tasks.csv").open("a") as table:
+        table.write("halve,numbers,local:halve.jsonl,train\n")
+    planned = copied.planned()
+    assert planned["measure_row"] == planned["gather_matrix"] == 2
+    assert planned["prepare_task"] == 1
+    assert not planned.keys() & {"pretrain_model", "score_base", "prepare_upstream"}
+    copied.run("--until", "rank_curve")
+    after = copied.rows()
+    assert len(after) == len(before) + 2
+    assert {path: after[path] for path in before} == before
+
+
+def test_a_completion_setting_reruns_no_training(copied):
+    before = copied.rows()
+    copied.change(completion={"probes": [4]})
+    assert copied.planned() == {"score_completion": 2, "draw_plots": 1, "write_report": 1}
+    copied.run()
+    assert copied.rows() == before
+    assert copied.planned() == {}
+
+
+def test_a_recipe_reruns_the_rows_it_touches(copied):
+    before = copied.rows()
+    config = yaml.safe_load((copied.folder / "tiny.yaml").read_text())
+    olmo = {**config["models"]["olmo"], "recipe": {"steps": 6}}
+    copied.change(models={"olmo": olmo})
+    planned = copied.planned()
+    assert planned["measure_row"] == 4
+    assert not planned.keys() & {"pretrain_model", "score_base", "prepare_task"}
+    copied.run("--until", "gather_matrix")
+    after = copied.rows()
+    changed = {path for path in before if after[path] != before[path]}
+    assert changed == {path for path in before if "olmo" in path.parts}
+
+
+def test_a_raised_version_measures_every_row_anew(copied):
+    copied.change(recipe={"version": 2})
+    assert copied.planned()["measure_row"] == 8
+
+
+def test_a_formatted_script_reruns_nothing(copied, tmp_path):
+    code = _clone(tmp_path)
+    for script in (code / "workflow_scripts").glob("*.py"):
+        script.write_text(script.read_text() + "\n")
+    assert Place(copied.folder, code).planned() == {}
+
+
+def test_a_fresh_clone_beside_copied_results_reruns_nothing(copied, tmp_path):
+    shutil.rmtree(copied.folder / ".snakemake")
+    assert Place(copied.folder, _clone(tmp_path)).planned() == {}
+
+
+def _clone(folder: Path) -> Path:
+    """The code as a clone gives it: every file new."""
+    code = folder / "clone"
+    for name in ("rules", "src", "workflow_scripts", "envs", "profiles", "report"):
+        shutil.copytree(ROOT / name, code / name, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "Snakefile", code / "Snakefile")
+    return code

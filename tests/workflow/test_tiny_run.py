@@ -1,0 +1,88 @@
+"""The whole graph on a tiny experiment, and that it holds together."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lethe import matrix, rows
+from lethe.data.examples import read_upstream
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def test_every_file_of_the_contract_is_made(finished):
+    results = finished.results
+    for model in ("olmo", "pythia"):
+        for name in ("base.parquet", "Z.parquet", "rank_curve.csv", "completion.csv"):
+            assert (results / model / name).stat().st_size > 0
+        for name in ("replay.csv", "replay_comparison.csv", "predictions/additive.parquet"):
+            assert (results / model / name).stat().st_size > 0
+    for figure in ("overview", "heatmap", "rank_curves", "completion", "replay"):
+        assert (results / f"plots/{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (results / f"plots/{figure}.svg").read_text()
+
+
+def test_a_row_says_what_was_done_and_a_fine_tune_learned(finished):
+    row = rows.read(finished.results / "olmo/rows/reverse.parquet")
+    assert len(row.example_ids) == 40
+    assert row.about["eval_loss_after"] < row.about["eval_loss_before"]
+    assert row.about["steps"] == row.settings["recipe"]["steps"] == 12
+    assert {"torch", "lethe", "device"} <= set(row.about["versions"])
+    assert np.abs(row.forgetting).max() > 0
+
+
+def test_z_holds_the_rows_and_the_losses_before_are_those_of_the_base_model(finished):
+    z = matrix.read(finished.results / "olmo/Z.parquet")
+    base = rows.read(finished.results / "olmo/base.parquet")
+    for task, values in zip(z.tasks, z.values, strict=True):
+        row = rows.read(finished.results / f"olmo/rows/{task}.parquet")
+        np.testing.assert_array_equal(values, row.forgetting)
+        np.testing.assert_array_equal(row.loss_before, base.loss_before)
+
+
+def test_replay_is_judged_on_examples_that_were_never_replayed(finished):
+    upstream = read_upstream(finished.results / "upstream.parquet")
+    heldout = [example.example_id for example in upstream if example.split == "heldout"]
+    runs = sorted((finished.results / "olmo/replay").glob("*/*.parquet"))
+    assert len(runs) == 4
+    for path in runs:
+        assert rows.read(path).example_ids == heldout
+    none = rows.read(finished.results / "olmo/replay/none/reverse-seed0.parquet")
+    row = rows.read(finished.results / "olmo/rows/reverse.parquet").select(heldout)
+    np.testing.assert_array_equal(none.forgetting, row.forgetting)
+
+
+def test_predictions_rest_on_replayable_probes_only(finished):
+    z = matrix.read(finished.results / "olmo/Z.parquet")
+    predicted = matrix.read(finished.results / "olmo/predictions/additive.parquet")
+    upstream = read_upstream(finished.results / "upstream.parquet")
+    truth = z.values[z.tasks.index("reverse")]
+    probed = np.flatnonzero(predicted.values[0] == truth)
+    assert len(probed) >= 5
+    assert all(upstream[i].split == "replayable" for i in probed)
+
+
+def test_scores_have_their_spread_over_seeds_and_tasks(finished):
+    scores = pd.read_csv(finished.results / "olmo/completion.csv")
+    pooled = scores[scores.seed.astype(str) == "all"]
+    assert set(pooled.split) == {"in_domain", "out_of_domain"}
+    assert set(pooled.metric) >= {"rmse", "mae", "spearman", "f1", "auc", "top_1_percent"}
+    assert pooled.sd_over_seeds.notna().all()
+
+
+def test_the_page_needs_no_other_file_and_quotes_upstream_examples(finished):
+    page = (finished.results / "report.html").read_text("utf-8")
+    for section in ("What was found", "low rank", "Predicting", "Replay", "own words"):
+        assert section in page
+    assert 'src="data:image/png;base64,' in page and "http://" not in page
+    assert "<blockquote>" in page
+
+
+def test_snakemakes_own_report_can_be_made(finished, tmp_path):
+    finished.run("--report", str(tmp_path / "snakemake.html"))
+    assert (tmp_path / "snakemake.html").stat().st_size > 10_000
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert finished.planned() == {}
+    assert "Nothing to be done" in finished.run()

@@ -23,7 +23,9 @@ class Fields(Settings):
 
     prompt: str = "{prompt}"
     answer: str = "{answer}"
-    text: str | None = Field(None, description="If given, records are plain text.")
+    text: str | None = Field(
+        None, description="If given, records are plain text; so are those of the field text only."
+    )
 
     @model_validator(mode="after")
     def _answer_names_a_field(self):

@@ -48,8 +48,9 @@ def examples(
 
 
 def _fill(fields: Fields, record: dict[str, Any], where: str) -> Example:
-    if fields.text is not None:
-        return Example(text=_template(fields.text, record, where))
+    # A record that holds nothing but text, like a paragraph of a .txt file, is plain text.
+    if fields.text is not None or set(record) == {"text"}:
+        return Example(text=_template(fields.text or "{text}", record, where))
     prompt = _template(fields.prompt, record, where)
     return Example(prompt, _template(fields.answer, record, where))
 

@@ -44,6 +44,11 @@ class Row:
     def select(self, example_ids: list[str]) -> "Row":
         """The row of these examples only, in their order."""
         place = {example_id: i for i, example_id in enumerate(self.example_ids)}
+        if lacking := [example_id for example_id in example_ids if example_id not in place]:
+            raise RowError(
+                f"the base row lacks {len(lacking)} upstream example(s), the first is "
+                f"{lacking[0]!r}: it is of other examples; delete it and run again"
+            )
         chosen = np.array([place[example_id] for example_id in example_ids], dtype=int)
         losses = (self.loss_before[chosen], self.loss_after[chosen], self.n_tokens[chosen])
         return Row(list(example_ids), *losses, self.settings, self.about)

@@ -71,7 +71,7 @@ def sentences(count: int, seed: int = 0) -> list[str]:
 def pairs(count: int, seed: int = 0) -> list[Example]:
     """Prompt-answer pairs with a rule to learn: the answer repeats the prompt's first word."""
     return [
-        Example(f"Say {text.split()[1]} again: {text}", text.split()[1])
+        Example(f"{text.split()[0]}: say {text.split()[1]}", text.split()[1])
         for text in sentences(count, seed)
     ]
 

@@ -81,11 +81,10 @@ def test_the_end_token_some_tokenizers_add_does_not_part_prompt_and_answer(endin
     assert found.ids[-1] == END
 
 
-def test_an_answer_is_never_predicted_from_nothing(tokenizer):
-    """Without a prompt the answer's first token is the sequence's first: not scored."""
-    tokenizer_without_break = tokenizer("", add_special_tokens=False)["input_ids"]
-    assert tokenizer_without_break == []
-    assert one(tokenizer, Example("", "Seven")).start == 1
+def test_after_an_empty_prompt_the_whole_answer_is_scored(tokenizer):
+    found = one(tokenizer, Example("", "Seven"))
+    assert tokenizer.decode(found.ids[: found.start]) == "\n"
+    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
 
 
 def test_left_truncation_keeps_the_answer_and_counts(tokenizer):

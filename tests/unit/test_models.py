@@ -98,7 +98,14 @@ def test_a_model_from_scratch_has_the_sizes_asked_for(architecture):
     assert embeddings.shape == (tiny.VOCABULARY, 16)
     assert model.get_output_embeddings().weight is embeddings
     assert model.config.to_dict().get("num_hidden_layers", model.config.num_hidden_layers) == 3
-    assert (model.config.eos_token_id, model.config.pad_token_id) == (0, 0)
+    assert model.config.eos_token_id == 0
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_every_token_is_trained_as_an_input_the_end_token_too(architecture):
+    embeddings = tiny.model(architecture).get_input_embeddings()
+    assert embeddings.padding_idx is None
+    assert (embeddings.weight.norm(dim=1) > 0).all()
 
 
 def test_a_tokenizer_is_the_same_every_time_and_loses_nothing(tokenizer):

@@ -36,27 +36,40 @@ def collate(examples: Sequence[Tokens], device: torch.device | str = "cpu") -> B
 def token_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy in nats of every token that carries loss.
 
-    Logits at position t predict token t + 1. The output layer runs on the positions before
-    scored tokens only, which for short answers is most of the work saved.
+    Logits at position t predict token t + 1. They are the model's own, with whatever scaling or
+    soft cap its architecture puts behind the output layer.
 
     Returns
     -------
     losses (S,) in float32, and the batch row (S,) each belongs to.
     """
-    hidden = _hidden_states(model, batch.ids)
     wanted = batch.mask[:, 1:]
-    logits = _head(model)(hidden[:, :-1][wanted]).float()
+    logits = _logits(_unwrapped(model), batch.ids, wanted).float()
     losses = F.cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
     return losses, wanted.nonzero()[:, 0]
 
 
-def _hidden_states(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    body = _unwrapped(model).base_model
-    return body(input_ids=ids, use_cache=False)[0]
+def _logits(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Logits (S, vocabulary) at the wanted (B, T - 1) positions.
 
+    The output layer is given these positions only, which for short answers is most of the work
+    saved, by a hook: the model's own forward pass runs, so that no architecture is second-guessed.
+    """
+    narrowed = []
 
-def _head(model: Any) -> Any:
-    return _unwrapped(model).get_output_embeddings()
+    def narrow(_module: Any, inputs: tuple) -> tuple:
+        narrowed.append(True)
+        return (inputs[0][:, :-1][wanted][None], *inputs[1:])
+
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(narrow) if head is not None else None
+    try:
+        logits = model(input_ids=ids, use_cache=False)[0]
+    finally:
+        if hook is not None:
+            hook.remove()
+    # Some architectures multiply by the embeddings without calling the layer.
+    return logits[0] if narrowed else logits[:, :-1][wanted]
 
 
 def _unwrapped(model: Any) -> Any:

@@ -65,9 +65,7 @@ class Job:
         own = self._evaluation_tokens(tokenizer)
         before = self._score(model, own, "own task, before")
         tokens, cut = _training_tokens(tokenizer, self.train, replayed, self.recipe, accounting)
-        if self.recipe.lora is not None:
-            model = models.add_lora(model, self.recipe.lora, self.recipe.seed)
-        trained = fine_tune(model, tokens, self.recipe, title)
+        model, trained = self._fine_tune(model, tokens, title)
         measured = _upstream_tokens(tokenizer, upstream, self.scoring)
         after = self._score(model, measured, f"{title}, upstream")
         own_after = self._score(model, own, f"{title}, own task")
@@ -77,6 +75,19 @@ class Job:
         settings = {**self.base.settings, "recipe": self.recipe.model_dump()}
         losses = self.base.select(ids).loss_before
         return model, tokenizer, rows.Row(ids, losses, after.losses, after.tokens, settings, about)
+
+    def _fine_tune(self, model: Any, tokens: Sequence, title: str) -> tuple[Any, Trained]:
+        if self.recipe.lora is not None:
+            model = models.add_lora(model, self.recipe.lora, self.recipe.seed)
+            return model, fine_tune(model, tokens, self.recipe, title)
+        if self.scoring.dtype == "float32":
+            return model, fine_tune(model, tokens, self.recipe, title)
+        # Steps of 1e-6 are lost when they are added to bfloat16 weights: others are trained.
+        exact, _ = models.load(self.card, "float32", self.gpu)
+        trained = fine_tune(exact, tokens, self.recipe, title)
+        for parameter, value in zip(model.parameters(), exact.parameters(), strict=True):
+            parameter.data.copy_(value.data)
+        return model, trained
 
     def _evaluation_tokens(self, tokenizer: Any) -> Tokenised:
         return tokenise(

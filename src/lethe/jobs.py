@@ -1,5 +1,6 @@
 """What the workflow's jobs have in common: environment, log, errors."""
 
+import io
 import os
 import sys
 import traceback
@@ -24,7 +25,7 @@ def cache_folder() -> str:
     return os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
 
 
-class _Both:
+class _Both(io.TextIOBase):
     """A text stream that writes to the terminal and to the log."""
 
     def __init__(self, *streams: TextIO):

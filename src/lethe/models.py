@@ -115,8 +115,9 @@ def from_scratch(architecture: str, settings: Pretraining, vocabulary: int, end:
             "max_position_embeddings": settings.context,
             "tie_word_embeddings": True,
         }
-    # transformers' own defaults name a padding token beyond a small vocabulary.
-    config = AutoConfig.for_model(architecture, **common, **sizes, pad_token_id=end)
+    # No padding token: some architectures never train its embedding, and transformers' own
+    # defaults name one beyond a small vocabulary.
+    config = AutoConfig.for_model(architecture, **common, **sizes, pad_token_id=None)
     return AutoModelForCausalLM.from_config(config)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
@@ -137,9 +137,12 @@ def _save(
 
 def _resume(model: Any, optimizer: torch.optim.Optimizer, path: Path, made_from: str) -> int:
     """Restores weights and optimiser state; 0 where there is no checkpoint that fits."""
-    if not path.exists():
+    try:
+        opened = safe_open(path, framework="pt")
+    except (OSError, SafetensorError):
+        # None, or a disk that was full: the run starts over.
         return 0
-    with safe_open(path, framework="pt") as tensors:
+    with opened as tensors:
         if (tensors.metadata() or {}).get("made_from") != made_from:
             return 0
         step = int(tensors.metadata()["step"])

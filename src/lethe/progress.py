@@ -12,11 +12,11 @@ def progress(items: Iterable, title: str, unit: str, **options: Any) -> tqdm:
     Jobs run side by side and share the terminal: bars that rewrite their line would rewrite
     each other's. Work of a few seconds stays silent.
     """
-    line = "{desc}: {n_fmt}/{total_fmt} {unit}s, {elapsed} gone, {remaining} to go{postfix}\n"
+    line = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} gone, {remaining} to go{postfix}\n"
     return tqdm(
         items,
         desc=title,
-        unit=unit,
+        unit=f"{unit}es" if unit.endswith("ch") else f"{unit}s",
         bar_format=line,
         mininterval=10,
         delay=8,

@@ -2,7 +2,7 @@
 
 Columns: example_id, loss_before, loss_after, forgetting (nats per scored token, after - before,
 NaN where nothing could be scored), n_tokens. One JSON object in the parquet metadata carries the
-settings, versions, device, timings and a digest of columns and settings.
+settings, versions, device, timings and a digest of columns, settings and all the rest.
 """
 
 import hashlib
@@ -44,6 +44,11 @@ class Row:
     def select(self, example_ids: list[str]) -> "Row":
         """The row of these examples only, in their order."""
         place = {example_id: i for i, example_id in enumerate(self.example_ids)}
+        if lacking := [example_id for example_id in example_ids if example_id not in place]:
+            raise RowError(
+                f"the base row lacks {len(lacking)} upstream example(s), the first is "
+                f"{lacking[0]!r}: it is of other examples; delete it and run again"
+            )
         chosen = np.array([place[example_id] for example_id in example_ids], dtype=int)
         losses = (self.loss_before[chosen], self.loss_after[chosen], self.n_tokens[chosen])
         return Row(list(example_ids), *losses, self.settings, self.about)
@@ -59,8 +64,10 @@ def write(path: Path | str, row: Row) -> None:
         "n_tokens": pa.array(row.n_tokens, pa.int32()),
     }
     table = pa.table(columns)
-    content = {"settings": row.settings, "about": row.about, "digest": _digest(table, row.settings)}
-    metadata = {_KEY: json.dumps(content, sort_keys=True, default=str).encode()}
+    # Through JSON and back, so that the digest is of what a reader will find.
+    content = json.loads(json.dumps({"settings": row.settings, "about": row.about}, default=_plain))
+    content["digest"] = _digest(table, content)
+    metadata = {_KEY: json.dumps(content, sort_keys=True).encode()}
     with whole(path) as part:
         pq.write_table(table.replace_schema_metadata(metadata), part)
 
@@ -85,9 +92,10 @@ def read(path: Path | str) -> Row:
             content["settings"],
             content["about"],
         )
+        unchanged = content["digest"] == _digest(table, content)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise RowError(f"{path}: not a readable row ({error}); delete the file and run again")
-    if content.get("digest") != _digest(table, content["settings"]):
+    if not unchanged:
         raise RowError(
             f"{path}: its content does not match its digest: the file was changed after it was "
             "measured; delete it and run again"
@@ -95,8 +103,14 @@ def read(path: Path | str) -> Row:
     return row
 
 
-def _digest(table: pa.Table, settings: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+def _plain(value: Any) -> Any:
+    """For JSON: a number of numpy's stays a number, whatever else becomes text."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _digest(table: pa.Table, content: dict[str, Any]) -> str:
+    said = {key: content[key] for key in ("settings", "about")}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in ("example_id", "loss_before", "loss_after", "forgetting", "n_tokens"):
         values = table[name].to_numpy(zero_copy_only=False)
         digest.update("\n".join(values).encode() if values.dtype == object else values.tobytes())

@@ -35,7 +35,15 @@ def planned_steps(recipe: Recipe, examples: int) -> int:
 
 
 def stream(count: int, length: int, seed: int) -> list[int]:
-    """Indices of `length` examples: epoch after epoch of `count`, each shuffled anew."""
+    """Indices of `length` examples: epoch after epoch of `count`, each shuffled anew.
+
+    Raises
+    ------
+    LetheError
+        If there is no example to choose from.
+    """
+    if count < 1:
+        raise LetheError("no training example has a token that carries loss")
     rng = random.Random(f"{seed}/order")
     order: list[int] = []
     while len(order) < length:

@@ -102,7 +102,8 @@ def _examples(content: dict[str, Any], where: str) -> Iterator[Example]:
     prefix = content.get("task_prefix", "").strip()
     for record in content.get("examples", []):
         answer = _answer(record, where)
-        question = record["input"]
+        if (question := record.get("input")) is None:
+            raise LetheError(f"BIG-bench task {where!r}: an example has no input")
         if content.get("append_choices_to_input", True) and "target_scores" in record:
             choices = content.get("example_choice_prefix", "\n  choice: ")
             # Sorted, because in many tasks the right answer stands first.

@@ -26,6 +26,13 @@ class Example:
         parts = "\x1f".join("\x00" if part is None else part for part in self._parts())
         return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
 
+    def storable(self) -> "Example":
+        """Itself, halves of surrogate pairs, which JSON may hold and UTF-8 may not, as `?`."""
+        if all(part is None or part.isascii() for part in self._parts()):
+            return self
+        parts = (p and p.encode("utf-8", "replace").decode("utf-8") for p in self._parts())
+        return Example(*parts)
+
     def is_empty(self) -> bool:
         """True if there is nothing to compute a loss on."""
         return not (self.text if self.answer is None else self.answer or "").strip()
@@ -44,10 +51,13 @@ class UpstreamExample:
     example: Example
 
 
-def distinct(examples: Iterable[Example]) -> Iterator[Example]:
-    """Drops repeated and empty examples, keeping the first of each."""
-    seen = set()
-    for example in examples:
+def distinct(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:
+    """Drops repeated and empty examples, keeping the first of each.
+
+    `seen` are digests of examples that count as repeated; those given are added to it.
+    """
+    seen = set() if seen is None else seen
+    for example in map(Example.storable, examples):
         digest = example.digest()
         if digest not in seen and not example.is_empty():
             seen.add(digest)
@@ -118,15 +128,19 @@ def draw_upstream(
 ) -> list[UpstreamExample]:
     """Draws N upstream examples evenly from the domains and holds a share of each domain out.
 
+    A text that stands in two domains counts in the first only: held out in one, it could be
+    replayed from the other.
+
     Raises
     ------
     LetheError
         If a domain has too few chunks.
     """
     drawn = []
+    seen: set[str] = set()
     for position, (domain, documents) in enumerate(domains.items()):
         wanted = count // len(domains) + (position < count % len(domains))
-        pool = list(distinct(chunks(documents, words)))
+        pool = list(distinct(chunks(documents, words), seen))
         if len(pool) < wanted:
             raise LetheError(
                 f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {wanted} "
@@ -189,9 +203,10 @@ def read_examples(path: Path) -> list[Example]:
         table = pq.read_table(path).to_pydict()
         triples = zip(table["prompt"], table["answer"], table["text"], strict=True)
         examples = [Example(*triple) for triple in triples]
+        digests = table["hash"]
     except (OSError, pa.ArrowException, KeyError) as error:
         raise LetheError(f"{path}: not a table of examples ({error}); delete it, run again")
-    for number, (example, digest) in enumerate(zip(examples, table["hash"], strict=True)):
+    for number, (example, digest) in enumerate(zip(examples, digests, strict=True)):
         if example.digest() != digest:
             raise LetheError(f"{path}: line {number} was changed after it was written")
     return examples
@@ -200,7 +215,9 @@ def read_examples(path: Path) -> list[Example]:
 def read_upstream(path: Path) -> list[UpstreamExample]:
     """Reads what `write_upstream` wrote, with the checks of `read_examples`."""
     examples = read_examples(path)
-    columns = pq.read_table(path, columns=["example_id", "domain", "split"]).to_pydict()
+    columns = pq.read_table(path).to_pydict()
+    if missing := {"example_id", "domain", "split"} - set(columns):
+        raise LetheError(f"{path}: lacks the column(s) {sorted(missing)}; delete it, run again")
     rows = zip(columns["example_id"], columns["domain"], columns["split"], examples, strict=True)
     return [UpstreamExample(*row) for row in rows]
 

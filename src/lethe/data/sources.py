@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from lethe.config.examples import DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench
 from lethe.data.examples import Example
 from lethe.errors import LetheError
 
-_FIELD = re.compile(r"\{(\w+)\}")
+# Names with spaces, dots or hyphens count; quotes do not, so that JSON in a prompt stays as it is.
+_FIELD = re.compile(r"\{([\w][\w .:/-]*)\}")
 
 
 def examples(
@@ -56,7 +60,10 @@ def _fill(fields: Fields, record: dict[str, Any], where: str) -> Example:
 
 
 def _template(template: str, record: dict[str, Any], where: str) -> str:
-    """Fills `{field}` and nothing else: str.format would also reach into attributes."""
+    """Fills `{field}` and nothing else: str.format would also reach into attributes.
+
+    `{field}` of a record without that field is refused, not taken literally.
+    """
     wanted = _FIELD.findall(template)
     if missing := [field for field in wanted if field not in record]:
         raise LetheError(f"{where}: no field {missing[0]!r} for {template!r}; seen: {list(record)}")
@@ -74,11 +81,22 @@ def _file_records(source: FileSource, where: str) -> Iterator[dict[str, Any]]:
     readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _paragraphs}
     if path.suffix not in readers:
         raise LetheError(f"{path}: ends with {path.suffix!r}; known: {', '.join(readers)}")
-    return readers[path.suffix](path)
+    return _readable(path, readers[path.suffix](path))
 
 
+def _readable(path: Path, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records; what is wrong with the file's bytes is said with its name."""
+    try:
+        yield from records
+    except UnicodeDecodeError as error:
+        raise LetheError(f"{path}: is not UTF-8 ({error}); save it as UTF-8")
+    except (csv.Error, pa.ArrowException) as error:
+        raise LetheError(f"{path}: is not readable as {path.suffix[1:]} ({error})")
+
+
+# utf-8-sig: spreadsheets write a mark before the first field, which must not be part of its name.
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -92,34 +110,23 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
         yield from csv.DictReader(lines)
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     for batch in pq.ParquetFile(path).iter_batches():
         yield from batch.to_pylist()
 
 
 def _paragraphs(path: Path) -> Iterator[dict[str, Any]]:
-    for paragraph in re.split(r"\n\s*\n", path.read_text("utf-8")):
+    for paragraph in re.split(r"\n\s*\n", path.read_text("utf-8-sig")):
         if paragraph.strip():
             yield {"text": paragraph.strip()}
 
 
 def _rows(source: DatasetSource, where: str) -> Iterator[dict[str, Any]]:
-    # Imported here: it takes seconds and most sources do without it.
-    import datasets
-
-    if source.kind == "saved":
-        rows = datasets.load_from_disk(source.path)
-        rows = rows[source.split] if isinstance(rows, datasets.DatasetDict) else rows
-    else:
-        rows = datasets.load_dataset(
-            source.path, source.name, split=source.split, revision=source.revision
-        )
+    rows = _dataset(source)
     if source.by is None:
         return iter(rows)
     if source.by not in rows.column_names:
@@ -129,6 +136,25 @@ def _rows(source: DatasetSource, where: str) -> Iterator[dict[str, Any]]:
         values = sorted({str(value) for value in rows[source.by]})[:20]
         raise LetheError(f"{source.path}: no record with {source.by} = {where!r}; seen: {values}")
     return iter(rows.select(chosen))
+
+
+def _dataset(source: DatasetSource) -> Any:
+    # Imported here: it takes seconds and most sources do without it.
+    import datasets
+
+    try:
+        if source.kind == "hub":
+            return datasets.load_dataset(
+                source.path, source.name, split=source.split, revision=source.revision
+            )
+        rows = datasets.load_from_disk(source.path)
+    except (OSError, ValueError) as error:
+        raise LetheError(f"dataset {source.path}: cannot be loaded: {error}")
+    if isinstance(rows, datasets.Dataset):
+        return rows
+    if source.split not in rows:
+        raise LetheError(f"dataset {source.path}: no split {source.split!r}; seen: {list(rows)}")
+    return rows[source.split]
 
 
 def _standard_library(where: str) -> Iterator[Example]:

@@ -1,0 +1,174 @@
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from helpers import tiny
+
+from lethe.data import examples as data
+from lethe.data.examples import Example, UpstreamExample
+from lethe.errors import LetheError
+
+
+def documents(count, words=40, name="d"):
+    return [
+        Example(text=" ".join(f"{name}{number}w{i}" for i in range(words)))
+        for number in range(count)
+    ]
+
+
+def test_training_and_evaluation_examples_of_a_task_are_disjoint_and_drawn_anew_by_seed():
+    pool = tiny.pairs(60)
+    train, held = data.train_and_eval(pool, 30, 8, 0, "t")
+    assert (len(train), len(held)) == (30, 8)
+    assert not {e.digest() for e in train} & {e.digest() for e in held}
+    assert (train, held) == data.train_and_eval(pool, 30, 8, 0, "t")
+    assert (train, held) != data.train_and_eval(pool, 30, 8, 1, "t")
+    assert (train, held) != data.train_and_eval(pool, 30, 8, 0, "u")
+
+
+def test_repeated_examples_cannot_be_in_training_and_evaluation_both():
+    train, held = data.train_and_eval(tiny.pairs(20) * 3, 100, 50, 0, "t")
+    assert (len(train), len(held)) == (16, 4)
+    assert not set(train) & set(held)
+
+
+def test_a_task_with_too_few_usable_examples_is_refused_with_its_name():
+    pool = [*tiny.pairs(9), tiny.pairs(9)[0], Example("no answer", " ")]
+    with pytest.raises(LetheError, match="'sums' has 9 usable examples; at least 10"):
+        data.train_and_eval(pool, 10, 5, 0, "sums")
+
+
+def test_chunks_are_slices_that_keep_line_breaks_and_indentation():
+    code = "def f(x):\n    if x:\n        return 1\n\n    return  2\nrest"
+    found = list(data.chunks([Example(text=code)], 4))
+    assert [piece.text for piece in found] == ["def f(x):\n    if x:", "return 1\n\n    return  2"]
+
+
+def test_a_short_document_is_one_chunk_and_a_rest_is_dropped():
+    short, longer = documents(1, 3)[0], documents(1, 11)[0]
+    assert list(data.chunks([short], 5)) == [short]
+    assert [len(piece.text.split()) for piece in data.chunks([longer], 5)] == [5, 5]
+    assert list(data.distinct(data.chunks([Example(text=" \n ")], 5))) == []
+
+
+def test_pairs_pass_through_chunks_whole():
+    pair = Example("a long prompt of many words", "yes")
+    assert list(data.chunks([pair], 2)) == [pair]
+
+
+def test_documents_are_drawn_until_they_hold_the_words():
+    drawn = data.draw_documents(documents(50), 200, "0/news")
+    assert len(drawn) == 5
+    assert drawn == data.draw_documents(documents(50), 200, "0/news")
+    assert drawn != data.draw_documents(documents(50), 200, "1/news")
+
+
+def test_upstream_examples_are_even_over_domains_with_a_share_of_each_held_out():
+    domains = {name: documents(10, name=name) for name in ("a", "b", "c")}
+    drawn = data.draw_upstream(domains, 50, 0.25, 10, seed=0)
+    assert Counter(example.domain for example in drawn) == {"a": 17, "b": 17, "c": 16}
+    held = Counter(example.domain for example in drawn if example.split == "heldout")
+    assert held == {"a": 4, "b": 4, "c": 4}
+    assert len({example.example_id for example in drawn}) == 50
+    assert len({example.example.digest() for example in drawn}) == 50
+    assert drawn == data.draw_upstream(domains, 50, 0.25, 10, seed=0)
+    assert drawn != data.draw_upstream(domains, 50, 0.25, 10, seed=1)
+
+
+def test_another_domain_changes_no_domain_before_it_but_in_number():
+    one = data.draw_upstream({"a": documents(10)}, 10, 0.2, 10, seed=0)
+    two = data.draw_upstream(
+        {"a": documents(10), "b": documents(10, name="b")}, 20, 0.2, 10, seed=0
+    )
+    assert two[:10] == one
+
+
+def test_a_text_in_two_domains_is_never_held_out_in_one_and_replayed_in_the_other():
+    shared = documents(12, 10)
+    domains = {"a": shared, "b": [*shared, *documents(12, 10, name="b")]}
+    drawn = data.draw_upstream(domains, 24, 0.5, 10, seed=0)
+    assert len({example.example.digest() for example in drawn}) == 24
+
+
+def test_a_domain_with_too_few_chunks_is_refused_with_what_to_do():
+    with pytest.raises(LetheError, match=r"upstream\.domains\.news: 4 examples.*raise"):
+        data.draw_upstream({"news": documents(1)}, 5, 0.25, 10, seed=0)
+
+
+ODD = [
+    Example("prompt\n\twith breaks", "answer"),
+    Example(text="text, ünïcode \U0001f600 and \x1f"),
+    Example("", "only an answer"),
+]
+
+
+def test_examples_come_back_as_they_were_written(tmp_path):
+    data.write_examples(tmp_path / "e.parquet", ODD)
+    assert data.read_examples(tmp_path / "e.parquet") == ODD
+
+
+def test_upstream_examples_and_corpora_come_back_as_they_were_written(tmp_path):
+    upstream = [UpstreamExample(f"a-{i}", "a", "heldout", e) for i, e in enumerate(ODD)]
+    data.write_upstream(tmp_path / "u.parquet", upstream)
+    assert data.read_upstream(tmp_path / "u.parquet") == upstream
+    data.write_corpus(tmp_path / "c.parquet", {"a": ODD[:1], "b": ODD[1:]})
+    assert data.read_examples(tmp_path / "c.parquet") == ODD
+    assert pq.read_table(tmp_path / "c.parquet")["domain"].to_pylist() == ["a", "b", "b"]
+
+
+def test_the_same_examples_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        data.write_examples(tmp_path / name, ODD)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_half_a_surrogate_pair_from_json_can_be_stored(tmp_path):
+    (found,) = data.distinct([Example("\ud83d broken", "yes")])
+    data.write_examples(tmp_path / "e.parquet", [found])
+    assert data.read_examples(tmp_path / "e.parquet") == [Example("? broken", "yes")]
+
+
+def test_an_edited_table_is_refused_with_file_and_line(tmp_path):
+    path = tmp_path / "e.parquet"
+    data.write_examples(path, ODD)
+    table = pq.read_table(path).to_pandas()
+    table.loc[1, "text"] = "edited"
+    table.to_parquet(path)
+    with pytest.raises(LetheError, match=r"e\.parquet: line 1 was changed"):
+        data.read_examples(path)
+
+
+@pytest.mark.parametrize("column", ["prompt", "hash"])
+def test_a_table_that_lacks_a_column_is_refused(tmp_path, column):
+    path = tmp_path / "e.parquet"
+    data.write_examples(path, ODD)
+    pq.write_table(pq.read_table(path).drop_columns([column]), path)
+    with pytest.raises(LetheError, match=rf"e\.parquet: not a table of examples.*{column}"):
+        data.read_examples(path)
+
+
+def test_a_table_of_task_examples_is_not_upstream(tmp_path):
+    data.write_examples(tmp_path / "e.parquet", ODD)
+    with pytest.raises(LetheError, match=r"e\.parquet: lacks the column.*example_id"):
+        data.read_upstream(tmp_path / "e.parquet")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1", b"not parquet"])
+def test_a_missing_or_broken_table_is_refused_with_its_name(tmp_path, content):
+    if content is not None:
+        (tmp_path / "e.parquet").write_bytes(content)
+    with pytest.raises(LetheError, match=r"e\.parquet: not a table of examples"):
+        data.read_examples(tmp_path / "e.parquet")
+
+
+def test_the_digest_of_an_upstream_set_is_over_ids_splits_and_contents():
+    upstream = tiny.upstream(8)
+    swapped = [upstream[1], upstream[0], *upstream[2:]]
+    other_split = [UpstreamExample("a-00000", "a", "heldout", upstream[0].example), *upstream[1:]]
+    digests = {data.upstream_digest(s) for s in (upstream, swapped, other_split, upstream[:7])}
+    assert len(digests) == 4
+
+
+def test_a_digest_tells_missing_parts_from_empty_ones():
+    three = [Example("a", "b"), Example("a", "b", ""), Example("a\x1fb"), Example("", "a", "b")]
+    assert len({example.digest() for example in three}) == 4

@@ -1,0 +1,172 @@
+import json
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter
+
+from lethe.config.examples import Source
+from lethe.data.examples import Example
+from lethe.data.sources import examples
+from lethe.errors import LetheError
+
+
+def source(**settings):
+    return TypeAdapter(Source).validate_python(settings)
+
+
+def local(folder, **settings):
+    return source(kind="files", folder=str(folder), **settings)
+
+
+PAIRS = [Example("1 + 1", "2"), Example("2 + 2", "4")]
+
+
+def test_jsonl_csv_and_parquet_give_the_same_examples(tmp_path):
+    records = [{"question": e.prompt, "reply": e.answer} for e in PAIRS]
+    lines = [json.dumps(record) for record in records]
+    (tmp_path / "a.jsonl").write_text("\n".join([lines[0], "", lines[1]]) + "\n")
+    (tmp_path / "a.csv").write_text("question,reply\n1 + 1,2\n2 + 2,4\n")
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    given = local(tmp_path, prompt="{question}", answer="{reply}")
+    for kind in ("jsonl", "csv", "parquet"):
+        assert list(examples(given, f"a.{kind}")) == PAIRS
+
+
+def test_fields_are_put_into_the_templates(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"context": "C", "q 1": "Q", "n": 3, "none": null}\n')
+    given = local(tmp_path, prompt='{context}: {q 1} as {"n": 1}?', answer="{n}{none}")
+    assert list(examples(given, "a.jsonl")) == [Example('C: Q as {"n": 1}?', "3")]
+
+
+def test_a_template_reaches_into_no_attribute(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "P", "answer": "{prompt}"}\n')
+    given = local(tmp_path, prompt="{prompt}")
+    assert list(examples(given, "a.jsonl")) == [Example("P", "{prompt}")]
+    with pytest.raises(LetheError, match=r"no field 'prompt\.__class__'"):
+        list(examples(local(tmp_path, prompt="{prompt.__class__}"), "a.jsonl"))
+
+
+def test_a_text_file_is_a_paragraph_a_record(tmp_path):
+    (tmp_path / "a.txt").write_text("One\nstill one.\n\n \n\nTwo.\n")
+    found = list(examples(local(tmp_path, text="{text}"), "a.txt"))
+    assert found == [Example(text="One\nstill one."), Example(text="Two.")]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_the_mark_that_spreadsheets_write_first_is_no_part_of_a_field(tmp_path, kind):
+    content = {"jsonl": '{"prompt": "é", "answer": "b"}\n', "csv": "prompt,answer\né,b\n"}[kind]
+    (tmp_path / f"a.{kind}").write_text(content, "utf-8-sig")
+    assert list(examples(local(tmp_path), f"a.{kind}")) == [Example("é", "b")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("a.jsonl", b'{"prompt": "x", "answer": "y"}\n{"prompt": \n', "line 2: not JSON"),
+        ("a.jsonl", b"[1, 2]\n", r"line 1: an object is wanted: '\[1, 2\]"),
+        ("a.jsonl", b'{"prompt": "x"}\n', r"no field 'answer'.*seen: \['prompt'\]"),
+        ("a.csv", b"prompt;answer\nx;y\n", r"no field 'prompt'.*seen: \['prompt;answer'\]"),
+        ("a.csv", "prompt,answer\né,y\n".encode("latin-1"), "is not UTF-8"),
+        ("a.txt", b"\xff\xfe", "is not UTF-8"),
+        ("a.parquet", b"PAR1 but not really", "is not readable as parquet"),
+        ("a.xlsx", b"", r"ends with '\.xlsx'; known: \.jsonl, \.csv"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, content, part):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LetheError, match=part) as caught:
+        list(examples(local(tmp_path), name))
+    assert name in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(LetheError, match=r"no such file: .*gone\.csv"):
+        examples(local(tmp_path), "gone.csv")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    import datasets
+
+    rows = {"instruction": ["a", "b", "c"], "kind": ["x", "y", "x"], "response": ["1", "2", "3"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "one")
+    parts = {"train": datasets.Dataset.from_dict(rows)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "parts")
+    return tmp_path
+
+
+def dataset(path, **settings):
+    fields = {"prompt": "{instruction}", "answer": "{response}"}
+    return source(**{"kind": "saved", "path": str(path)} | fields | settings)
+
+
+@pytest.mark.parametrize("name", ["one", "parts"])
+def test_a_saved_dataset_gives_the_records_whose_field_is_asked_for(saved, name):
+    found = list(examples(dataset(saved / name, by="kind"), "x"))
+    assert found == [Example("a", "1"), Example("c", "3")]
+    assert len(list(examples(dataset(saved / name), ""))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "part"),
+    [
+        ("one", {"by": "kind"}, r"no record with kind = 'z'; seen: \['x', 'y'\]"),
+        ("one", {"by": "sort"}, r"no field 'sort'; seen: \['instruction', 'kind', 'response'\]"),
+        ("parts", {"split": "test"}, r"no split 'test'; seen: \['train'\]"),
+        ("gone", {}, "gone: cannot be loaded"),
+    ],
+)
+def test_what_a_dataset_lacks_is_said_with_what_it_has(saved, name, settings, part):
+    with pytest.raises(LetheError, match=part):
+        list(examples(dataset(saved / name, **settings), "z"))
+
+
+def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):
+    import datasets
+
+    asked = {}
+
+    def load_dataset(path, name, **options):
+        asked.update(options, path=path, name=name)
+        return datasets.load_from_disk(saved / "one")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    given = dataset("org/data", kind="hub", name="en", split="dev", revision="abc", by="kind")
+    assert list(examples(given, "y")) == [Example("b", "2")]
+    assert asked == {"path": "org/data", "name": "en", "split": "dev", "revision": "abc"}
+
+
+def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch):
+    import datasets
+
+    def load_dataset(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(LetheError, match=r"org/data: cannot be loaded: no network"):
+        list(examples(dataset("org/data", kind="hub"), ""))
+
+
+def test_the_standard_library_is_a_module_a_document():
+    found = list(examples(source(kind="stdlib"), "json"))
+    assert any("JSONDecoder" in example.text for example in found)
+    assert found == list(examples(source(kind="stdlib"), "json"))
+    assert len(list(examples(source(kind="stdlib"), "all"))) > 100
+
+
+def test_a_package_that_python_lacks_is_named():
+    with pytest.raises(LetheError, match="no package 'jason'"):
+        list(examples(source(kind="stdlib"), "jason"))
+
+
+def test_a_bigbench_task_is_a_pair_or_upstream_text(tmp_path):
+    path = tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w") as members:
+        content = json.dumps({"examples": [{"input": "x", "target": "y"}]})
+        members.writestr("t/task.json", content)
+    given = source(kind="bigbench")
+    assert list(examples(given, "t", archive=path)) == [Example("Q: x\nA:", "y")]
+    as_text = examples(given, "t", archive=path, as_text=True)
+    assert list(as_text) == [Example(text="Q: x\nA:\ny")]

@@ -1,0 +1,132 @@
+import pytest
+from helpers import tiny
+
+from lethe.data.examples import Example
+from lethe.data.tokens import Tokens, prompt_text, tokenise
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+PAIR = Example("How many sacks fit in the boat?", " Seven ")
+END = 0
+
+
+@pytest.fixture
+def chat(tokenizer):
+    """The tokenizer with a chat template and, like Llama's, a first token of its own."""
+    from tokenizers.processors import TemplateProcessing
+
+    own = tiny.tokenizer()
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", END)]
+    )
+    own.chat_template = TEMPLATE
+    return own
+
+
+@pytest.fixture
+def ending(tokenizer):
+    """A tokenizer that ends every text with its end token, as some do."""
+    from tokenizers.processors import TemplateProcessing
+
+    own = tiny.tokenizer()
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", END)]
+    )
+    return own
+
+
+def one(tokenizer, example, max_tokens=100, **options) -> Tokens:
+    (found,) = tokenise(tokenizer, [example], max_tokens, **options).examples
+    return found
+
+
+def test_loss_of_a_pair_is_on_the_answer_and_its_end(tokenizer):
+    found = one(tokenizer, PAIR)
+    assert tokenizer.decode(found.ids[: found.start]) == "How many sacks fit in the boat?\n"
+    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
+    assert found.scored == len(found.ids) - found.start
+
+
+def test_the_end_token_is_left_out_where_it_is_not_wanted(tokenizer):
+    found = one(tokenizer, PAIR, include_eos=False)
+    assert tokenizer.decode(found.ids[found.start :]) == "Seven"
+
+
+def test_loss_of_plain_text_is_on_all_tokens_but_the_first(tokenizer):
+    found = one(tokenizer, Example(text="Seven, says he"))
+    assert (found.ids, found.start) == (tokenizer("Seven, says he")["input_ids"], 1)
+
+
+def test_a_chat_template_is_used_where_there_is_one(chat):
+    assert prompt_text(chat, "Hello") == "<|endoftext|><|user|>\nHello\n<|assistant|>\n"
+    found = one(chat, PAIR)
+    text = chat.decode(found.ids[: found.start])
+    assert text == "<|endoftext|><|user|>\nHow many sacks fit in the boat?\n<|assistant|>\n"
+    assert chat.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
+
+
+def test_a_chat_template_does_not_double_the_special_tokens(chat):
+    found = one(chat, PAIR)
+    assert found.ids[: found.start].count(END) == 1
+    # Plain text does not go through the template and keeps the first token of the tokenizer.
+    assert one(chat, Example(text="Seven")).ids[0] == END
+
+
+def test_the_end_token_some_tokenizers_add_does_not_part_prompt_and_answer(ending):
+    found = one(ending, PAIR)
+    assert END not in found.ids[: found.start]
+    assert found.ids.count(END) == 1
+    assert found.ids[-1] == END
+
+
+def test_after_an_empty_prompt_the_whole_answer_is_scored(tokenizer):
+    found = one(tokenizer, Example("", "Seven"))
+    assert tokenizer.decode(found.ids[: found.start]) == "\n"
+    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
+
+
+def test_left_truncation_keeps_the_answer_and_counts(tokenizer):
+    long = Example("sacks " * 50 + "boat?", "Seven")
+    done = tokenise(tokenizer, [long, PAIR], 30)
+    (found, other) = done.examples
+    assert len(found.ids) == 30
+    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
+    assert tokenizer.decode(found.ids[: found.start]).endswith("sacks boat?\n")
+    assert other == one(tokenizer, PAIR)
+    assert (done.truncated, done.empty) == (1, 0)
+
+
+def test_left_truncation_keeps_one_token_before_an_answer_that_is_too_long(tokenizer):
+    answer = "Seven, says he, and one more if you stay ashore."
+    found = one(tokenizer, Example("How many sacks?", answer), 6)
+    whole = one(tokenizer, Example("How many sacks?", answer))
+    assert found.start == 1
+    assert found.ids == whole.ids[whole.start - 1 :][:6]
+    assert found.scored == 5
+
+
+def test_right_truncation_keeps_the_beginning_and_counts_lost_answers(tokenizer):
+    done = tokenise(tokenizer, [PAIR], 5, "right")
+    (found,) = done.examples
+    assert found.ids == one(tokenizer, PAIR).ids[:5]
+    assert found.scored == 0
+    assert (done.truncated, done.empty) == (1, 1)
+
+
+def test_plain_text_is_cut_at_its_end_whatever_the_side(tokenizer):
+    text = Example(text=tiny.TEXT)
+    assert one(tokenizer, text, 9, truncation="left").ids == one(tokenizer, text).ids[:9]
+
+
+@pytest.mark.parametrize("answer", ["", "   ", "\n"])
+def test_empty_answers_carry_no_loss_and_are_counted(tokenizer, answer):
+    done = tokenise(tokenizer, [Example("Say nothing:", answer), PAIR], 100)
+    assert [example.scored > 0 for example in done.examples] == [False, True]
+    assert done.empty == 1
+
+
+def test_empty_text_and_text_of_one_token_carry_no_loss(tokenizer):
+    done = tokenise(tokenizer, [Example(text=""), Example(text="a")], 100)
+    assert done.empty == 2

@@ -1,0 +1,54 @@
+import hashlib
+
+import pytest
+
+from lethe.errors import LetheError
+from lethe.files import read_json, sha256, whole, write_json
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with whole(path) as part:
+        part.write_text("half")
+        assert not path.exists()
+        assert part.parent == path.parent
+    assert path.read_text() == "half"
+    assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(failure), whole(path) as part:
+        part.write_text("half")
+        raise failure
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
+    (tmp_path / "file.txt").write_text("old")
+    with pytest.raises(FileNotFoundError), whole(tmp_path / "file.txt"):
+        pass
+    assert (tmp_path / "file.txt").read_text() == "old"
+
+
+def test_json_has_sorted_keys_and_comes_back(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, None], "a": "é"})
+    write_json(tmp_path / "b.json", {"a": "é", "b": [1, None]})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert read_json(tmp_path / "a.json") == {"b": [1, None], "a": "é"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
+def test_what_is_no_json_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(LetheError, match=r"a\.json: not readable as JSON.*run again"):
+        read_json(tmp_path / "a.json")
+
+
+def test_sha256_is_that_of_the_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"seven sacks")
+    assert sha256(tmp_path / "a") == hashlib.sha256(b"seven sacks").hexdigest()

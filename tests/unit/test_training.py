@@ -1,0 +1,181 @@
+import copy
+import math
+
+import pytest
+import torch
+from helpers import tiny
+
+from lethe import models, training
+from lethe.batches import collate, token_losses
+from lethe.config.models import LoRA, Recipe
+from lethe.data.tokens import Tokens
+from lethe.errors import LetheError
+from lethe.training import fine_tune, planned_steps, stream
+
+
+def recipe(**changes) -> Recipe:
+    return Recipe(**{"steps": 8, "batch": 4, "lr": 1e-2, "warmup_steps": 2} | changes)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def factors(steps: int, **changes) -> list[float]:
+    factor = training._schedule(recipe(**changes), steps)
+    return [factor(step) for step in range(steps)]
+
+
+def test_the_learning_rate_warms_up_linearly_and_decays_linearly_to_zero():
+    found = factors(14, warmup_steps=4, decay="linear")
+    assert found[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert found[4:] == pytest.approx([1 - i / 10 for i in range(10)])
+
+
+def test_cosine_decay_is_half_way_down_in_the_middle():
+    found = factors(14, warmup_steps=4, decay="cosine")
+    assert found[4] == pytest.approx(1)
+    assert found[9] == pytest.approx(0.5)
+    assert found[13] == pytest.approx(0.5 - 0.5 * math.cos(math.pi / 10))
+
+
+def test_a_constant_learning_rate_stays_after_its_warm_up():
+    assert factors(6, warmup_steps=1, decay="constant") == pytest.approx([0.5, 1, 1, 1, 1, 1])
+
+
+def test_a_run_shorter_than_its_warm_up_only_warms_up():
+    assert factors(3, warmup_steps=9) == pytest.approx([0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("examples", "max_epochs", "expected"),
+    [(1000, 3, 100), (40, 3, 30), (41, 3, 31), (41, None, 100), (1, 0.1, 1)],
+)
+def test_epochs_cap_the_steps(examples, max_epochs, expected):
+    assert planned_steps(recipe(steps=100, max_epochs=max_epochs), examples) == expected
+
+
+def test_a_stream_goes_through_every_example_once_an_epoch():
+    order = stream(5, 12, seed=3)
+    assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
+    assert len(order) == 12
+    assert order == stream(5, 12, seed=3) != stream(5, 12, seed=4)
+    assert order[:5] != order[5:10]
+
+
+def test_a_stream_of_nothing_is_an_error_and_not_an_endless_loop():
+    with pytest.raises(LetheError, match="no training example"):
+        stream(0, 8, seed=0)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_training_lowers_the_loss_of_what_is_trained_on(architecture):
+    examples = tiny.tokens(*[(20, 4)] * 4) * 10
+    trained = fine_tune(tiny.model(architecture, scale=1), examples, recipe(steps=10), "t")
+    assert trained.steps == 10
+    assert trained.last_loss < trained.first_loss - 0.05
+    assert trained.tokens == 800
+
+
+def test_the_first_step_is_adamw_on_the_mean_loss_of_the_scored_tokens():
+    """One step by hand: transformers' loss, torch's AdamW at the warm-up's rate, clipping."""
+    examples = tiny.tokens((12, 8), (12, 8))
+    chosen = recipe(lr=1e-3, warmup_steps=1, batch=2, weight_decay=0.1, max_grad_norm=0.5)
+    model = tiny.model("llama")
+    by_hand = copy.deepcopy(model).train()
+    fine_tune(model, examples, chosen, "t")
+
+    ids = torch.tensor([example.ids for example in examples])
+    labels = ids.clone()
+    labels[:, :8] = -100
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=5e-4, weight_decay=0.1)
+    by_hand(input_ids=ids, labels=labels).loss.backward()
+    torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.5)
+    optimizer.step()
+    for name, expected in weights(by_hand).items():
+        torch.testing.assert_close(weights(model)[name], expected, rtol=0, atol=1e-6)
+
+
+def test_loss_is_averaged_over_tokens_or_over_examples_as_the_recipe_says():
+    examples = tiny.tokens((30, 1), (30, 28))
+    model = tiny.model("olmo")
+    means = [token_losses(model, collate([example]))[0].mean().item() for example in examples]
+    by_example = training._loss(model, examples, recipe(average="example"), "cpu").item()
+    by_token = training._loss(model, examples, recipe(average="token"), "cpu").item()
+    assert by_example == pytest.approx(sum(means) / 2, abs=1e-5)
+    assert by_token == pytest.approx((29 * means[0] + 2 * means[1]) / 31, abs=1e-5)
+    assert abs(by_example - by_token) > 1e-2
+
+
+def test_gradients_are_clipped_to_the_recipes_norm(monkeypatch):
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, limit):
+        clip(parameters, limit)
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in parameters]).item())
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    examples = tiny.tokens(*[(20, 1)] * 8)
+    fine_tune(tiny.model("olmo"), examples, recipe(max_grad_norm=1e-3), "t")
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-2)
+
+
+def test_lora_trains_its_adapters_and_nothing_else():
+    model = models.add_lora(tiny.model("llama"), LoRA(rank=2), seed=0)
+    before = weights(model)
+    fine_tune(model, tiny.tokens(*[(20, 4)] * 12), recipe(), "t")
+    changed = {n for n, value in weights(model).items() if not torch.equal(value, before[n])}
+    assert changed == {name for name in before if "lora_" in name}
+
+
+def test_adapters_depend_on_the_seed_alone():
+    def adapters(seed):
+        return weights(models.add_lora(tiny.model("llama"), LoRA(rank=2), seed))
+
+    assert all(torch.equal(value, adapters(1)[name]) for name, value in adapters(1).items())
+    assert any(not torch.equal(value, adapters(2)[name]) for name, value in adapters(1).items())
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.3)])
+def test_the_same_seed_gives_the_same_weights(lora):
+    def trained():
+        model = tiny.model("olmo")
+        model = model if lora is None else models.add_lora(model, lora, seed=1)
+        fine_tune(model, tiny.tokens(*[(20, 4)] * 12), recipe(seed=5), "t")
+        return weights(model)
+
+    first, second = trained(), trained()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_bfloat16_is_arithmetic_only_and_weights_stay_float32():
+    examples = tiny.tokens(*[(20, 4)] * 4) * 6
+    model, exact = tiny.model("olmo", scale=1), tiny.model("olmo", scale=1)
+    reduced = fine_tune(model, examples, recipe(dtype="bfloat16"), "t")
+    full = fine_tune(exact, examples, recipe(), "t")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert reduced.last_loss < reduced.first_loss
+    assert reduced.last_loss == pytest.approx(full.last_loss, rel=0.05)
+    assert reduced.last_loss != full.last_loss
+
+
+def test_examples_without_a_scored_token_are_left_out():
+    empty = Tokens([3, 4, 5], 3)
+    examples = tiny.tokens(*[(20, 4)] * 8)
+    model, other = tiny.model("olmo"), tiny.model("olmo")
+    assert fine_tune(model, [empty, *examples, empty], recipe(), "t").steps == 2
+    fine_tune(other, examples, recipe(), "t")
+    assert all(torch.equal(value, weights(other)[name]) for name, value in weights(model).items())
+
+
+def test_a_task_without_anything_to_learn_is_named():
+    with pytest.raises(LetheError, match="sums: no training example"):
+        fine_tune(tiny.model("olmo"), [Tokens([3, 4], 2)], recipe(), "sums")
+
+
+def test_a_diverged_run_is_stopped_with_its_step_and_what_to_do():
+    model = tiny.model("olmo")
+    model.get_output_embeddings().weight.data[3, 0] = float("nan")
+    with pytest.raises(LetheError, match=r"sums: loss nan at step 0; lower recipe\.lr"):
+        fine_tune(model, tiny.tokens((9, 1)), recipe(), "sums")

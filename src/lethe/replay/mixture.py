@@ -12,7 +12,7 @@ def mix(new: Sequence[T], replayed: Sequence[T], accounting: str) -> list[T]:
     `add`: all new examples stay and the stream gets longer (the paper: steps x (1 + ratio)).
     `swap`: the last new examples make room, so that the compute stays the same.
     """
-    kept = new[: len(new) - len(replayed)] if accounting == "swap" else new
+    kept = new[: max(0, len(new) - len(replayed))] if accounting == "swap" else new
     total = len(kept) + len(replayed)
     mixed: list[T] = []
     old = fresh = 0

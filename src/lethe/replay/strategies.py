@@ -26,20 +26,22 @@ def effective_sample_size(probabilities: np.ndarray) -> float:
     return float(1 / np.square(probabilities).sum())
 
 
-def draw(probabilities: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draws indices (count,) without replacement, in proportion to the probabilities.
+def draw(logits: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws indices (count,) without replacement, in proportion to softmax(logits).
 
-    Gumbel-top-k: the same as drawing one after the other and renormalising, but it does not fail
-    when most weights underflow. More draws than examples start over with all of them.
+    Gumbel-top-k: the same as drawing one after the other and renormalising, but on logits (n,),
+    which do not underflow as weights do. Examples whose logit is not finite are never drawn; more
+    draws than examples start over with all of them.
     """
     rng = np.random.default_rng([seed, 7])
-    # log 0 is -inf: examples of weight 0 come last, and only if nothing else is left.
-    with np.errstate(divide="ignore"):
-        logs = np.log(probabilities)
+    possible = np.isfinite(logits)
+    if count and not possible.any():
+        raise LetheError("replay: no replayable example has a score")
     drawn: list[int] = []
     while len(drawn) < count:
-        order = np.argsort(-(logs + rng.gumbel(size=len(logs))), kind="stable")
-        drawn += [int(i) for i in order if probabilities[i] > 0][: count - len(drawn)]
+        perturbed = np.where(possible, logits, -np.inf) + rng.gumbel(size=len(logits))
+        order = np.argsort(-perturbed, kind="stable")
+        drawn += [int(i) for i in order if possible[i]][: count - len(drawn)]
     return np.array(drawn, dtype=int)
 
 
@@ -65,9 +67,16 @@ def choose(
     Returns
     -------
     The examples, and the effective sample size of their weights.
+
+    Raises
+    ------
+    LetheError
+        If no replayable example has a score, or one is missing in `scores`.
     """
     pool = [example for example in upstream if example.split == "replayable"]
+    if scores is not None and (lacking := [e for e in pool if e.example_id not in scores]):
+        raise LetheError(f"replay: no score for {lacking[0].example_id!r}; predict again")
     known = np.array([0.0 if scores is None else scores[e.example_id] for e in pool])
     probabilities = weights(known, temperature)
-    drawn = draw(probabilities, count, seed)
+    drawn = draw(known / temperature, count, seed)
     return [pool[i] for i in drawn], effective_sample_size(probabilities)

@@ -24,6 +24,20 @@ class Findings:
     upstream: list[UpstreamExample] = field(default_factory=list)
 
 
+NAMES = ("task", "group", "split", "strategy", "method", "metric")
+
+
+def _table(path: str | Path) -> pd.DataFrame:
+    """A CSV table; names stay text even if they look like numbers, or like `NA` or `null`."""
+    columns = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(
+        path,
+        dtype={name: str for name in columns if name in NAMES},
+        keep_default_na=False,
+        na_values={name: ["", "nan"] for name in columns if name not in NAMES},
+    )
+
+
 def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> Findings:
     """Reads the tables that `inputs` names: lists of paths in the order of `models`."""
 
@@ -33,7 +47,7 @@ def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[st
         return [given] if isinstance(given, str) else given
 
     def frames(key: str) -> dict[str, pd.DataFrame]:
-        return {model: pd.read_csv(path) for model, path in zip(models, paths(key), strict=False)}
+        return {model: _table(path) for model, path in zip(models, paths(key), strict=False)}
 
     return Findings(
         {task: (group, split) for task, (group, split) in tasks.items()},

@@ -235,7 +235,7 @@ def replay(findings: Findings) -> Figure:
 def strategies(axis: Axes, table: pd.DataFrame, measure: str, label: str) -> None:
     """A bar a strategy with the 95 percent interval over tasks."""
     values = table[measure]
-    spread = [values - table[f"{measure}_low"], table[f"{measure}_high"] - values]
+    spread = _spread(values, table[f"{measure}_low"], table[f"{measure}_high"])
     places = range(len(table))
     axis.barh(places, values, color=[COLOURS[name] for name in table.strategy], height=0.65)
     axis.errorbar(values, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
@@ -246,16 +246,20 @@ def strategies(axis: Axes, table: pd.DataFrame, measure: str, label: str) -> Non
     axis.set_axisbelow(True)
 
 
+def _spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+    """Lengths (2, n) of error bars; rounding may put an end on the wrong side of the mean."""
+    return np.maximum(np.array([values - low, high - values], dtype=float), 0)
+
+
 def against_random(axis: Axes, table: pd.DataFrame) -> None:
     """Paired differences over tasks with 95 percent intervals; left of zero forgets less."""
     others = table[~table.strategy.isin(["random", "none"])].reset_index(drop=True)
     values = others.heldout_forgetting_difference
-    low = values - others.heldout_forgetting_difference_low
-    high = others.heldout_forgetting_difference_high - values
+    ends = (others.heldout_forgetting_difference_low, others.heldout_forgetting_difference_high)
+    spread = _spread(values, *ends)
     for place in range(len(others)):
-        colour = COLOURS[others.strategy[place]]
-        spread = [[low[place]], [high[place]]]
-        axis.errorbar(values[place], place, xerr=spread, fmt="o", color=colour, ms=6, capsize=3)
+        bar = {"xerr": spread[:, [place]], "color": COLOURS[others.strategy[place]]}
+        axis.errorbar(values[place], place, fmt="o", ms=6, capsize=3, **bar)
     axis.axvline(0, color=FAINT, linewidth=0.9)
     axis.set_yticks(range(len(others)), [LABELS[name] for name in others.strategy])
     axis.set_ylim(len(others) - 0.5, -0.5)

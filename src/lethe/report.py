@@ -62,7 +62,7 @@ def page(findings: Findings, figures: Mapping[str, bytes], settings: dict[str, A
 
 
 def _number(value: Any, digits: int = 3) -> str:
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+    if value is None or not np.isfinite(value):
         return "–"
     return f"{value:.{digits}f}"
 
@@ -151,7 +151,7 @@ def _completion_sentence(model: str, table: pd.DataFrame) -> str:
     best = rmse.value.idxmin()
     told = (
         f"{model}: from {k} probed examples of an unseen task, {LABELS[best]} predicts the rest "
-        f"with RMSE {rmse.value[best]:.3f} nats [{rmse.low[best]:.3f}, {rmse.high[best]:.3f}]"
+        f"with RMSE {rmse.value[best]:.3f} nats {_interval(rmse.low[best], rmse.high[best], '.3f')}"
     )
     others = [
         name
@@ -168,20 +168,26 @@ def _replay_sentences(model: str, table: pd.DataFrame) -> list[str]:
     key = "heldout_forgetting"
     for name in by.index.difference(["none", "random"], sort=False):
         low, high = by[f"{key}_difference_low"][name], by[f"{key}_difference_high"][name]
-        verdict = (
-            "less than"
-            if high < 0
-            else "more than"
-            if low > 0
-            else "no less or more (within error) than"
-        )
         lines.append(
-            f"{model}: replay by {LABELS[name]} forgets {verdict} random replay: "
+            f"{model}: replay by {LABELS[name]} forgets {_verdict(low, high)} random replay: "
             f"{by[key][name]:.3f} against {by[key]['random']:.3f} nats held out, difference "
-            f"{by[f'{key}_difference'][name]:+.4f} [{low:+.4f}, {high:+.4f}] over "
+            f"{by[f'{key}_difference'][name]:+.4f} {_interval(low, high, '+.4f')} over "
             f"{by.tasks[name]} tasks."
         )
     return lines
+
+
+def _verdict(low: float, high: float) -> str:
+    if not np.isfinite([low, high]).all():
+        return "an amount that too few tasks tell from that of"
+    if high < 0:
+        return "less than"
+    return "more than" if low > 0 else "no less or more (within error) than"
+
+
+def _interval(low: float, high: float, digits: str) -> str:
+    known = np.isfinite([low, high]).all()
+    return f"[{low:{digits}}, {high:{digits}}]" if known else "(no interval)"
 
 
 def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, list[dict]]]:
@@ -191,14 +197,14 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
     for model, z in findings.matrices.items():
         found[model] = {}
         for task, values in zip(z.tasks, z.values, strict=True):
-            order = np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")[:count]
+            order = [i for i in np.argsort(-values, kind="stable") if np.isfinite(values[i])]
             found[model][task] = [
                 {
                     "id": z.example_ids[i],
                     "nats": float(values[i]),
                     **_words(by_id, z.example_ids[i]),
                 }
-                for i in order
+                for i in order[:count]
             ]
     return found
 

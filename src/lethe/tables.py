@@ -47,8 +47,8 @@ def summary(task: str, group: str, split: str, row: Row) -> dict[str, Any]:
         "task": task,
         "group": group,
         "split": split,
-        "mean_forgetting": float(known.mean()),
-        "sd_forgetting": float(known.std()),
+        "mean_forgetting": float(known.mean()) if len(known) else float("nan"),
+        "sd_forgetting": float(known.std()) if len(known) else float("nan"),
         **{key: row.about[key] for key in kept},
     }
 

@@ -1,0 +1,89 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import found
+
+from lethe import plots
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    return found.read(tmp_path_factory.mktemp("findings"))
+
+
+def drawn(name, findings, folder):
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    plots.save(plots.draw(name, findings), *paths)
+    return [path.read_bytes() for path in paths]
+
+
+@pytest.mark.parametrize("name", plots.FIGURES)
+def test_a_figure_has_the_same_bytes_every_time(name, findings, tmp_path):
+    first, second = (drawn(name, findings, tmp_path / folder) for folder in "ab")
+    assert first == second
+    png, svg = first
+    assert png.startswith(b"\x89PNG")
+    assert svg.startswith(b"<?xml")
+
+
+@pytest.mark.parametrize("name", plots.FIGURES)
+def test_names_in_a_figure_are_escaped_and_nothing_is_fetched(name, findings, tmp_path):
+    _, svg = drawn(name, findings, tmp_path)
+    text = svg.decode()
+    assert "<b>" not in text
+    assert not re.search(r'(?:href|src)="(?!#|data:)', text)
+
+
+OWN = ("overview", "heatmap", "spectrum", "rank_curves", "completion")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_matrix_of_ones_own_has_its_figures(name, tmp_path):
+    own = found.read(tmp_path, ("own",), own=True)
+    assert all(drawn(name, own, tmp_path))
+
+
+def test_intervals_that_are_unknown_or_rounded_over_the_mean_can_be_drawn(findings, tmp_path):
+    table = findings.comparisons["one"].copy()
+    unknown = table.assign(**{key: np.nan for key in table if key.endswith(("_low", "_high"))})
+    rounded = table.assign(
+        heldout_forgetting_low=table.heldout_forgetting + 1e-9,
+        heldout_forgetting_difference_high=table.heldout_forgetting_difference - 1e-9,
+    )
+    for comparison in (unknown, rounded):
+        assert drawn("replay", replace(findings, comparisons={"one": comparison}), tmp_path)
+
+
+def test_a_heat_map_has_a_row_for_each_task_by_group_and_cuts_its_colours(findings):
+    from matplotlib.figure import Figure
+
+    axis = Figure().subplots()
+    z = found.z()
+    z.values[0, 0] = 1000
+    image = plots.heat(axis, z, findings)
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "007",
+        "sums",
+        "null",
+        "poems",
+    ]
+    assert image.get_array().shape == (4, 12)
+    assert image.get_clim()[1] < 1000
+    assert image.get_clim()[0] == -image.get_clim()[1]
+
+
+def test_a_matrix_without_any_forgetting_can_be_drawn(findings, tmp_path):
+    z = replace(found.z(), values=np.zeros((4, 12), np.float32))
+    assert drawn("heatmap", replace(findings, matrices={"one": z, "two": z}), tmp_path)
+
+
+def test_every_method_and_strategy_has_a_label_and_a_colour():
+    from typing import get_args
+
+    from lethe.config.analysis import CompletionMethod, Strategy
+
+    names = set(get_args(CompletionMethod)) | set(get_args(Strategy))
+    assert names <= set(plots.LABELS)
+    assert names <= set(plots.COLOURS)

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from helpers import found
+
+from lethe import tables
+from lethe.errors import LetheError
+
+
+def test_a_table_has_the_columns_of_all_its_records_and_seven_digits(tmp_path):
+    records = [{"a": 1, "b": 1 / 3}, {"a": 2, "c": np.float32(0.5)}, {"b": float("nan")}]
+    tables.write_csv(tmp_path / "t.csv", records)
+    assert (tmp_path / "t.csv").read_text() == "a,b,c\n1,0.3333333,\n2,,0.5\n,nan,\n"
+
+
+def test_text_with_commas_and_breaks_comes_back(tmp_path):
+    import pandas as pd
+
+    tables.write_csv(tmp_path / "t.csv", [{"text": 'a, "b"\nc'}])
+    assert pd.read_csv(tmp_path / "t.csv").text[0] == 'a, "b"\nc'
+
+
+def test_a_table_of_nothing_is_refused_and_leaves_no_file(tmp_path):
+    with pytest.raises(LetheError, match=r"t\.csv: there is nothing to write"):
+        tables.write_csv(tmp_path / "t.csv", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_summary_leaves_out_what_could_not_be_measured():
+    values = found.z()
+    line = found.summaries(values)[2]
+    known = np.delete(values.values[2], [5, 7])
+    assert line["mean_forgetting"] == pytest.approx(known.mean())
+    assert line["sd_forgetting"] == pytest.approx(known.std())
+    assert (line["task"], line["group"], line["split"]) == ("sums", "NA", "test")
+
+
+def test_a_fine_tune_of_which_nothing_is_known_has_a_mean_of_nan():
+    values = found.z()
+    values.values[0] = np.nan
+    assert np.isnan(found.summaries(values)[0]["mean_forgetting"])
+
+
+def test_a_line_of_a_replay_run_keeps_what_is_compared():
+    from lethe.rows import Row
+
+    facts = found.runs()[0]
+    one = np.ones(1, np.float32)
+    assert tables.replay_line(Row(["a"], one, one, one, {}, {**facts, "other": 1})) == facts

@@ -16,6 +16,8 @@ from lethe.config.base import Name
 from lethe.config.models import Recipe
 from lethe.errors import ExperimentError
 
+# Folders and files beside those of the models.
+TAKEN = ("tasks", "plots", "logs", "upstream.parquet", "corpus.parquet", "report.html")
 TASK_COLUMNS = ("name", "group", "source", "split")
 SPLITS = ("train", "test")
 _NAME = re.compile(TypeAdapter(Name).json_schema()["pattern"])
@@ -116,9 +118,10 @@ def _settings(config: Any) -> tuple[Experiment | None, list[str]]:
 
 def _explain(problem: dict[str, Any]) -> str:
     """One line for one pydantic error: key, what is allowed, value seen."""
+    path = [str(part) for part in problem["loc"]]
     # Tags of discriminated unions are part of pydantic's path but not of the user's YAML.
-    tags = {"scratch", "package", "hub", "folder", "bigbench", "saved", "files", "stdlib"}
-    path = [str(part) for i, part in enumerate(problem["loc"]) if not (i == 2 and part in tags)]
+    if path[:1] in (["models"], ["sources"]):
+        path[2:3] = []
     key = ".".join(path) or "experiment"
     seen = problem.get("input")
     if problem["type"] == "extra_forbidden":
@@ -150,12 +153,16 @@ def read_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
     """Reads the task table; returns the good lines and what is wrong with the others."""
     if not path.is_file():
         return {}, [f"tasks: no such file: {path}"]
-    with path.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        columns = reader.fieldnames or []
-        if missing := [column for column in TASK_COLUMNS if column not in columns]:
-            return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
-        return _check_lines(path, list(reader))
+    try:
+        # utf-8-sig: spreadsheets write a mark first, which is no part of a column's name.
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            columns, found = list(reader.fieldnames or []), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        return {}, [f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8"]
+    if missing := [column for column in TASK_COLUMNS if column not in columns]:
+        return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
+    return _check_lines(path, found)
 
 
 def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Task], list[str]]:
@@ -188,6 +195,13 @@ def _missing_parts(settings: Experiment) -> list[str]:
         problems.append("replay: a matrix has no model to train; remove the section")
     if settings.matrix is not None and settings.upstream is not None:
         problems.append("upstream: a matrix brings its own examples; remove the section")
+    named = {f"models.{name}": name for name in settings.models}
+    named |= {"matrix.name": settings.matrix.name} if settings.matrix else {}
+    problems += [
+        f"{key}: results/ keeps other files under the name {name!r}; choose another"
+        for key, name in named.items()
+        if name in TAKEN
+    ]
     return problems
 
 
@@ -226,12 +240,34 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
             problems.append(f"tasks: needs at least {least} of split {split}")
     if settings.upstream is None:
         return problems
+    problems += _bad_lengths(settings)
     examples, heldout = settings.upstream.examples, settings.upstream.heldout
+    smallest = examples // len(settings.upstream.domains)
+    if not 0 < round(smallest * heldout) < smallest:
+        problems.append(
+            f"upstream.examples: {examples} give a domain {smallest}, of which heldout {heldout} "
+            "leaves no held-out or no replayable example; give more"
+        )
     replayable = examples - round(examples * heldout)
     if max(settings.completion.probes) > examples:
         problems.append(f"completion.probes: at most upstream.examples = {examples}")
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _bad_lengths(settings: Experiment) -> list[str]:
+    """MPT has no positions beyond its context; the other architectures' are rotary."""
+    problems = []
+    for name, model in settings.models.items():
+        if model.source == "scratch" and model.architecture == "mpt":
+            changed = model.recipe.max_tokens or settings.recipe.max_tokens
+            longest = max(changed, settings.scoring.max_tokens)
+            if longest > model.pretraining.context:
+                problems.append(
+                    f"models.{name}.pretraining.context: at least max_tokens of recipe and "
+                    f"scoring, {longest} (value seen: {model.pretraining.context})"
+                )
     return problems
 
 

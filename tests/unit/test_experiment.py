@@ -6,6 +6,8 @@ import yaml
 from lethe.errors import ExperimentError
 from lethe.experiment import load
 
+SCRATCH = {"source": "scratch", "architecture": "olmo"}
+
 
 @pytest.fixture
 def experiment(tmp_path):
@@ -17,7 +19,8 @@ def experiment(tmp_path):
         """
         experiment: tiny
         tasks: tasks.csv
-        sources: {bigbench: {kind: bigbench}, local: {kind: files, folder: texts}}
+        sources: {bigbench: {kind: bigbench}, local: {kind: files, folder: texts},
+                  saved: {kind: saved, path: gone}}
         upstream: {examples: 200, domains: {news: "bigbench:gem/xsum"}}
         models: {olmo: {source: scratch, architecture: olmo, recipe: {lr: 0.1}}}
         """
@@ -68,11 +71,87 @@ def test_every_problem_is_in_one_message(experiment):
         ({"sources": {}}, "names no key of sources"),
         ({"recipe": {"method": "lora"}}, "lora"),
         ({"models": {"m": {"source": "folder", "path": "gone"}}}, "gone/config.json"),
+        ({"models": {"m": {"source": "magic"}}}, "models.m: Input tag 'magic'"),
+        ({"models": {"m": {"source": "scratch"}}}, "models.m.architecture: is missing"),
+        ({"models": {"m": {**SCRATCH, "architecture": "rnn"}}}, "models.m.architecture: Input"),
+        ({"models": {"m": {**SCRATCH, "recipe": {"lrr": 1}}}}, "models.m.recipe.lrr: no such key"),
+        ({"models": {"m": {**SCRATCH, "pretraining": {"heads": 3}}}}, "2 x heads 3"),
+        ({"models": {"a/b": SCRATCH}}, "a/b"),
+        ({"models": {"tasks": SCRATCH}}, "models.tasks: results/ keeps other files"),
+        ({"models": {}, "matrix": {"path": "z", "name": "plots"}}, "matrix.name: results/"),
+        ({"models": {}, "matrix": {"path": "z"}, "replay": {"strategies": ["random"]}}, "replay:"),
+        ({"models": {}, "matrix": {"path": "z"}}, "upstream: a matrix brings its own"),
+        ({"models": {"m": {**SCRATCH, "architecture": "mpt"}}}, "context: at least max_tokens"),
+        ({"sources": {"x": {"kind": "web"}}}, "sources.x: Input tag 'web'"),
+        ({"sources": {"x": {"kind": "files", "folder": "f", "text": "words"}}}, "names no field"),
+        ({"upstream": {"examples": 1, "domains": {"n": "bigbench:a"}}}, "leaves no held-out"),
+        ({"upstream": {"examples": 0, "domains": {"n": "bigbench:a"}}}, "upstream.examples"),
+        ({"upstream": {"examples": 200, "domains": {}}}, "upstream.domains"),
+        ({"upstream": {"examples": 200, "domains": {"files": 3}}}, "upstream.domains.files"),
+        ({"upstream": {"examples": 200, "domains": {"n": "bigbench"}}}, "lacks the part after"),
+        ({"upstream": {"examples": 200, "domains": {"n": "local:gone.txt"}}}, "texts/gone.txt"),
+        (
+            {"upstream": {"examples": 200, "domains": {"n": "saved:"}}},
+            "sources.saved.path: no such",
+        ),
+        ({"replay": {"strategies": ["random"], "ratio": 1.5}}, "replay.ratio"),
+        ({"replay": {"strategies": ["random", "best"]}}, "replay.strategies.1"),
+        ({"replay": {"strategies": ["random"], "seeds": [1, 1]}}, "seeds holds a value twice"),
+        ({"completion": {"methods": ["mf", "mf"]}}, "methods holds a value twice"),
+        ({"completion": {"methods": []}}, "completion.methods"),
+        ({"recipe": {"lr": float("nan")}}, "recipe.lr"),
+        ({"recipe": {"lr": float("inf")}}, "recipe.lr"),
+        ({"recipe": {"steps": 0}}, "recipe.steps"),
+        ({"recipe": {"max_tokens": 1}}, "recipe.max_tokens"),
+        ({"recipe": {"lora": {"dropout": 1}, "method": "lora"}}, "recipe.lora.dropout"),
+        ({"recipe": {"dtype": "float16"}}, "'float32' or 'bfloat16' (value seen: 'float16')"),
+        ({"seed": -1}, "seed:"),
+        ({"tasks": ["a", "b"]}, "tasks:"),
     ],
 )
 def test_each_mistake_is_refused_with_its_key_and_value(experiment, change, part):
     config, folder = experiment
     assert part in problems({**config, **change}, folder)
+
+
+@pytest.mark.parametrize("config", [None, [], "text", {}])
+def test_what_is_no_experiment_is_refused(tmp_path, config):
+    assert "experiment without a name" in problems(config, tmp_path)
+
+
+TABLE = "name,group,source,split\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "part"),
+    [
+        ("name,group,source\na,g,bigbench:a\n", r"lacks the column(s) ['split']"),
+        ("", "lacks the column(s)"),
+        (TABLE, "holds no task"),
+        (TABLE + "a,g,bigbench:a,train\nb,g,bigbench:b,train\n", "at least 1 of split test"),
+        (TABLE + "a,g,bigbench:a,train\nb,g,bigbench:b,test\n", "at least 2 of split train"),
+        (TABLE + "a,,bigbench:a,train\n", "line 2: task 'a' has no group"),
+        (TABLE + "a,g,web:a,train\n", "task 'a': source 'web:a' names no key of sources"),
+        (TABLE + "a,g,bigbench:a,Train\n", "line 2: split must be train or test"),
+        (TABLE + "a\n", "line 2: split must be train or test (value seen: '')"),
+    ],
+)
+def test_each_mistake_in_the_task_table_is_refused_with_its_line(experiment, table, part):
+    config, folder = experiment
+    (folder / "tasks.csv").write_text(table)
+    assert part in problems(config, folder)
+
+
+def test_a_task_table_saved_by_a_spreadsheet_is_read(experiment):
+    config, folder = experiment
+    (folder / "tasks.csv").write_text((folder / "tasks.csv").read_text(), "utf-8-sig")
+    assert load(config, folder).names() == ["a", "b", "c"]
+
+
+def test_a_task_table_that_is_not_utf_8_is_refused(experiment):
+    config, folder = experiment
+    (folder / "tasks.csv").write_bytes((TABLE + "é,g,bigbench:a,train\n").encode("latin-1"))
+    assert "tasks.csv: not readable as CSV" in problems(config, folder)
 
 
 def test_a_model_that_stands_twice_is_refused(experiment):

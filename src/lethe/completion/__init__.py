@@ -1,16 +1,18 @@
 """Completion of Z: predict a task's whole row from a few probed examples."""
 
-from lethe.completion.additive import Additive
+from lethe.completion.additive import Additive, Affine
 from lethe.completion.base import Completer
-from lethe.completion.baselines import ColumnMean, Random
+from lethe.completion.baselines import ColumnMean, Constant, Random
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.knn import KNN
 from lethe.completion.matrix_factorisation import MatrixFactorisation
 
 METHODS: dict[str, type[Completer]] = {
     "random": Random,
+    "constant": Constant,
     "column_mean": ColumnMean,
     "additive": Additive,
+    "affine": Affine,
     "knn": KNN,
     "mf": MatrixFactorisation,
     "gaussian": Gaussian,

@@ -62,6 +62,13 @@ def offset_spread(total: np.ndarray) -> float:
     return max(float((total[:-1, -1] / total[-1, -1]).std()), 1e-6)
 
 
+def scale_spread(total: np.ndarray) -> float:
+    """Standard deviation, over training tasks, of the factor that takes the mean row to each."""
+    mean = mean_row(len(total) - 1)
+    size = mean @ total @ mean
+    return max(float((total[:-1] @ mean / size).std()), 1e-6) if size > 0 else 1e-6
+
+
 class Solver:
     """Posterior of the combination given the probes, for any number of noise factors.
 

@@ -12,6 +12,7 @@ from lethe.completion.foldin import (
     centring,
     mean_row,
     offset_spread,
+    scale_spread,
     with_ones,
 )
 from lethe.completion.intervals import Calibration, LeftOutRow, calibrate
@@ -23,8 +24,9 @@ NOISES = tuple(np.round(np.geomspace(0.1, 30, 13), 4).tolist())
 class Gaussian(FoldIn):
     """The new row is a Gaussian with the training rows' mean and covariance, plus noise.
 
-    Covariance over examples: X^T X / M of the column-centred training rows X, a common offset,
-    and a diagonal that differs by column: what the other training tasks cannot explain there,
+    Covariance over examples: X^T X / M of the column-centred training rows X; a common offset
+    and a common scale of the example means, both as spread as over the training tasks; and a
+    diagonal that differs by column: what the other training tasks cannot explain there,
     estimated by leave-one-task-out. Conditioning on the probes weighs a noisy example less.
     One factor on the noise is chosen by leave-one-task-out for each number of probes unless
     given. Cost O(M^2 N), without any (N, N) matrix.
@@ -45,10 +47,11 @@ class Gaussian(FoldIn):
         return NOISES if self.noise is None else (self.noise,)
 
     def parts(self, total: np.ndarray) -> tuple[Prior, ColumnNoise]:
-        """Mean and covariance of the training rows with a common offset; the columns' noise."""
+        """Mean and covariance of the training rows, a common offset and scale; columns' noise."""
         tasks = len(total) - 1
         offset = np.append(np.zeros(tasks), offset_spread(total))
-        prior = Prior(mean_row(tasks), np.vstack([offset, centring(tasks)]))
+        scale = scale_spread(total) * mean_row(tasks)
+        prior = Prior(mean_row(tasks), np.vstack([offset, scale, centring(tasks)]))
         return prior, column_noise(total)
 
     def weights(self, parts, probed, values, candidates) -> np.ndarray:

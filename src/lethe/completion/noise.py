@@ -15,7 +15,7 @@ class ColumnNoise:
 
     residual: np.ndarray
     pooled: float
-    prior: float = 5.0
+    prior: float = 10.0
 
     def variance(self, columns: np.ndarray) -> np.ndarray:
         """Noise variance (n,) of columns (M, n), nats^2.
@@ -29,7 +29,7 @@ class ColumnNoise:
         return np.maximum(variance, 1e-12 + 1e-6 * self.pooled)
 
 
-def column_noise(total: np.ndarray, ridge: float = 0.1, prior: float = 5.0) -> ColumnNoise:
+def column_noise(total: np.ndarray, ridge: float = 0.1, prior: float = 10.0) -> ColumnNoise:
     """Left-out residuals of ridge regression of each centred row X_i on the others.
 
     With K = X X^T + ridge * trace / M, the residuals of all rows at once are K^-1 X divided by

@@ -112,7 +112,7 @@ def a_optimal(rows: np.ndarray, pool: np.ndarray, k: int) -> np.ndarray:
     """Greedy A-optimal design under the Gaussian method: k columns of `pool`, sorted.
 
     Probing column j takes |C F c|^2 / (c^T C c + d) off the summed posterior variance, C being
-    the posterior covariance of the M + 1 directions, F their outer products summed over all
+    the posterior covariance of the M + 2 directions, F their outer products summed over all
     columns, c the column's features and d its noise: O(M^2) a column and step.
     """
     method = Gaussian()

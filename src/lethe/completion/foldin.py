@@ -72,40 +72,40 @@ def scale_spread(total: np.ndarray) -> float:
 class Solver:
     """Posterior of the combination given the probes, for any number of noise factors.
 
-    With B = basis @ [Z; 1] at the probed columns and noise variances f * d, one singular value
-    decomposition of B d^-1/2 gives the solution for every f.
+    With A = basis @ [Z; 1] d^-1/2 at the probed columns and noise variances f * d, one
+    decomposition of A^T A = V S V^T gives the solution for every f.
     """
 
     def __init__(self, prior: Prior, probed: np.ndarray, noise: np.ndarray):
         self.prior, self.probed, self.scale = prior, probed, 1 / np.sqrt(noise)
-        self.u, self.s, self.vt = np.linalg.svd(
-            (prior.basis @ probed) * self.scale, full_matrices=False
-        )
+        scaled = (prior.basis @ probed) * self.scale
+        if scaled.shape[1] <= scaled.shape[0]:
+            squares, self.v = np.linalg.eigh(scaled.T @ scaled)
+            self.squares, self.directions = np.maximum(squares, 0.0), scaled @ self.v
+        else:
+            u, s, vt = np.linalg.svd(scaled, full_matrices=False)
+            self.squares, self.v, self.directions = np.square(s), vt.T, u * s
 
     def weights(self, values: np.ndarray, factors: Sequence[float]) -> np.ndarray:
         """Weights (F, R, M + 1) of rows and ones from probe values (R, k), for each factor."""
         target = (values - self.prior.mean @ self.probed) * self.scale
-        projected = target @ self.vt.T
-        shrunk = self.s / (np.square(self.s) + np.asarray(factors)[:, None])
-        posterior = (projected * shrunk[:, None, :]) @ (self.u.T @ self.prior.basis)
-        return self.prior.mean + posterior
+        solved = (target @ self.v) / (self.squares + np.asarray(factors)[:, None, None])
+        return self.prior.mean + solved @ (self.directions.T @ self.prior.basis)
 
     def variance(self, columns: np.ndarray, factor: float) -> np.ndarray:
         """Posterior variance (n,) of the combination at columns (M + 1, n), noise left out."""
         features = self.prior.basis @ columns
-        squares = np.square(self.s)
-        explained = np.square(self.u.T @ features)
-        left = np.square(features).sum(axis=0) - (squares / (squares + factor)) @ explained
+        explained = np.square(self.directions.T @ features)
+        left = np.square(features).sum(axis=0) - (1 / (self.squares + factor)) @ explained
         return np.maximum(left, 0.0)
 
     def left_out(self, values: np.ndarray, factor: float) -> np.ndarray:
         """Residuals (R, k) of each probe predicted from the others, by its standard deviation."""
         target = (values - self.prior.mean @ self.probed) * self.scale
-        squares = np.square(self.s)
-        # Inverse covariance of the scaled probes: (f I + V s^2 V^T)^-1, by its eigenvectors.
-        gained = squares / (squares + factor)
-        solved = (target - (target @ self.vt.T * gained) @ self.vt) / factor
-        diagonal = (1 - gained @ np.square(self.vt)) / factor
+        # Inverse covariance of the scaled probes, (f I + V S V^T)^-1, and its diagonal.
+        gained = self.squares / (self.squares + factor)
+        solved = (target - (target @ self.v * gained) @ self.v.T) / factor
+        diagonal = (1 - np.square(self.v) @ gained) / factor
         return solved / np.sqrt(np.maximum(diagonal, 1e-300))
 
 
@@ -187,7 +187,7 @@ class Model:
         missed[:, kept] = self.method.weights(parts, probed[kept], probed[row][None], candidates)[
             :, 0
         ]
-        everywhere = np.einsum("ci,ij,cj->c", missed, self.total, missed)
+        everywhere = ((missed @ self.total) * missed).sum(axis=1)
         return np.maximum(everywhere - np.square(missed @ probed).sum(axis=1), 0.0)
 
 

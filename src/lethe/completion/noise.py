@@ -41,5 +41,5 @@ def column_noise(total: np.ndarray, ridge: float = 0.1, prior: float = 10.0) -> 
     size = max(ridge * np.trace(centred) / tasks, 1e-12)
     inverse = np.linalg.inv(centred + size * np.eye(tasks))
     residual = (inverse / np.diag(inverse)[:, None]) @ centre
-    squares = np.einsum("ij,jk,ik->", residual, total[:-1, :-1], residual)
+    squares = ((residual @ total[:-1, :-1]) * residual).sum()
     return ColumnNoise(residual, max(squares, 0.0) / (tasks * total[-1, -1]), prior)

@@ -5,8 +5,8 @@
 
 Error: root mean square over unprobed cells of the test tasks, mean over probe seeds, as a ratio
 to the best of scikit-surprise. Time: seconds for one test task all in, learning included, as
-scikit-surprise learns anew for each. Its stochastic gradient descent runs `--epochs` epochs for
-timing, and the settings' epochs E are extrapolated by
+scikit-surprise learns anew for each. Where N * epochs is over --timed, its gradient descent runs
+`--epochs` epochs and the settings' epochs E are extrapolated by
 
     seconds = seconds(1 epoch) + (E - 1) * (seconds(`--epochs`) - seconds(1)) / (`--epochs` - 1)
 
@@ -122,11 +122,17 @@ def peak_mb(call: Callable) -> float:
     return peak / 1e6
 
 
-def surprise_seconds(name: str, task: Task, epochs: int) -> float:
-    """Seconds of EPOCHS epochs from those of 1 and of `epochs` (formula above)."""
+def surprise_seconds(name: str, task: Task, epochs: int, timed: float) -> float:
+    """Seconds of EPOCHS epochs; of a long run from those of 1 and of `epochs` (formula above)."""
+    if task[0].shape[1] * EPOCHS <= timed:
+        return seconds(partial(by_surprise, name, *task))
     one = seconds(partial(by_surprise, name, *task, epochs=1))
     more = seconds(partial(by_surprise, name, *task, epochs=epochs))
-    return one + (EPOCHS - 1) * max(more - one, 0) / (epochs - 1)
+    whole = one + (EPOCHS - 1) * max(more - one, 0) / (epochs - 1)
+    print(
+        f"{name}: {one:.3g} + {EPOCHS - 1} * ({more:.3g} - {one:.3g}) / {epochs - 1} = {whole:.3g}"
+    )
+    return whole
 
 
 def compare(train: np.ndarray, test: np.ndarray, k: int, settings) -> list[dict]:
@@ -137,7 +143,7 @@ def compare(train: np.ndarray, test: np.ndarray, k: int, settings) -> list[dict]
     for name in SURPRISE:
         full = train.shape[1] * EPOCHS <= settings.full
         error = rmse(partial(by_surprise, name, train), test, k, seeds) if full else None
-        taken = surprise_seconds(name, task, settings.epochs)
+        taken = surprise_seconds(name, task, settings.epochs, settings.timed)
         memory = peak_mb(partial(by_surprise, name, *task, epochs=1))
         lines.append({"method": name, "rmse": error, "seconds": taken, "peak_mb": memory})
     for name in OURS:
@@ -220,8 +226,9 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[], help="N of synthetic Z")
     parser.add_argument("--probes", nargs="*", type=int, default=[5, 30])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20, help="epochs that are timed")
-    parser.add_argument("--full", type=float, default=2e6, help="largest N * epochs run in full")
+    parser.add_argument("--epochs", type=int, default=50, help="timed, if all would take long")
+    parser.add_argument("--timed", type=float, default=1e7, help="largest N * epochs timed in full")
+    parser.add_argument("--full", type=float, default=2e6, help="largest N * epochs scored in full")
     parser.add_argument("--binary", type=float, help="also Z > this many nats, as 0 and 1")
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_completion.json"))
     settings = parser.parse_args()

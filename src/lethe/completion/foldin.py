@@ -128,7 +128,7 @@ class Model:
     """
 
     def __init__(
-        self, method: "FoldIn", total: np.ndarray, sample: np.ndarray, draws: int = 5, seed: int = 0
+        self, method: "FoldIn", total: np.ndarray, sample: np.ndarray, draws: int = 3, seed: int = 0
     ):
         self.method, self.total, self.sample = method, total, with_ones(sample)
         self.draws, self.seed = draws, seed

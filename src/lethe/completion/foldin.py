@@ -18,6 +18,9 @@ import numpy as np
 from lethe.completion.base import Completer
 from lethe.completion.biases import fill
 
+# How many left-out predictions a candidate is chosen by, at least: draws of probes times tasks.
+LEFT_OUT = 60
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -127,11 +130,9 @@ class Model:
         random part.
     """
 
-    def __init__(
-        self, method: "FoldIn", total: np.ndarray, sample: np.ndarray, draws: int = 3, seed: int = 0
-    ):
+    def __init__(self, method: "FoldIn", total: np.ndarray, sample: np.ndarray, seed: int = 0):
         self.method, self.total, self.sample = method, total, with_ones(sample)
-        self.draws, self.seed = draws, seed
+        self.seed = seed
         self.parts = method.parts(total)
         self._without: dict[int, Any] = {}
         self._chosen: dict[int, Any] = {}
@@ -154,7 +155,7 @@ class Model:
         if probes not in self._chosen:
             errors = sum(
                 self._errors(row, index, candidates)
-                for index in self.probes(probes)
+                for index in self.probes(probes, -(-LEFT_OUT // self.tasks))
                 for row in range(self.tasks)
             )
             self._chosen[probes] = candidates[int(np.argmin(errors))]
@@ -165,12 +166,12 @@ class Model:
         """M, how many rows can be left out."""
         return len(self.sample) - 1
 
-    def probes(self, count: int) -> list[np.ndarray]:
+    def probes(self, count: int, draws: int) -> list[np.ndarray]:
         """For each draw sorted places in the sample; one column at least stays unprobed."""
         rng = np.random.default_rng([self.seed, count, 13])
         columns = self.sample.shape[1]
         count = min(count, columns - 1)
-        return [np.sort(rng.permutation(columns)[:count]) for _ in range(self.draws)]
+        return [np.sort(rng.permutation(columns)[:count]) for _ in range(draws)]
 
     def without(self, row: int) -> tuple[Any, np.ndarray]:
         """The method's parts as if a row were not there, and the numbers of those it knows."""

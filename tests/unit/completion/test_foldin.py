@@ -51,7 +51,7 @@ def test_left_out_residuals_are_those_of_ridge_regression_without_the_row():
 def test_a_left_out_error_from_the_gram_matrix_is_that_of_predicting_the_row(name):
     model = METHODS[name]().fit(Z).model
     candidate = model.choice(10)
-    index = model.probes(10)[0]
+    index = model.probes(10, 1)[0]
     method = METHODS[name]()
     method.candidates = lambda: [candidate]
     predicted = method.fit(np.delete(Z, 4, axis=0)).predict(index, Z[4, index])

@@ -1,6 +1,7 @@
 rule score_completion:
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
+        upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
     output:
         scores=f"{RESULTS}/{{model}}/completion.csv",
     log:
@@ -28,6 +29,7 @@ rule predict_rows:
         completion=SETTINGS.completion.model_dump(mode="json", include={"mf", "knn"}),
         tasks=task_table(),
         probes=SETTINGS.replay.probes if SETTINGS.replay else None,
+        choice=SETTINGS.replay.probe_choice if SETTINGS.replay else None,
         seed=SETTINGS.seed,
     script:
         "../workflow_scripts/predict_rows.py"

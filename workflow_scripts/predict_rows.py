@@ -11,9 +11,11 @@ def predict_rows(
     z: Path, upstream: Path, predictions: Path, completion: dict, tasks: dict, **choice
 ) -> None:
     """Predicts the forgetting of each test task from a few replayable examples of its row."""
-    replayable = [example.split == "replayable" for example in read_upstream(upstream)]
-    options = Completion(**completion).options()
-    predicted = predict(matrix.read(z), tasks, allowed=replayable, options=options, **choice)
+    examples = read_upstream(upstream)
+    choice["allowed"] = [example.split == "replayable" for example in examples]
+    choice["domains"] = [example.domain for example in examples]
+    choice["options"] = Completion(**completion).options()
+    predicted = predict(matrix.read(z), tasks, **choice)
     matrix.write(predictions, predicted)
 
 
@@ -22,5 +24,6 @@ if __name__ == "__main__":
     paths = {"z": Path(snakemake.input.matrix), "upstream": Path(snakemake.input.upstream)}
     paths["predictions"] = Path(snakemake.output.predictions)
     choice = {"method": snakemake.wildcards.method, "probes": params.probes, "seed": params.seed}
+    choice["choice"] = params.choice
     settings = {"completion": params.completion, "tasks": params.tasks}
     run(predict_rows, snakemake.log[0], **paths, **settings, **choice)

@@ -239,6 +239,8 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
         if tasks and splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
     if settings.upstream is None:
+        if "stratified" in settings.completion.probe_choice:
+            problems.append("completion.probe_choice: stratified needs upstream.domains")
         return problems
     problems += _bad_lengths(settings)
     examples, heldout = settings.upstream.examples, settings.upstream.heldout

@@ -18,9 +18,14 @@ INK, FAINT = "#24292f", "#8b949e"
 COLOURS = {
     "none": "#57606a",
     "random": "#9aa4ae",
+    "constant": "#d0d7de",
     "column_mean": "#c69214",
     "additive": "#56a0d3",
+    "affine": "#a3c7e3",
     "knn": "#7b61c4",
+    "soft_impute": "#c4622d",
+    "logistic_mf": "#5e9cae",
+    "logistic_foldin": "#7fb69e",
     "mf": "#0b6e99",
     "gaussian": "#1b7f5c",
     "oracle": "#b5467a",
@@ -28,9 +33,14 @@ COLOURS = {
 LABELS = {
     "none": "no replay",
     "random": "random",
+    "constant": "constant",
     "column_mean": "column mean",
     "additive": "additive",
+    "affine": "affine",
     "knn": "KNN",
+    "soft_impute": "soft-impute",
+    "logistic_mf": "logistic MF",
+    "logistic_foldin": "logistic fold-in",
     "mf": "matrix factorisation",
     "gaussian": "Gaussian",
     "oracle": "oracle",
@@ -184,9 +194,10 @@ def completion(findings: Findings) -> Figure:
 def errors(axis: Axes, scores: pd.DataFrame) -> None:
     """RMSE by k with 95 percent bootstrap intervals over tasks."""
     chosen = scores[(scores.seed.astype(str) == "all") & (scores.metric == "rmse")]
+    chosen = chosen[chosen.probes == "random"]
     for method, line in chosen.groupby("method", sort=False):
-        colour = COLOURS[method]
-        axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=LABELS[method])
+        colour, label = COLOURS.get(method, FAINT), LABELS.get(method, method)
+        axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=label)
         axis.fill_between(line.k, line.low, line.high, color=colour, alpha=0.1, linewidth=0)
     ks = sorted(chosen.k.unique())
     axis.set_xscale("log")

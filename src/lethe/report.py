@@ -80,7 +80,7 @@ def _rank_line(curve: pd.DataFrame) -> dict[str, float]:
 
 def _scores(table: pd.DataFrame) -> list[dict]:
     """One line a split, method and k: every metric with its interval."""
-    chosen = table[table.seed.astype(str) == "all"]
+    chosen = table[(table.seed.astype(str) == "all") & (table.probes == "random")]
     lines = []
     for (split, method, k), part in chosen.groupby(["split", "method", "k"], sort=False):
         metrics = {line["metric"]: line for line in _records(part)}
@@ -145,13 +145,15 @@ def _rank_sentence(model: str, curve: pd.DataFrame) -> str:
 
 def _completion_sentence(model: str, table: pd.DataFrame) -> str:
     chosen = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
+    chosen = chosen[chosen.probes == "random"]
     ks = sorted(chosen.k.unique())
     k = 30 if 30 in ks else ks[-1]
     rmse = chosen[(chosen.k == k) & (chosen.metric == "rmse")].set_index("method")
     best = rmse.value.idxmin()
     told = (
-        f"{model}: from {k} probed examples of an unseen task, {LABELS[best]} predicts the rest "
-        f"with RMSE {rmse.value[best]:.3f} nats {_interval(rmse.low[best], rmse.high[best], '.3f')}"
+        f"{model}: from {k} probed examples of an unseen task, {LABELS.get(best, best)} "
+        f"predicts the rest with RMSE {rmse.value[best]:.3f} nats "
+        f"{_interval(rmse.low[best], rmse.high[best], '.3f')}"
     )
     others = [
         name

@@ -1,20 +1,29 @@
 """Completion of Z: predict a task's whole row from a few probed examples."""
 
-from lethe.completion.additive import Additive
+from lethe.completion.additive import Additive, Affine
 from lethe.completion.base import Completer
-from lethe.completion.baselines import ColumnMean, Random
+from lethe.completion.baselines import ColumnMean, Constant, Random
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.knn import KNN
+from lethe.completion.logistic import LogisticFoldIn, LogisticMF
 from lethe.completion.matrix_factorisation import MatrixFactorisation
+from lethe.completion.soft_impute import SoftImpute
 
 METHODS: dict[str, type[Completer]] = {
     "random": Random,
+    "constant": Constant,
     "column_mean": ColumnMean,
     "additive": Additive,
+    "affine": Affine,
     "knn": KNN,
     "mf": MatrixFactorisation,
+    "soft_impute": SoftImpute,
     "gaussian": Gaussian,
+    "logistic_mf": LogisticMF,
+    "logistic_foldin": LogisticFoldIn,
 }
+# These predict probabilities and take a Z of 0s and 1s only.
+BINARY = ("logistic_mf", "logistic_foldin")
 
 
 def make(name: str, options: dict[str, dict] | None = None) -> Completer:

@@ -1,99 +1,35 @@
-"""How well unseen tasks are predicted: splits, metrics and their spread (paper, section 4)."""
+"""How well unseen tasks are predicted, and how sure of that one can be (paper, section 4)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from lethe.completion import make
-from lethe.completion.probes import random_probes
+from lethe.completion.association import Association
+from lethe.completion.base import Completer
+from lethe.completion.probes import choose_probes, half_of
+from lethe.completion.scores import METRICS, metrics
+from lethe.completion.splits import Split, splits
 from lethe.matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
-METRICS = ("rmse", "mae", "spearman", "top_1_percent", "top_10_percent", "f1", "auc")
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+COVERAGE = tuple(f"{what}_{100 * level:.0f}" for what in ("coverage", "width") for level in LEVELS)
 
 
 @dataclass(frozen=True)
-class Split:
-    """Row numbers of Z to learn from and to predict; `name` is what it asks about."""
+class _Protocol:
+    probes: Sequence[int]
+    seeds: Sequence[int]
+    threshold: float
+    choices: Sequence[str]
+    domains: Sequence[str] | None
 
-    name: str
-    train: np.ndarray
-    test: np.ndarray
-
-
-def splits(matrix: Matrix, tasks: Mapping[str, tuple[str, str]]) -> list[Split]:
-    """In-domain: the task table's train and test. Out-of-domain: each group left out in turn.
-
-    Out of domain, the tasks of one group, train and test alike, are predicted from the training
-    tasks of the other groups; a table of one group has no such split.
-
-    Parameters
-    ----------
-    tasks
-        task -> (group, split).
-    """
-    groups = list(dict.fromkeys(group for group, _ in tasks.values()))
-    train = [task for task, (_, split) in tasks.items() if split == "train"]
-    test = [task for task, (_, split) in tasks.items() if split == "test"]
-    found = [Split("in_domain", matrix.rows(train), matrix.rows(test))]
-    for group in groups:
-        others = [task for task in train if tasks[task][0] != group]
-        members = [task for task, (name, _) in tasks.items() if name == group]
-        if len(groups) > 1 and others:
-            split = Split("out_of_domain", matrix.rows(others), matrix.rows(members))
-            found.append(split)
-    return found
-
-
-def metrics(truth: np.ndarray, predicted: np.ndarray, threshold: float) -> dict[str, float]:
-    """Scores of one predicted row over the cells given, both (n,), no NaN.
-
-    RMSE and MAE in nats; Spearman; the share of the 1 and 10 percent most forgotten examples
-    that are among the 1 and 10 percent predicted highest; F1 and AUC of 'forgetting above the
-    threshold' (NaN where all or no examples are).
-    """
-    error = predicted - truth
-    positive = truth > threshold
-    return {
-        "rmse": float(np.sqrt(np.square(error).mean())),
-        "mae": float(np.abs(error).mean()),
-        "spearman": _spearman(truth, predicted),
-        "top_1_percent": _overlap(truth, predicted, 0.01),
-        "top_10_percent": _overlap(truth, predicted, 0.1),
-        "f1": _f1(positive, predicted > threshold),
-        "auc": _auc(positive, predicted),
-    }
-
-
-def _spearman(truth: np.ndarray, predicted: np.ndarray) -> float:
-    # A constant prediction orders nothing, which is no correlation, not an undefined one.
-    if np.ptp(predicted) == 0 or np.ptp(truth) == 0:
-        return 0.0
-    return float(stats.spearmanr(truth, predicted).statistic)
-
-
-def _overlap(truth: np.ndarray, predicted: np.ndarray, share: float) -> float:
-    count = max(1, round(share * len(truth)))
-    true_top = np.argsort(-truth, kind="stable")[:count]
-    predicted_top = np.argsort(-predicted, kind="stable")[:count]
-    return len(np.intersect1d(true_top, predicted_top)) / count
-
-
-def _f1(positive: np.ndarray, called: np.ndarray) -> float:
-    if not positive.any():
-        return float("nan")
-    hits = (positive & called).sum()
-    return float(2 * hits / (positive.sum() + called.sum()))
-
-
-def _auc(positive: np.ndarray, predicted: np.ndarray) -> float:
-    count = positive.sum()
-    if count in (0, len(positive)):
-        return float("nan")
-    ranks = stats.rankdata(predicted)[positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * (len(positive) - count)))
+    def designs(self) -> list[str]:
+        """Values of the column `probes`."""
+        chosen = [f"{choice}_half" for choice in self.choices if choice != "random"]
+        return ["random", *(["random_half"] if chosen else []), *chosen]
 
 
 def evaluate(
@@ -104,69 +40,182 @@ def evaluate(
     seeds: Sequence[int],
     threshold: float,
     options: Mapping[str, dict] | None = None,
+    *,
+    associations: Mapping[str, np.ndarray] | None = None,
+    probe_choice: Sequence[str] = ("random",),
+    domains: Sequence[str] | None = None,
 ) -> list[dict]:
     """Scores every method; lines of completion.csv.
 
-    One line for each split, method, k, probe seed and metric: the mean over test tasks (for RMSE
-    the root of the mean square, which is pooling their cells) over unprobed cells. Lines of seed
-    `all` give the mean over seeds with a 95 percent bootstrap interval over tasks, and
-    `sd_over_seeds` beside each.
+    One line for each split, method, choice of probes, k, seed and metric: the mean over test
+    tasks (for RMSE the root of the mean square, which is pooling their cells) over unprobed
+    cells. Lines of seed `all` give the mean over seeds with a 95 percent bootstrap interval over
+    tasks, and `sd_over_seeds` beside each. Methods with intervals have lines `coverage_<level>`,
+    the share of unprobed cells inside, and `width_<level>` in nats.
+
+    Parameters
+    ----------
+    associations
+        name -> (M, N) in Z's order of tasks and examples. Each is two more predictors that look
+        at no probe: `<name>`, and `<name>_and_mean` with the column mean (see `Association`).
+    probe_choice
+        Random probes are always scored. Other choices are scored fairly: chosen in a random half
+        of the columns, scored in the other half. Their lines, and those of random probes scored
+        the same way, have `_half` at the end of their choice.
+    domains
+        Domain of each example (N,), for stratified probes.
+
+    Raises
+    ------
+    ValueError
+        If a method or choice is not known, or an association has another shape than Z.
     """
+    protocol = _Protocol(probes, seeds, threshold, probe_choice, domains)
+    predictors = list(_predictors(matrix, methods, options or {}, associations or {}))
     records = []
-    names = dict.fromkeys(split.name for split in splits(matrix, tasks))
-    for name in names:
-        chosen = [split for split in splits(matrix, tasks) if split.name == name]
-        for method in methods:
-            for k, scores in _scores(
-                matrix, chosen, method, probes, seeds, threshold, dict(options or {})
-            ):
-                head = {"split": name, "method": method, "k": k, "probes": "random"}
-                records += _summary(scores, seeds, head)
+    found = splits(matrix, tasks)
+    for name in dict.fromkeys(split.name for split in found):
+        chosen = [split for split in found if split.name == name]
+        draws = [_Draws(matrix, split, protocol) for split in chosen]
+        for predictor in predictors:
+            fitted = [predictor(split) for split in chosen]
+            for design in protocol.designs():
+                for k in probes:
+                    scores = _scores(draws, fitted, design, k, protocol)
+                    head = {"split": name, "method": fitted[0].name, "k": k, "probes": design}
+                    records += _summary(scores, seeds, head)
     return records
 
 
-def _scores(
+class _Fitted:
+    """A method fitted on the training rows of a split."""
+
+    def __init__(self, name: str, completer: Completer):
+        self.name, self._completer = name, completer
+        self.has_intervals = completer.has_intervals
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values)
+
+    def interval(self, index: np.ndarray, values: np.ndarray, level: float):
+        return self._completer.predict_interval(index, values, level)
+
+
+class _Associated:
+    """An association with its line fitted on the training rows of a split."""
+
+    has_intervals = False
+
+    def __init__(self, name: str, line: Association, associations: np.ndarray):
+        self.name, self._line, self._associations = name, line, associations
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return self._line.predict(self._associations[rows])
+
+
+def _predictors(
     matrix: Matrix,
-    chosen: list[Split],
-    method: str,
-    probes: Sequence[int],
-    seeds: Sequence[int],
-    threshold: float,
-    options: dict,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """For each k the scores (seeds, test tasks, metrics)."""
-    fitted = [make(method, options).fit(matrix.values[split.train]) for split in chosen]
-    for k in probes:
-        scores = [
-            [
-                _score_row(completer, matrix.values[row], k, seed, threshold)
-                for split, completer in zip(chosen, fitted, strict=True)
-                for row in split.test
-            ]
-            for seed in seeds
+    methods: Sequence[str],
+    options: Mapping[str, dict],
+    associations: Mapping[str, np.ndarray],
+) -> Iterator[Callable[[Split], "_Fitted | _Associated"]]:
+    """Functions that fit a predictor to a split."""
+
+    def method(name):
+        return lambda split: _Fitted(
+            name, make(name, dict(options)).fit(matrix.values[split.train])
+        )
+
+    def associated(name, values, mean):
+        full = f"{name}_and_mean" if mean else name
+        return lambda split: _Associated(
+            full,
+            Association(mean).fit(matrix.values[split.train], values[split.train]),
+            values,
+        )
+
+    for name, values in associations.items():
+        if values.shape != matrix.values.shape:
+            raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
+    yield from (method(name) for name in methods)
+    for name, values in associations.items():
+        yield from (associated(name, values, mean) for mean in (False, True))
+
+
+class _Draws:
+    """Probes of a split's test rows, drawn once for all methods.
+
+    Rows that know the same cells share their probes, as in the paper, and are predicted at once.
+    """
+
+    def __init__(self, matrix: Matrix, split: Split, protocol: _Protocol):
+        self.values, self.train = matrix.values.astype(np.float64), matrix.values[split.train]
+        self.protocol = protocol
+        known = np.isfinite(self.values[split.test])
+        patterns, group = np.unique(known, axis=0, return_inverse=True)
+        self.groups = [
+            (split.test[group.ravel() == i], pattern) for i, pattern in enumerate(patterns)
         ]
-        yield k, np.array(scores)
+        self._chosen: dict[tuple, np.ndarray] = {}
+
+    def of(self, design: str, k: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """(row numbers, probe index, mask of columns to score) for each group of rows."""
+        for place, (rows, known) in enumerate(self.groups):
+            fair = design.endswith("_half")
+            half = half_of(len(known), seed) if fair else np.ones_like(known)
+            allowed = known & half
+            # Something must stay hidden to be predicted.
+            count = min(k, int(allowed.sum()) - (not fair))
+            key = (place, design, k, seed)
+            if key not in self._chosen:
+                self._chosen[key] = choose_probes(
+                    self.train,
+                    count,
+                    design.removesuffix("_half"),
+                    seed=seed,
+                    domains=self.protocol.domains,
+                    allowed=allowed,
+                )
+            scored = known & ~half if fair else known.copy()
+            scored[self._chosen[key]] = False
+            yield rows, self._chosen[key], scored
 
 
-def _score_row(completer, truth: np.ndarray, k: int, seed: int, threshold: float) -> list[float]:
-    known = np.isfinite(truth)
-    # Something must stay hidden to be predicted.
-    k = min(k, int(known.sum()) - 1)
-    index = random_probes(len(truth), k, seed, known)
-    predicted = completer.predict(index, truth[index])
-    known[index] = False
-    return list(metrics(truth[known], predicted[known], threshold).values())
+def _scores(draws, fitted, design: str, k: int, protocol: _Protocol) -> dict[str, np.ndarray]:
+    """Metric -> (seeds, test tasks)."""
+    by_seed = []
+    for seed in protocol.seeds:
+        lines = [
+            _score(draw.values, predictor, *drawn, protocol.threshold)
+            for draw, predictor in zip(draws, fitted, strict=True)
+            for drawn in draw.of(design, k, seed)
+        ]
+        by_seed.append(np.concatenate(lines))
+    names = METRICS + (COVERAGE if fitted[0].has_intervals else ())
+    return dict(zip(names, np.moveaxis(np.array(by_seed), 2, 0), strict=True))
 
 
-def _summary(scores: np.ndarray, seeds: Sequence[int], head: dict) -> list[dict]:
+def _score(values, predictor, rows, index, scored, threshold) -> np.ndarray:
+    truth, probed = values[np.ix_(rows, scored)], values[np.ix_(rows, index)]
+    predicted = predictor.predict(rows, index, probed)[:, scored]
+    scores = metrics(truth, predicted, threshold)
+    if not predictor.has_intervals:
+        return scores
+    ends = [predictor.interval(index, probed, level) for level in LEVELS]
+    ends = [(low[:, scored], high[:, scored]) for low, high in ends]
+    inside = [((low <= truth) & (truth <= high)).mean(axis=1) for low, high in ends]
+    widths = [(high - low).mean(axis=1) for low, high in ends]
+    return np.hstack([scores, np.transpose(inside + widths)])
+
+
+def _summary(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dict) -> list[dict]:
     lines = []
-    for place, metric in enumerate(METRICS):
-        values = scores[:, :, place]
-        by_seed = np.array([_mean(metric, line) for line in values])
-        for seed, value in zip(seeds, by_seed, strict=True):
+    for metric, values in scores.items():
+        by_seed = _mean(metric, values)
+        low, high = _interval(metric, _mean(metric, values.T))
+        for seed, value in zip(seeds, by_seed.tolist(), strict=True):
             lines.append({**head, "seed": str(seed), "metric": metric, "value": value})
-        over_tasks = np.array([_mean(metric, line) for line in values.T])
-        low, high = _interval(metric, over_tasks)
         lines.append(
             {
                 **head,
@@ -181,14 +230,18 @@ def _summary(scores: np.ndarray, seeds: Sequence[int], head: dict) -> list[dict]
     return lines
 
 
-def _mean(metric: str, values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return float("nan")
-    return float(np.sqrt(np.square(known).mean()) if metric == "rmse" else known.mean())
+def _mean(metric: str, values: np.ndarray) -> np.ndarray:
+    """Means (n,) of the lines of values (n, m), NaN left out; NaN where nothing is known."""
+    known = np.isfinite(values)
+    filled = np.where(known, np.square(values) if metric == "rmse" else values, 0.0)
+    means = np.where(
+        known.any(axis=1), filled.sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan
+    )
+    return np.sqrt(means) if metric == "rmse" else means
 
 
 def _interval(metric: str, values: np.ndarray) -> tuple[float, float]:
+    """Bootstrap interval over tasks (n,) of a metric's mean."""
     if metric != "rmse":
         return bootstrap_interval(values)
     low, high = bootstrap_interval(np.square(values))
@@ -203,6 +256,8 @@ def predict_rows(
     seed: int,
     allowed: np.ndarray,
     options: Mapping[str, dict] | None = None,
+    choice: str = "random",
+    domains: Sequence[str] | None = None,
 ) -> Matrix:
     """Predicted forgetting of every example for each test task, from `probes` of its own cells.
 
@@ -210,11 +265,13 @@ def predict_rows(
     known. A probed cell keeps what was measured there.
     """
     split = splits(matrix, tasks)[0]
-    completer = make(method, dict(options or {})).fit(matrix.values[split.train])
+    train = matrix.values[split.train]
+    completer = make(method, dict(options or {})).fit(train)
     predicted = []
     for row in split.test:
         truth = matrix.values[row]
-        index = random_probes(len(truth), probes, seed, allowed & np.isfinite(truth))
+        can = np.asarray(allowed) & np.isfinite(truth)
+        index = choose_probes(train, probes, choice, seed=seed, domains=domains, allowed=can)
         line = completer.predict(index, truth[index])
         line[index] = truth[index]
         predicted.append(line)

@@ -1,82 +1,111 @@
 """Gaussian completion: the new row conditional on all training rows, with noise per column."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from lethe.completion.base import Completer
-from lethe.completion.biases import fill
-from lethe.completion.tuning import Folds
+from lethe.completion.foldin import (
+    FoldIn,
+    Model,
+    Prior,
+    Solver,
+    centring,
+    mean_row,
+    offset_spread,
+    scale_spread,
+    with_ones,
+)
+from lethe.completion.intervals import Calibration, LeftOutRow, calibrate
+from lethe.completion.noise import ColumnNoise, column_noise
 
-NOISES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+NOISES = tuple(np.round(np.geomspace(0.1, 30, 13), 4).tolist())
 
 
-class Gaussian(Completer):
+class Gaussian(FoldIn):
     """The new row is a Gaussian with the training rows' mean and covariance, plus noise.
 
-    Covariance over examples: X^T X / M of the column-centred training rows X, a common offset,
-    and a diagonal that differs by column: what the other training tasks cannot explain there,
+    Covariance over examples: X^T X / M of the column-centred training rows X; a common offset
+    and a common scale of the example means, both as spread as over the training tasks; and a
+    diagonal that differs by column: what the other training tasks cannot explain there,
     estimated by leave-one-task-out. Conditioning on the probes weighs a noisy example less.
     One factor on the noise is chosen by leave-one-task-out for each number of probes unless
     given. Cost O(M^2 N), without any (N, N) matrix.
     """
 
+    default = 1.0
+    has_intervals = True
+
     def __init__(self, noise: float | None = None):
         self.noise = noise
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self.conditional = Conditional(fill(values, known))
-        self._folds = Folds(values, known)
-        self._chosen: dict[int, float] = {}
+        super()._fit(values, known)
+        self._calibrations: dict[int, Calibration] = {}
 
-    def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        noise = self.noise if self.noise is not None else self._tuned(len(index))
-        return self.conditional.complete(index, values, [noise])[0]
+    def candidates(self) -> Sequence[float]:
+        """Factors on the noise variance."""
+        return NOISES if self.noise is None else (self.noise,)
 
-    def _tuned(self, probes: int) -> float:
-        if probes not in self._chosen:
-            self._chosen[probes] = self._folds.choose(probes, NOISES, _left_out, default=1.0)
-        return self._chosen[probes]
+    def parts(self, total: np.ndarray) -> tuple[Prior, ColumnNoise]:
+        """Mean and covariance of the training rows, a common offset and scale; columns' noise."""
+        tasks = len(total) - 1
+        offset = np.append(np.zeros(tasks), offset_spread(total))
+        scale = scale_spread(total) * mean_row(tasks)
+        prior = Prior(mean_row(tasks), np.vstack([offset, scale, centring(tasks)]))
+        return prior, column_noise(total)
+
+    def weights(self, parts, probed, values, candidates) -> np.ndarray:
+        """Posterior mean for every factor on the noise."""
+        return self.solver(parts, probed).weights(values, candidates)
+
+    def solver(self, parts: tuple[Prior, ColumnNoise], probed: np.ndarray) -> Solver:
+        """The posterior given probes at columns (M + 1, k) of [Z; 1]."""
+        prior, noise = parts
+        return Solver(prior, probed, noise.variance(probed[:-1]))
+
+    def _interval(self, index, values, level) -> tuple[np.ndarray, np.ndarray]:
+        probes = len(index)
+        if probes not in self._calibrations:
+            self._calibrations[probes] = calibrate(left_out_rows(self.model, probes))
+        calibration = self._calibrations[probes]
+        columns = with_ones(self.rows)
+        solver = self.solver(self.model.parts, columns[:, index])
+        factor = self.model.choice(probes)
+        middle = solver.weights(values, [factor])[0] @ columns
+        task = calibration.task_size(solver.left_out(values, factor))
+        reach = (
+            calibration.reach(level)
+            * task[:, None]
+            * sizes(self.model.parts, solver, columns, factor)
+        )
+        return middle - reach, middle + reach
 
 
-def _left_out(train, row, probes, noises):
-    return Conditional(train).complete(probes, row[probes], noises)
+def sizes(
+    parts: tuple[Prior, ColumnNoise], solver: Solver, columns: np.ndarray, factor: float
+) -> np.ndarray:
+    """Predictive standard deviation (n,) at columns (M + 1, n), before calibration."""
+    noise = parts[1].variance(columns[:-1])
+    return np.sqrt(solver.variance(columns, factor) + factor * noise)
 
 
-class Conditional:
-    """Mean (N,), features (N, M + 1) whose outer product is the covariance, noise variance (N,)."""
+def left_out_rows(model: Model, probes: int, draws: int = 5) -> list[LeftOutRow]:
+    """Every training row predicted from the others, at the columns of the model's sample.
 
-    def __init__(self, rows: np.ndarray):
-        self.means = rows.mean(axis=0)
-        centred = rows - self.means
-        offset = max(float(rows.mean(axis=1).std()), 1e-6)
-        scaled = centred.T / np.sqrt(len(rows))
-        self.features = np.hstack([np.full((len(scaled), 1), offset), scaled])
-        self.noise = _column_noise(centred)
-
-    def complete(self, index: np.ndarray, values: np.ndarray, noises) -> list[np.ndarray]:
-        """A prediction (N,) for each factor on the noise."""
-        probed, target = self.features[index], values - self.means[index]
-        weighted = probed / self.noise[index, None]
-        precision, projected = probed.T @ weighted, weighted.T @ target
-        identity = np.eye(len(precision))
-        return [
-            self.means + self.features @ np.linalg.solve(precision / f + identity, projected / f)
-            for f in noises
-        ]
-
-
-def _column_noise(centred: np.ndarray) -> np.ndarray:
-    """Variance (N,) of what ridge regression of each row on the others leaves.
-
-    With K = X X^T + ridge I, the left-out residuals of all rows at once are K^-1 X divided by
-    the diagonal of K^-1. Columns are shrunk towards their mean: M values say little about a
-    variance.
+    A single training row has no other: it is predicted from itself, which says nothing.
     """
-    tasks = len(centred)
-    gram = centred @ centred.T
-    ridge = 0.1 * np.trace(gram) / tasks
-    inverse = np.linalg.inv(gram + max(ridge, 1e-12) * np.eye(tasks))
-    squares = np.square((inverse @ centred) / np.diag(inverse)[:, None])
-    prior = 5.0
-    pooled = squares.mean()
-    variance = (squares.sum(axis=0) + prior * pooled) / (tasks + prior)
-    return np.maximum(variance, 1e-12 + 1e-6 * pooled)
+    factor = model.choice(probes)
+    found = []
+    for index in model.probes(probes, draws):
+        hidden = np.setdiff1d(np.arange(model.sample.shape[1]), index)
+        for row in range(model.tasks):
+            parts, kept = model.without(row) if model.tasks > 1 else (model.parts, [0, 1])
+            columns = model.sample[kept]
+            solver = model.method.solver(parts, columns[:, index])
+            values = model.sample[row, index][None]
+            unseen = columns[:, hidden]
+            predicted = solver.weights(values, [factor])[0, 0] @ unseen
+            residuals = model.sample[row, hidden] - predicted
+            expected = sizes(parts, solver, unseen, factor)
+            found.append(LeftOutRow(residuals, expected, solver.left_out(values, factor)[0]))
+    return found

@@ -1,19 +1,29 @@
 """Matrix factorisation by fold-in of the new row (protocol 2.2, step 4)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.completion.base import Completer
-from lethe.completion.biases import fill
-from lethe.completion.tuning import Folds
+from lethe.completion.foldin import FoldIn, Prior, Solver, centring, mean_row, offset_spread
 
 RANKS = (1, 2, 3, 5, 8, 12)
 # Ridges relative to the mean square of what rank-r factors leave of the training rows.
 RELATIVE_RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-class MatrixFactorisation(Completer):
+@dataclass(frozen=True)
+class Factors:
+    """Combinations of [Z; 1]: an offset, then factors from strong to weak (R + 1, M + 1).
+
+    `left` (R + 1,) is the mean square that the first r factors leave of the centred rows.
+    """
+
+    basis: np.ndarray
+    left: np.ndarray
+
+
+class MatrixFactorisation(FoldIn):
     """Bias plus rank-r ridge regression of the probes onto factors of the training rows.
 
     Factors are the right singular vectors of the column-centred rows, scaled so that the
@@ -22,67 +32,42 @@ class MatrixFactorisation(Completer):
     leave-one-task-out for each number of probes unless given.
     """
 
+    default = (1, 1.0, True)
+
     def __init__(self, rank: int | None = None, ridge: float | None = None):
         self.rank, self.ridge = rank, ridge
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self.basis = Basis(fill(values, known))
-        self._folds = Folds(values, known)
-        self._chosen: dict[int, tuple[int, float, bool]] = {}
+    def candidates(self) -> Sequence[tuple[int, float, bool]]:
+        """(rank, ridge, whether the ridge is relative to what the rank leaves)."""
+        ranks = RANKS if self.rank is None else (self.rank,)
+        ridges = RELATIVE_RIDGES if self.ridge is None else (self.ridge,)
+        return [(rank, ridge, self.ridge is None) for rank in ranks for ridge in ridges]
 
-    def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return self.basis.complete(index, values, [self.choice(len(index))])[0]
-
-    def choice(self, probes: int) -> tuple[int, float, bool]:
-        """(rank, ridge, whether the ridge is relative) used for this number of probes."""
-        if probes not in self._chosen:
-            ranks = [self.rank] if self.rank is not None else RANKS
-            ridges = [self.ridge] if self.ridge is not None else RELATIVE_RIDGES
-            grid = [(rank, ridge, self.ridge is None) for rank in ranks for ridge in ridges]
-            default = (ranks[0], ridges[len(ridges) // 2], self.ridge is None)
-            self._chosen[probes] = (
-                grid[0] if len(grid) == 1 else self._folds.choose(probes, grid, _left_out, default)
-            )
-        return self._chosen[probes]
-
-
-def _left_out(train, row, probes, candidates):
-    return Basis(train).complete(probes, row[probes], candidates)
-
-
-class Basis:
-    """Column means (N,), factors (N, R) from strong to weak, and what each rank leaves over."""
-
-    def __init__(self, rows: np.ndarray):
-        self.means = rows.mean(axis=0)
-        centred = rows - self.means
-        # The (M, M) Gram matrix has all there is to know about M rows, at any N.
-        eigenvalues, u = np.linalg.eigh(centred @ centred.T)
-        order = np.argsort(-eigenvalues)
-        squares = np.maximum(eigenvalues[order], 0)
+    def parts(self, total: np.ndarray) -> Factors:
+        """Factors through the Gram matrix, which has all there is to know about M rows."""
+        tasks, count = len(total) - 1, total[-1, -1]
+        centred = centring(tasks)
+        squares, u = np.linalg.eigh(centred @ total @ centred.T)
+        squares, u = np.maximum(squares[::-1], 0), u[:, ::-1]
         kept = squares > 1e-10 * max(squares[0], 1e-300)
-        self.factors = (centred.T @ u[:, order[kept]]) / np.sqrt(len(rows))
-        self.offset = max(float(rows.mean(axis=1).std()), 1e-6)
+        offset = np.append(np.zeros(tasks), offset_spread(total))
         left = np.maximum(squares.sum() - np.cumsum(squares), 0)
         # Rank 0 leaves everything; a floor keeps the ridge above rounding for exact low rank.
         floor = 1e-6 * max(squares.sum(), 1e-12)
-        self.left = np.maximum(np.concatenate([[squares.sum()], left]), floor) / rows.size
+        left = np.maximum(np.concatenate([[squares.sum()], left]), floor) / count
+        return Factors(np.vstack([offset, u[:, kept].T @ centred]), left)
 
-    def complete(
-        self, index: np.ndarray, values: np.ndarray, candidates: Sequence[tuple[int, float, bool]]
-    ) -> list[np.ndarray]:
-        """A prediction (N,) for each (rank, ridge, relative)."""
-        target = values - self.means[index]
-        done = []
-        for rank, ridge, relative in candidates:
-            rank = min(rank, self.factors.shape[1])
-            features = self._features(rank)
-            probed = features[index]
-            penalty = ridge * self.left[rank] if relative else ridge
-            gram = probed.T @ probed + penalty * np.eye(rank + 1)
-            done.append(self.means + features @ np.linalg.solve(gram, probed.T @ target))
-        return done
-
-    def _features(self, rank: int) -> np.ndarray:
-        ones = np.full((len(self.means), 1), self.offset)
-        return np.hstack([ones, self.factors[:, :rank]])
+    def weights(self, parts, probed, values, candidates) -> np.ndarray:
+        """Ridge regression for every rank, each with its ridges."""
+        weights = []
+        for rank in dict.fromkeys(rank for rank, _, _ in candidates):
+            used = min(rank, len(parts.basis) - 1)
+            prior = Prior(mean_row(len(probed) - 1), parts.basis[: used + 1])
+            ridges = [
+                ridge * parts.left[used] if relative else ridge
+                for own, ridge, relative in candidates
+                if own == rank
+            ]
+            solver = Solver(prior, probed, np.ones(probed.shape[1]))
+            weights.append(solver.weights(values, ridges))
+        return np.concatenate(weights)

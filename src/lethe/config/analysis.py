@@ -7,7 +7,20 @@ from pydantic import Field, PositiveInt, model_validator
 from lethe.config.base import Fraction, Name, Positive, Seeds, Settings, no_value_twice
 
 COMPLETION_METHODS = ("random", "column_mean", "additive", "knn", "mf", "gaussian")
-CompletionMethod = Literal["random", "column_mean", "additive", "knn", "mf", "gaussian"]
+CompletionMethod = Literal[
+    "random",
+    "constant",
+    "column_mean",
+    "additive",
+    "affine",
+    "knn",
+    "mf",
+    "soft_impute",
+    "gaussian",
+    "logistic_mf",
+    "logistic_foldin",
+]
+ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal"]
 Strategy = Literal["none", "random", "oracle", "column_mean", "additive", "knn", "mf", "gaussian"]
 
 
@@ -31,6 +44,11 @@ class Completion(Settings):
     methods: Annotated[list[CompletionMethod], Field(min_length=1)] = list(COMPLETION_METHODS)
     probes: Annotated[list[PositiveInt], Field(min_length=1)] = [5, 10, 30, 100]
     seeds: Seeds = list(range(10))
+    probe_choice: Annotated[list[ProbeChoice], Field(min_length=1)] = Field(
+        ["random"],
+        description="How probes are chosen; random ones are always scored. Others are chosen in "
+        "one half of the examples and scored in the other, lines `<choice>_half`.",
+    )
     threshold: float = Field(0.1, description="Nats; more is counted as forgotten (F1, AUC).")
     mf: MF = MF()
     knn: KNN = KNN()
@@ -41,7 +59,7 @@ class Completion(Settings):
 
     @model_validator(mode="after")
     def _no_duplicates(self):
-        no_value_twice(self, "methods", "probes", "seeds")
+        no_value_twice(self, "methods", "probes", "seeds", "probe_choice")
         return self
 
 
@@ -53,6 +71,7 @@ class Replay(Settings):
     temperature: Positive = Field(0.1, description="Nats, of the softmax over predictions.")
     seeds: Seeds = [0]
     probes: PositiveInt = Field(30, description="Probed examples a prediction rests on.")
+    probe_choice: ProbeChoice = Field("random", description="How these are chosen.")
     accounting: Literal["add", "swap"] = Field(
         "add", description="Replay adds steps, or takes the place of new-task examples."
     )

@@ -1,0 +1,258 @@
+"""Completion against scikit-surprise and plain logistic MF: same data, probes and process.
+
+    python benchmarks/completion.py results/default/*/Z.parquet --tasks tasks.csv
+    python benchmarks/completion.py --sizes 1000 10000      # synthetic matrices, 46 + 2 tasks
+
+Error: root mean square over unprobed cells of the test tasks, mean over probe seeds, as a ratio
+to the best of scikit-surprise. Time: seconds for one test task all in, learning included, as
+scikit-surprise learns anew for each. Where N * epochs is over --timed, its gradient descent runs
+`--epochs` epochs and the settings' epochs E are extrapolated by
+
+    seconds = seconds(1 epoch) + (E - 1) * (seconds(`--epochs`) - seconds(1)) / (`--epochs` - 1)
+
+Errors of scikit-surprise are of full runs where N * E is at most --full, else they are left out.
+Memory: peak of Python's allocations of one fit and prediction, in a run of its own.
+"""
+
+import argparse
+import csv
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lethe import matrix
+from lethe.completion import METHODS
+from lethe.completion.logistic import sigmoid
+from lethe.completion.probes import random_probes
+from lethe.completion.scores import metrics
+
+EPOCHS = 1000
+SURPRISE = ("surprise_additive", "surprise_knn", "surprise_svd")
+OURS = ("column_mean", "additive", "affine", "knn", "mf", "gaussian")
+Task = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def surprise_algorithm(name: str, epochs: int):
+    """scikit-surprise with the paper's settings (protocol 1.6) but for the epochs."""
+    import surprise
+
+    sgd = {"method": "sgd", "n_epochs": epochs}
+    if name == "surprise_additive":
+        return surprise.BaselineOnly(bsl_options=sgd, verbose=False)
+    if name == "surprise_knn":
+        similar = {"name": "msd", "user_based": True}
+        return surprise.KNNBaseline(k=40, sim_options=similar, bsl_options=sgd, verbose=False)
+    return surprise.SVD(
+        n_factors=5, n_epochs=epochs, lr_all=0.005, reg_all=0, init_std_dev=0.001, random_state=0
+    )
+
+
+def by_surprise(name: str, train: np.ndarray, index, values, epochs: int = EPOCHS) -> np.ndarray:
+    """Learns from the training rows and the probes, then predicts the row."""
+    import pandas as pd
+    import surprise
+
+    rows, columns = np.nonzero(np.isfinite(train))
+    frame = pd.DataFrame(
+        {
+            "task": np.append(rows, np.full(len(index), len(train))),
+            "example": np.append(columns, index),
+            "z": np.append(train[rows, columns], values),
+        }
+    )
+    reader = surprise.Reader(rating_scale=(-100, 100))
+    data = surprise.Dataset.load_from_df(frame, reader).build_full_trainset()
+    algorithm = surprise_algorithm(name, epochs).fit(data)
+    return np.array([algorithm.predict(len(train), j).est for j in range(train.shape[1])])
+
+
+def by_lethe(name: str, train: np.ndarray, index, values) -> np.ndarray:
+    """The same with a method of this library, at its defaults."""
+    return METHODS[name]().fit(train).predict(index, values)
+
+
+def plain_logistic_mf(train, index, values, rank: int = 5, steps: int = 5000) -> np.ndarray:
+    """Full-batch gradient descent, step 1e-3, decay 0.1, start sd 0.005 (protocol 1.5)."""
+    rng = np.random.default_rng(0)
+    z = np.vstack([train, np.zeros(train.shape[1])])
+    known = np.ones_like(z)
+    known[-1] = 0
+    z[-1, index], known[-1, index] = values, 1
+    u, v = rng.normal(0, 0.005, (len(z), rank)), rng.normal(0, 0.005, (rank, z.shape[1]))
+    for _ in range(steps):
+        missed = known * (sigmoid(u @ v) - z)
+        u, v = u - 1e-3 * (missed @ v.T + 0.1 * u), v - 1e-3 * (u.T @ missed + 0.1 * v)
+    return sigmoid(u[-1] @ v)
+
+
+def rmse(predict: Callable, test: np.ndarray, k: int, seeds: range) -> float:
+    """Mean over seeds of the error pooled over unprobed cells of all test tasks."""
+    errors = []
+    for seed in seeds:
+        index = random_probes(test.shape[1], k, seed)
+        hidden = np.setdiff1d(np.arange(test.shape[1]), index)
+        missed = [predict(index, row[index])[hidden] - row[hidden] for row in test]
+        errors.append(np.sqrt(np.square(missed).mean()))
+    return float(np.mean(errors))
+
+
+def seconds(call: Callable) -> float:
+    """Wall-clock seconds of a call; of three quick ones the best."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+        if taken[-1] > 2:
+            break
+    return min(taken)
+
+
+def peak_mb(call: Callable) -> float:
+    """Peak of what Python allocates during a call, in MB; NumPy's arrays are counted."""
+    tracemalloc.start()
+    call()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak / 1e6
+
+
+def surprise_seconds(name: str, task: Task, epochs: int, timed: float) -> float:
+    """Seconds of EPOCHS epochs; of a long run from those of 1 and of `epochs` (formula above)."""
+    if task[0].shape[1] * EPOCHS <= timed:
+        return seconds(partial(by_surprise, name, *task))
+    one = seconds(partial(by_surprise, name, *task, epochs=1))
+    more = seconds(partial(by_surprise, name, *task, epochs=epochs))
+    whole = one + (EPOCHS - 1) * max(more - one, 0) / (epochs - 1)
+    print(
+        f"{name}: {one:.3g} + {EPOCHS - 1} * ({more:.3g} - {one:.3g}) / {epochs - 1} = {whole:.3g}"
+    )
+    return whole
+
+
+def compare(train: np.ndarray, test: np.ndarray, k: int, settings) -> list[dict]:
+    """A line a method: error, seconds a test task, peak memory."""
+    lines, seeds = [], range(settings.seeds)
+    index = random_probes(train.shape[1], k, 0)
+    task = (train, index, test[0][index])
+    for name in SURPRISE:
+        full = train.shape[1] * EPOCHS <= settings.full
+        error = rmse(partial(by_surprise, name, train), test, k, seeds) if full else None
+        taken = surprise_seconds(name, task, settings.epochs, settings.timed)
+        memory = peak_mb(partial(by_surprise, name, *task, epochs=1))
+        lines.append({"method": name, "rmse": error, "seconds": taken, "peak_mb": memory})
+    for name in OURS:
+        # All that a fit looks at are the training rows: learned once for all tasks and seeds.
+        error = rmse(METHODS[name]().fit(train).predict, test, k, seeds)
+        call = partial(by_lethe, name, *task)
+        taken, memory = seconds(call), peak_mb(call)
+        lines.append({"method": name, "rmse": error, "seconds": taken, "peak_mb": memory})
+    return lines
+
+
+def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> list[dict]:
+    """A line a method: F1 at 0.5, AUC over unprobed cells, seconds a test task."""
+    predictors = {"plain_logistic_mf": partial(plain_logistic_mf, train)}
+    for name in ("column_mean", "logistic_mf", "logistic_foldin", "gaussian"):
+        predictors[name] = METHODS[name]().fit(train).predict
+    lines = []
+    for name, predict in predictors.items():
+        scores = []
+        # Every seed of 5,000 full-batch steps would take the afternoon.
+        for seed in range(1 if name.startswith("plain") else settings.seeds):
+            index = random_probes(train.shape[1], k, seed)
+            hidden = np.setdiff1d(np.arange(train.shape[1]), index)
+            rows = np.array([predict(index, row[index])[hidden] for row in test])
+            scores.append(metrics(test[:, hidden], rows, 0.5))
+        _, _, _, _, _, f1, auc = np.nanmean(np.concatenate(scores), axis=0).tolist()
+        index = random_probes(train.shape[1], k, 0)
+        call = partial(by_lethe, name, train) if name in METHODS else predict
+        taken = seconds(partial(call, index, test[0][index]))
+        lines.append({"method": name, "f1": f1, "auc": auc, "seconds": taken})
+    return lines
+
+
+def synthetic(tasks: int, examples: int, seed: int = 0) -> np.ndarray:
+    """Eight components, column noise and heavy tails, as Z of language models has."""
+    rng = np.random.default_rng(seed)
+    strengths = rng.normal(size=(tasks, 8)) / np.arange(1, 9)
+    loads = rng.standard_t(4, (8, examples))
+    noise = np.exp(rng.normal(0, 0.6, examples)) * rng.standard_t(4, (tasks, examples))
+    return 0.2 * strengths @ loads + 0.1 * np.abs(loads[0]) + 0.1 * noise
+
+
+def show(title: str, lines: list[dict]) -> None:
+    """Prints a table; ratios are to the best of scikit-surprise where there is one."""
+    print(f"\n{title}")
+    peers = [line for line in lines if line["method"] in SURPRISE]
+    best = min((line["rmse"] for line in peers if line["rmse"]), default=None)
+    fastest = min((line["seconds"] for line in peers), default=None)
+    for line in lines:
+        cells = [f"{line['method']:18}"]
+        cells += [
+            f"{key} {line[key]:.4g}"
+            for key in ("rmse", "f1", "auc", "seconds", "peak_mb")
+            if line.get(key) is not None
+        ]
+        if best and line["rmse"]:
+            line["rmse_ratio"] = line["rmse"] / best
+            cells.append(f"rmse ratio {line['rmse_ratio']:.3f}")
+        if fastest:
+            line["times_faster"] = fastest / line["seconds"]
+            cells.append(f"{line['times_faster']:.0f} times the speed of the fastest peer")
+        print("  ".join(cells), flush=True)
+
+
+def parts(path: Path, table: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test rows of a Z by its task table; columns with a NaN are dropped."""
+    z = matrix.read(path)
+    with table.open(encoding="utf-8", newline="") as stream:
+        split = {row["name"]: row["split"] for row in csv.DictReader(stream)}
+    values = z.values[:, np.isfinite(z.values).all(axis=0)].astype(np.float64)
+    rows = {of: z.rows([task for task in z.tasks if split[task] == of]) for of in ("train", "test")}
+    return values[rows["train"]], values[rows["test"]]
+
+
+def main() -> None:
+    """Runs what the arguments ask for, prints tables and writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("matrices", nargs="*", type=Path, help="Z.parquet files")
+    parser.add_argument("--tasks", type=Path, default=Path("tasks.csv"))
+    parser.add_argument("--sizes", nargs="*", type=int, default=[], help="N of synthetic Z")
+    parser.add_argument("--probes", nargs="*", type=int, default=[5, 30])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=50, help="timed, if all would take long")
+    parser.add_argument("--timed", type=float, default=1e7, help="largest N * epochs timed in full")
+    parser.add_argument("--full", type=float, default=2e6, help="largest N * epochs scored in full")
+    parser.add_argument("--binary", type=float, help="also Z > this many nats, as 0 and 1")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark_completion.json"))
+    settings = parser.parse_args()
+    data = {str(path): parts(path, settings.tasks) for path in settings.matrices}
+    for size in settings.sizes:
+        z = synthetic(48, size)
+        data[f"synthetic N={size}"] = z[:46], z[46:]
+    found = []
+    for name, (train, test) in data.items():
+        for k in settings.probes:
+            lines = compare(train, test, k, settings)
+            show(
+                f"{name}: {train.shape[0]} x {train.shape[1]}, {len(test)} test tasks, k={k}", lines
+            )
+            found += [{"matrix": name, "k": k, **line} for line in lines]
+            if settings.binary is not None:
+                lines = compare_binary(
+                    *[(rows > settings.binary).astype(float) for rows in (train, test)], k, settings
+                )
+                show(f"{name}: above {settings.binary} nats, k={k}", lines)
+                found += [{"matrix": name, "k": k, "binary": settings.binary, **x} for x in lines]
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    settings.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

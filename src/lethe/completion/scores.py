@@ -1,0 +1,56 @@
+"""Scores of predicted rows against what was measured."""
+
+import numpy as np
+from scipy import stats
+
+METRICS = ("rmse", "mae", "spearman", "top_1_percent", "top_10_percent", "f1", "auc")
+
+
+def metrics(truth: np.ndarray, predicted: np.ndarray, threshold: float) -> np.ndarray:
+    """Scores (R, len(METRICS)) of R predicted rows over the cells given, both (R, n), no NaN.
+
+    RMSE and MAE in the units of Z (nats); Spearman; the share of the 1 and 10 percent most
+    forgotten examples that are among the 1 and 10 percent predicted highest; F1 and AUC of
+    'forgetting above the threshold' (NaN where all or no examples are).
+    """
+    error = predicted - truth
+    positive = truth > threshold
+    ranks = stats.rankdata(predicted, axis=1)
+    scores = (
+        np.sqrt(np.square(error).mean(axis=1)),
+        np.abs(error).mean(axis=1),
+        _correlation(stats.rankdata(truth, axis=1), ranks),
+        _overlap(truth, predicted, 0.01),
+        _overlap(truth, predicted, 0.1),
+        _f1(positive, predicted > threshold),
+        _auc(positive, ranks),
+    )
+    return np.stack(scores, axis=1)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    scale = np.sqrt(np.square(a).sum(axis=1) * np.square(b).sum(axis=1))
+    # A constant prediction orders nothing, which is no correlation, not an undefined one.
+    return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
+
+
+def _overlap(truth: np.ndarray, predicted: np.ndarray, share: float) -> np.ndarray:
+    count = max(1, round(share * truth.shape[1]))
+    both = np.zeros(truth.shape, dtype=int)
+    for values in (truth, predicted):
+        top = np.argsort(-values, axis=1, kind="stable")[:, :count]
+        np.put_along_axis(both, top, np.take_along_axis(both, top, axis=1) + 1, axis=1)
+    return (both == 2).sum(axis=1) / count
+
+
+def _f1(positive: np.ndarray, called: np.ndarray) -> np.ndarray:
+    hits, real = (positive & called).sum(axis=1), positive.sum(axis=1)
+    return np.where(real > 0, 2 * hits / np.maximum(real + called.sum(axis=1), 1), np.nan)
+
+
+def _auc(positive: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    count = positive.sum(axis=1)
+    others = positive.shape[1] - count
+    above = (ranks * positive).sum(axis=1) - count * (count + 1) / 2
+    return np.where(count * others > 0, above / np.maximum(count * others, 1), np.nan)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from lethe.completion import METHODS
+from lethe.completion.evaluation import evaluate, predict_rows
+from lethe.completion.probes import random_probes
+from lethe.completion.scores import METRICS, metrics
+from lethe.completion.splits import splits
+from lethe.matrix import Matrix
+
+RNG = np.random.default_rng(0)
+TASKS = {f"t{i}": (f"g{i % 3}", "test" if i % 4 == 3 else "train") for i in range(16)}
+VALUES = RNG.normal(size=(16, 2)) @ RNG.normal(size=(2, 90)) + 0.3 * RNG.normal(size=(16, 90))
+Z = Matrix(VALUES.astype(np.float32), list(TASKS), [str(j) for j in range(90)])
+ASKED = (["column_mean", "gaussian"], [5, 20], [0, 1], 0.5)
+
+
+def lines(records, **wanted):
+    return [r for r in records if all(r[key] == value for key, value in wanted.items())]
+
+
+def test_no_task_is_both_learned_from_and_predicted():
+    for split in splits(Z, TASKS):
+        assert not set(split.train) & set(split.test)
+        assert all(TASKS[Z.tasks[row]][1] == "train" for row in split.train)
+
+
+def test_a_score_is_that_of_fitting_and_predicting_by_hand():
+    records = evaluate(Z, TASKS, *ASKED)
+    found = lines(
+        records, split="in_domain", method="gaussian", k=5, seed="1", metric="rmse", probes="random"
+    )
+    split = splits(Z, TASKS)[0]
+    method = METHODS["gaussian"]().fit(Z.values[split.train])
+    index = random_probes(90, 5, 1)
+    hidden = np.setdiff1d(np.arange(90), index)
+    rows = Z.values[split.test].astype(float)
+    missed = [method.predict(index, row[index])[hidden] - row[hidden] for row in rows]
+    assert [r["value"] for r in found] == [pytest.approx(np.sqrt(np.square(missed).mean()))]
+
+
+def test_every_score_has_its_spread_over_seeds_and_tasks():
+    for record in lines(evaluate(Z, TASKS, *ASKED), seed="all"):
+        assert record["sd_over_seeds"] >= 0
+        assert record["low"] <= record["high"] or np.isnan(record["value"])
+
+
+def test_methods_with_intervals_have_coverage_and_width_that_grow_with_the_level():
+    records = lines(evaluate(Z, TASKS, *ASKED), seed="all", split="out_of_domain", k=20)
+    values = {r["metric"]: r["value"] for r in records if r["method"] == "gaussian"}
+    for what in ("coverage", "width"):
+        grown = [values[f"{what}_{level}"] for level in (50, 80, 90, 95)]
+        assert grown == sorted(grown)
+    assert not [r for r in records if r["method"] == "column_mean" and "coverage" in r["metric"]]
+
+
+def test_chosen_probes_are_scored_in_the_half_they_were_not_chosen_from():
+    records = evaluate(Z, TASKS, *ASKED, probe_choice=["random", "a_optimal"])
+    assert {r["probes"] for r in records} == {"random", "random_half", "a_optimal_half"}
+    by = [
+        lines(records, method="column_mean", probes=f"{choice}_half", metric="rmse", seed="0")
+        for choice in ("random", "a_optimal")
+    ]
+    # Means look at no probe and both are scored on the same half, whatever k.
+    assert len({round(r["value"], 12) for r in by[0] + by[1] if r["split"] == "in_domain"}) == 1
+
+
+def test_an_association_is_scored_with_and_without_the_column_mean():
+    records = evaluate(Z, TASKS, *ASKED, associations={"text": VALUES * 2 + 1})
+    values = {
+        r["method"]: r["value"]
+        for r in lines(records, split="in_domain", k=5, seed="all", metric="rmse")
+    }
+    # It is Z in other units here, so the line is found exactly.
+    assert values["text"] < 1e-5 and values["text_and_mean"] < 1e-5
+
+
+def test_an_association_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"text has shape \(2, 3\)"):
+        evaluate(Z, TASKS, *ASKED, associations={"text": np.ones((2, 3))})
+
+
+def test_unknown_cells_of_test_rows_are_neither_probed_nor_scored():
+    values = Z.values.copy()
+    values[RNG.random(values.shape) < 0.1] = np.nan
+    records = evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, *ASKED)
+    assert all(np.isfinite(r["value"]) for r in lines(records, metric="rmse"))
+
+
+def test_metrics_of_many_rows_are_those_of_each():
+    truth, predicted = RNG.normal(size=(5, 40)), RNG.normal(size=(5, 40))
+    together = metrics(truth, predicted, 0.2)
+    for i in range(5):
+        np.testing.assert_allclose(metrics(truth[[i]], predicted[[i]], 0.2)[0], together[i])
+
+
+def test_metrics_of_a_perfect_and_of_a_reversed_prediction():
+    truth = np.arange(200.0)[None]
+    perfect = dict(zip(METRICS, metrics(truth, truth, 150.5)[0], strict=True))
+    assert perfect == {**dict.fromkeys(METRICS, 1), "rmse": 0, "mae": 0}
+    reverse = dict(zip(METRICS, metrics(truth, -truth, 150.5)[0], strict=True))
+    assert (reverse["spearman"], reverse["auc"], reverse["f1"]) == (-1, 0, 0)
+    assert reverse["top_1_percent"] == reverse["top_10_percent"] == 0
+
+
+def test_predicted_rows_keep_probes_and_probe_only_where_allowed():
+    allowed = np.arange(90) < 45
+    for choice in ("random", "a_optimal"):
+        found = predict_rows(Z, TASKS, "mf", 10, 0, allowed, choice=choice)
+        rows = Z.values[splits(Z, TASKS)[0].test]
+        kept = found.values == rows
+        assert (kept[:, :45].sum(axis=1) >= 10).all() and not kept[:, 45:].any()

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from lethe.completion.gaussian import Gaussian
+from lethe.completion.probes import (
+    CHOICES,
+    _greedy,
+    choose_probes,
+    half_of,
+    probe_curve,
+    probes_needed,
+    random_probes,
+)
+
+RNG = np.random.default_rng(0)
+FACTORS = RNG.normal(size=(3, 120)) * np.exp(RNG.normal(size=120))
+Z = RNG.normal(size=(14, 3)) @ FACTORS + 0.3 * RNG.normal(size=(14, 120))
+DOMAINS = ["news"] * 60 + ["code"] * 40 + ["forum"] * 20
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("k", [1, 12, 120])
+def test_k_different_probes_are_chosen_the_same_every_time(choice, k):
+    index = choose_probes(Z, k, choice, seed=1, domains=DOMAINS)
+    assert len(np.unique(index)) == k and (np.diff(index) > 0).all()
+    np.testing.assert_array_equal(index, choose_probes(Z, k, choice, seed=1, domains=DOMAINS))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_only_allowed_columns_are_probed(choice):
+    allowed = np.arange(120) % 3 == 0
+    index = choose_probes(Z, 20, choice, domains=DOMAINS, allowed=allowed)
+    assert (index % 3 == 0).all()
+    with pytest.raises(ValueError, match="41 probes wanted, 40 examples"):
+        choose_probes(Z, 41, choice, domains=DOMAINS, allowed=allowed)
+
+
+def test_stratified_probes_hold_every_domain_by_its_share():
+    index = choose_probes(Z, 12, "stratified", seed=3, domains=DOMAINS)
+    counts = [sum(DOMAINS[i] == name for i in index) for name in ("news", "code", "forum")]
+    assert counts == [6, 4, 2]
+
+
+def test_stratified_probes_without_domains_are_refused():
+    with pytest.raises(ValueError, match="120 domains"):
+        choose_probes(Z, 3, "stratified")
+
+
+def test_an_unknown_choice_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="a_optimal"):
+        choose_probes(Z, 3, "best")
+
+
+def test_a_optimal_probes_leave_less_posterior_variance_than_random_ones():
+    method = Gaussian(noise=1.0).fit(Z)
+    columns = np.vstack([Z, np.ones(120)])
+
+    def left(index):
+        solver = method.solver(method.model.parts, columns[:, index])
+        return solver.variance(columns, 1.0).sum()
+
+    chosen = left(choose_probes(Z, 6, "a_optimal"))
+    assert all(chosen < left(random_probes(120, 6, seed)) for seed in range(20))
+
+
+def test_of_two_columns_that_tell_the_same_the_less_noisy_is_probed():
+    features = np.array([[1.0, 1.0, 0.1]])
+    chosen = _greedy(features, np.array([2.0, 1.0, 0.5]), np.eye(1), 1)
+    assert chosen.tolist() == [1]
+
+
+def test_halves_are_disjoint_halves_that_differ_by_seed():
+    assert half_of(121, 0).sum() == 60
+    assert (half_of(120, 0) != half_of(120, 1)).any()
+
+
+def test_the_curve_of_error_falls_and_tells_how_many_probes_are_needed():
+    curve = probe_curve(Z, [2, 8, 32], seeds=range(2))
+    assert curve[2] > curve[8] > curve[32]
+    assert probes_needed(curve, curve[8]) == 8
+    assert 8 < probes_needed(curve, (curve[8] + curve[32]) / 2) < 32
+    assert probes_needed(curve, 10.0) == 2
+    assert probes_needed(curve, 0.0) is None

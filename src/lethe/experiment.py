@@ -239,6 +239,8 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     used = [task.source for task in tasks.values()] if settings.models else []
     used += settings.upstream.domains.values() if settings.upstream else []
     wanted = [("matrix.path", settings.matrix.path)] if settings.matrix else []
+    if settings.matrix and settings.matrix.examples:
+        wanted.append(("matrix.examples", settings.matrix.examples))
     for source in used:
         key, where = split_source(source)
         if (kind := settings.sources.get(key)) and kind.kind == "files":

@@ -58,7 +58,8 @@ def test_every_problem_is_in_one_message(experiment):
     ("change", "part"),
     [
         ({"models": {}}, "models, matrix"),
-        ({"matrix": {"path": "z.npy"}}, "z.npy"),
+        ({"matrix": {"path": "z.npy", "layout": "tasks_in_rows"}}, "z.npy"),
+        ({"matrix": {"path": "z.npy"}}, "matrix.layout"),
         ({"upstream": None}, "upstream: is missing"),
         ({"tasks": "none.csv"}, "no such file"),
         ({"completion": {"probes": [500]}}, "completion.probes"),

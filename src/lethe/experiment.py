@@ -3,7 +3,7 @@
 import csv
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
         problems += _missing_parts(settings)
         problems += _bad_sources(settings, tasks)
         problems += _bad_sizes(settings, tasks)
+        problems += _unknown_tasks(settings, tasks)
         problems += _missing_files(settings, tasks, folder)
     if problems:
         raise ExperimentError(f"experiment {_label(config)}", problems)
@@ -135,8 +136,11 @@ def _short(value: Any) -> str:
 
 
 def _suggestion(path: list[str]) -> str:
-    known = sorted(_known_keys(Experiment))
-    close = difflib.get_close_matches(path[-1], known, n=1)
+    return _closest(path[-1], sorted(_known_keys(Experiment)))
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -186,6 +190,8 @@ def _missing_parts(settings: Experiment) -> list[str]:
         problems.append("upstream: is missing; models are measured on its examples")
     if settings.matrix is not None and settings.replay is not None:
         problems.append("replay: a matrix has no model to train; remove the section")
+    if settings.matrix is not None and settings.noise is not None:
+        problems.append("noise: a matrix has no model to train again; remove the section")
     if settings.matrix is not None and settings.upstream is not None:
         problems.append("upstream: a matrix brings its own examples; remove the section")
     return problems
@@ -233,6 +239,15 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
     return problems
+
+
+def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    named = settings.noise.tasks if settings.noise else []
+    return [
+        f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
+        for task in named
+        if tasks and task not in tasks
+    ]
 
 
 def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:

@@ -31,43 +31,50 @@ class Moments:
         """Z Z^T (M, M), uncentred."""
         return self.scatter + self.count * np.outer(self.means, self.means)
 
+    @property
     def column_centred(self) -> np.ndarray:
         """X X^T (M, M) of Z with each example's mean over tasks taken off."""
-        return _off_means(self.scatter) + self.count * np.outer(
-            self.means - self.means.mean(), self.means - self.means.mean()
-        )
+        spread = self.means - self.means.mean()
+        return _off_means(self.scatter) + self.count * np.outer(spread, spread)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of both sets of examples (Chan, Golub and LeVeque 1983).
+
+        Nothing cancels when the mean of Z is large beside its spread.
+        """
+        count = self.count + other.count
+        share = other.count / max(count, 1)
+        apart = other.means - self.means
+        scatter = self.scatter + other.scatter + np.outer(apart, apart) * (self.count * share)
+        dropped = self.dropped + other.dropped
+        return Moments(count, dropped, self.means + apart * share, scatter)
 
 
 def moments(chunks: Iterable[np.ndarray]) -> Moments:
     """Gathers moments of chunks (M, n) of Z in one pass, float64 throughout.
-
-    Chunks are centred on their own means and merged (Chan, Golub and LeVeque 1983), so that
-    nothing cancels when the mean of Z is large beside its spread.
 
     Raises
     ------
     ValueError
         If there is no chunk.
     """
-    count, dropped, means, scatter = 0, 0, None, None
+    total = None
     for chunk in chunks:
-        if means is None:
-            means, scatter = np.zeros(len(chunk)), np.zeros((len(chunk), len(chunk)))
-        known = np.isfinite(chunk).all(axis=0)
-        new = int(known.sum())
-        dropped += chunk.shape[1] - new
-        if new == 0:
-            continue
-        z = np.array(chunk if new == len(known) else chunk[:, known], dtype=np.float64)
-        own = z.mean(axis=1)
-        z -= own[:, None]
-        apart = own - means
-        scatter += z @ z.T + np.outer(apart, apart) * (count * new / (count + new))
-        means += apart * (new / (count + new))
-        count += new
-    if means is None:
+        found = moments_of(chunk)
+        total = found if total is None else total + found
+    if total is None:
         raise ValueError("Z has no examples")
-    return Moments(count, dropped, means, scatter)
+    return total
+
+
+def moments_of(chunk: np.ndarray) -> Moments:
+    """Moments of one chunk (M, n)."""
+    known = np.isfinite(chunk).all(axis=0)
+    count = int(known.sum())
+    z = np.array(chunk if count == len(known) else chunk[:, known], dtype=np.float64)
+    means = z.mean(axis=1) if count else np.zeros(len(z))
+    z -= means[:, None]
+    return Moments(count, len(known) - count, means, z @ z.T)
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ def curve(z: Moments, max_rank: int | None = None) -> RankCurve:
     left = squares - np.cumsum(np.square(singular))
     # What each fit without factors leaves: sums of squares off the means it fits.
     leaves = {
-        "column_mean": np.trace(z.column_centred()),
+        "column_mean": np.trace(z.column_centred),
         "row_mean": np.trace(z.scatter),
         "additive": np.trace(_off_means(z.scatter)),
     }

@@ -49,6 +49,23 @@ class Stream:
         except (OSError, pa.ArrowException, ValueError) as error:
             raise LetheError(f"{self.path}: not a readable Z ({error})")
 
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Columns (M, k) of these examples; only the row groups that hold them are read."""
+        index = np.asarray(index, dtype=int)
+        if len(index) and not 0 <= index.min() <= index.max() < self.examples:
+            raise LetheError(f"{self.path}: example numbers outside 0..{self.examples - 1}")
+        values = np.empty((len(self.tasks), len(index)), dtype=np.float32)
+        with self._opened() as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            ends = np.cumsum(sizes)
+            groups = np.searchsorted(ends, index, side="right")
+            for group in np.unique(groups):
+                here = groups == group
+                table = file.read_row_group(int(group), columns=self.tasks).combine_chunks()
+                places = index[here] - (ends[group] - sizes[group])
+                values[:, here] = self._stacked(table.to_batches()[0])[:, places]
+        return values
+
     def _opened(self) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(self.path)

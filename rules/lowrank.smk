@@ -59,3 +59,22 @@ if NOISE:
             seed=SETTINGS.seed,
         script:
             "../workflow_scripts/noise_floor.py"
+
+
+if len(MODELS) > 1:
+
+    rule transfer:
+        input:
+            matrices=tables("Z.parquet"),
+        output:
+            scores=f"{RESULTS}/transfer.csv",
+        log:
+            f"{LOGS}/transfer.log",
+        conda:
+            "../envs/analysis.yaml"
+        params:
+            models=MODELS,
+            tasks=task_table(),
+            transfer=SETTINGS.transfer.model_dump(mode="json"),
+        script:
+            "../workflow_scripts/transfer.py"

@@ -25,6 +25,7 @@ MODELS = list(SETTINGS.models)
 MATRICES = MODELS or [SETTINGS.matrix.name]
 DOMAINS = SETTINGS.upstream.domains if SETTINGS.upstream else {}
 NOISE = SETTINGS.noise
+TRANSFER = [f"{RESULTS}/transfer.csv"] if len(MODELS) > 1 else []
 STRATEGIES = SETTINGS.replay.strategies if SETTINGS.replay else []
 PREDICTED = [name for name in STRATEGIES if name not in ("none", "random", "oracle")]
 # Files of PyPI packages that are fetched, and the setting that names each.

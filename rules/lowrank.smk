@@ -61,13 +61,13 @@ if NOISE:
             "../workflow_scripts/noise_floor.py"
 
 
-if len(MODELS) > 1:
+if TRANSFER:
 
     rule transfer:
         input:
             matrices=tables("Z.parquet"),
         output:
-            scores=f"{RESULTS}/transfer.csv",
+            scores=TRANSFER,
         log:
             f"{LOGS}/transfer.log",
         conda:

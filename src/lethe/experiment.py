@@ -67,7 +67,7 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
     tasks: dict[str, Task] = {}
     table = config.get("tasks") if isinstance(config, dict) else None
     if isinstance(table, str):
-        tasks, table_problems = read_tasks(folder / table)
+        tasks, table_problems = read_tasks(folder / table, sources=bool(config.get("models")))
         problems += table_problems
     if settings is not None:
         problems += _missing_parts(settings)
@@ -150,14 +150,18 @@ def _known_keys(settings: type[BaseModel]) -> set[str]:
     return {key for part in properties for key in part.get("properties", {})}
 
 
-def read_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
-    """Reads the task table; returns the good lines and what is wrong with the others."""
+def read_tasks(path: Path, sources: bool = True) -> tuple[dict[str, Task], list[str]]:
+    """Reads the task table; returns the good lines and what is wrong with the others.
+
+    The column `source` is wanted if examples are to be read from there: a matrix needs none.
+    """
+    wanted = [column for column in TASK_COLUMNS if sources or column != "source"]
     if not path.is_file():
         return {}, [f"tasks: no such file: {path}"]
     with path.open(newline="", encoding="utf-8") as lines:
         reader = csv.DictReader(lines)
         columns = reader.fieldnames or []
-        if missing := [column for column in TASK_COLUMNS if column not in columns]:
+        if missing := [column for column in wanted if column not in columns]:
             return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
         return _check_lines(path, list(reader))
 
@@ -166,7 +170,7 @@ def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Tas
     tasks: dict[str, Task] = {}
     problems = []
     for number, line in enumerate(lines, start=2):
-        task = Task(*((line[column] or "").strip() for column in TASK_COLUMNS))
+        task = Task(*((line.get(column) or "").strip() for column in TASK_COLUMNS))
         where = f"{path}, line {number}"
         if not _NAME.match(task.name):
             problems.append(f"{where}: name {task.name!r} may only hold letters, digits, _ . -")

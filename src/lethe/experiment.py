@@ -234,6 +234,8 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     for split, least in (("train", 2), ("test", 1)):
         if tasks and splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
+    if len(settings.models) > 1 and min(settings.transfer.own_rows) > splits.count("train"):
+        problems.append(f"transfer.own_rows: one at most {splits.count('train')}, the train tasks")
     if settings.upstream is None:
         return problems
     examples, heldout = settings.upstream.examples, settings.upstream.heldout

@@ -190,7 +190,7 @@ def evaluate(
         splits = {task: tasks[task][1] for task in pair[0].tasks if task in tasks}
         train = [task for task, split in splits.items() if split == "train"]
         test = [task for task, split in splits.items() if split == "test"]
-        for count in [count for count in own_rows if 2 <= count <= len(train)]:
+        for count in [count for count in own_rows if count <= len(train)]:
             for k in [0, *(k for k in probes if k < len(pair[0].example_ids))]:
                 head = {"source": source, "target": target, "own_rows": count, "k": k}
                 for method in METHODS if k else WITHOUT_PROBES:

@@ -120,3 +120,10 @@ def test_a_task_that_is_repeated_must_be_in_the_table(experiment):
     assert "noise.tasks: 'd' is not in the task table" in problems(
         {**config, "noise": {"tasks": ["d"]}}, folder
     )
+
+
+def test_models_are_compared_on_no_more_rows_than_there_are(experiment):
+    config, folder = experiment
+    models = {**config["models"], "other": config["models"]["olmo"]}
+    config = {**config, "models": models, "transfer": {"own_rows": [5, 7]}}
+    assert "transfer.own_rows: one at most 2, the train tasks" in problems(config, folder)

@@ -69,12 +69,15 @@ def moments(chunks: Iterable[np.ndarray]) -> Moments:
 
 def moments_of(chunk: np.ndarray) -> Moments:
     """Moments of one chunk (M, n)."""
-    known = np.isfinite(chunk).all(axis=0)
-    count = int(known.sum())
-    z = np.array(chunk if count == len(known) else chunk[:, known], dtype=np.float64)
-    means = z.mean(axis=1) if count else np.zeros(len(z))
+    z, dropped = np.array(chunk, dtype=np.float64), 0
+    means = z.mean(axis=1) if z.size else np.zeros(len(z))
+    if not np.isfinite(means).all():
+        # A task with a gap has no mean: cells need to be looked at only then.
+        known = np.isfinite(z).all(axis=0)
+        z, dropped = z[:, known], int((~known).sum())
+        means = z.mean(axis=1) if z.size else np.zeros(len(z))
     z -= means[:, None]
-    return Moments(count, len(known) - count, means, z @ z.T)
+    return Moments(z.shape[1], dropped, means, z @ z.T)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class Stream:
 
     def _opened(self) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self.path)
+            # Reading ahead would keep the whole file in memory.
+            return pq.ParquetFile(self.path, pre_buffer=False)
         except (OSError, pa.ArrowException) as error:
             raise LetheError(f"{self.path}: not a readable Z ({error}); delete it and run again")
 

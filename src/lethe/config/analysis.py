@@ -102,7 +102,7 @@ class Transfer(Settings):
         [2, 5, 10], description="Rows of its own that the target model has; others are left out."
     )
     probes: Annotated[list[PositiveInt], Field(min_length=1)] = [10, 30]
-    seeds: Seeds = list(range(5))
+    seeds: Seeds = [0, 1, 2]
 
     @model_validator(mode="after")
     def _no_duplicates(self):

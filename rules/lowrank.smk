@@ -67,7 +67,7 @@ if TRANSFER:
         input:
             matrices=tables("Z.parquet"),
         output:
-            scores=TRANSFER,
+            scores=f"{RESULTS}/transfer.csv",
         log:
             f"{LOGS}/transfer.log",
         conda:

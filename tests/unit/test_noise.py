@@ -1,9 +1,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lethe import noise
+from lethe import lowrank, noise, plots
+from lethe.findings import Findings
+from lethe.matrix import Matrix
 
 
 def repeats(groups, count, examples, sigma, seed=0):
@@ -111,3 +114,13 @@ def test_columns_that_a_repeat_lacks_are_left_out_of_the_ranks(floor):
     trainings["a"][1, 5] = np.nan
     z[3, 8] = np.nan
     assert noise.noise_floor(z, trainings, measurements)[0]["columns"] == 898
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_rank_curve_shows_the_noise_floor_where_it_was_measured(floor, measured):
+    z = Matrix(floor[0], [f"t{i}" for i in range(12)], [f"e{j}" for j in range(900)])
+    curve = pd.DataFrame(lowrank.rank_curve(z.values).records())
+    found = {"m": noise.noise_floor(*floor)[0]} if measured else {}
+    figure = plots.draw("rank_curves", Findings({}, {"m": z}, {"m": curve}, {}, noise=found))
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert ("m, rank 2: last above noise" in legend) == ("m, noise" in legend) == measured

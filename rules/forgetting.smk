@@ -69,8 +69,10 @@ rule gather_matrix:
 rule import_matrix:
     input:
         own=SETTINGS.matrix.path if SETTINGS.matrix else [],
+        examples=(SETTINGS.matrix and SETTINGS.matrix.examples) or [],
     output:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
+        sanity=f"{RESULTS}/{{model}}/sanity.json",
     log:
         f"{LOGS}/import_matrix/{{model}}.log",
     wildcard_constraints:
@@ -79,5 +81,6 @@ rule import_matrix:
         "../envs/analysis.yaml"
     params:
         tasks=list(EXPERIMENT.tasks),
+        layout=SETTINGS.matrix and SETTINGS.matrix.layout,
     script:
         "../workflow_scripts/import_matrix.py"

@@ -5,6 +5,7 @@ rule draw_plots:
         completions=tables("completion.csv"),
         summaries=tables("rows.csv") if MODELS else [],
         comparisons=tables("replay_comparison.csv") if STRATEGIES else [],
+        noise=tables("noise.json") if NOISE else [],
         upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
     output:
         report(
@@ -32,6 +33,7 @@ rule write_report:
         completions=tables("completion.csv"),
         summaries=tables("rows.csv") if MODELS else [],
         comparisons=tables("replay_comparison.csv") if STRATEGIES else [],
+        noise=tables("noise.json") if NOISE else [],
         runs=tables("replay.csv") if STRATEGIES else [],
         upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
         figures=expand(f"{RESULTS}/plots/{{name}}.png", name=FIGURES),

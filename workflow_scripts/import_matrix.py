@@ -1,14 +1,23 @@
+import sys
 from pathlib import Path
 
-from lethe import matrix
+from lethe import matrix, own_matrix
+from lethe.files import write_json
 from lethe.jobs import run
+from lethe.sanity import sanity, sentences
 
 
-def import_matrix(own: Path, z: Path, tasks: list[str]) -> None:
-    """Takes in a Z of the user's own."""
-    matrix.write(z, matrix.read_own(own, tasks))
+def import_matrix(z: Path, report: Path, **own) -> None:
+    """Takes in a Z of the user's own and says whether it looks like one."""
+    found = own_matrix.read(**own)
+    seen = sanity(found)
+    print(sentences(seen), file=sys.stderr)
+    write_json(report, seen)
+    matrix.write(z, own_matrix.masked(found))
 
 
 if __name__ == "__main__":
-    paths = {"own": Path(snakemake.input.own), "z": Path(snakemake.output.matrix)}
-    run(import_matrix, snakemake.log[0], **paths, tasks=snakemake.params.tasks)
+    own = {"path": Path(snakemake.input.own), "examples": snakemake.input.examples or None}
+    own |= {"tasks": snakemake.params.tasks, "layout": snakemake.params.layout}
+    paths = {"z": Path(snakemake.output.matrix), "report": Path(snakemake.output.sanity)}
+    run(import_matrix, snakemake.log[0], **paths, **own)

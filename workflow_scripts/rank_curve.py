@@ -1,13 +1,13 @@
 import sys
 from pathlib import Path
 
-from lethe import lowrank, matrix, tables
+from lethe import streaming, tables
 from lethe.jobs import run
 
 
 def rank_curve(z: Path, curve: Path) -> None:
     """R2 of Z by rank, with the comparators that have no factors."""
-    found = lowrank.rank_curve(matrix.read(z).values)
+    found = streaming.rank_curve(z)
     print(f"{found.dropped_columns} columns with a NaN were dropped", file=sys.stderr)
     tables.write_csv(curve, found.records())
 

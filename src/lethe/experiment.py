@@ -3,7 +3,7 @@
 import csv
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,13 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
     tasks: dict[str, Task] = {}
     table = config.get("tasks") if isinstance(config, dict) else None
     if isinstance(table, str):
-        tasks, table_problems = read_tasks(folder / table)
+        tasks, table_problems = read_tasks(folder / table, sources=bool(config.get("models")))
         problems += table_problems
     if settings is not None:
         problems += _missing_parts(settings)
         problems += _bad_sources(settings, tasks)
         problems += _bad_sizes(settings, tasks)
+        problems += _unknown_tasks(settings, tasks)
         problems += _missing_files(settings, tasks, folder)
     if problems:
         raise ExperimentError(f"experiment {_label(config)}", problems)
@@ -138,8 +139,11 @@ def _short(value: Any) -> str:
 
 
 def _suggestion(path: list[str]) -> str:
-    known = sorted(_known_keys(Experiment))
-    close = difflib.get_close_matches(path[-1], known, n=1)
+    return _closest(path[-1], sorted(_known_keys(Experiment)))
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -149,8 +153,12 @@ def _known_keys(settings: type[BaseModel]) -> set[str]:
     return {key for part in properties for key in part.get("properties", {})}
 
 
-def read_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
-    """Reads the task table; returns the good lines and what is wrong with the others."""
+def read_tasks(path: Path, sources: bool = True) -> tuple[dict[str, Task], list[str]]:
+    """Reads the task table; returns the good lines and what is wrong with the others.
+
+    The column `source` is wanted if examples are to be read from there: a matrix needs none.
+    """
+    wanted = [column for column in TASK_COLUMNS if sources or column != "source"]
     if not path.is_file():
         return {}, [f"tasks: no such file: {path}"]
     try:
@@ -160,7 +168,7 @@ def read_tasks(path: Path) -> tuple[dict[str, Task], list[str]]:
             columns, found = list(reader.fieldnames or []), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         return {}, [f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8"]
-    if missing := [column for column in TASK_COLUMNS if column not in columns]:
+    if missing := [column for column in wanted if column not in columns]:
         return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
     return _check_lines(path, found)
 
@@ -169,7 +177,7 @@ def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Tas
     tasks: dict[str, Task] = {}
     problems = []
     for number, line in enumerate(lines, start=2):
-        task = Task(*((line[column] or "").strip() for column in TASK_COLUMNS))
+        task = Task(*((line.get(column) or "").strip() for column in TASK_COLUMNS))
         where = f"{path}, line {number}"
         if not _NAME.match(task.name):
             problems.append(f"{where}: name {task.name!r} may only hold letters, digits, _ . -")
@@ -193,6 +201,8 @@ def _missing_parts(settings: Experiment) -> list[str]:
         problems.append("upstream: is missing; models are measured on its examples")
     if settings.matrix is not None and settings.replay is not None:
         problems.append("replay: a matrix has no model to train; remove the section")
+    if settings.matrix is not None and settings.noise is not None:
+        problems.append("noise: a matrix has no model to train again; remove the section")
     if settings.matrix is not None and settings.upstream is not None:
         problems.append("upstream: a matrix brings its own examples; remove the section")
     named = {f"models.{name}": name for name in settings.models}
@@ -238,6 +248,8 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     for split, least in (("train", 2), ("test", 1)):
         if tasks and splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
+    if len(settings.models) > 1 and min(settings.transfer.own_rows) > splits.count("train"):
+        problems.append(f"transfer.own_rows: one at most {splits.count('train')}, the train tasks")
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
@@ -273,10 +285,21 @@ def _bad_lengths(settings: Experiment) -> list[str]:
     return problems
 
 
+def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    named = settings.noise.tasks if settings.noise else []
+    return [
+        f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
+        for task in named
+        if tasks and task not in tasks
+    ]
+
+
 def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:
     used = [task.source for task in tasks.values()] if settings.models else []
     used += settings.upstream.domains.values() if settings.upstream else []
     wanted = [("matrix.path", settings.matrix.path)] if settings.matrix else []
+    if settings.matrix and settings.matrix.examples:
+        wanted.append(("matrix.examples", settings.matrix.examples))
     for source in used:
         key, where = split_source(source)
         if (kind := settings.sources.get(key)) and kind.kind == "files":

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lethe import matrix
 from lethe.data.examples import UpstreamExample, read_upstream
+from lethe.files import read_json
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Findings:
     summaries: dict[str, pd.DataFrame] = field(default_factory=dict)
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
+    noise: dict[str, dict] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
 
 
@@ -56,5 +58,6 @@ def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[st
             key: frames(key)
             for key in ("curves", "completions", "summaries", "comparisons", "runs")
         },
+        noise={m: read_json(path) for m, path in zip(models, paths("noise"), strict=False)},
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
     )

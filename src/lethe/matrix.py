@@ -1,19 +1,20 @@
 """Z with its ids. On disk one line an example and one float32 column a task; in memory M x N."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lethe.errors import LetheError, RowError
 from lethe.files import whole
 from lethe.rows import Row
+
+ROW_GROUP = 65_536  # examples; the smallest piece that readers of Parquet take in
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,24 @@ def _short(value: Any) -> str:
 
 def write(path: Path | str, matrix: Matrix) -> None:
     """Writes Z with a column a task, so that a new task is a new column."""
-    columns = {"example_id": pa.array(matrix.example_ids, pa.string())}
-    for task, values in zip(matrix.tasks, matrix.values, strict=True):
-        columns[task] = pa.array(values, pa.float32())
-    with whole(path) as part:
-        pq.write_table(pa.table(columns), part, row_group_size=65_536)
+    count = len(matrix.example_ids)
+    parts = [slice(start, start + ROW_GROUP) for start in range(0, max(count, 1), ROW_GROUP)]
+    chunks = ((matrix.example_ids[part], matrix.values[:, part]) for part in parts)
+    write_chunks(path, matrix.tasks, chunks)
+
+
+def write_chunks(
+    path: Path | str, tasks: Sequence[str], chunks: Iterable[tuple[Sequence[str], np.ndarray]]
+) -> None:
+    """Writes a Z of any size: each chunk, (example ids (n,), values (M, n)), is a row group."""
+    types = [("example_id", pa.string()), *((task, pa.float32()) for task in tasks)]
+    schema = pa.schema(types)
+    # Losses hardly repeat: a dictionary of them costs time and saves nothing.
+    with whole(path) as part, pq.ParquetWriter(part, schema, use_dictionary=False) as file:
+        for ids, values in chunks:
+            columns = [pa.array(line, pa.float32()) for line in values]
+            table = pa.table([pa.array(ids, pa.string()), *columns], schema=schema)
+            file.write_table(table, row_group_size=max(len(ids), 1))
 
 
 def read(path: Path | str) -> Matrix:
@@ -97,46 +111,3 @@ def read_task(path: Path | str, task: str) -> dict[str, float]:
     except (OSError, pa.ArrowException, KeyError) as error:
         raise LetheError(f"{path}: task {task!r} cannot be read ({error})")
     return dict(zip(ids, values, strict=True))
-
-
-def read_own(path: Path | str, tasks: list[str]) -> Matrix:
-    """Reads a Z of the user's own, whose M rows are in the order of `tasks`.
-
-    .npy: an array M x N. .csv, .parquet: one line an example, a column a task with the task's
-    name, and, if wanted, a column example_id.
-
-    Raises
-    ------
-    LetheError
-        If the shape or the columns do not fit the tasks, or values are not numbers.
-    """
-    path = Path(path)
-    if path.suffix == ".npy":
-        values = np.load(path, allow_pickle=False)
-        if values.ndim != 2 or values.shape[0] != len(tasks):
-            raise LetheError(
-                f"{path}: shape {values.shape}; wanted ({len(tasks)}, N), a row for each line of "
-                "the task table"
-            )
-        return _own(values, tasks, None)
-    if path.suffix not in (".csv", ".parquet"):
-        raise LetheError(f"{path}: ends with {path.suffix!r}; known: .npy, .csv, .parquet")
-    table = pa.csv.read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
-    if missing := [task for task in tasks if task not in table.column_names]:
-        raise LetheError(f"{path}: no column for the task(s) {missing}; seen: {table.column_names}")
-    try:
-        values = np.stack([table[task].to_numpy().astype(float) for task in tasks])
-    except ValueError as error:
-        raise LetheError(f"{path}: a value is not a number ({error})")
-    ids = table["example_id"].cast("string") if "example_id" in table.column_names else None
-    return _own(values, tasks, ids.to_pylist() if ids is not None else None)
-
-
-def _own(values: np.ndarray, tasks: list[str], ids: list[str] | None) -> Matrix:
-    values = values.astype(np.float32)
-    # An infinite loss is no measurement either: masked like NaN, never averaged.
-    values[~np.isfinite(values)] = np.nan
-    ids = ids or [f"example-{i:06d}" for i in range(values.shape[1])]
-    if len(set(ids)) < len(ids):
-        raise LetheError("example_id: an id stands twice in the matrix")
-    return Matrix(values, tasks, ids)

@@ -164,7 +164,7 @@ def rank_curves(findings: Findings) -> Figure:
 
 
 def ranks(axis: Axes, findings: Findings) -> None:
-    """R2 by rank of every model; dotted, its additive fit."""
+    """R2 by rank of every model; dotted, its additive fit; if measured, its noise floor."""
     for colour, (model, curve) in zip(
         _model_colours(findings), findings.curves.items(), strict=True
     ):
@@ -173,10 +173,21 @@ def ranks(axis: Axes, findings: Findings) -> None:
         additive = float(curve[curve.predictor == "additive"].r2.iloc[0])
         label = f"{model}, task + example means"
         axis.axhline(additive, color=colour, linestyle=":", label=label)
+        if model in findings.noise:
+            _noise_floor(axis, svd, findings.noise[model], colour, model)
     axis.set(xlabel="rank", ylabel="R²", ylim=(0, 1.02))
     axis.set_title("How much of Z a few components explain")
     axis.grid(axis="y")
     axis.legend(loc="lower right")
+
+
+def _noise_floor(axis: Axes, svd: pd.DataFrame, noise: dict, colour: str, model: str) -> None:
+    """Shaded, what another training seed would change; ringed, the last rank above it."""
+    ceiling, rank = max(noise["r2_ceiling"], 0.0), noise["rank_above"]["correlated_noise"]
+    axis.axhspan(ceiling, 1, color=colour, alpha=0.13, linewidth=0, label=f"{model}, noise")
+    if rank:
+        axis.plot(rank, svd.r2.iloc[rank - 1], "o", ms=10, markerfacecolor="none", color=colour)
+        axis.lines[-1].set_label(f"{model}, rank {rank}: last above noise")
 
 
 def completion(findings: Findings) -> Figure:

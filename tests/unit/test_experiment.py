@@ -61,7 +61,8 @@ def test_every_problem_is_in_one_message(experiment):
     ("change", "part"),
     [
         ({"models": {}}, "models, matrix"),
-        ({"matrix": {"path": "z.npy"}}, "z.npy"),
+        ({"matrix": {"path": "z.npy", "layout": "tasks_in_rows"}}, "z.npy"),
+        ({"matrix": {"path": "z.npy"}}, "matrix.layout"),
         ({"upstream": None}, "upstream: is missing"),
         ({"tasks": "none.csv"}, "no such file"),
         ({"completion": {"probes": [500]}}, "completion.probes"),
@@ -170,3 +171,38 @@ def test_a_source_cannot_leave_its_folder(experiment):
     domains = {"news": "local:../../etc/passwd"}
     config = {**config, "upstream": {"examples": 200, "domains": domains}}
     assert "leaves its folder" in problems(config, folder)
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "tasks.csv").write_text("name,group,split\na,g,train\nb,g,train\nc,g,test\n")
+    (tmp_path / "z.npy").touch()
+    matrix = {"path": "z.npy", "layout": "tasks_in_rows"}
+    return {"experiment": "own", "tasks": "tasks.csv", "matrix": matrix}, tmp_path
+
+
+def test_a_matrix_of_ones_own_needs_no_sources_of_examples(own):
+    assert load(*own).names() == ["a", "b", "c"]
+
+
+def test_a_matrix_is_refused_with_a_names_file_that_is_not_there_or_repeats(own):
+    config, folder = own
+    config["matrix"]["examples"] = "ids.txt"
+    config["noise"] = {"tasks": ["a"]}
+    message = problems(config, folder)
+    assert "matrix.examples: no such file or folder: ids.txt" in message
+    assert "noise: a matrix has no model to train again" in message
+
+
+def test_a_task_that_is_repeated_must_be_in_the_table(experiment):
+    config, folder = experiment
+    assert "noise.tasks: 'd' is not in the task table" in problems(
+        {**config, "noise": {"tasks": ["d"]}}, folder
+    )
+
+
+def test_models_are_compared_on_no_more_rows_than_there_are(experiment):
+    config, folder = experiment
+    models = {**config["models"], "other": config["models"]["olmo"]}
+    config = {**config, "models": models, "transfer": {"own_rows": [5, 7]}}
+    assert "transfer.own_rows: one at most 2, the train tasks" in problems(config, folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from lethe.config.analysis import Completion, Matrix, Replay
+from lethe.config.analysis import Completion, Matrix, Noise, Replay, Transfer
 from lethe.config.base import Name, Settings
 from lethe.config.examples import Source, TaskExamples, Upstream
 from lethe.config.models import Model, Recipe, Scoring
@@ -29,6 +29,8 @@ class Experiment(Settings):
     task_examples: TaskExamples = TaskExamples()
     scoring: Scoring = Scoring()
     completion: Completion = Completion()
+    noise: Noise | None = None
+    transfer: Transfer = Transfer()
     replay: Replay | None = None
 
     @model_validator(mode="before")

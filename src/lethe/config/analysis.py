@@ -85,7 +85,45 @@ class Replay(Settings):
 
 
 class Matrix(Settings):
-    """A Z of the user's own (tasks x examples) instead of models: .npy, .csv or .parquet."""
+    """A Z of the user's own instead of models: .npy, .csv or .parquet (docs/own-matrix.md)."""
 
     path: str
     name: Name = "own"
+    layout: Literal["tasks_in_rows", "tasks_in_columns"] = Field(
+        description="Which way the tasks run; always said, never guessed from the shape."
+    )
+    examples: str | None = Field(
+        None, description="Names file, one example id a line, if `path` holds no ids itself."
+    )
+
+
+class Noise(Settings):
+    """Repeats of a few rows, to tell what of Z is noise (docs/noise-and-rank.md)."""
+
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    trainings: Annotated[int, Field(ge=1)] = Field(
+        2, description="Further trainings of each task, each with a seed of its own."
+    )
+    measurements: Annotated[int, Field(ge=0)] = Field(
+        1, description="Further scorings of each of them, batched otherwise."
+    )
+
+    @model_validator(mode="after")
+    def _no_duplicates(self):
+        no_value_twice(self, "tasks")
+        return self
+
+
+class Transfer(Settings):
+    """Rows of one model predicted from another's Z; made when there are two models or more."""
+
+    own_rows: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        [2, 5, 10], description="Rows of its own that the target model has; others are left out."
+    )
+    probes: Annotated[list[PositiveInt], Field(min_length=1)] = [10, 30]
+    seeds: Seeds = [0, 1, 2]
+
+    @model_validator(mode="after")
+    def _no_duplicates(self):
+        no_value_twice(self, "own_rows", "probes", "seeds")
+        return self

@@ -1,0 +1,80 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lethe import lowrank, matrix, streaming
+from lethe.errors import LetheError
+
+TASKS, EXAMPLES, CHUNK = 9, 700, 64
+
+
+@pytest.fixture
+def z():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(TASKS, 3)) @ rng.normal(size=(3, EXAMPLES))
+    noise = rng.uniform(0.05, 0.5, EXAMPLES) * rng.normal(size=(TASKS, EXAMPLES))
+    return (0.3 + factors + noise).astype(np.float32)
+
+
+def write(folder, z, row_group=200):
+    names = [f"t{i}" for i in range(len(z))], [f"e{j}" for j in range(z.shape[1])]
+    parts = [slice(start, start + row_group) for start in range(0, z.shape[1], row_group)]
+    chunks = [(names[1][part], z[:, part]) for part in parts]
+    matrix.write_chunks(folder / "Z.parquet", names[0], chunks)
+    return folder / "Z.parquet"
+
+
+def holed(z):
+    z = z.copy()
+    z[2, 10:14], z[5, 300], z[:, 420] = np.nan, np.nan, np.nan
+    z[0, 420] = 0.5
+    return z
+
+
+def test_chunks_put_together_are_the_matrix(tmp_path, z):
+    stream = streaming.Stream(write(tmp_path, z), chunk=CHUNK)
+    assert stream.tasks == [f"t{i}" for i in range(TASKS)] and stream.examples == EXAMPLES
+    assert max(chunk.shape[1] for chunk in stream) <= CHUNK
+    np.testing.assert_array_equal(np.concatenate(list(stream), axis=1), z)
+    np.testing.assert_array_equal(matrix.read(stream.path).values, z)
+
+
+def test_a_stream_of_some_tasks_has_them_in_the_order_asked_for(tmp_path, z):
+    stream = streaming.Stream(write(tmp_path, z), ["t4", "t1"], CHUNK)
+    np.testing.assert_array_equal(np.concatenate(list(stream), axis=1), z[[4, 1]])
+
+
+def test_taken_columns_are_those_asked_for_in_any_order(tmp_path, z):
+    index = np.array([699, 0, 200, 199, 650, 1])
+    np.testing.assert_array_equal(streaming.Stream(write(tmp_path, z)).take(index), z[:, index])
+    with pytest.raises(LetheError, match=r"0\.\.699"):
+        streaming.Stream(tmp_path / "Z.parquet").take(np.array([700]))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_streamed_rank_curve_is_the_one_in_memory(tmp_path, z, gaps):
+    z = holed(z) if gaps else z
+    streamed = streaming.rank_curve(write(tmp_path, z))
+    dense = lowrank.rank_curve(z)
+    assert streamed.dropped_columns == dense.dropped_columns == (6 if gaps else 0)
+    np.testing.assert_allclose(streamed.r2, dense.r2, atol=1e-12)
+    np.testing.assert_allclose(streamed.singular_values, dense.singular_values, rtol=1e-7)
+    assert streamed.comparators == pytest.approx(dense.comparators, abs=1e-12)
+
+
+def test_a_file_that_is_no_z_is_named(tmp_path, z):
+    (tmp_path / "cut.parquet").write_bytes(write(tmp_path, z).read_bytes()[:-100])
+    pq.write_table(pa.table({"example_id": ["x"]}), tmp_path / "bare.parquet")
+    texts = pa.table({"example_id": ["x", "y"], "t": ["low", "high"]})
+    pq.write_table(texts, tmp_path / "texts.parquet")
+    for name in ("cut", "bare", "texts", "none"):
+        with pytest.raises(LetheError, match=f"{name}.parquet"):
+            streaming.rank_curve(tmp_path / f"{name}.parquet")
+    with pytest.raises(LetheError, match="'t99'"):
+        streaming.Stream(tmp_path / "Z.parquet", ["t99"])
+
+
+def test_a_z_without_variation_is_named(tmp_path):
+    with pytest.raises(LetheError, match=r"Z.parquet.*no variation"):
+        streaming.rank_curve(write(tmp_path, np.full((3, 10), 0.1, dtype=np.float32)))

@@ -1,0 +1,38 @@
+"""The noise floor and the comparison of models, through the graph."""
+
+import json
+
+import pandas as pd
+import pytest
+import yaml
+
+from lethe import matrix, rows
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def test_models_are_predicted_from_each_other_where_there_are_two(finished):
+    table = pd.read_csv(finished.results / "transfer.csv")
+    assert set(zip(table.source, table.target, strict=True)) == {
+        ("olmo", "pythia"),
+        ("pythia", "olmo"),
+    }
+
+
+def test_asking_for_a_noise_floor_repeats_what_is_named_and_nothing_else(copied):
+    path = copied.folder / "tiny.yaml"
+    noise = {"tasks": ["reverse"], "trainings": 1, "measurements": 1}
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"noise": noise}), "utf-8")
+    before = copied.rows()
+    planned = copied.planned()
+    assert (planned["repeat_row"], planned["noise_floor"]) == (2, 2)
+    assert not {"measure_row", "pretrain_model", "replay_run", "gather_matrix"} & set(planned)
+    copied.run()
+    assert copied.rows() == before
+    repeat = rows.read(copied.results / "olmo/repeats/reverse-seed1.parquet")
+    assert repeat.settings["recipe"]["seed"] == 1
+    report = json.loads((copied.results / "olmo/noise.json").read_text())
+    assert report["repeats"] == {"reverse": 2}
+    assert report["sigma"]["training"] > report["sigma"]["engine"]
+    assert matrix.read(copied.results / "olmo/noise.parquet").tasks == ["training", "engine"]
+    assert copied.planned() == {}

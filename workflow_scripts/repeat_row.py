@@ -1,0 +1,25 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+from lethe import rows
+from lethe.data.examples import read_upstream
+from lethe.jobs import fine_tune_job, run
+from lethe.repeats import repeat
+
+
+def repeat_row(
+    inputs: Mapping[str, str], files: list[Path], task: str, seed: int, **settings
+) -> None:
+    """Fine-tunes on a task with another seed and scores those weights once for each file."""
+    job = fine_tune_job(inputs, **settings)
+    found = repeat(job, read_upstream(inputs["upstream"]), seed, len(files) - 1, task)
+    for path, row in zip(files, found, strict=True):
+        rows.write(path, row)
+
+
+if __name__ == "__main__":
+    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
+    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    settings |= {"task": snakemake.wildcards.task, "seed": int(snakemake.wildcards.seed)}
+    files = [Path(path) for path in snakemake.output]
+    run(repeat_row, snakemake.log[0], inputs=snakemake.input, files=files, **settings)

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from lethe import matrix, streamed_completion, streaming
+from lethe.completion.additive import Additive, Affine
+from lethe.completion.biases import fill
+from lethe.completion.gaussian import Gaussian
+
+TASKS, EXAMPLES, CHUNK = 9, 700, 64
+
+
+@pytest.fixture
+def z():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(TASKS, 3)) @ rng.normal(size=(3, EXAMPLES))
+    noise = rng.uniform(0.05, 0.5, EXAMPLES) * rng.normal(size=(TASKS, EXAMPLES))
+    return (0.3 + factors + noise).astype(np.float32)
+
+
+def write(folder, z, row_group=200):
+    names = [f"t{i}" for i in range(len(z))], [f"e{j}" for j in range(z.shape[1])]
+    parts = [slice(start, start + row_group) for start in range(0, z.shape[1], row_group)]
+    chunks = [(names[1][part], z[:, part]) for part in parts]
+    matrix.write_chunks(folder / "Z.parquet", names[0], chunks)
+    return folder / "Z.parquet"
+
+
+def holed(z):
+    z = z.copy()
+    z[2, 10:14], z[5, 300], z[:, 420] = np.nan, np.nan, np.nan
+    z[0, 420] = 0.5
+    return z
+
+
+@pytest.mark.parametrize(
+    ("method", "gaps"), [(Gaussian, False), (Gaussian, True), (Affine, True), (Additive, False)]
+)
+def test_streamed_completion_is_the_one_in_memory(tmp_path, z, method, gaps):
+    z = holed(z) if gaps else z
+    train, test = z[:7], z[7:]
+    index = np.array([3, 12, 201, 500, 650])
+    values = np.nan_to_num(test[:, index])
+    dense = method().fit(train).predict(index, values)
+    stream = streaming.Stream(write(tmp_path, z), [f"t{i}" for i in range(7)], CHUNK)
+    streamed = streamed_completion.Completion(method(), stream).predict(index, values)
+    np.testing.assert_allclose(streamed, dense, atol=1e-7)
+
+
+def test_gaps_are_filled_as_in_memory(tmp_path, z):
+    z = holed(z)
+    stream = streaming.Stream(write(tmp_path, z), chunk=CHUNK)
+    filled = np.concatenate(
+        [*map(streamed_completion.Completion(Gaussian(), stream).filling, stream)], 1
+    )
+    np.testing.assert_allclose(filled, fill(z.astype(float), np.isfinite(z)), atol=1e-6)
+
+
+def test_probe_scores_are_the_variance_that_a_probe_takes_off(tmp_path, z):
+    stream = streaming.Stream(write(tmp_path, z[:, :90]), chunk=CHUNK)
+    fitted = streamed_completion.Completion(Gaussian(noise=1.0), stream)
+    scores = streamed_completion.probe_scores(fitted, probes=5)
+    prior, noise = fitted.model.parts
+    features = prior.basis @ np.vstack([z[:, :90], np.ones(90)])
+    covariance = features.T @ features  # over examples, as no streamed result may need it
+    variances = noise.variance(z[:, :90].astype(float))
+    for j in (0, 17, 89):
+        after = covariance - np.outer(covariance[j], covariance[j]) / (
+            covariance[j, j] + variances[j]
+        )
+        assert scores[j] == pytest.approx(np.trace(covariance - after), rel=1e-6)

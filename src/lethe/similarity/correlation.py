@@ -90,7 +90,7 @@ def _flattened(x: np.ndarray, y: np.ndarray, both: np.ndarray) -> tuple[float, f
     sums = np.stack([cell.sum(axis=1) for cell in cells], axis=1)
     whole = float(_pearson(sums.sum(axis=0)[None])[0])
     rows = np.flatnonzero(both.any(axis=1))
-    if len(rows) < 2:
+    if len(rows) < 2 or np.isnan(whole):
         return whole, float("nan"), float("nan")
     drawn = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
     found = _pearson(sums[rows][drawn].sum(axis=1))

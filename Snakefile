@@ -18,6 +18,11 @@ include: "rules/replay.smk"
 include: "rules/report.smk"
 
 
+if SETTINGS.similarity:
+
+    include: "rules/similarity.smk"
+
+
 report: "report/workflow.rst"
 
 
@@ -27,3 +32,4 @@ rule all:
         f"{RESULTS}/report.html",
         figures(),
         TRANSFER,
+        association_tables(),

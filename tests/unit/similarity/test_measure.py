@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import torch
+
+from lethe import models
+from lethe.config.models import Recipe, Scoring
+from lethe.data.examples import Example, UpstreamExample
+from lethe.errors import LetheError
+from lethe.similarity import directions
+from lethe.similarity.measure import ModelExamples, first_order
+from lethe.similarity.projection import sketch_of
+
+
+@pytest.fixture
+def examples(model, tasks, upstream):
+    texts = [example.example.text for example in upstream] * 5
+    tokenizer = models.train_tokenizer(texts, 300)
+    recipe, scoring = Recipe(max_tokens=16), Scoring(max_tokens=12)
+    return ModelExamples(model, tokenizer, tasks, upstream, recipe, scoring)
+
+
+def test_an_upstream_example_that_is_the_task_itself_is_nearest_to_it(examples, tasks):
+    pair = tasks["rivers"][0]
+    tasks["rivers"] = [pair]
+    examples.upstream.append(UpstreamExample("same", "d", "heldout", pair))
+    sketch = sketch_of(examples.model, 2048, 0)
+    found = [examples.representations().cosines(), first_order(examples, ["gradient"], {}, sketch)]
+    assert found[0].values[0].argmax() == 4
+    assert np.nanargmax(found[1]["gradient"].values[0]) == 4
+    assert found[0].tasks == found[1]["gradient"].tasks == ["rivers", "stories"]
+    assert found[1]["gradient"].example_ids[-1] == "same"
+
+
+def test_directions_and_gradients_are_told_apart(examples, tmp_path):
+    sketch = sketch_of(examples.model, 256, 0)
+    gradients = examples.task_gradients(sketch)
+    moved = {}
+    for task, values in zip(examples.tasks, gradients, strict=True):
+        moved[task] = tmp_path / f"{task}.parquet"
+        direction = directions.Direction(-3 * values, directions.settings_of(sketch))
+        directions.write(moved[task], direction)
+    found = first_order(examples, ["weight_difference", "gradient"], moved, sketch)
+    expected = -3 * found["gradient"].values
+    np.testing.assert_allclose(found["weight_difference"].values, expected, rtol=1e-3, atol=1e-4)
+    only = first_order(examples, ["weight_difference"], moved, sketch)
+    assert list(only) == ["weight_difference"]
+
+
+def test_nothing_asked_for_takes_no_gradient(examples, monkeypatch):
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    sketch = sketch_of(examples.model, 16, 0)
+    assert first_order(examples, ["representation"], {}, sketch) == {}
+
+
+def test_a_task_without_loss_is_named(examples):
+    examples.tasks["empty"] = [Example("a question", "")]
+    with pytest.raises(LetheError, match="'empty'"):
+        examples.task_gradients(sketch_of(examples.model, 16, 0))

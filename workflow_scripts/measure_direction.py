@@ -1,0 +1,26 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+from lethe import models, rows
+from lethe.jobs import fine_tune_job, run
+from lethe.similarity import directions
+from lethe.similarity.projection import sketch_of
+
+
+def measure_direction(
+    inputs: Mapping, direction: Path, task: str, projection: dict, **settings
+) -> None:
+    """Fine-tunes as the row was measured, and sketches where the weights went."""
+    job = fine_tune_job(inputs, **settings)
+    tuned, _, again = job.run([], title=task)
+    directions.same_training(again, rows.read(inputs["row"]), task)
+    base, _ = models.load(job.card, job.scoring.dtype, job.gpu)
+    directions.write(direction, directions.difference(base, tuned, sketch_of(base, **projection)))
+
+
+if __name__ == "__main__":
+    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
+    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    settings |= {"projection": snakemake.params.projection, "inputs": snakemake.input}
+    direction, task = Path(snakemake.output.direction), snakemake.wildcards.task
+    run(measure_direction, snakemake.log[0], direction=direction, task=task, **settings)

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+from lethe import matrix, models
+from lethe.config.similarity import TwoTower
+from lethe.jobs import run
+from lethe.similarity import embeddings, two_tower
+from lethe.similarity.files import aligned
+
+
+def train_two_tower(
+    z: Path, vectors: Path, association: Path, tasks: dict, settings: dict, threads: int
+) -> None:
+    """Predicts every task's forgetting by two networks that have not seen its row of Z."""
+    models.use_machine(threads, 0)
+    known = embeddings.read(vectors)
+    values = aligned(matrix.read(z), known.tasks, known.example_ids, z)
+    train = [row for row, task in enumerate(known.tasks) if tasks[task][1] == "train"]
+    predicted = two_tower.predict_unseen(known, values, train, TwoTower(**settings))
+    matrix.write(association, predicted)
+
+
+if __name__ == "__main__":
+    params = snakemake.params
+    paths = {"z": Path(snakemake.input.matrix), "vectors": Path(snakemake.input.embeddings)}
+    paths["association"] = Path(snakemake.output.association)
+    settings = {"tasks": params.tasks, "settings": params.two_tower, "threads": snakemake.threads}
+    run(train_two_tower, snakemake.log[0], **paths, **settings)

@@ -2,6 +2,7 @@ rule score_completion:
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
         upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
+        associations=association_files,
     output:
         scores=f"{RESULTS}/{{model}}/completion.csv",
     log:

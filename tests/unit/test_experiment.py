@@ -79,9 +79,22 @@ def test_every_problem_is_in_one_message(experiment):
         ({"models": {"m": {**SCRATCH, "pretraining": {"heads": 3}}}}, "2 x heads 3"),
         ({"models": {"a/b": SCRATCH}}, "a/b"),
         ({"models": {"tasks": SCRATCH}}, "models.tasks: results/ keeps other files"),
-        ({"models": {}, "matrix": {"path": "z", "name": "plots"}}, "matrix.name: results/"),
-        ({"models": {}, "matrix": {"path": "z"}, "replay": {"strategies": ["random"]}}, "replay:"),
-        ({"models": {}, "matrix": {"path": "z"}}, "upstream: a matrix brings its own"),
+        (
+            {"models": {}, "matrix": {"path": "z", "layout": "tasks_in_rows", "name": "plots"}},
+            "matrix.name: results/",
+        ),
+        (
+            {
+                "models": {},
+                "matrix": {"path": "z", "layout": "tasks_in_rows"},
+                "replay": {"strategies": ["random"]},
+            },
+            "replay:",
+        ),
+        (
+            {"models": {}, "matrix": {"path": "z", "layout": "tasks_in_rows"}},
+            "upstream: a matrix brings its own",
+        ),
         ({"models": {"m": {**SCRATCH, "architecture": "mpt"}}}, "context: at least max_tokens"),
         ({"sources": {"x": {"kind": "web"}}}, "sources.x: Input tag 'web'"),
         ({"sources": {"x": {"kind": "files", "folder": "f", "text": "words"}}}, "names no field"),

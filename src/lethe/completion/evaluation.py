@@ -1,6 +1,6 @@
 """How well unseen tasks are predicted, and how sure of that one can be (paper, section 4)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,7 @@ def evaluate(
     options: Mapping[str, dict] | None = None,
     *,
     associations: Mapping[str, np.ndarray] | None = None,
+    in_domain_only: Collection[str] = (),
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
 ) -> list[dict]:
@@ -58,6 +59,9 @@ def evaluate(
     associations
         name -> (M, N) in Z's order of tasks and examples. Each is two more predictors that look
         at no probe: `<name>`, and `<name>_and_mean` with the column mean (see `Association`).
+    in_domain_only
+        Associations that were themselves trained on the training tasks of the table, and so may
+        have seen what another split predicts: left out there.
     probe_choice
         Random probes are always scored. Other choices are scored fairly: chosen in a random half
         of the columns, scored in the other half. Their lines, and those of random probes scored
@@ -71,13 +75,17 @@ def evaluate(
         If a method or choice is not known, or an association has another shape than Z.
     """
     protocol = _Protocol(probes, seeds, threshold, probe_choice, domains)
-    predictors = list(_predictors(matrix, methods, options or {}, associations or {}))
     records = []
     found = splits(matrix, tasks)
     for name in dict.fromkeys(split.name for split in found):
         chosen = [split for split in found if split.name == name]
         draws = [_Draws(matrix, split, protocol) for split in chosen]
-        for predictor in predictors:
+        allowed = {
+            key: values
+            for key, values in (associations or {}).items()
+            if name == "in_domain" or key not in in_domain_only
+        }
+        for predictor in _predictors(matrix, methods, options or {}, allowed):
             fitted = [predictor(split) for split in chosen]
             for design in protocol.designs():
                 for k in probes:

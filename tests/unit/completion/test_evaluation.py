@@ -75,6 +75,13 @@ def test_an_association_is_scored_with_and_without_the_column_mean():
     assert values["text"] < 1e-5 and values["text_and_mean"] < 1e-5
 
 
+def test_an_association_that_saw_other_groups_is_scored_in_domain_only():
+    given = {"associations": {"text": VALUES * 2 + 1}, "in_domain_only": ["text"]}
+    records = evaluate(Z, TASKS, *ASKED, **given)
+    assert {r["split"] for r in records} == {"in_domain", "out_of_domain"}
+    assert {r["split"] for r in records if r["method"] == "text"} == {"in_domain"}
+
+
 def test_an_association_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"text has shape \(2, 3\)"):
         evaluate(Z, TASKS, *ASKED, associations={"text": np.ones((2, 3))})

@@ -37,7 +37,11 @@ def test_an_experiment_says_what_is_missing_for_its_associations(tmp_path):
     (tmp_path / "tasks.csv").write_text(
         "name,group,source,split\na,g,x:a,train\nb,g,x:b,train\nc,g,x:c,test\n"
     )
-    config = {"experiment": "own", "tasks": "tasks.csv", "matrix": {"path": "z.npy"}}
+    config = {
+        "experiment": "own",
+        "tasks": "tasks.csv",
+        "matrix": {"path": "z.npy", "layout": "tasks_in_rows"},
+    }
     load(config, tmp_path)
     with pytest.raises(ExperimentError) as caught:
         encoder = {"source": "folder", "path": "gone"}

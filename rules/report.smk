@@ -35,6 +35,9 @@ rule write_report:
         comparisons=tables("replay_comparison.csv") if STRATEGIES else [],
         noise=tables("noise.json") if NOISE else [],
         runs=tables("replay.csv") if STRATEGIES else [],
+        sanity=[] if MODELS else tables("sanity.json"),
+        associations=association_tables(),
+        transfer=TRANSFER,
         upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
         figures=expand(f"{RESULTS}/plots/{{name}}.png", name=FIGURES),
     output:

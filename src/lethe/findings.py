@@ -23,10 +23,13 @@ class Findings:
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
+    sanity: dict[str, dict] = field(default_factory=dict)
+    associations: dict[str, pd.DataFrame] = field(default_factory=dict)
+    transfer: pd.DataFrame | None = None
     upstream: list[UpstreamExample] = field(default_factory=list)
 
 
-NAMES = ("task", "group", "split", "strategy", "method", "metric")
+NAMES = ("task", "group", "split", "strategy", "method", "metric", "association")
 
 
 def _table(path: str | Path) -> pd.DataFrame:
@@ -56,8 +59,14 @@ def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[st
         {model: matrix.read(path) for model, path in zip(models, paths("matrices"), strict=True)},
         **{
             key: frames(key)
-            for key in ("curves", "completions", "summaries", "comparisons", "runs")
+            for key in (
+                *("curves", "completions", "summaries", "comparisons", "runs", "associations"),
+            )
         },
-        noise={m: read_json(path) for m, path in zip(models, paths("noise"), strict=False)},
+        **{
+            key: {m: read_json(path) for m, path in zip(models, paths(key), strict=False)}
+            for key in ("noise", "sanity")
+        },
+        transfer=_table(paths("transfer")[0]) if paths("transfer") else None,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
     )

@@ -205,10 +205,11 @@ def completion(findings: Findings) -> Figure:
 def errors(axis: Axes, scores: pd.DataFrame) -> None:
     """RMSE by k with 95 percent bootstrap intervals over tasks."""
     chosen = scores[(scores.seed.astype(str) == "all") & (scores.metric == "rmse")]
-    chosen = chosen[chosen.probes == "random"]
+    # Associations look at no probe; the report's table has them.
+    chosen = chosen[(chosen.probes == "random") & chosen.method.isin(LABELS)]
     for method, line in chosen.groupby("method", sort=False):
-        colour, label = COLOURS.get(method, FAINT), LABELS.get(method, method)
-        axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=label)
+        colour = COLOURS[method]
+        axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=LABELS[method])
         axis.fill_between(line.k, line.low, line.high, color=colour, alpha=0.1, linewidth=0)
     ks = sorted(chosen.k.unique())
     axis.set_xscale("log")

@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lethe
+from lethe import transfer
 from lethe.findings import Findings
 from lethe.plots import LABELS
 
@@ -55,10 +56,16 @@ def page(findings: Findings, figures: Mapping[str, bytes], settings: dict[str, A
         curves={model: _rank_line(curve) for model, curve in findings.curves.items()},
         completions={model: _scores(table) for model, table in findings.completions.items()},
         comparisons={model: _records(table) for model, table in findings.comparisons.items()},
+        associations={model: _records(table) for model, table in findings.associations.items()},
+        transfer=_transfer(findings),
         forgotten=most_forgotten(findings),
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )
+
+
+def _transfer(findings: Findings) -> list[dict]:
+    return [] if findings.transfer is None else transfer.table(_records(findings.transfer))
 
 
 def _number(value: Any, digits: int = 3) -> str:
@@ -90,7 +97,11 @@ def _scores(table: pd.DataFrame) -> list[dict]:
 
 def _problems(findings: Findings) -> list[str]:
     """What a reader should know before trusting the numbers."""
-    found = []
+    found = [
+        f"{model}: {warning}"
+        for model, seen in findings.sanity.items()
+        for warning in seen["warnings"]
+    ]
     for model, table in findings.summaries.items():
         idle = table[table.eval_loss_after >= table.eval_loss_before].task.tolist()
         if idle:

@@ -21,7 +21,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
         start_new_session=True,
         **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(copied.rows()) < 4 and time.monotonic() < deadline:
         time.sleep(0.2)
     subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])

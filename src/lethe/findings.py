@@ -29,6 +29,7 @@ class Findings:
     upstream: list[UpstreamExample] = field(default_factory=list)
 
 
+TABLES = ("curves", "completions", "summaries", "comparisons", "runs", "associations")
 NAMES = ("task", "group", "split", "strategy", "method", "metric", "association")
 
 
@@ -57,12 +58,7 @@ def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[st
     return Findings(
         {task: (group, split) for task, (group, split) in tasks.items()},
         {model: matrix.read(path) for model, path in zip(models, paths("matrices"), strict=True)},
-        **{
-            key: frames(key)
-            for key in (
-                *("curves", "completions", "summaries", "comparisons", "runs", "associations"),
-            )
-        },
+        **{key: frames(key) for key in TABLES},
         **{
             key: {m: read_json(path) for m, path in zip(models, paths(key), strict=False)}
             for key in ("noise", "sanity")

@@ -2,9 +2,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lethe import models, rows
-from lethe.jobs import fine_tune_job, run
+from lethe.jobs import fine_tune_job
 from lethe.similarity import directions
 from lethe.similarity.projection import sketch_of
+from lethe.warm import run
 
 
 def measure_direction(

@@ -3,7 +3,8 @@ from pathlib import Path
 
 from lethe import rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import fine_tune_job, run
+from lethe.jobs import fine_tune_job
+from lethe.warm import run
 
 
 def measure_row(inputs: Mapping[str, str], row: Path, task: str, **settings) -> None:

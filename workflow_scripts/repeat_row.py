@@ -3,8 +3,9 @@ from pathlib import Path
 
 from lethe import rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import fine_tune_job, run
+from lethe.jobs import fine_tune_job
 from lethe.repeats import repeat
+from lethe.warm import run
 
 
 def repeat_row(

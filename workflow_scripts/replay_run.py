@@ -3,8 +3,9 @@ from pathlib import Path
 
 from lethe import matrix, rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import fine_tune_job, run
+from lethe.jobs import fine_tune_job
 from lethe.replay.runs import replay, without_replay
+from lethe.warm import run
 
 
 def replay_run(

@@ -19,7 +19,7 @@ def use_machine(threads: int, gpus: int) -> None:
     """Takes this job's share of the machine and fixes what the bytes of a result depend on."""
     devices.claim(gpus)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
 
 
 def device(gpu: int) -> torch.device:

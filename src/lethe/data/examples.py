@@ -200,7 +200,7 @@ def read_examples(path: Path) -> list[Example]:
         If the file cannot be read or an example does not have the hash beside it.
     """
     try:
-        table = pq.read_table(path).to_pydict()
+        table = pq.ParquetFile(path).read().to_pydict()
         triples = zip(table["prompt"], table["answer"], table["text"], strict=True)
         examples = [Example(*triple) for triple in triples]
         digests = table["hash"]
@@ -215,7 +215,7 @@ def read_examples(path: Path) -> list[Example]:
 def read_upstream(path: Path) -> list[UpstreamExample]:
     """Reads what `write_upstream` wrote, with the checks of `read_examples`."""
     examples = read_examples(path)
-    columns = pq.read_table(path).to_pydict()
+    columns = pq.ParquetFile(path).read().to_pydict()
     if missing := {"example_id", "domain", "split"} - set(columns):
         raise LetheError(f"{path}: lacks the column(s) {sorted(missing)}; delete it, run again")
     rows = zip(columns["example_id"], columns["domain"], columns["split"], examples, strict=True)

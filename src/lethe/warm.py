@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def _try(folder: Path) -> socket.socket | None:
 def _start(folder: Path, owner: str) -> None:
     with open(folder / "server.log", "wb") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "lethe.warm", str(folder), owner],
+            [sys.executable, "-m", "lethe.warm", str(folder), owner, *PRELOADED],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -169,15 +169,15 @@ def _hand_over(connection: socket.socket, request: bytes) -> tuple[bool, int]:
 # ---- the server's side
 
 
-def serve(folder: Path, owner: int) -> None:
-    """Forks a process for every connection until the process `owner` is gone."""
+def serve(folder: Path, owner: int, modules: Sequence[str]) -> None:
+    """Imports the modules, then forks for every connection until the process `owner` is gone."""
     path = folder / "socket"
     path.unlink(missing_ok=True)
     running: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(128)
-        for module in PRELOADED:
+        for module in modules:
             importlib.import_module(module)
         try:
             while running or _alive(owner):
@@ -290,4 +290,4 @@ def _function(script: str, name: str) -> Callable[..., None]:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))
+    serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

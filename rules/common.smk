@@ -1,5 +1,6 @@
 import re
 import sys
+import types
 from pathlib import Path
 
 # The library is found beside the Snakefile, in jobs as well: no installation, no stale copy.
@@ -60,6 +61,8 @@ wildcard_constraints:
     method=one_of(PREDICTED),
     seed=r"\d+",
 
+
+SCORING = SETTINGS.scoring.model_dump(mode="json")
 
 # ---- sources of examples
 
@@ -138,10 +141,6 @@ def recipe(wildcards):
     return EXPERIMENT.recipe(wildcards.model).model_dump(mode="json")
 
 
-def scoring(wildcards):
-    return SETTINGS.scoring.model_dump(mode="json")
-
-
 def model_threads(wildcards):
     return SETTINGS.models[wildcards.model].threads
 
@@ -150,6 +149,13 @@ def asked(wildcards, key, otherwise):
     """What the experiment asks for a job of this model, else what the rule gives."""
     seen = getattr(SETTINGS.models[wildcards.model].resources, key)
     return otherwise if seen is None else seen
+
+
+def same_for_all(function):
+    """The value, where every model has the same one: Snakemake asks functions for every job."""
+    values = [function(types.SimpleNamespace(model=name)) for name in MODELS]
+    alike = values and all(value == values[0] for value in values)
+    return values[0] if alike else function
 
 
 def gpus(wildcards):

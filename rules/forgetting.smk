@@ -8,14 +8,14 @@ rule score_base:
         f"{LOGS}/score_base/{{model}}.log",
     conda:
         "../envs/train.yaml"
-    threads: model_threads
+    threads: same_for_all(model_threads)
     resources:
-        gpu=gpus,
+        gpu=same_for_all(gpus),
         mem_mb=memory,
         runtime=minutes,
-        slurm_partition=partition,
+        slurm_partition=same_for_all(partition),
     params:
-        scoring=scoring,
+        scoring=SCORING,
     script:
         "../workflow_scripts/score_base.py"
 
@@ -35,15 +35,15 @@ rule measure_row:
     priority: 5
     conda:
         "../envs/train.yaml"
-    threads: model_threads
+    threads: same_for_all(model_threads)
     resources:
-        gpu=gpus,
+        gpu=same_for_all(gpus),
         mem_mb=memory,
         runtime=minutes,
-        slurm_partition=partition,
+        slurm_partition=same_for_all(partition),
     params:
-        recipe=recipe,
-        scoring=scoring,
+        recipe=same_for_all(recipe),
+        scoring=SCORING,
     script:
         "../workflow_scripts/measure_row.py"
 

@@ -30,15 +30,15 @@ if NOISE:
             f"{LOGS}/repeat_row/{{model}}/{{task}}-seed{{seed}}.log",
         conda:
             "../envs/train.yaml"
-        threads: model_threads
+        threads: same_for_all(model_threads)
         resources:
-            gpu=gpus,
+            gpu=same_for_all(gpus),
             mem_mb=memory,
             runtime=minutes,
-            slurm_partition=partition,
+            slurm_partition=same_for_all(partition),
         params:
-            recipe=recipe,
-            scoring=scoring,
+            recipe=same_for_all(recipe),
+            scoring=SCORING,
         script:
             "../workflow_scripts/repeat_row.py"
 

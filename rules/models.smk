@@ -31,12 +31,12 @@ rule pretrain_model:
     priority: 10
     conda:
         "../envs/train.yaml"
-    threads: model_threads
+    threads: same_for_all(model_threads)
     resources:
-        gpu=gpus,
+        gpu=same_for_all(gpus),
         mem_mb=memory,
         runtime=minutes,
-        slurm_partition=partition,
+        slurm_partition=same_for_all(partition),
     params:
         model=model_settings,
         checkpoint=f"{RESULTS}/{{model}}/pretraining.safetensors",

@@ -13,15 +13,15 @@ rule replay_run:
         f"{LOGS}/replay_run/{{model}}/{{strategy}}/{{task}}-seed{{seed}}.log",
     conda:
         "../envs/train.yaml"
-    threads: model_threads
+    threads: same_for_all(model_threads)
     resources:
-        gpu=gpus,
+        gpu=same_for_all(gpus),
         mem_mb=memory,
         runtime=minutes,
-        slurm_partition=partition,
+        slurm_partition=same_for_all(partition),
     params:
-        recipe=recipe,
-        scoring=scoring,
+        recipe=same_for_all(recipe),
+        scoring=SCORING,
         replay=SETTINGS.replay
         and SETTINGS.replay.model_dump(
             mode="json", include={"ratio", "temperature", "accounting"}

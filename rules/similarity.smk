@@ -47,16 +47,16 @@ if associations_asked(["weight_difference"]):
             f"{LOGS}/measure_direction/{{model}}/{{task}}.log",
         conda:
             "../envs/train.yaml"
-        threads: model_threads
+        threads: same_for_all(model_threads)
         resources:
-            gpu=gpus,
+            gpu=same_for_all(gpus),
             mem_mb=memory,
             runtime=minutes,
-            slurm_partition=partition,
+            slurm_partition=same_for_all(partition),
         params:
             **similarity_settings("projection"),
-            recipe=recipe,
-            scoring=scoring,
+            recipe=same_for_all(recipe),
+            scoring=SCORING,
         script:
             "../workflow_scripts/measure_direction.py"
 
@@ -75,15 +75,15 @@ if associations_asked(OF_MODEL):
             f"{LOGS}/associate_model/{{model}}.log",
         conda:
             "../envs/train.yaml"
-        threads: model_threads
+        threads: same_for_all(model_threads)
         resources:
-            gpu=gpus,
+            gpu=same_for_all(gpus),
             mem_mb=memory,
             runtime=minutes,
-            slurm_partition=partition,
+            slurm_partition=same_for_all(partition),
         params:
-            recipe=reading,
-            scoring=scoring,
+            recipe=same_for_all(reading),
+            scoring=SCORING,
             similarity=similarity_settings("task_examples", "projection"),
         script:
             "../workflow_scripts/associate_model.py"

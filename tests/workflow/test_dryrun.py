@@ -71,7 +71,7 @@ def test_a_matrix_of_ones_own_trains_nothing(shipped):
 @pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])
 def test_nine_models_and_85_tasks(tmp_path, profile):
     """As large as the paper's: 765 rows and 5,400 replay runs."""
-    splits = ["test"] * 20 + ["train"] * 65
+    splits = ["test"] * 25 + ["train"] * 60
     lines = [f"t{i},g{i % 3},flan:t{i},{split}" for i, split in enumerate(splits)]
     (tmp_path / "tasks.csv").write_text("name,group,source,split\n" + "\n".join(lines))
     hub = {"kind": "hub", "path": "someone/flan", "by": "task"}
@@ -87,4 +87,4 @@ def test_nine_models_and_85_tasks(tmp_path, profile):
     (tmp_path / "large.yaml").write_text(yaml.safe_dump(experiment))
     counts = planned(tmp_path, "--configfile", str(tmp_path / "large.yaml"), profile=profile)
     assert counts["measure_row"] == 9 * 85
-    assert counts["replay_run"] == 9 * 20 * 3 * len(strategies)
+    assert counts["replay_run"] == 9 * 25 * 3 * len(strategies)

@@ -2,6 +2,8 @@
 
 import hashlib
 import random
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +53,25 @@ class UpstreamExample:
     example: Example
 
 
-def distinct(examples: Iterable[Example], seen: set[str] | None = None) -> Iterator[Example]:
+def distinct(
+    examples: Iterable[Example],
+    seen: set[str] | None = None,
+    dropped: Counter[str] | None = None,
+) -> Iterator[Example]:
     """Drops repeated and empty examples, keeping the first of each.
 
-    `seen` are digests of examples that count as repeated; those given are added to it.
+    `seen` are digests of examples that count as repeated; those given are added to it. `dropped`
+    counts what is left out, as `repeated` and `empty`.
     """
     seen = set() if seen is None else seen
+    dropped = Counter() if dropped is None else dropped
     for example in map(Example.storable, examples):
         digest = example.digest()
-        if digest not in seen and not example.is_empty():
+        if example.is_empty():
+            dropped["empty"] += 1
+        elif digest in seen:
+            dropped["repeated"] += 1
+        else:
             seen.add(digest)
             yield example
 
@@ -69,16 +81,20 @@ def train_and_eval(
 ) -> tuple[list[Example], list[Example]]:
     """Draws disjoint training and evaluation examples of one task.
 
-    A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation.
+    A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation. How
+    many examples were repeated or without an answer goes to stderr.
 
     Raises
     ------
     LetheError
         If fewer than ten different, non-empty examples are left.
     """
-    pool = list(distinct(examples))
+    dropped: Counter[str] = Counter()
+    pool = list(distinct(examples, dropped=dropped))
+    said = f"{len(pool)} usable examples ({dropped['repeated']} repeated, {dropped['empty']} empty)"
     if len(pool) < 10:
-        raise LetheError(f"task {task!r} has {len(pool)} usable examples; at least 10 are needed")
+        raise LetheError(f"task {task!r} has {said}; at least 10 are needed")
+    print(f"task {task}: {said}", file=sys.stderr)
     random.Random(f"{seed}/{task}").shuffle(pool)
     held = min(evaluate, max(1, len(pool) // 5))
     return pool[held : held + train], pool[:held]

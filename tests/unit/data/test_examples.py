@@ -32,9 +32,14 @@ def test_repeated_examples_cannot_be_in_training_and_evaluation_both():
     assert not set(train) & set(held)
 
 
+def test_what_is_left_out_of_a_task_is_counted_aloud(capsys):
+    data.train_and_eval([*tiny.pairs(12), Example("no answer", " ")], 10, 5, 0, "sums")
+    assert "task sums: 12 usable examples (0 repeated, 1 empty)" in capsys.readouterr().err
+
+
 def test_a_task_with_too_few_usable_examples_is_refused_with_its_name():
     pool = [*tiny.pairs(9), tiny.pairs(9)[0], Example("no answer", " ")]
-    with pytest.raises(LetheError, match="'sums' has 9 usable examples; at least 10"):
+    with pytest.raises(LetheError, match=r"'sums' has 9 usable examples \(1 repeated, 1 empty\)"):
         data.train_and_eval(pool, 10, 5, 0, "sums")
 
 

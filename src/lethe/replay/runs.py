@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 
@@ -29,8 +30,9 @@ def replay(
 ) -> rows.Row:
     """Fine-tunes with replayed examples and gives the row of the held-out ones.
 
-    The seed draws the replayed examples and the order of the task's own, the same for every
-    strategy, so that strategies are compared on the same fine-tune.
+    The seed draws the order of the task's own examples, and with the task's name the replayed
+    ones: the same noise for every strategy, so that strategies are compared on the same fine-tune,
+    another for every task, so that an interval over tasks covers it.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def replay(
     replayed, size = [], 0.0
     if strategy != "none":
         count = draws(planned_steps(recipe, len(job.train)) * recipe.batch, ratio)
-        replayed, size = choose(upstream, scores, count, temperature, seed)
+        replayed, size = choose(upstream, scores, count, temperature, [seed, crc32(task.encode())])
     # Evaluation = never replayed. Cheap to be sure of, fatal to the comparison if wrong.
     if leaked := {e.example_id for e in replayed} & {e.example_id for e in heldout}:
         raise LetheError(f"replay {strategy}: held-out examples would be replayed: {leaked}")

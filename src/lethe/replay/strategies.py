@@ -26,14 +26,14 @@ def effective_sample_size(probabilities: np.ndarray) -> float:
     return float(1 / np.square(probabilities).sum())
 
 
-def draw(logits: np.ndarray, count: int, seed: int) -> np.ndarray:
+def draw(logits: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draws indices (count,) without replacement, in proportion to softmax(logits).
 
     Gumbel-top-k: the same as drawing one after the other and renormalising, but on logits (n,),
     which do not underflow as weights do. Examples whose logit is not finite are never drawn; more
     draws than examples start over with all of them.
     """
-    rng = np.random.default_rng([seed, 7])
+    rng = np.random.default_rng([*np.atleast_1d(seed), 7])
     possible = np.isfinite(logits)
     if count and not possible.any():
         raise LetheError("replay: no replayable example has a score")
@@ -55,7 +55,7 @@ def choose(
     scores: Mapping[str, float] | None,
     count: int,
     temperature: float,
-    seed: int,
+    seed: int | Sequence[int],
 ) -> tuple[list[UpstreamExample], float]:
     """Draws `count` replayable examples in proportion to softmax(score / temperature).
 

@@ -27,7 +27,7 @@ def job(model_folders):
 
 def run(job, strategy="random", scores=None, seed=0, **changes):
     labels = {"strategy": strategy, "task": "t", "seed": seed}
-    return replay(job, UPSTREAM, scores, **labels, **MIX | changes)
+    return replay(job, UPSTREAM, scores, **labels | MIX | changes)
 
 
 def test_a_run_is_measured_on_the_held_out_examples_and_says_what_it_did(job):
@@ -75,6 +75,16 @@ def test_strategies_of_one_seed_share_the_order_of_the_tasks_own_examples(job, m
     assert own[0] == own[1] != own[2]
     assert old[0] != old[1]
     assert fine_tune
+
+
+def test_another_task_of_the_same_seed_replays_other_examples(job, monkeypatch):
+    """Luck that all tasks shared would not show in an interval over tasks."""
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    run(job)
+    run(job, task="u")
+    one, other = ([tokens.ids for tokens in stream if tokens.start == 1] for stream in seen)
+    assert one != other
 
 
 def runs_fine_tune(monkeypatch, seen):

@@ -39,6 +39,13 @@ def test_a_draw_depends_on_the_seed_alone():
     assert draw(logits, 9, 1).tolist() == draw(logits, 9, 1).tolist() != draw(logits, 9, 2).tolist()
 
 
+def test_tasks_of_one_seed_are_drawn_apart():
+    equal = np.zeros(50)
+    one, other = draw(equal, 10, [0, 11]), draw(equal, 10, [0, 12])
+    assert one.tolist() != other.tolist()
+    assert one.tolist() == draw(equal, 10, [0, 11]).tolist()
+
+
 def test_first_draws_follow_the_probabilities():
     probabilities = np.array([0.5, 0.3, 0.15, 0.05])
     firsts = Counter(int(draw(np.log(probabilities), 1, seed)[0]) for seed in range(4000))

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,7 +190,7 @@ def serve(folder: Path, owner: int, modules: Sequence[str]) -> None:
                 if listener in ready:
                     _begin(listener, running)
         finally:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _begin(listener: socket.socket, running: dict[int, socket.socket]) -> None:

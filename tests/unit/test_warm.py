@@ -158,6 +158,7 @@ def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(start, tmp_pa
     owner.kill()
     owner.wait()
     wait_for(lambda: gone(second))
+    assert not list((tmp_path / "tmp").glob("lethe-*"))
 
 
 def test_a_folder_that_others_may_open_is_not_trusted(start, tmp_path):

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from lethe.completion import make
 from lethe.completion.association import Association
-from lethe.completion.base import Completer
 from lethe.completion.probes import choose_probes, half_of
 from lethe.completion.scores import METRICS, metrics
 from lethe.completion.splits import Split, splits
+from lethe.completion.threshold import best_threshold, tuned_threshold
 from lethe.matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
@@ -52,7 +53,8 @@ def evaluate(
     tasks (for RMSE the root of the mean square, which is pooling their cells) over unprobed
     cells. Lines of seed `all` give the mean over seeds with a 95 percent bootstrap interval over
     tasks, and `sd_over_seeds` beside each. Methods with intervals have lines `coverage_<level>`,
-    the share of unprobed cells inside, and `width_<level>` in nats.
+    the share of unprobed cells inside, and `width_<level>` in nats. F1 of a Z of 0s and 1s calls
+    what is predicted above a threshold that training tasks ask for (`tuned_threshold`).
 
     Parameters
     ----------
@@ -95,12 +97,27 @@ def evaluate(
     return records
 
 
+def _binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values[np.isfinite(values)], (0, 1)).all())
+
+
 class _Fitted:
     """A method fitted on the training rows of a split."""
 
-    def __init__(self, name: str, completer: Completer):
-        self.name, self._completer = name, completer
-        self.has_intervals = completer.has_intervals
+    def __init__(self, name: str, options: Mapping[str, dict], train: np.ndarray):
+        self.name, self._train = name, train
+        self._make = partial(make, name, dict(options))
+        self._completer = self._make().fit(train)
+        self.has_intervals = self._completer.has_intervals
+        self._cuts: dict[int, float] = {}
+
+    def called_above(self, probes: int) -> float | None:
+        """The threshold of predictions for F1; none: that of the truth, which is in nats."""
+        if not _binary(self._train):
+            return None
+        if probes not in self._cuts:
+            self._cuts[probes] = tuned_threshold(self._make, self._train, probes)
+        return self._cuts[probes]
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Predictions (R, N) of rows of Z by their numbers."""
@@ -115,8 +132,18 @@ class _Associated:
 
     has_intervals = False
 
-    def __init__(self, name: str, line: Association, associations: np.ndarray):
-        self.name, self._line, self._associations = name, line, associations
+    def __init__(self, name: str, mean: bool, train: np.ndarray, associations: np.ndarray, rows):
+        self.name, self._associations = name, associations
+        self._line = Association(mean).fit(train, associations[rows])
+        self._cut = None
+        if _binary(train):
+            known = np.isfinite(train)
+            predicted = self._line.predict(associations[rows])
+            self._cut = best_threshold(train[known] > 0.5, predicted[known])
+
+    def called_above(self, probes: int) -> float | None:
+        """As of a method; it has no probes to depend on."""
+        return self._cut
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         return self._line.predict(self._associations[rows])
@@ -131,16 +158,12 @@ def _predictors(
     """Functions that fit a predictor to a split."""
 
     def method(name):
-        return lambda split: _Fitted(
-            name, make(name, dict(options)).fit(matrix.values[split.train])
-        )
+        return lambda split: _Fitted(name, options, matrix.values[split.train])
 
     def associated(name, values, mean):
         full = f"{name}_and_mean" if mean else name
         return lambda split: _Associated(
-            full,
-            Association(mean).fit(matrix.values[split.train], values[split.train]),
-            values,
+            full, mean, matrix.values[split.train], values, split.train
         )
 
     for name, values in associations.items():
@@ -207,7 +230,7 @@ def _scores(draws, fitted, design: str, k: int, protocol: _Protocol) -> dict[str
 def _score(values, predictor, rows, index, scored, threshold) -> np.ndarray:
     truth, probed = values[np.ix_(rows, scored)], values[np.ix_(rows, index)]
     predicted = predictor.predict(rows, index, probed)[:, scored]
-    scores = metrics(truth, predicted, threshold)
+    scores = metrics(truth, predicted, threshold, predictor.called_above(len(index)))
     if not predictor.has_intervals:
         return scores
     ends = [predictor.interval(index, probed, level) for level in LEVELS]

@@ -6,15 +6,19 @@ from scipy import stats
 METRICS = ("rmse", "mae", "spearman", "top_1_percent", "top_10_percent", "f1", "auc")
 
 
-def metrics(truth: np.ndarray, predicted: np.ndarray, threshold: float) -> np.ndarray:
+def metrics(
+    truth: np.ndarray, predicted: np.ndarray, threshold: float, called_above: float | None = None
+) -> np.ndarray:
     """Scores (R, len(METRICS)) of R predicted rows over the cells given, both (R, n), no NaN.
 
     RMSE and MAE in the units of Z (nats); Spearman; the share of the 1 and 10 percent most
     forgotten examples that are among the 1 and 10 percent predicted highest; F1 and AUC of
-    'forgetting above the threshold' (NaN where all or no examples are).
+    'forgetting above the threshold' (NaN where all or no examples are); predictions above
+    `called_above`, by default the same threshold, are called forgotten.
     """
     error = predicted - truth
     positive = truth > threshold
+    called = predicted > (threshold if called_above is None else called_above)
     ranks = stats.rankdata(predicted, axis=1)
     scores = (
         np.sqrt(np.square(error).mean(axis=1)),
@@ -22,7 +26,7 @@ def metrics(truth: np.ndarray, predicted: np.ndarray, threshold: float) -> np.nd
         _correlation(stats.rankdata(truth, axis=1), ranks),
         _overlap(truth, predicted, 0.01),
         _overlap(truth, predicted, 0.1),
-        _f1(positive, predicted > threshold),
+        _f1(positive, called),
         _auc(positive, ranks),
     )
     return np.stack(scores, axis=1)

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 import yaml
-
-from .conftest import ROOT, job_counts
+from helpers.experiment import ROOT, job_counts
 
 
 def planned(folder, *arguments, profile="profiles/default", code=ROOT):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from .conftest import ROOT, Place
+from helpers.experiment import ROOT, Place
 
 pytestmark = pytest.mark.xdist_group("workflow")
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -82,6 +82,8 @@ class Place:
 
     folder: Path
     code: Path = ROOT
+    profile: str = "profiles/default"
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def results(self) -> Path:
@@ -90,7 +92,7 @@ class Place:
     def command(self, *arguments: str) -> list[str]:
         program = [sys.executable, "-m", "snakemake", "--cores", "2"]
         where = ["--snakefile", str(self.code / "Snakefile"), "--directory", str(self.folder)]
-        profile = ["--workflow-profile", str(self.code / "profiles/default")]
+        profile = ["--workflow-profile", str(self.code / self.profile)]
         experiment = ["--configfile", str(self.folder / "tiny.yaml")]
         return [*program, *where, *profile, *experiment, *arguments]
 
@@ -100,7 +102,7 @@ class Place:
             self.command(*arguments),
             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
             timeout=900,
-            env=os.environ | {"LETHE_CACHE": str(self.folder / "cache")},
+            env=os.environ | {"LETHE_CACHE": str(self.folder / "cache")} | self.environment,
         )
         assert (done.returncode == 0) == succeed, done.stdout
         return done.stdout

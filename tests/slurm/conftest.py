@@ -1,0 +1,19 @@
+"""One cluster for all tests of this room."""
+
+import pytest
+from helpers import slurm
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A running cluster; taken down whatever happens."""
+    if reason := slurm.lacking():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("slurm") / "cluster"
+    folder.mkdir()
+    made = slurm.Cluster(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()

@@ -3,13 +3,20 @@ PYTHON ?= python3.11
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: run test lint pin schema
+# pytest leaves tests marked slurm out unless told otherwise.
+.PHONY: run test test-slurm lint pin schema
 
 run: .venv/installed
 	$(BIN)/snakemake --cores $(CORES)
 
 test: .venv/installed .venv/peer lint
 	$(BIN)/pytest -n $(CORES)
+
+# The cluster profile on a real SLURM, which is installed where that is possible.
+test-slurm: .venv/installed
+	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \
+		(apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge)
+	$(BIN)/pytest -n 0 -m slurm tests/slurm
 
 lint: .venv/installed
 	$(BIN)/ruff check .

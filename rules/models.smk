@@ -39,7 +39,7 @@ rule pretrain_model:
         slurm_partition=same_for_all(partition),
     params:
         model=model_settings,
-        checkpoint=f"{RESULTS}/{{model}}/pretraining.safetensors",
+        checkpoint=f"{RESULTS}/{{model}}/.unfinished",
     script:
         "../workflow_scripts/pretrain_model.py"
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 from lethe import models, pretraining
@@ -22,7 +23,7 @@ def pretrain_model(
     )
     network.save_pretrained(folder)
     write_json(card, models.card(str(folder)))
-    checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 if __name__ == "__main__":

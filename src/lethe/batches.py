@@ -44,9 +44,64 @@ def token_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     losses (S,) in float32, and the batch row (S,) each belongs to.
     """
     wanted = batch.mask[:, 1:]
-    logits = _logits(_unwrapped(model), batch.ids, wanted).float()
+    logits = _logits(model_of(model), batch.ids, wanted).float()
     losses = F.cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
     return losses, wanted.nonzero()[:, 0]
+
+
+def scored_losses(
+    model: Any, batch: Batch, plain: bool, head_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `token_losses`, without gradients and with the output layer in chunks of tokens.
+
+    Logits of `head_tokens` tokens are held at a time, not of the whole batch. `plain` says that
+    the model's logits are its output layer's (`has_plain_head`); of another model they are held.
+    """
+    if not plain:
+        return token_losses(model, batch)
+    wanted = batch.mask[:, 1:]
+    states, _ = _states(model, batch.ids, wanted)
+    head, targets = model_of(model).get_output_embeddings(), batch.ids[:, 1:][wanted]
+    parts = zip(states.split(head_tokens), targets.split(head_tokens), strict=True)
+    losses = [F.cross_entropy(head(s).float(), t, reduction="none") for s, t in parts]
+    return torch.cat(losses), wanted.nonzero()[:, 0]
+
+
+def has_plain_head(model: Any, batch: Batch) -> bool:
+    """True if the model's logits are what its output layer gives, to the bit.
+
+    Some architectures scale or cap logits, or have no output layer that is called; nothing is
+    known of an architecture beforehand, it is tried on the batch's first two tokens.
+    """
+    if model_of(model).get_output_embeddings() is None:
+        return False
+    ids = batch.ids[:1, :2]
+    states, logits = _states(model, ids, torch.ones_like(ids[:, 1:], dtype=torch.bool))
+    if states is None:
+        return False
+    again = model_of(model).get_output_embeddings()(states[None])
+    return torch.equal(again, logits)
+
+
+def _states(
+    model: Any, ids: torch.Tensor, wanted: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """What the output layer is given (S, hidden) at the wanted positions, and its first logits.
+
+    The layer itself sees the first of them only.
+    """
+    model, caught = model_of(model), []
+
+    def catch(_module: Any, inputs: tuple) -> tuple:
+        caught.append(inputs[0][:, :-1][wanted])
+        return (caught[0][:1][None], *inputs[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        logits = model(input_ids=ids, use_cache=False)[0]
+    finally:
+        hook.remove()
+    return (caught[0] if caught else None), logits
 
 
 def _logits(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -72,7 +127,7 @@ def _logits(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor
     return logits[0] if narrowed else logits[:, :-1][wanted]
 
 
-def _unwrapped(model: Any) -> Any:
+def model_of(model: Any) -> Any:
     """The transformers model inside a PEFT wrapper, with its adapters in place."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,12 +20,20 @@ def claim(gpus: int) -> None:
     machine without GPUs nothing happens.
     """
     if "SLURM_JOB_ID" in os.environ:
+        _say(gpus)
         return
     present = visible(os.environ, sorted(Path("/dev").glob("nvidia[0-9]*")))
     if gpus and not present:
         return
     chosen = free(present, min(gpus, len(present)), Path(tempfile.gettempdir()))
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+    _say(gpus)
+
+
+def _say(gpus: int) -> None:
+    if gpus:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+        print(f"GPU of this job: {seen}", file=sys.stderr)
 
 
 def visible(environment: Mapping[str, str], nodes: Sequence[Path]) -> list[str]:

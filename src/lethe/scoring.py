@@ -1,25 +1,43 @@
 """Per-example loss: the measurement that forgetting is the difference of."""
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from lethe.batches import collate, example_means, token_losses
+from lethe.batches import (
+    Batch,
+    collate,
+    example_means,
+    has_plain_head,
+    model_of,
+    scored_losses,
+)
 from lethe.data.tokens import Tokens
+from lethe.errors import LetheError
 from lethe.progress import progress
+
+# Tokens whose logits are held at once: 50 MB with a vocabulary of 50,000 in float32.
+HEAD_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`losses` (N,) in nats per scored token, NaN for an example without one; `tokens` (N,)."""
+    """`losses` (N,) in nats per scored token, NaN for an example without one; `tokens` (N,).
+
+    `by_token` holds, where asked for, each example's losses token by token. `tokens_per_batch` is
+    the budget that memory allowed in the end.
+    """
 
     losses: np.ndarray
     tokens: np.ndarray
     seconds: float
+    tokens_per_batch: int = 0
+    by_token: list[np.ndarray] | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -28,28 +46,125 @@ class Scores:
 
 
 def score(
-    model: Any, examples: Sequence[Tokens], tokens_per_batch: int, title: str = "scoring"
+    model: Any,
+    examples: Sequence[Tokens],
+    tokens_per_batch: int,
+    title: str = "scoring",
+    *,
+    by_token: bool = False,
+    known: np.ndarray | None = None,
+    after_batch: Callable[[np.ndarray], None] | None = None,
 ) -> Scores:
     """Mean loss of each example under the model (protocol: paper, section 3).
 
     Batches depend on the examples' lengths and `tokens_per_batch` only, so that a base model and
     its fine-tunes are measured with the same arithmetic: without training, differences are
-    exactly 0.
+    exactly 0. A batch that does not fit into memory is scored in halves, and so are those after.
+
+    Parameters
+    ----------
+    by_token
+        Keep the losses of single tokens as well.
+    known
+        Losses (N,) that an interrupted run left, NaN where there is none; not measured again.
+    after_batch
+        Called with the losses (N,) so far after every batch.
+
+    Raises
+    ------
+    LetheError
+        If a single example does not fit into memory.
     """
     began = time.perf_counter()
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    losses = np.full(len(examples), np.nan, dtype=np.float32)
-    batches = list(_by_length(examples, tokens_per_batch))
+    losses = np.full(len(examples), np.nan, dtype=np.float32) if known is None else known.copy()
+    scorer = _Scorer(model, examples, losses, title, [] if by_token else None)
+    waiting = list(_by_length(examples, tokens_per_batch))[::-1]
+    bar = progress(range(len(waiting)), title, "batch")
     with torch.inference_mode():
-        for rows in progress(batches, title, "batch"):
-            batch = collate([examples[row] for row in rows], device)
-            means = example_means(*token_losses(model, batch), len(rows))
-            losses[rows] = means.cpu().numpy()
+        while waiting:
+            rows = waiting.pop()
+            if np.isnan(losses[rows]).any() and not scorer.scored(rows):
+                waiting += scorer.halves(rows, waiting)
+                continue
+            bar.update()
+            if after_batch is not None:
+                after_batch(losses)
+    bar.close()
     model.train(was_training)
     counts = np.array([example.scored for example in examples], dtype=np.int32)
-    return Scores(losses, counts, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    tokens = scorer.tokens()
+    return Scores(losses, counts, seconds, scorer.budget or tokens_per_batch, tokens)
+
+
+class _Scorer:
+    """Fills in the losses of batches, in as many tokens at a time as memory allows."""
+
+    def __init__(self, model, examples, losses, title, by_token):
+        self.model, self.examples, self.losses, self.title = model, examples, losses, title
+        self.by_token, self.plain, self.budget = by_token, None, None
+        self.device = next(model.parameters()).device
+
+    def scored(self, rows: list[int]) -> bool:
+        """Scores a batch; False if it did not fit into memory."""
+        try:
+            batch = collate([self.examples[row] for row in rows], self.device)
+            losses, places = scored_losses(self.model, batch, self._is_plain(batch), HEAD_TOKENS)
+            self.losses[rows] = example_means(losses, places, len(rows)).cpu().numpy()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _of_memory(error):
+                raise
+            return False
+        if self.by_token is not None:
+            losses, places = losses.cpu().numpy(), places.cpu().numpy()
+            self.by_token += [(row, losses[places == i]) for i, row in enumerate(rows)]
+        return True
+
+    def _is_plain(self, batch: Batch) -> bool:
+        if self.plain is None:
+            self.plain = has_plain_head(self.model, batch)
+            if not self.plain:
+                kind = type(model_of(self.model)).__name__
+                print(
+                    f"{self.title}: {kind} changes what its output layer gives; its own logits "
+                    "are used, a batch at a time",
+                    file=sys.stderr,
+                )
+        return self.plain
+
+    def halves(self, rows: list[int], waiting: list[list[int]]) -> list[list[int]]:
+        """The batch in two, to be scored next; later batches are cut to the new size as well."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(rows) == 1:
+            tokens = len(self.examples[rows[0]].ids)
+            raise LetheError(
+                f"{self.title}: one example of {tokens} tokens does not fit into memory; lower "
+                "scoring.max_tokens or use a smaller dtype"
+            )
+        half = -(-len(rows) // 2)
+        self.budget = half * max(len(self.examples[row].ids) for row in rows)
+        print(f"{self.title}: out of memory; {self.budget} tokens a batch now", file=sys.stderr)
+        rest = [row for later in waiting[::-1] for row in later]
+        waiting.clear()
+        batches = _cut([*rows, *rest], [len(e.ids) for e in self.examples], self.budget)
+        return list(batches)[::-1]
+
+    def tokens(self) -> list[np.ndarray] | None:
+        """Losses token by token in the examples' order, if they were kept."""
+        if self.by_token is None:
+            return None
+        found = dict(self.by_token)
+        empty = np.empty(0, dtype=np.float32)
+        return [found.get(row, empty) for row in range(len(self.examples))]
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out; PyTorch's CPU allocator raises a RuntimeError."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
 
 
 def _by_length(examples: Sequence[Tokens], tokens_per_batch: int) -> Iterator[list[int]]:
@@ -59,6 +174,11 @@ def _by_length(examples: Sequence[Tokens], tokens_per_batch: int) -> Iterator[li
         (row for row, example in enumerate(examples) if example.scored),
         key=lambda row: (-lengths[row], row),
     )
+    return _cut(order, lengths, tokens_per_batch)
+
+
+def _cut(order: list[int], lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Groups rows, longest first, into batches of at most so many padded tokens."""
     while order:
         size = max(1, tokens_per_batch // lengths[order[0]])
         yield order[:size]

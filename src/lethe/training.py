@@ -2,18 +2,21 @@
 
 import math
 import random
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lethe.batches import collate, example_means, token_losses
+from lethe.checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from lethe.config.models import Recipe
 from lethe.data.tokens import Tokens
 from lethe.errors import LetheError
 from lethe.progress import progress
+from lethe.regularisation import Anchor
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Trained:
     last_loss: float
     seconds: float
     tokens: int
+    optimizer: str = "adamw"
 
 
 def planned_steps(recipe: Recipe, examples: int) -> int:
@@ -53,11 +57,25 @@ def stream(count: int, length: int, seed: int) -> list[int]:
     return order[:length]
 
 
-def fine_tune(model: Any, examples: Sequence[Tokens], recipe: Recipe, title: str) -> Trained:
+def fine_tune(
+    model: Any,
+    examples: Sequence[Tokens],
+    recipe: Recipe,
+    title: str,
+    unfinished: Checkpoint | None = None,
+    upstream: Sequence[Tokens] = (),
+) -> Trained:
     """Trains on the examples in the order given, `recipe.batch` a step, each once.
 
     AdamW with warm-up and decay as the recipe says. Examples without a scored token are skipped
     (they were counted when tokenised).
+
+    Parameters
+    ----------
+    unfinished
+        Where an interrupted run left its state, and this one leaves its own when that is due.
+    upstream
+        Upstream examples that `recipe.ewc` measures the Fisher information on.
 
     Raises
     ------
@@ -69,35 +87,136 @@ def fine_tune(model: Any, examples: Sequence[Tokens], recipe: Recipe, title: str
         raise LetheError(f"{title}: no training example has a token that carries loss")
     began = time.perf_counter()
     batches = [usable[i : i + recipe.batch] for i in range(0, len(usable), recipe.batch)]
-    losses = list(_steps(model, batches, recipe, title))
+    _freeze(model, recipe.frozen)
+    loop = _Loop(model, recipe, len(batches), upstream)
+    losses = loop.run(batches, title, unfinished or Checkpoint(None))
     seconds = time.perf_counter() - began
     first, last = losses[:5], losses[-5:]
     tokens = sum(len(example.ids) for example in usable)
-    return Trained(len(losses), sum(first) / len(first), sum(last) / len(last), seconds, tokens)
+    first_loss, last_loss = sum(first) / len(first), sum(last) / len(last)
+    return Trained(len(losses), first_loss, last_loss, seconds, tokens, loop.optimizer_name)
 
 
-def _steps(
-    model: Any, batches: list[Sequence[Tokens]], recipe: Recipe, title: str
-) -> Iterator[float]:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(recipe, len(batches)))
-    device = parameters[0].device
-    torch.manual_seed(recipe.seed)
-    model.train()
-    steps = progress(batches, title, "step")
-    for number, batch in enumerate(steps):
-        loss = _loss(model, batch, recipe, device)
-        if not torch.isfinite(loss):
-            raise LetheError(f"{title}: loss {loss.item()} at step {number}; lower recipe.lr")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        steps.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        yield loss.item()
-    model.eval()
+def _freeze(model: Any, patterns: Sequence[str]) -> None:
+    """Parameters whose names match are not trained.
+
+    Raises
+    ------
+    LetheError
+        If a pattern matches no parameter, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            some = ", ".join(names[:3])
+            raise LetheError(f"recipe.frozen: {pattern!r} matches no parameter; some are {some}")
+    for name, parameter in model.named_parameters():
+        if any(re.search(pattern, name) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise LetheError("recipe.frozen: leaves no parameter to train")
+
+
+class _Loop:
+    """Model, optimizer and what is added to their gradients, step by step."""
+
+    def __init__(self, model: Any, recipe: Recipe, steps: int, upstream: Sequence[Tokens]):
+        self.model, self.recipe = model, recipe
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.optimizer, self.optimizer_name = make_optimizer(self.parameters, recipe)
+        self.factor = _schedule(recipe, steps)
+        held = recipe.l2 or recipe.ewc
+        self.anchor = Anchor(model, recipe, upstream) if held else None
+        if recipe.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def run(self, batches: Sequence, title: str, unfinished: Checkpoint) -> list[float]:
+        """Takes the steps that are left; the losses of all."""
+        torch.manual_seed(self.recipe.seed)
+        losses = self._resume(unfinished)
+        self.model.train()
+        left = range(len(losses), len(batches))
+        steps = progress(left, title, "step", initial=len(losses), total=len(batches))
+        for number in steps:
+            losses.append(self._step(batches[number], number, title))
+            steps.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            if unfinished.due() and len(losses) < len(batches):
+                self._save(unfinished, losses)
+                unfinished.leave_if_asked(f"{title}, step {len(losses)} of {len(batches)}")
+        self.model.eval()
+        return losses
+
+    def _save(self, unfinished: Checkpoint, losses: list[float]) -> None:
+        # What bitsandbytes keeps is its own affair: such a run starts over.
+        if self.optimizer_name == "adamw":
+            tensors = optimizer_tensors(self.model, self.optimizer)
+            tensors["random"] = torch.get_rng_state()
+            unfinished.save("training", tensors, {"losses": losses})
+
+    def _resume(self, unfinished: Checkpoint) -> list[float]:
+        if (found := unfinished.load("training")) is None:
+            return []
+        tensors, facts = found
+        restore_optimizer(self.model, self.optimizer, tensors, len(facts["losses"]))
+        torch.set_rng_state(tensors["random"])
+        return facts["losses"]
+
+    def _step(self, batch: Sequence[Tokens], number: int, title: str) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr * self.factor(number)
+        size = self.recipe.micro_batch or len(batch)
+        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+        total = 0.0
+        for part in parts:
+            loss = _loss(self.model, part, self.recipe, self.device)
+            if len(parts) > 1:
+                loss = loss * _share(part, batch, self.recipe.average)
+            if not torch.isfinite(loss):
+                raise LetheError(f"{title}: loss {loss.item()} at step {number}; lower recipe.lr")
+            loss.backward()
+            total += loss.item()
+        if self.anchor is not None:
+            self.anchor.pull()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+
+def make_optimizer(
+    parameters: Sequence[torch.nn.Parameter], recipe: Recipe
+) -> tuple[torch.optim.Optimizer, str]:
+    """AdamW as the recipe names it, and the name of what it became.
+
+    The 8-bit and paged kinds are bitsandbytes' and need CUDA; elsewhere plain AdamW takes their
+    place, which is said in the row.
+
+    Raises
+    ------
+    LetheError
+        If bitsandbytes is wanted on a GPU and not installed.
+    """
+    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adamw" or parameters[0].device.type != "cuda":
+        return torch.optim.AdamW(parameters, **options), "adamw"
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise LetheError(
+            f"recipe.optimizer: {recipe.optimizer} needs the package bitsandbytes; install it or "
+            "use adamw"
+        )
+    kinds = {"adamw_8bit": "AdamW8bit", "paged_adamw_8bit": "PagedAdamW8bit"}
+    kind = getattr(bitsandbytes.optim, kinds[recipe.optimizer])
+    return kind(parameters, **options), recipe.optimizer
+
+
+def _share(part: Sequence[Tokens], batch: Sequence[Tokens], average: str) -> float:
+    """The weight of a part's mean loss in the mean loss of its batch."""
+    if average == "token":
+        return sum(e.scored for e in part) / sum(e.scored for e in batch)
+    return len(part) / len(batch)
 
 
 def _loss(model: Any, examples: Sequence[Tokens], recipe: Recipe, device: Any) -> torch.Tensor:

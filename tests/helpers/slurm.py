@@ -39,11 +39,12 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a command needs to find this cluster and no other."""
-        return os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": SEARCH}
+        path = f"{self.folder}/bin:{SEARCH}"
+        return os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
     def start(self) -> None:
         """Starts the daemons and waits, for a minute at most, until the node is idle."""
-        for name in ("state", "spool", "log", "prolog"):
+        for name in ("bin", "state", "spool", "log", "prolog"):
             (self.folder / name).mkdir(parents=True)
         self._configure()
         key = self.folder / "munge.key"
@@ -85,9 +86,7 @@ class Cluster:
         """Every job that the controller remembers, an array's tasks one by one."""
         told = self.say("scontrol", "--oneliner", "--details", "show", "jobs")
         lines = [line for line in told.splitlines() if line.startswith("JobId=")]
-        return [
-            dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines
-        ]
+        return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
 
     def held(self) -> list[tuple[str, str, float, float]]:
         """(job, GPU, from, to) of every GPU that a job had, as prolog and epilog wrote it."""
@@ -138,10 +137,10 @@ class Cluster:
                 f">> {folder}/prolog/log\n"
             )
             script.chmod(0o755)
-        # SLURM keeps SLURM_CONF out of a job's environment, and the job starts its step by srun.
-        script = folder / "prolog/task.sh"
-        script.write_text(f"#!/bin/sh\necho export SLURM_CONF={folder}/slurm.conf\n")
-        script.chmod(0o755)
+        # Snakemake's step in a job forgets SLURM_CONF, and with it where the cluster is.
+        srun = folder / "bin/srun"
+        srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec /usr/bin/srun "$@"\n')
+        srun.chmod(0o755)
         devices = ",".join(f"/dev/tty{i}" for i in range(GPUS))
         (folder / "gres.conf").write_text(
             "AutoDetect=off\n"
@@ -157,7 +156,6 @@ class Cluster:
             **{"SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory"},
             **{"GresTypes": "gpu", "MpiDefault": "none", "ReturnToService": 2},
             **{"Prolog": f"{folder}/prolog/began.sh", "Epilog": f"{folder}/prolog/ended.sh"},
-            **{"TaskProlog": f"{folder}/prolog/task.sh"},
             # Finished jobs are remembered for as long as a test may ask for them.
             **{"MinJobAge": 3600, "JobRequeue": 1, "KillWait": 5, "SlurmdTimeout": 30},
             **{"SchedulerParameters": "batch_sched_delay=0,sched_min_interval=200000"},

@@ -49,6 +49,23 @@ class Recipe(Settings):
         "token", description="Mean loss over the batch's tokens, or over its examples' means."
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch: PositiveInt | None = Field(
+        None, description="Examples of one pass; gradients are added up to `batch`. None: batch."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Keep no activations but recompute them: less memory, a third slower."
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "adamw", description="The 8-bit kinds are bitsandbytes'; without CUDA they are adamw."
+    )
+    frozen: list[str] = Field(
+        [], description="Regular expressions: parameters whose name matches are not trained."
+    )
+    l2: NonNegative = Field(0.0, description="Weight of half the squared distance to the base.")
+    ewc: NonNegative = Field(
+        0.0, description="The same with each parameter's Fisher information on upstream examples."
+    )
+    ewc_examples: PositiveInt = Field(64, description="Replayable examples it is measured on.")
     lora: LoRA | None = None
     keep_weights: bool = Field(False, description="Keep the fine-tuned weights beside the row.")
 
@@ -56,6 +73,12 @@ class Recipe(Settings):
     def _lora_only_with_its_method(self):
         if (self.method == "lora") != (self.lora is not None):
             raise ValueError("method 'lora' and the section lora go together: give both or none")
+        return self
+
+    @model_validator(mode="after")
+    def _micro_batches_make_a_batch(self):
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         return self
 
 
@@ -69,6 +92,9 @@ class RecipeChange(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     max_tokens: Annotated[int, Field(ge=2)] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
+    micro_batch: PositiveInt | None = None
+    gradient_checkpointing: bool | None = None
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] | None = None
 
 
 class Pretraining(Settings):

@@ -1,0 +1,129 @@
+"""The tiny experiment through profiles/slurm on a real SLURM, and what clusters do to jobs."""
+
+import itertools
+import shutil
+import subprocess
+import time
+
+import pytest
+import yaml
+from helpers.experiment import Place, make_experiment
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+ASKED = {"gpu": 1, "mem_mb": 700, "runtime": 7, "slurm_partition": "gpu"}
+# Without accounting there is squeue only; a small cluster can be asked often.
+CLUSTER = (
+    *("--slurm-status-command", "squeue", "--slurm-no-account"),
+    *("--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "2"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(cluster, tmp_path_factory) -> Place:
+    """The tiny experiment, made by the cluster; the jobs of one model want a GPU."""
+    folder = tmp_path_factory.mktemp("tiny") / "place"
+    make_experiment(folder)
+    made = Place(folder, profile="profiles/slurm", environment=cluster.environment)
+    models = yaml.safe_load((folder / "tiny.yaml").read_text())["models"]
+    models["olmo"]["resources"] = ASKED
+    made.change(models=models)
+    made.run(*CLUSTER)
+    return made
+
+
+@pytest.fixture(scope="module")
+def jobs(place, cluster) -> dict[str, list[dict]]:
+    """Rule and model -> its jobs, as the controller remembers them."""
+    found: dict[str, list[dict]] = {}
+    for job in cluster.jobs():
+        rule, _, wildcards = job["Comment"].removeprefix("rule_").partition("_wildcards_")
+        found.setdefault(f"{rule} {wildcards.split('_')[0]}".strip(), []).append(job)
+    return found
+
+
+def test_the_whole_graph_is_made(place):
+    assert (place.results / "report.html").is_file()
+    assert len(place.rows()) == 8
+    assert place.planned() == {}
+
+
+def test_jobs_of_a_model_get_the_gpu_memory_time_and_partition_it_asks_for(jobs):
+    rows = jobs["measure_row olmo"]
+    assert len(rows) == 4
+    for job in rows + jobs["pretrain_model olmo"] + jobs["score_base olmo"]:
+        assert (job["Partition"], job["TimeLimit"]) == ("gpu", "00:07:00")
+        assert job["JOB_GRES"] == "gpu:1"
+        # The executor adds a megabyte to array jobs, for what it carries itself.
+        assert job["MinMemoryNode"] in ("700M", "701M")
+
+
+def test_jobs_of_others_get_no_gpu_and_the_defaults(jobs):
+    for job in jobs["measure_row pythia"] + jobs["prepare_task add"]:
+        assert (job["Partition"], job["JOB_GRES"]) == ("main", "(null)")
+
+
+def test_rows_of_a_model_are_one_array(jobs):
+    for model in ("olmo", "pythia"):
+        rows = jobs[f"measure_row {model}"]
+        assert len({job["ArrayJobId"] for job in rows}) == 1
+        assert len({job["ArrayTaskId"] for job in rows}) == 4
+
+
+def test_a_job_sees_the_gpu_it_was_given_and_no_other(place, cluster, jobs):
+    held = {job: gpu for job, gpu, *_ in cluster.held()}
+    given = sorted(held[job["JobId"]] for job in jobs["measure_row olmo"])
+    logs = (place.results / "logs/measure_row/olmo").glob("*.log")
+    seen = [line for log in logs for line in log.read_text().splitlines() if "GPU" in line]
+    # SLURM numbers a job's devices from 0 only where cgroups hide the others; here it does not.
+    assert sorted(line.rsplit(" ", 1)[1] for line in seen) == given
+
+
+def test_no_two_jobs_share_a_gpu(cluster, place):
+    held = cluster.held()
+    assert len(held) >= 8
+    for (job, gpu, began, ended), (other, same, start, end) in itertools.combinations(held, 2):
+        assert gpu != same or ended <= start or end <= began, f"{job} and {other} shared {gpu}"
+
+
+def requeue(cluster, job):
+    cluster.say("scontrol", "requeue", job)
+
+
+def kill(cluster, job):
+    cluster.say("scancel", "--signal=KILL", "--full", job)
+
+
+def lose_node(cluster, job):
+    name = cluster.say("sinfo", "--noheader", "--format=%n").strip()
+    cluster.say("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+    time.sleep(2)
+    cluster.say("scontrol", "update", f"nodename={name}", "state=resume")
+
+
+@pytest.mark.parametrize("fault", [requeue, kill, lose_node], ids=lambda fault: fault.__name__)
+def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_path, fault):
+    shutil.copytree(place.folder, tmp_path / "place", symlinks=True)
+    again = Place(tmp_path / "place", profile=place.profile, environment=place.environment)
+    before = again.rows()
+    row = again.results / "olmo/rows/add.parquet"
+    row.unlink()
+    run = subprocess.Popen(
+        again.command("results/tiny/olmo/rows/add.parquet", *CLUSTER),
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
+        env=cluster.environment | {"LETHE_CACHE": str(tmp_path / "cache")},
+    )
+    try:
+        cluster.wait(lambda: running(cluster), 120)
+        fault(cluster, running(cluster)[0])
+        said = run.communicate(timeout=240)[0]
+    finally:
+        run.kill()
+    assert run.returncode == 0, said
+    assert row.is_file()
+    after = again.rows()
+    assert {path for path in before if before[path] != after[path]} <= {row}
+
+
+def running(cluster) -> list[str]:
+    """Ids of the jobs that run now."""
+    return cluster.say("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()

@@ -3,19 +3,20 @@ from pathlib import Path
 
 from lethe import rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import fine_tune_job
+from lethe.jobs import beside, fine_tune_job
 from lethe.warm import run
 
 
 def measure_row(inputs: Mapping[str, str], row: Path, task: str, **settings) -> None:
     """Fine-tunes on one task and measures what was forgotten."""
-    job = fine_tune_job(inputs, **settings)
+    job = fine_tune_job(inputs, **settings, unfinished=beside(row))
     model, tokenizer, measured = job.run(read_upstream(inputs["upstream"]), title=task)
     if job.recipe.keep_weights:
         folder = row.parent.parent / "weights" / task
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     rows.write(row, measured)
+    job.finish()
 
 
 if __name__ == "__main__":

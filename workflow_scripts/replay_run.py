@@ -3,7 +3,7 @@ from pathlib import Path
 
 from lethe import matrix, rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import fine_tune_job
+from lethe.jobs import beside, fine_tune_job
 from lethe.replay.runs import replay, without_replay
 from lethe.warm import run
 
@@ -14,12 +14,14 @@ def replay_run(
     """Fine-tunes on one task with replay and measures the held-out examples."""
     upstream = read_upstream(inputs["upstream"])
     if inputs["measured"]:
-        row = without_replay(rows.read(inputs["measured"]), upstream, labels["task"])
+        job, row = None, without_replay(rows.read(inputs["measured"]), upstream, labels["task"])
     else:
-        job = fine_tune_job(inputs, **settings)
+        job = fine_tune_job(inputs, **settings, unfinished=beside(run_file))
         scores = matrix.read_task(inputs["scores"], labels["task"]) if inputs["scores"] else None
         row = replay(job, upstream, scores, **labels, **replay_settings)
     rows.write(run_file, row)
+    if job is not None:
+        job.finish()
 
 
 if __name__ == "__main__":

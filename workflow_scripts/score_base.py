@@ -1,10 +1,11 @@
+import shutil
 from pathlib import Path
 
 from lethe import forgetting, models, rows
 from lethe.config.models import Scoring
 from lethe.data.examples import read_upstream
 from lethe.files import read_json
-from lethe.jobs import run
+from lethe.jobs import beside, run
 
 
 def score_base(
@@ -16,7 +17,10 @@ def score_base(
     model, tokenizer = models.load(described, settings.dtype, gpu)
     examples = read_upstream(upstream)
     shared = {"model": described, "scoring": scoring}
-    rows.write(base, forgetting.base_losses(model, tokenizer, examples, shared, settings))
+    unfinished = beside(base)
+    losses = forgetting.base_losses(model, tokenizer, examples, shared, settings, unfinished)
+    rows.write(base, losses)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 if __name__ == "__main__":

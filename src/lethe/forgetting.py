@@ -1,12 +1,16 @@
 """One measurement: fine-tune a base model on a stream of examples and score what it lost."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lethe import models, rows
+from lethe.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
 from lethe.config.models import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, upstream_digest
 from lethe.data.tokens import Tokenised, tokenise
@@ -20,12 +24,17 @@ def base_losses(
     upstream: Sequence[UpstreamExample],
     settings: dict,
     scoring: Scoring,
+    unfinished: Path | None = None,
 ) -> rows.Row:
-    """Losses of the untouched base model, as a row whose two losses are the same."""
+    """Losses of the untouched base model, as a row whose two losses are the same.
+
+    What an interrupted run left in the folder `unfinished` is gone on from.
+    """
     tokens = _upstream_tokens(tokenizer, upstream, scoring)
-    scores = score(model, tokens.examples, scoring.tokens_per_batch, "upstream, base")
     ids = [example.example_id for example in upstream]
     shared = {**settings, "upstream": upstream_digest(upstream)}
+    with Checkpoint(unfinished, fingerprint(shared)) as checkpoint:
+        scores = _score_upstream(model, tokens, scoring, "upstream, base", checkpoint)
     about = _counts(tokens, scores) | {"versions": models.versions()}
     return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about)
 
@@ -35,7 +44,8 @@ class Job:
     """One fine-tune: a base model (`card`) with its losses, a task's examples, how to train.
 
     `base` is the row of the untouched model; losses before always come from it, never from the
-    model in hand.
+    model in hand. `anchors` are the upstream examples that `recipe.ewc` needs. In the folder
+    `unfinished` an interrupted run leaves what it has; `finish` removes it.
     """
 
     card: dict[str, Any]
@@ -45,6 +55,8 @@ class Job:
     recipe: Recipe
     scoring: Scoring
     gpu: int = 0
+    anchors: Sequence[UpstreamExample] = ()
+    unfinished: Path | None = None
 
     def run(
         self,
@@ -65,9 +77,13 @@ class Job:
         own = self._evaluation_tokens(tokenizer)
         before = self._score(model, own, "own task, before")
         tokens, cut = _training_tokens(tokenizer, self.train, replayed, self.recipe, accounting)
-        model, trained = self._fine_tune(model, tokens, title)
         measured = _upstream_tokens(tokenizer, upstream, self.scoring)
-        after = self._score(model, measured, f"{title}, upstream")
+        made_from = self._made_from(upstream, replayed, accounting)
+        with Checkpoint(self.unfinished, made_from) as checkpoint:
+            model, trained = self._tuned(model, tokenizer, tokens, title, checkpoint)
+            weights = partial(_save_weights, checkpoint, model, trained)
+            said = f"{title}, upstream"
+            after = _score_upstream(model, measured, self.scoring, said, checkpoint, weights)
         own_after = self._score(model, own, f"{title}, own task")
         about = _counts(measured, after) | _training_facts(trained, cut)
         about |= _own_task(before, own_after) | {"versions": models.versions()}
@@ -76,15 +92,34 @@ class Job:
         losses = self.base.select(ids).loss_before
         return model, tokenizer, rows.Row(ids, losses, after.losses, after.tokens, settings, about)
 
-    def _fine_tune(self, model: Any, tokens: Sequence, title: str) -> tuple[Any, Trained]:
+    def finish(self) -> None:
+        """Removes what was kept for a run that is interrupted; call it when the row is on disk."""
+        Checkpoint(self.unfinished).clear()
+
+    def _made_from(self, upstream: Sequence, replayed: Sequence, accounting: str) -> str:
+        if self.unfinished is None:
+            return ""
+        examples = [example.digest() for example in [*self.train, *self.evaluation]]
+        settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump(), accounting]
+        drawn = [example.example_id for example in replayed]
+        return fingerprint(settings, examples, upstream_digest(upstream), drawn)
+
+    def _tuned(
+        self, model: Any, tokenizer: Any, tokens: Sequence, title: str, checkpoint: Checkpoint
+    ) -> tuple[Any, Trained]:
+        """The fine-tuned model: trained here, or by the run that was interrupted later on."""
         if self.recipe.lora is not None:
             model = models.add_lora(model, self.recipe.lora, self.recipe.seed)
-            return model, fine_tune(model, tokens, self.recipe, title)
-        if self.scoring.dtype == "float32":
-            return model, fine_tune(model, tokens, self.recipe, title)
+        if (found := checkpoint.load("weights")) is not None:
+            restore_weights(model, found[0])
+            return model, Trained(**found[1])
+        anchors = _upstream_tokens(tokenizer, self.anchors, self.scoring).examples
+        tune = partial(fine_tune, unfinished=checkpoint, upstream=anchors)
+        if self.recipe.lora is not None or self.scoring.dtype == "float32":
+            return model, tune(model, tokens, self.recipe, title)
         # Steps of 1e-6 are lost when they are added to bfloat16 weights: others are trained.
         exact, _ = models.load(self.card, "float32", self.gpu)
-        trained = fine_tune(exact, tokens, self.recipe, title)
+        trained = tune(exact, tokens, self.recipe, title)
         for parameter, value in zip(model.parameters(), exact.parameters(), strict=True):
             parameter.data.copy_(value.data)
         return model, trained
@@ -102,6 +137,35 @@ class Job:
         return score(model, tokens.examples, self.scoring.tokens_per_batch, title)
 
 
+def _score_upstream(
+    model: Any,
+    tokens: Tokenised,
+    scoring: Scoring,
+    title: str,
+    checkpoint: Checkpoint,
+    save_weights: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Scores upstream examples, going on from what an interrupted run had scored."""
+    found = checkpoint.load("scores")
+    known = None if found is None else found[0]["losses"].numpy()
+
+    def after_batch(losses: np.ndarray) -> None:
+        if checkpoint.due():
+            save_weights()
+            checkpoint.save("scores", {"losses": torch.from_numpy(losses)}, {})
+            scored = int(np.isfinite(losses).sum())
+            checkpoint.leave_if_asked(f"{title}, {scored} of {len(losses)} examples")
+
+    budget = scoring.tokens_per_batch
+    return score(model, tokens.examples, budget, title, known=known, after_batch=after_batch)
+
+
+def _save_weights(checkpoint: Checkpoint, model: Any, trained: Trained) -> None:
+    """Once: scoring changes no weight."""
+    if checkpoint.load("weights") is None:
+        checkpoint.save("weights", weight_tensors(model), asdict(trained))
+
+
 def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
     return {
         "steps": trained.steps,
@@ -111,6 +175,7 @@ def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
         "training_empty": cut.empty,
         "training_tokens_per_second": trained.tokens / max(trained.seconds, 1e-9),
         "training_seconds": trained.seconds,
+        "optimizer": trained.optimizer,
     }
 
 

@@ -72,23 +72,39 @@ def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
 
 
 def fine_tune_job(
-    inputs: Mapping[str, str], recipe: dict, scoring: dict, threads: int, gpu: int
+    inputs: Mapping[str, str],
+    recipe: dict,
+    scoring: dict,
+    threads: int,
+    gpu: int,
+    unfinished: Path | None = None,
 ) -> "Job":
-    """Reads what a fine-tune needs: inputs card, base, train, evaluation."""
+    """Reads what a fine-tune needs: inputs card, base, train, evaluation; upstream for EWC."""
     # Imported here: torch takes seconds, and most jobs do without it.
     from lethe import models, rows
     from lethe.config.models import Recipe, Scoring
-    from lethe.data.examples import read_examples
+    from lethe.data.examples import read_examples, read_upstream, replayable_sample
     from lethe.files import read_json
     from lethe.forgetting import Job
 
     models.use_machine(threads, gpu)
+    chosen, anchors = Recipe(**recipe), []
+    if chosen.ewc:
+        upstream = read_upstream(inputs["upstream"])
+        anchors = replayable_sample(upstream, chosen.ewc_examples, chosen.seed)
     return Job(
         read_json(inputs["card"]),
         rows.read(inputs["base"]),
         read_examples(inputs["train"]),
         read_examples(inputs["evaluation"]),
-        Recipe(**recipe),
+        chosen,
         Scoring(**scoring),
         gpu,
+        anchors,
+        unfinished,
     )
+
+
+def beside(output: Path) -> Path:
+    """Where an unfinished job keeps what it has: hidden, beside the file that it will write."""
+    return output.with_name(f".{output.stem}.unfinished")

@@ -179,3 +179,104 @@ def test_a_diverged_run_is_stopped_with_its_step_and_what_to_do():
     model.get_output_embeddings().weight.data[3, 0] = float("nan")
     with pytest.raises(LetheError, match=r"sums: loss nan at step 0; lower recipe\.lr"):
         fine_tune(model, tiny.tokens((9, 1)), recipe(), "sums")
+
+
+RAGGED = [(20, 4), (9, 8), (30, 2), (12, 1), (25, 20), (8, 3), (31, 30), (14, 6)]
+
+
+@pytest.mark.parametrize("average", ["token", "example"])
+def test_small_passes_add_up_to_the_step_of_the_whole_batch(average):
+    whole, parts = tiny.model("olmo"), tiny.model("olmo")
+    examples = tiny.tokens(*RAGGED)
+    first = fine_tune(whole, examples, recipe(average=average), "t")
+    second = fine_tune(parts, examples, recipe(average=average, micro_batch=1), "t")
+    assert second.last_loss == pytest.approx(first.last_loss, abs=1e-5)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_recomputed_activations_change_nothing(architecture):
+    plain, spared = tiny.model(architecture), tiny.model(architecture)
+    fine_tune(plain, tiny.tokens(*RAGGED), recipe(), "t")
+    fine_tune(spared, tiny.tokens(*RAGGED), recipe(gradient_checkpointing=True), "t")
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(spared)[name], value, rtol=0, atol=1e-6)
+
+
+def test_frozen_layers_stay_and_the_others_move():
+    model = tiny.model("llama")
+    before = weights(model)
+    fine_tune(model, tiny.tokens(*RAGGED), recipe(frozen=[r"layers\.0\.", "embed"]), "t")
+    moved = {name for name, value in weights(model).items() if not value.equal(before[name])}
+    assert moved
+    assert not [name for name in moved if "layers.0." in name or "embed" in name]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "said"), [(["nothing_like_it"], "matches no parameter"), ([""], "no parameter to")]
+)
+def test_a_pattern_that_freezes_nothing_or_all_is_refused(frozen, said):
+    with pytest.raises(LetheError, match=said):
+        fine_tune(tiny.model("llama"), tiny.tokens(*RAGGED), recipe(frozen=frozen), "t")
+
+
+def test_eight_bit_adamw_without_a_gpu_is_adamw_and_says_so():
+    model, other = tiny.model("llama"), tiny.model("llama")
+    found = fine_tune(model, tiny.tokens(*RAGGED), recipe(optimizer="paged_adamw_8bit"), "t")
+    assert found.optimizer == "adamw"
+    fine_tune(other, tiny.tokens(*RAGGED), recipe(), "t")
+    assert all(value.equal(weights(other)[name]) for name, value in weights(model).items())
+
+
+def trainer_losses(model, examples, batch: int, folder) -> list[float]:
+    """The loss curve of transformers' Trainer on the same batches."""
+    import transformers
+
+    class InOrder(transformers.Trainer):
+        def _get_train_sampler(self, *_arguments):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def padded(chosen):
+        whole = collate(chosen)
+        attended = torch.zeros_like(whole.ids)
+        for row, example in enumerate(chosen):
+            attended[row, : len(example.ids)] = 1
+        labels = whole.ids.masked_fill(~whole.mask, -100)
+        return {"input_ids": whole.ids, "attention_mask": attended, "labels": labels}
+
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        optim="adamw_torch",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    made = InOrder(model=model, args=arguments, train_dataset=examples, data_collator=padded)
+    made.train()
+    return [line["loss"] for line in made.state.log_history if "loss" in line]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_the_loss_curve_is_that_of_transformers_trainer(architecture, tmp_path, monkeypatch):
+    examples = tiny.tokens(*RAGGED) * 6
+    losses = []
+    step = training._Loop._step
+
+    def spy(self, *arguments):
+        losses.append(step(self, *arguments))
+        return losses[-1]
+
+    monkeypatch.setattr(training._Loop, "_step", spy)
+    settings = recipe(warmup_steps=0, decay="constant")
+    fine_tune(tiny.model(architecture, scale=1), examples, settings, "t")
+    theirs = trainer_losses(tiny.model(architecture, scale=1), examples, 4, tmp_path)
+    assert losses == pytest.approx(theirs, abs=1e-3)
+    assert losses[-1] < losses[0] - 0.2

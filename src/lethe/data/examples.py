@@ -171,6 +171,14 @@ def draw_upstream(
     return drawn
 
 
+def replayable_sample(
+    upstream: Sequence[UpstreamExample], count: int, seed: int
+) -> list[UpstreamExample]:
+    """At most `count` examples that may be replayed, drawn by the seed: none that is held out."""
+    pool = [example for example in upstream if example.split == "replayable"]
+    return random.Random(f"{seed}/anchors").sample(pool, min(count, len(pool)))
+
+
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Writes a table prompt, answer, text, hash; whole or not at all."""
     _write(path, _columns(examples))

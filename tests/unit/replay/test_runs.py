@@ -92,9 +92,9 @@ def runs_fine_tune(monkeypatch, seen):
 
     actual = forgetting.fine_tune
 
-    def spy(model, tokens, *arguments):
+    def spy(model, tokens, *arguments, **options):
         seen.append(list(tokens))
-        return actual(model, tokens, *arguments)
+        return actual(model, tokens, *arguments, **options)
 
     monkeypatch.setattr(forgetting, "fine_tune", spy)
     return actual

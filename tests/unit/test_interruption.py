@@ -1,0 +1,148 @@
+"""A job that is killed anywhere, again and again, ends with the bytes of one that never was."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny
+
+from lethe import models, rows
+from lethe.checkpoints import STOPPED, Checkpoint, fingerprint
+from lethe.config.models import LoRA, Recipe, Scoring
+from lethe.forgetting import base_losses
+
+UPSTREAM = tiny.upstream(48)
+SCORING = Scoring(max_tokens=24, tokens_per_batch=60)
+
+# Imports once, then forks the same job until one ends by itself, killing every other at a random
+# moment; prints the statuses that they left with.
+DRIVER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from lethe import rows
+from lethe.config.models import Recipe, Scoring
+from lethe.forgetting import Job
+from helpers import tiny
+import torch, torch._dynamo, transformers.models.llama.modeling_llama
+
+torch.set_num_threads(1)
+folder, told = Path(sys.argv[1]), json.loads(sys.argv[2])
+base = rows.read(folder / "base.parquet")
+recipe, scoring = Recipe(**told["recipe"]), Scoring(**told["scoring"])
+rng, statuses = random.Random(told["seed"]), []
+while not statuses or statuses[-1] != 0:
+    child = os.fork()
+    if child == 0:
+        examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
+        job = Job(told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished")
+        try:
+            *_, row = job.run(tiny.upstream(48))
+            rows.write(folder / "row.parquet", row)
+            job.finish()
+        except SystemExit as left:
+            os._exit(left.code)
+        os._exit(0)
+    if told["signal"] and len(statuses) < told["kills"]:
+        time.sleep(rng.uniform(*told["between"]))
+        os.kill(child, told["signal"])
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(statuses))
+"""
+
+
+@pytest.fixture
+def drive(model_folders, tmp_path):
+    """Runs the driver in a folder of its own; the row and the statuses."""
+
+    def run(name: str, number: int | None, minutes: str, **changes) -> tuple[rows.Row, list[int]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        card = model_folders["llama"]
+        model, tokenizer = models.load(card)
+        shared = {"model": card, "scoring": SCORING.model_dump()}
+        rows.write(
+            folder / "base.parquet", base_losses(model, tokenizer, UPSTREAM, shared, SCORING)
+        )
+        sizes = {"steps": 40, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32}
+        recipe = Recipe(**sizes | changes)
+        told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
+        told |= {"signal": number, "kills": 6, "between": [0.1, 0.8], "seed": name}
+        paths = [str(Path(__file__).parents[2] / "src"), str(Path(__file__).parents[1])]
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(folder), json.dumps(told)],
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(paths), "LETHE_CHECKPOINT_MINUTES": minutes},
+            **{"capture_output": True, "text": True, "timeout": 240},
+        )
+        assert done.returncode == 0, done.stderr
+        assert not (folder / "unfinished").exists()
+        return rows.read(folder / "row.parquet"), json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": LoRA(rank=2, dropout=0.3)}])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(drive, changes):
+    whole, [status] = drive("whole", None, "10", **changes)
+    assert status == 0
+    for name, number in (("terminated", 15), ("killed", 9))[bool(changes) :]:
+        row, statuses = drive(name, number, "0", **changes)
+        assert len(statuses) > 2
+        assert set(statuses[:-1]) <= {STOPPED, -9, -15, 0}
+        for ours, wanted in zip(
+            (row.loss_before, row.loss_after), (whole.loss_before, whole.loss_after), strict=True
+        ):
+            assert ours.tobytes() == wanted.tobytes()
+        for key in ("eval_loss_after", "training_loss_first", "training_loss_last", "steps"):
+            assert row.about[key] == whole.about[key]
+
+
+def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive):
+    """SIGTERM comes once, when a cluster wants its machine back; the interval is far from over."""
+    whole, _ = drive("whole", None, "10")
+    row, statuses = drive("terminated", 15, "1000")
+    assert STOPPED in statuses
+    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
+
+
+def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
+    import torch
+
+    first = Checkpoint(tmp_path / "c", fingerprint({"lr": 1}))
+    first.save("training", {"w": torch.ones(2)}, {"losses": [1.0]})
+    assert first.load("training")[1] == {"losses": [1.0]}
+    assert Checkpoint(tmp_path / "c", fingerprint({"lr": 2})).load("training") is None
+    assert first.load("scores") is None
+    (tmp_path / "c/training.safetensors").write_bytes(b"cut off")
+    assert first.load("training") is None
+
+
+def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeypatch):
+    from lethe import batches, scoring
+
+    card = model_folders["llama"]
+    model, tokenizer = models.load(card)
+    settings = ({"model": card}, SCORING, tmp_path / "unfinished")
+    monkeypatch.setenv("LETHE_CHECKPOINT_MINUTES", "0")
+    calls, wanted = [], base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return batches.scored_losses(*arguments)
+
+    monkeypatch.setattr(scoring, "scored_losses", dying)
+    with pytest.raises(KeyboardInterrupt):
+        base_losses(model, tokenizer, UPSTREAM, *settings)
+    found = base_losses(model, tokenizer, UPSTREAM, *settings)
+    np.testing.assert_array_equal(found.loss_before, wanted.loss_before)
+    whole = len(calls) - 1
+    calls.clear()
+    calls += [1] * 4
+    base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
+    assert whole == len(calls) - 4, "batches that were scored were scored again"

@@ -108,7 +108,7 @@ def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_
     row = again.results / "olmo/rows/add.parquet"
     row.unlink()
     run = subprocess.Popen(
-        again.command("results/tiny/olmo/rows/add.parquet", *CLUSTER),
+        again.command(*CLUSTER, "results/tiny/olmo/rows/add.parquet"),
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
         env=cluster.environment | {"LETHE_CACHE": str(tmp_path / "cache")},
     )

@@ -1,0 +1,3 @@
+"""lethe inside other people's training loops."""
+
+from lethe.integrations.probe import ForgettingProbe as ForgettingProbe

@@ -62,6 +62,7 @@ rule gather_matrix:
         "../envs/analysis.yaml"
     params:
         tasks=task_table(),
+        mixed_machines=SETTINGS.allow_mixed_machines,
     script:
         "../workflow_scripts/gather_matrix.py"
 

@@ -4,11 +4,13 @@ from lethe import matrix, rows, tables
 from lethe.jobs import run
 
 
-def gather_matrix(row_files: list[Path], z: Path, summaries: Path, tasks: dict) -> None:
+def gather_matrix(
+    row_files: list[Path], z: Path, summaries: Path, tasks: dict, mixed_machines: bool
+) -> None:
     """Stacks the rows into Z, refusing rows that do not belong together."""
     measured = {path.stem: (path, rows.read(path)) for path in row_files}
     gathered = {task: measured[task] for task in tasks}
-    matrix.write(z, matrix.gather(gathered))
+    matrix.write(z, matrix.gather(gathered, mixed_machines))
     lines = [tables.summary(task, *tasks[task], row) for task, (_, row) in gathered.items()]
     tables.write_csv(summaries, lines)
 
@@ -21,4 +23,5 @@ if __name__ == "__main__":
         z=Path(snakemake.output.matrix),
         summaries=Path(snakemake.output.summaries),
         tasks=snakemake.params.tasks,
+        mixed_machines=snakemake.params.mixed_machines,
     )

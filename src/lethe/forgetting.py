@@ -87,6 +87,7 @@ class Job:
         own_after = self._score(model, own, f"{title}, own task")
         about = _counts(measured, after) | _training_facts(trained, cut)
         about |= _own_task(before, own_after) | {"versions": models.versions()}
+        about |= {"base_versions": self.base.about.get("versions"), "data": self._data()}
         ids = [example.example_id for example in upstream]
         settings = {**self.base.settings, "recipe": self.recipe.model_dump()}
         losses = self.base.select(ids).loss_before
@@ -96,13 +97,17 @@ class Job:
         """Removes what was kept for a run that is interrupted; call it when the row is on disk."""
         Checkpoint(self.unfinished).clear()
 
+    def _data(self) -> dict[str, str]:
+        """SHA-256 of the task's examples."""
+        parts = {"train": self.train, "evaluation": self.evaluation}
+        return {name: fingerprint([e.digest() for e in part]) for name, part in parts.items()}
+
     def _made_from(self, upstream: Sequence, replayed: Sequence, accounting: str) -> str:
         if self.unfinished is None:
             return ""
-        examples = [example.digest() for example in [*self.train, *self.evaluation]]
         settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump(), accounting]
         drawn = [example.example_id for example in replayed]
-        return fingerprint(settings, examples, upstream_digest(upstream), drawn)
+        return fingerprint(settings, self._data(), upstream_digest(upstream), drawn)
 
     def _tuned(
         self, model: Any, tokenizer: Any, tokens: Sequence, title: str, checkpoint: Checkpoint

@@ -31,29 +31,46 @@ class Matrix:
         return np.array([place[task] for task in tasks], dtype=int)
 
 
-def gather(rows: Mapping[str, tuple[Path, Row]]) -> Matrix:
+# What numbers depend on beside the settings: other versions or devices round otherwise, and in
+# reduced precision by as much as is forgotten.
+MACHINE = ("torch", "transformers", "device")
+
+
+def gather(rows: Mapping[str, tuple[Path, Row]], mixed_machines: bool = False) -> Matrix:
     """Stacks rows, task -> (file, row), into Z.
+
+    Parameters
+    ----------
+    mixed_machines
+        Take rows that were measured with other versions of torch or transformers, or on other
+        devices, as well.
 
     Raises
     ------
     RowError
-        Naming every row that was measured with other settings or on other examples than most.
+        Naming every row that was measured with other settings, on other examples or on another
+        machine than most.
     """
-    kinds = {task: _kind(row) for task, (_, row) in rows.items()}
+    kinds = {task: _kind(row, mixed_machines) for task, (_, row) in rows.items()}
     usual = max(sorted(set(kinds.values())), key=list(kinds.values()).count)
     if odd := [task for task, kind in kinds.items() if kind != usual]:
         named = "\n".join(f"  - {rows[task][0]}: {_difference(kinds[task], usual)}" for task in odd)
         raise RowError(
             f"rows cannot be gathered into one Z; these differ from the others:\n{named}\n"
-            "delete the files that are wrong and run again"
+            "delete the files that are wrong and run again; if only torch, transformers or the "
+            "device differ, allow_mixed_machines: true in the experiment takes them as they are"
         )
     first = next(iter(rows.values()))[1]
     values = np.stack([row.forgetting for _, row in rows.values()]).astype(np.float32)
     return Matrix(values, list(rows), first.example_ids)
 
 
-def _kind(row: Row) -> str:
-    return json.dumps({**row.settings, "example_ids": row.example_ids}, sort_keys=True)
+def _kind(row: Row, mixed_machines: bool) -> str:
+    kind = {**row.settings, "example_ids": row.example_ids}
+    for of in () if mixed_machines else ("versions", "base_versions"):
+        versions = row.about.get(of) or {}
+        kind |= {f"{of}.{name}": versions.get(name) for name in MACHINE}
+    return json.dumps(kind, sort_keys=True)
 
 
 def _difference(kind: str, usual: str) -> str:

@@ -156,7 +156,8 @@ def versions() -> dict[str, str]:
 
     import lethe
 
-    return {
+    commit = checkout()
+    return ({"commit": commit} if commit else {}) | {
         "lethe": lethe.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
         "torch": torch.__version__,
@@ -164,6 +165,30 @@ def versions() -> dict[str, str]:
         "numpy": numpy.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def checkout() -> str | None:
+    """Commit of the git checkout that this library lies in; none where there is none.
+
+    Read from git's own files: a job that takes seconds does not start another program.
+    """
+    folder = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        if folder.is_file():  # a worktree names its folder
+            folder = Path(folder.read_text("utf-8").removeprefix("gitdir:").strip())
+        head = (folder / "HEAD").read_text("utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        common = folder / "commondir"
+        shared = folder / common.read_text("utf-8").strip() if common.exists() else folder
+        for place in (folder / name, shared / name):
+            if place.exists():
+                return place.read_text("utf-8").strip()
+        packed = (shared / "packed-refs").read_text("utf-8").splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
+    except OSError:
+        return None
 
 
 def peak_memory_mb() -> float:

@@ -166,6 +166,9 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.factor(number)
         size = self.recipe.micro_batch or len(batch)
+        if size < len(batch):
+            # Passes of like length pad least; the sum of their gradients is the same.
+            batch = sorted(batch, key=lambda example: -len(example.ids))
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
         total = 0.0
         for part in parts:

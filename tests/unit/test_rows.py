@@ -182,6 +182,23 @@ def test_rows_of_one_experiment_are_gathered_in_their_order(tmp_path):
     np.testing.assert_array_equal(z.values[2], made(seed=2).forgetting)
 
 
+@pytest.mark.parametrize("of", ["versions", "base_versions"])
+def test_a_row_of_another_machine_is_named_unless_that_is_allowed(tmp_path, of):
+    """Engine noise can be as large as what is forgotten."""
+    usual = {"torch": "2.13.0", "transformers": "5.23.0", "device": "NVIDIA H100", "commit": "a"}
+
+    def by(**changes):
+        return replace(made(), about={of: usual | changes})
+
+    together = {"a": by(), "b": by(commit="b"), "c": by(device="cpu")}
+    measured = {task: (tmp_path / f"{task}.parquet", row) for task, row in together.items()}
+    with pytest.raises(RowError, match=rf"c\.parquet: {of}\.device: \"cpu\".*H100") as caught:
+        matrix.gather(measured)
+    assert "b.parquet" not in str(caught.value)
+    assert "allow_mixed_machines" in str(caught.value)
+    assert matrix.gather(measured, mixed_machines=True).tasks == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("odd", "part"),
     [

@@ -29,6 +29,10 @@ class Experiment(Settings):
     recipe: Recipe = Recipe()
     task_examples: TaskExamples = TaskExamples()
     scoring: Scoring = Scoring()
+    allow_mixed_machines: bool = Field(
+        False,
+        description="Gather rows of other torch or transformers versions, or devices, into one Z.",
+    )
     completion: Completion = Completion()
     noise: Noise | None = None
     transfer: Transfer = Transfer()

@@ -87,6 +87,13 @@ def test_no_two_jobs_share_a_gpu(cluster, place):
 
 def requeue(cluster, job):
     cluster.say("scontrol", "requeue", job)
+    start_at_once(cluster, job)
+
+
+def start_at_once(cluster, job):
+    """A requeued job would wait two minutes before it may start."""
+    cluster.wait(lambda: job in queued(cluster, "PENDING"), 60)
+    cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def kill(cluster, job):
@@ -98,6 +105,7 @@ def lose_node(cluster, job):
     cluster.say("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
     time.sleep(2)
     cluster.say("scontrol", "update", f"nodename={name}", "state=resume")
+    start_at_once(cluster, job)
 
 
 @pytest.mark.parametrize("fault", [requeue, kill, lose_node], ids=lambda fault: fault.__name__)
@@ -113,8 +121,8 @@ def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_
         env=cluster.environment | {"LETHE_CACHE": str(tmp_path / "cache")},
     )
     try:
-        cluster.wait(lambda: running(cluster), 120)
-        fault(cluster, running(cluster)[0])
+        cluster.wait(lambda: queued(cluster, "RUNNING"), 120)
+        fault(cluster, queued(cluster, "RUNNING")[0])
         said = run.communicate(timeout=240)[0]
     finally:
         run.kill()
@@ -124,6 +132,6 @@ def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_
     assert {path for path in before if before[path] != after[path]} <= {row}
 
 
-def running(cluster) -> list[str]:
-    """Ids of the jobs that run now."""
-    return cluster.say("squeue", "--noheader", "--states=RUNNING", "--format=%i").split()
+def queued(cluster, state: str) -> list[str]:
+    """Ids of the jobs in this state."""
+    return cluster.say("squeue", "--noheader", f"--states={state}", "--format=%i").split()

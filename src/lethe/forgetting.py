@@ -14,6 +14,7 @@ from lethe.checkpoints import Checkpoint, fingerprint, restore_weights, weight_t
 from lethe.config.models import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, upstream_digest
 from lethe.data.tokens import Tokenised, tokenise
+from lethe.errors import RowError
 from lethe.scoring import Scores, score
 from lethe.training import Trained, fine_tune, planned_steps, stream
 
@@ -72,7 +73,13 @@ class Job:
         Returns
         -------
         The fine-tuned model, its tokenizer, and the row of the examples in `upstream`.
+
+        Raises
+        ------
+        RowError
+            If the base losses are of another model, or were scored with other settings.
         """
+        self._check_base()
         model, tokenizer = models.load(self.card, self.scoring.dtype, self.gpu)
         own = self._evaluation_tokens(tokenizer)
         before = self._score(model, own, "own task, before")
@@ -96,6 +103,16 @@ class Job:
     def finish(self) -> None:
         """Removes what was kept for a run that is interrupted; call it when the row is on disk."""
         Checkpoint(self.unfinished).clear()
+
+    def _check_base(self) -> None:
+        mine = {"model": self.card, "scoring": self.scoring.model_dump(mode="json")}
+        base = self.base.settings
+        if odd := [key for key in mine if base.get(key, mine[key]) != mine[key]]:
+            seen = {key: base[key] for key in odd}
+            raise RowError(
+                f"the base losses were measured with other settings than this job's ({seen}, "
+                f"wanted { ({key: mine[key] for key in odd}) }); delete base.parquet and run again"
+            )
 
     def _data(self) -> dict[str, str]:
         """SHA-256 of the task's examples."""

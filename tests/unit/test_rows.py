@@ -211,3 +211,50 @@ def test_a_row_of_other_settings_or_examples_is_named_and_not_averaged_in(tmp_pa
     with pytest.raises(RowError, match=rf"odd\.parquet: .*{part}") as caught:
         gathered(tmp_path, odd=odd)
     assert "a.parquet" not in str(caught.value)
+
+
+def test_a_flipped_bit_is_an_error_or_changes_nothing(path):
+    """Anywhere in the file; a row that reads differently would be averaged in."""
+    whole, bytes_ = rows.read(path), path.read_bytes()
+    rng, noticed = np.random.default_rng(0), 0
+    for place in rng.choice(len(bytes_), 120, replace=False).tolist():
+        broken = bytearray(bytes_)
+        broken[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(broken)
+        try:
+            found = rows.read(path)
+        except RowError as error:
+            assert str(path) in str(error)
+            noticed += 1
+            continue
+        assert (found.example_ids, found.settings) == (whole.example_ids, whole.settings)
+        np.testing.assert_array_equal(found.forgetting, whole.forgetting)
+        np.testing.assert_array_equal(found.loss_before, whole.loss_before)
+    assert noticed > 40
+
+
+WRITE = """
+import resource, signal, sys
+sys.path[:0] = sys.argv[2:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from dataclasses import replace
+from lethe import rows
+row = rows.read(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+rows.write(sys.argv[1], replace(row, loss_after=row.loss_after + 1))
+"""
+
+
+def test_a_disk_that_fills_up_leaves_the_row_that_was_there(path):
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    before = path.read_bytes()
+    assert len(before) > 1500
+    library = str(Path(rows.__file__).parents[1])
+    command = [sys.executable, "-c", WRITE, str(path), library]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "File too large" in done.stderr
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -4,11 +4,12 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 
-from lethe import matrix
+from lethe import matrix, rows
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -92,3 +93,42 @@ def test_a_failing_task_leaves_the_others_running(copied):
     said = copied.run(succeed=False)
     assert "broken.jsonl, line 2: not JSON" in said
     assert (copied.results / "olmo/rows/halve.parquet").exists()
+
+
+def test_two_runs_in_one_folder_are_told_apart(copied):
+    """The second does not touch what the first is making; it says what stands in its way."""
+    (copied.results / "report.html").unlink()
+    shutil.rmtree(copied.results / "plots")
+    first = subprocess.Popen(copied.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        locks = copied.folder / ".snakemake/locks"
+        end = time.monotonic() + 60
+        while not (locks.is_dir() and any(locks.iterdir())):
+            assert time.monotonic() < end and first.poll() is None, "the first run took no lock"
+            time.sleep(0.05)
+        assert "lock" in copied.run(succeed=False).lower()
+        assert first.wait(timeout=300) == 0
+    finally:
+        first.kill()
+    assert (copied.results / "report.html").is_file()
+
+
+def test_yaml_that_would_run_something_runs_nothing(copied):
+    evil = copied.folder / "evil"
+    with (copied.folder / "tiny.yaml").open("a") as experiment:
+        experiment.write(f"noise: !!python/object/apply:os.system ['touch {evil}']\n")
+    said = copied.run("--dry-run", succeed=False)
+    assert "python/object/apply" in said
+    assert not evil.exists()
+
+
+def test_base_losses_of_other_settings_are_not_subtracted(copied):
+    """A file of another run laid in the place of the base losses: newer, whole, and wrong."""
+    base = copied.results / "olmo/base.parquet"
+    other = rows.read(base)
+    changed = {**other.settings, "scoring": {**other.settings["scoring"], "max_tokens": 20}}
+    rows.write(base, replace(other, settings=changed))
+    (copied.results / "olmo/rows/add.parquet").unlink()
+    said = copied.run(succeed=False)
+    assert "base losses were measured with other settings" in said
+    assert "scoring" in said

@@ -82,6 +82,16 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def revive(self, node: str) -> None:
+        """Brings a node back that was set down; it may have come back by itself."""
+        self.wait(lambda: self._resumed(node), 60)
+
+    def _resumed(self, node: str) -> bool:
+        command = ["scontrol", "update", f"nodename={node}", "state=resume"]
+        quiet = {"env": self.environment, "capture_output": True, "timeout": 30}
+        subprocess.run(command, check=False, **quiet)
+        return "idle" in self.state()
+
     def jobs(self) -> list[dict[str, str]]:
         """Every job that the controller remembers, an array's tasks one by one."""
         told = self.say("scontrol", "--oneliner", "--details", "show", "jobs")

@@ -3,7 +3,6 @@
 import itertools
 import shutil
 import subprocess
-import time
 
 import pytest
 import yaml
@@ -103,8 +102,8 @@ def kill(cluster, job):
 def lose_node(cluster, job):
     name = cluster.say("sinfo", "--noheader", "--format=%n").strip()
     cluster.say("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
-    time.sleep(2)
-    cluster.say("scontrol", "update", f"nodename={name}", "state=resume")
+    cluster.wait(lambda: job not in queued(cluster, "RUNNING"), 60)
+    cluster.revive(name)
     start_at_once(cluster, job)
 
 

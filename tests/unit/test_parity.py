@@ -9,7 +9,7 @@ import torch
 import transformers
 from helpers import tiny
 
-from lethe import scoring
+from lethe import batches, scoring
 from lethe.batches import collate, has_plain_head, scored_losses, token_losses
 from lethe.data.examples import Example
 from lethe.data.tokens import tokenise
@@ -131,6 +131,35 @@ def test_chunks_of_the_output_layer_change_no_loss(model, head_tokens):
         found, same_rows = scored_losses(model, batch, plain, head_tokens)
     torch.testing.assert_close(found, whole, **EXACT)
     assert torch.equal(rows, same_rows)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_slices_of_the_vocabulary_change_no_loss(bias, monkeypatch):
+    """A large vocabulary's logits are summed slice by slice; the last slice is shorter."""
+    model = tiny.model("llama")
+    if bias:
+        model.lm_head.bias = torch.nn.Parameter(torch.randn(tiny.VOCABULARY))
+    batch = collate(tiny.tokens((23, 14), (9, 1), (tiny.CONTEXT, 1)))
+    with torch.inference_mode():
+        whole, _ = token_losses(model, batch)
+        monkeypatch.setattr(batches, "SLICE", 64)
+        monkeypatch.setattr(batches, "SLICED_TOKENS", 10)
+        monkeypatch.setattr(model.lm_head, "forward", lambda states: states[..., :1])
+        found, _ = scored_losses(model, batch, True, 4096)
+    torch.testing.assert_close(found, whole, **EXACT)
+
+
+def test_logits_that_overflow_when_exponentiated_give_finite_losses(monkeypatch):
+    model = tiny.model("llama")
+    model.lm_head.weight.data.mul_(50)
+    batch = collate(tiny.tokens((23, 1)))
+    with torch.inference_mode():
+        # exp(89) is infinite in float32.
+        assert model(batch.ids).logits.max() > 100
+        whole, _ = token_losses(model, batch)
+        monkeypatch.setattr(batches, "SLICE", 64)
+        found, _ = scored_losses(model, batch, True, 4096)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_changes_its_logits_is_named_once(model, capsys):

@@ -9,6 +9,10 @@ import torch.nn.functional as F
 
 from lethe.data.tokens import Tokens
 
+# Words and tokens of one product of states and output layer: 8 MB of logits in float32.
+SLICE = 2048
+SLICED_TOKENS = 1024
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,9 +66,40 @@ def scored_losses(
     wanted = batch.mask[:, 1:]
     states, _ = _states(model, batch.ids, wanted)
     head, targets = model_of(model).get_output_embeddings(), batch.ids[:, 1:][wanted]
-    parts = zip(states.split(head_tokens), targets.split(head_tokens), strict=True)
-    losses = [F.cross_entropy(head(s).float(), t, reduction="none") for s, t in parts]
-    return torch.cat(losses), wanted.nonzero()[:, 0]
+    losses_of = _sliced_losses if _pays_in_slices(head) else _whole_losses
+    # Slices are narrow, so that as much memory holds more tokens.
+    size = SLICED_TOKENS if losses_of is _sliced_losses else head_tokens
+    parts = zip(states.split(size), targets.split(size), strict=True)
+    return torch.cat([losses_of(head, s, t) for s, t in parts]), wanted.nonzero()[:, 0]
+
+
+def _whole_losses(head: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(head(states).float(), targets, reduction="none")
+
+
+def _pays_in_slices(head: Any) -> bool:
+    """Whether it is a plain matrix of a large vocabulary, on the CPU."""
+    # A wrapped or hooked layer is more than its weights.
+    hooked = type(head) is not torch.nn.Linear or head._forward_hooks or head._forward_pre_hooks
+    return not hooked and head.out_features > 4 * SLICE and head.weight.device.type == "cpu"
+
+
+def _sliced_losses(head: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (S,) from SLICE words' logits at a time: they never leave the cache.
+
+    log sum exp over the vocabulary is log sum exp over its slices' log sum exp.
+    """
+    normalisers, own = [], torch.zeros(len(targets), device=targets.device)
+    for start in range(0, head.out_features, SLICE):
+        end = min(start + SLICE, head.out_features)
+        bias = None if head.bias is None else head.bias[start:end]
+        logits = F.linear(states, head.weight[start:end], bias).float()
+        here = ((targets >= start) & (targets < end)).nonzero()[:, 0]
+        own[here] = logits[here, targets[here] - start]
+        largest = logits.amax(1, keepdim=True)
+        total = logits.sub_(largest).exp_().sum(1)
+        normalisers.append(total.log_().add_(largest[:, 0]))
+    return torch.stack(normalisers).logsumexp(0) - own
 
 
 def has_plain_head(model: Any, batch: Batch) -> bool:

@@ -37,6 +37,7 @@ KINDS = {
     "mpt": {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_seq_len": tiny.CONTEXT},
     "llama": {},
     "qwen2": HEADS,
+    "qwen3": HEADS,
     "gemma": HEADS,
     "gemma2": HEADS | {"final_logit_softcapping": 3.0, "sliding_window": 16},
     "gpt2": {"n_positions": tiny.CONTEXT, "n_embd": 16, "n_layer": 2, "n_head": 2},

@@ -1,14 +1,12 @@
 import numpy as np
 import pytest
 import torch
-import transformers
 from helpers import tiny
 
-from lethe import models, scoring
+from lethe import models
 from lethe.batches import collate, token_losses
 from lethe.config.models import LoRA
 from lethe.data.tokens import Tokens
-from lethe.errors import LetheError
 from lethe.scoring import score
 
 # Plain text, a pair, a one-token answer, one scored token after the first, the longest that fits.
@@ -136,76 +134,3 @@ def test_untrained_adapters_change_no_loss_and_trained_ones_count(examples):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     assert np.abs(score(wrapped, examples, 4096).losses - before).min() > 1e-3
-
-
-def test_a_model_that_caps_its_logits_is_said_to_be_scored_by_its_own(examples, capsys):
-    config = transformers.AutoConfig.for_model(
-        "gemma2",
-        **{"vocab_size": tiny.VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1},
-        **{"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 32},
-        **{"head_dim": 8, "final_logit_softcapping": 3.0, "pad_token_id": 0},
-    )
-    score(transformers.AutoModelForCausalLM.from_config(config), examples, 4096, "t")
-    assert capsys.readouterr().err.count("t: Gemma2ForCausalLM changes what its output") == 1
-    score(tiny.model("llama"), examples, 4096, "t")
-    assert "output layer" not in capsys.readouterr().err
-
-
-def test_no_more_than_a_chunk_of_logits_is_ever_held(model, examples, monkeypatch):
-    expected = score(model, examples, 4096).losses
-    monkeypatch.setattr(scoring, "HEAD_TOKENS", 5)
-    seen = []
-    head = model.get_output_embeddings()
-    hook = head.register_forward_hook(lambda _m, _i, out: seen.append(out.numel()))
-    found = score(model, examples, 4096).losses
-    hook.remove()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
-    # MPT multiplies by its embeddings without calling a layer.
-    assert max(seen, default=0) <= 5 * tiny.VOCABULARY
-
-
-def test_losses_of_tokens_are_those_whose_mean_is_the_examples(model, examples):
-    found = score(model, examples, 60, by_token=True)
-    for example, losses, mean in zip(examples, found.by_token, found.losses, strict=True):
-        assert len(losses) == example.scored
-        np.testing.assert_allclose(losses.mean(), mean, rtol=0, atol=1e-5)
-
-
-def forget_how(monkeypatch, most: int) -> list[int]:
-    """Lets batches of over `most` padded tokens run out of memory; the sizes that were tried."""
-    actual, tried = scoring.scored_losses, []
-
-    def small(model, batch, *rest):
-        tried.append(batch.ids.numel())
-        if tried[-1] > most:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return actual(model, batch, *rest)
-
-    monkeypatch.setattr(scoring, "scored_losses", small)
-    return tried
-
-
-def test_what_does_not_fit_is_scored_in_halves_and_nothing_twice(monkeypatch, capsys):
-    model, examples = tiny.model("llama"), tiny.tokens(*[(20, 1)] * 9, *[(7, 1)] * 30)
-    expected = score(model, examples, 4096).losses
-    tried = forget_how(monkeypatch, most=60)
-    found = score(model, examples, 200)
-    np.testing.assert_allclose(found.losses, expected, rtol=0, atol=1e-5)
-    assert found.tokens_per_batch <= 60
-    assert "out of memory" in capsys.readouterr().err
-    assert sum(size for size in tried if size <= 60) == sum(len(e.ids) for e in examples)
-
-
-def test_an_example_that_never_fits_is_named_by_its_length(monkeypatch):
-    forget_how(monkeypatch, most=10)
-    with pytest.raises(LetheError, match="one example of 20 tokens does not fit"):
-        score(tiny.model("llama"), tiny.tokens((20, 1), (20, 1)), 100)
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
-    def broken(*_arguments):
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr(scoring, "scored_losses", broken)
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        score(tiny.model("llama"), tiny.tokens((20, 1)), 100)

@@ -12,6 +12,7 @@ import numpy as np
 
 from lethe import lowrank
 from lethe.completion.foldin import FoldIn, Model, sample, with_ones
+from lethe.completion.probes import greedy
 from lethe.streaming import Stream
 
 IN_CACHE = 4096  # columns that are turned into float64 at a time
@@ -87,8 +88,9 @@ class Completion:
 
     def __init__(self, method: FoldIn, train: Stream):
         self.train = train
-        drawn = sample(np.arange(train.examples)[None])[0]
-        z, gaps, columns = _gathered(train, drawn)
+        # The columns that are looked at one by one, all of a small Z.
+        self.drawn = sample(np.arange(train.examples)[None])[0]
+        z, gaps, columns = _gathered(train, self.drawn)
         # Without gaps there is nothing to look for in every chunk.
         self.filling = gaps.solve(z) if z.dropped else np.asarray
         if z.dropped:
@@ -151,3 +153,25 @@ def probe_scores(fitted: Completion, probes: int) -> np.ndarray:
             size = np.square(features).sum(axis=0) + factor * noise.variance(columns)
             scores.append(told / size)
     return np.concatenate(scores)
+
+
+def choose_probes(fitted: Completion, k: int) -> np.ndarray:
+    """Greedy A-optimal probes under the Gaussian method: numbers of k examples, sorted.
+
+    What they tell is summed over all examples; chosen from are the 2,000 at most that were drawn
+    when the method was fitted, so that no pass over the file is needed. Of a smaller Z these are
+    all, and the probes those of `lethe.completion.probes.a_optimal`.
+
+    Raises
+    ------
+    ValueError
+        If fewer than k examples were drawn.
+    """
+    if k > len(fitted.drawn):
+        raise ValueError(f"{k} probes wanted, {len(fitted.drawn)} examples were drawn")
+    model = fitted.model
+    prior, noise = model.parts
+    features = prior.basis @ model.sample
+    variance = model.choice(k) * noise.variance(model.sample[:-1])
+    spread = prior.basis @ model.total @ prior.basis.T
+    return np.sort(fitted.drawn[greedy(features, variance, spread, k)])

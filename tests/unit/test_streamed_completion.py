@@ -6,6 +6,7 @@ from lethe import streamed_completion, streaming
 from lethe.completion.additive import Additive, Affine
 from lethe.completion.biases import fill
 from lethe.completion.gaussian import Gaussian
+from lethe.completion.probes import a_optimal
 
 
 @pytest.fixture
@@ -49,3 +50,20 @@ def test_probe_scores_are_the_variance_that_a_probe_takes_off(tmp_path, z):
             covariance[j, j] + variances[j]
         )
         assert scores[j] == pytest.approx(np.trace(covariance - after), rel=1e-6)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_probes_of_a_small_matrix_are_those_chosen_in_memory(tmp_path, z, gaps):
+    z = holed(z) if gaps else z
+    stream = streaming.Stream(write(tmp_path, z), chunk=CHUNK)
+    fitted = streamed_completion.Completion(Gaussian(), stream)
+    found = streamed_completion.choose_probes(fitted, 7)
+    filled = fill(z.astype(float), np.isfinite(z))
+    np.testing.assert_array_equal(found, a_optimal(filled, np.arange(z.shape[1]), 7))
+
+
+def test_more_probes_than_were_drawn_are_refused(tmp_path, z):
+    stream = streaming.Stream(write(tmp_path, z), chunk=CHUNK)
+    fitted = streamed_completion.Completion(Gaussian(), stream)
+    with pytest.raises(ValueError, match="examples were drawn"):
+        streamed_completion.choose_probes(fitted, z.shape[1] + 1)

@@ -122,10 +122,15 @@ def a_optimal(rows: np.ndarray, pool: np.ndarray, k: int) -> np.ndarray:
     features = prior.basis @ with_ones(rows[:, pool])
     variance = factor * noise.variance(rows[:, pool])
     spread = prior.basis @ total @ prior.basis.T
-    return np.sort(pool[_greedy(features, variance, spread, k)])
+    return np.sort(pool[greedy(features, variance, spread, k)])
 
 
-def _greedy(features: np.ndarray, variance: np.ndarray, spread: np.ndarray, k: int) -> np.ndarray:
+def greedy(features: np.ndarray, variance: np.ndarray, spread: np.ndarray, k: int) -> np.ndarray:
+    """Places (k,) of the columns that one after another take most off the summed variance.
+
+    `features` (q, n) of the columns to choose from, their noise `variance` (n,), and `spread`
+    (q, q), the sum over all columns of the outer products of their features.
+    """
     posterior = np.eye(len(features))
     chosen: list[int] = []
     for _ in range(k):

@@ -4,8 +4,8 @@ import pytest
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import (
     CHOICES,
-    _greedy,
     choose_probes,
+    greedy,
     half_of,
     probe_curve,
     probes_needed,
@@ -65,7 +65,7 @@ def test_a_optimal_probes_leave_less_posterior_variance_than_random_ones():
 
 def test_of_two_columns_that_tell_the_same_the_less_noisy_is_probed():
     features = np.array([[1.0, 1.0, 0.1]])
-    chosen = _greedy(features, np.array([2.0, 1.0, 0.5]), np.eye(1), 1)
+    chosen = greedy(features, np.array([2.0, 1.0, 0.5]), np.eye(1), 1)
     assert chosen.tolist() == [1]
 
 

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def export_library(folder: str) -> None:
     """Lets the processes of jobs, in conda environments as well, import from `folder`.
 
-    Jobs that can start warm do so for as long as this process lives (`lethe.warm`).
+    Jobs that can start warm do so for as long as this process lives (`lethe.warm`); on Linux only,
+    as libraries of other systems do not survive a fork.
     """
     others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([folder, *others]))
-    if os.environ.get("LETHE_WARM") != "0":
+    if sys.platform == "linux" and os.environ.get("LETHE_WARM") != "0":
         os.environ["LETHE_WARM"] = str(os.getpid())
 
 

@@ -1,5 +1,7 @@
 """One cluster for all tests of this room."""
 
+import subprocess
+
 import pytest
 from helpers import slurm
 
@@ -13,7 +15,10 @@ def cluster(tmp_path_factory):
     folder.mkdir()
     made = slurm.Cluster(folder)
     try:
-        made.start()
+        try:
+            made.start()
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"SLURM does not start on this machine: {str(error)[-2000:]}")
         yield made
     finally:
         made.stop()

@@ -1,5 +1,6 @@
 """A SLURM cluster of one machine with two make-believe GPUs, in a folder of its own."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -110,10 +111,11 @@ class Cluster:
     def stop(self) -> None:
         """Ends every job and daemon, whatever state they are in."""
         if (self.folder / "munge.socket").exists():
-            subprocess.run(
-                ["scancel", "--user=root"],
-                **{"env": self.environment, "capture_output": True, "timeout": 30},
-            )
+            with contextlib.suppress(subprocess.SubprocessError):
+                subprocess.run(
+                    ["scancel", "--user=root"],
+                    **{"env": self.environment, "capture_output": True, "timeout": 30},
+                )
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:

@@ -137,6 +137,12 @@ def weights_of(wildcards):
     return [f"{model.path}/config.json"] if model.source == "folder" else []
 
 
+def template_of(wildcards):
+    """A chat template of one's own is an input too."""
+    name = SETTINGS.models[wildcards.model].chat_template
+    return [name] if name.endswith(".jinja") else []
+
+
 def recipe(wildcards):
     return EXPERIMENT.recipe(wildcards.model).model_dump(mode="json")
 

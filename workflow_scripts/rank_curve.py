@@ -6,10 +6,10 @@ from lethe.jobs import run
 
 
 def rank_curve(z: Path, curve: Path) -> None:
-    """R2 of Z by rank, with the comparators that have no factors."""
+    """R2 of Z by rank, with the comparators that have no factors; F1 by rank if Z is binary."""
     found = streaming.rank_curve(z)
     print(f"{found.dropped_columns} columns with a NaN were dropped", file=sys.stderr)
-    tables.write_csv(curve, found.records())
+    tables.write_csv(curve, found.records(streaming.f1_by_rank(z)))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
     if settings is not None:
         problems += _missing_parts(settings)
         problems += _bad_sources(settings, tasks)
+        problems += _plain_text_questions(settings)
         problems += _bad_sizes(settings, tasks)
         problems += _unknown_tasks(settings, tasks)
         problems += _missing_files(settings, tasks, folder)
@@ -244,6 +245,20 @@ def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     return problems
 
 
+def _plain_text_questions(settings: Experiment) -> list[str]:
+    """Exact match wants pairs; what is plain text for certain is said before anything runs."""
+    if settings.upstream is None or settings.scoring.exact_match is None:
+        return []
+    problems = []
+    for domain, text in settings.upstream.domains.items():
+        source = settings.sources.get(split_source(text)[0])
+        joined = getattr(source, "upstream_as", None) == "text"
+        if source and (source.kind == "stdlib" or joined or getattr(source, "text", None)):
+            hint = "; give its source upstream_as: pairs" if joined else ""
+            problems.append(f"upstream.domains.{domain}: scoring.exact_match wants pairs{hint}")
+    return problems
+
+
 def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
     splits = [task.split for task in tasks.values()]
@@ -315,6 +330,8 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     for name, model in settings.models.items():
         if model.source == "folder":
             wanted.append((f"models.{name}.path", f"{model.path}/config.json"))
+        if getattr(model, "chat_template", "").endswith(".jinja"):
+            wanted.append((f"models.{name}.chat_template", model.chat_template))
     return [
         f"{key}: no such file or folder: {path}"
         for key, path in dict.fromkeys(wanted)

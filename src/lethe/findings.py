@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from lethe import matrix
@@ -27,6 +28,23 @@ class Findings:
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
     upstream: list[UpstreamExample] = field(default_factory=list)
+
+    @property
+    def binary(self) -> bool:
+        """True if every Z says which right answers were lost, 1 or 0, and not how losses rose."""
+        return all(
+            np.isin(z.values[np.isfinite(z.values)], (0, 1)).all() for z in self.matrices.values()
+        )
+
+    @property
+    def unit(self) -> str:
+        """Of forgetting."""
+        return "share of answers" if self.binary else "nats"
+
+    @property
+    def measure(self) -> str:
+        """What forgetting is here, with its unit."""
+        return "right answers lost (share)" if self.binary else "rise in loss (nats)"
 
 
 TABLES = ("curves", "completions", "summaries", "comparisons", "runs", "associations")

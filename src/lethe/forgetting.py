@@ -1,7 +1,7 @@
 """One measurement: fine-tune a base model on a stream of examples and score what it lost."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lethe.config.models import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, upstream_digest
 from lethe.data.tokens import Tokenised, tokenise
 from lethe.errors import RowError
+from lethe.exact_match import Questions, keep
 from lethe.scoring import Scores, score
 from lethe.training import Trained, fine_tune, planned_steps, stream
 
@@ -31,13 +32,17 @@ def base_losses(
 
     What an interrupted run left in the folder `unfinished` is gone on from.
     """
-    tokens = _upstream_tokens(tokenizer, upstream, scoring)
+    measured = _Upstream.of(tokenizer, upstream, scoring)
     ids = [example.example_id for example in upstream]
     shared = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(shared)) as checkpoint:
-        scores = _score_upstream(model, tokens, scoring, "upstream, base", checkpoint)
-    about = _counts(tokens, scores) | {"versions": models.versions()}
-    return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about)
+        scores = measured.losses(model, "upstream, base", checkpoint)
+        answers = None
+        if measured.questions is not None:
+            title = "upstream, base answers"
+            answers = measured.questions.base(model, tokenizer, title, checkpoint)
+    about = measured.counts(scores) | {"versions": models.versions()}
+    return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about, answers)
 
 
 @dataclass(frozen=True)
@@ -80,25 +85,25 @@ class Job:
             If the base losses are of another model, or were scored with other settings.
         """
         self._check_base()
+        base = self.base.select([example.example_id for example in upstream])
         model, tokenizer = models.load(self.card, self.scoring.dtype, self.gpu)
-        own = self._evaluation_tokens(tokenizer)
-        before = self._score(model, own, "own task, before")
+        about = self._own_task(model, tokenizer, "before", title)
         tokens, cut = _training_tokens(tokenizer, self.train, replayed, self.recipe, accounting)
-        measured = _upstream_tokens(tokenizer, upstream, self.scoring)
+        measured = _Upstream.of(tokenizer, upstream, self.scoring)
         made_from = self._made_from(upstream, replayed, accounting)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             model, trained = self._tuned(model, tokenizer, tokens, title, checkpoint)
             weights = partial(_save_weights, checkpoint, model, trained)
-            said = f"{title}, upstream"
-            after = _score_upstream(model, measured, self.scoring, said, checkpoint, weights)
-        own_after = self._score(model, own, f"{title}, own task")
-        about = _counts(measured, after) | _training_facts(trained, cut)
-        about |= _own_task(before, own_after) | {"versions": models.versions()}
-        about |= {"base_versions": self.base.about.get("versions"), "data": self._data()}
-        ids = [example.example_id for example in upstream]
+            after = measured.losses(model, f"{title}, upstream", checkpoint, weights)
+            answers = measured.answers(model, tokenizer, base, title, checkpoint, weights)
+            leave = partial(measured.keep, checkpoint, after, answers, weights, title)
+            about |= self._own_task(model, tokenizer, "after", title, leave)
+        about |= measured.counts(after) | _training_facts(trained, cut)
+        about |= {"versions": models.versions(), "data": self._data()}
+        about |= {"base_versions": self.base.about.get("versions")}
         settings = {**self.base.settings, "recipe": self.recipe.model_dump()}
-        losses = self.base.select(ids).loss_before
-        return model, tokenizer, rows.Row(ids, losses, after.losses, after.tokens, settings, about)
+        losses = (base.loss_before, after.losses, after.tokens)
+        return model, tokenizer, rows.Row(base.example_ids, *losses, settings, about, answers)
 
     def finish(self) -> None:
         """Removes what was kept for a run that is interrupted; call it when the row is on disk."""
@@ -146,40 +151,130 @@ class Job:
             parameter.data.copy_(value.data)
         return model, trained
 
-    def _evaluation_tokens(self, tokenizer: Any) -> Tokenised:
-        return tokenise(
-            tokenizer,
-            self.evaluation,
-            self.recipe.max_tokens,
-            self.recipe.truncation,
-            self.scoring.include_eos,
+    def _own_task(
+        self,
+        model: Any,
+        tokenizer: Any,
+        when: str,
+        title: str,
+        after_batch: Callable[[Any], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """How well the model does what it is fine-tuned for, `before` and `after`."""
+        recipe, scoring, said = self.recipe, self.scoring, f"{title}, own task {when}"
+        tokens = tokenise(
+            tokenizer, self.evaluation, recipe.max_tokens, recipe.truncation, scoring.include_eos
         )
+        budget = scoring.tokens_per_batch
+        losses = score(model, tokens.examples, budget, said, after_batch=after_batch).losses
+        found: dict[str, Any] = {f"eval_loss_{when}": _mean(losses)}
+        if when == "after":
+            found["eval_missing"] = int(np.isnan(losses).sum())
+        if scoring.exact_match is not None:
+            longest = scoring.model_copy(update={"max_tokens": recipe.max_tokens})
+            questions = Questions.of(tokenizer, self.evaluation, longest)
+            right = questions.right(questions.ask(model, tokenizer, title=f"{said}, answers"))
+            found[f"eval_exact_match_{when}"] = float(right.mean())
+        return found
 
-    def _score(self, model: Any, tokens: Tokenised, title: str) -> Scores:
-        return score(model, tokens.examples, self.scoring.tokens_per_batch, title)
+
+@dataclass(frozen=True)
+class _Upstream:
+    """Upstream examples as a model reads them; `questions` where exact match is measured."""
+
+    tokens: Tokenised
+    questions: Questions | None
+    scoring: Scoring
+
+    @classmethod
+    def of(
+        cls, tokenizer: Any, upstream: Sequence[UpstreamExample], scoring: Scoring
+    ) -> "_Upstream":
+        examples = [example.example for example in upstream]
+        asked = scoring.exact_match is not None
+        questions = Questions.of(tokenizer, examples, scoring) if asked else None
+        return cls(_upstream_tokens(tokenizer, upstream, scoring), questions, scoring)
+
+    def losses(
+        self,
+        model: Any,
+        title: str,
+        checkpoint: Checkpoint,
+        save_weights: Callable[[], None] = lambda: None,
+    ) -> Scores:
+        """Losses of all, going on from what an interrupted run had scored."""
+        found = checkpoint.load("scores")
+        known = None if found is None else found[0]["losses"].numpy()
+
+        def after_batch(losses: np.ndarray) -> None:
+            if checkpoint.due():
+                save_weights()
+                checkpoint.save("scores", {"losses": torch.from_numpy(losses)}, {})
+                scored = int(np.isfinite(losses).sum())
+                checkpoint.leave_if_asked(f"{title}, {scored} of {len(losses)} examples")
+
+        budget, examples = self.scoring.tokens_per_batch, self.tokens.examples
+        return score(model, examples, budget, title, known=known, after_batch=after_batch)
+
+    def answers(
+        self,
+        model: Any,
+        tokenizer: Any,
+        base: rows.Row,
+        title: str,
+        checkpoint: Checkpoint,
+        save_weights: Callable[[], None] = lambda: None,
+    ) -> rows.Answers | None:
+        """The answers of a fine-tuned model to what the base model had right."""
+        if self.questions is None or base.answers is None:
+            return None
+        asked, said = base.answers.exact_match_before == 1, f"{title}, answers"
+        saving = (checkpoint, "answers", save_weights)
+        given = self.questions.ask(model, tokenizer, asked, said, *saving)
+        return self.questions.after(base.answers, given)
+
+    def keep(
+        self,
+        checkpoint: Checkpoint,
+        scores: Scores,
+        answers: rows.Answers | None,
+        save_weights: Callable[[], None],
+        title: str,
+        _so_far: Any,
+    ) -> None:
+        """Saves all, measured as it is, before the process ends as it was asked to."""
+        if checkpoint.stopping:
+            save_weights()
+            checkpoint.save("scores", {"losses": torch.from_numpy(scores.losses)}, {})
+            if answers is not None:
+                given = [text for text in answers.text if text is not None]
+                keep(checkpoint, "answers", given)
+            checkpoint.leave_if_asked(f"{title}, all but the own task")
+
+    def counts(self, scores: Scores) -> dict[str, Any]:
+        """What was cut, empty or not measured, and how fast the rest was."""
+        return {
+            "truncated": self.tokens.truncated,
+            "empty": self.tokens.empty,
+            "missing": int(np.isnan(scores.losses).sum()),
+            "scoring_seconds": scores.seconds,
+            "scoring_tokens_per_second": scores.tokens_per_second,
+            "peak_memory_mb": models.peak_memory_mb(),
+        }
 
 
-def _score_upstream(
+def measure_again(
     model: Any,
-    tokens: Tokenised,
+    tokenizer: Any,
+    upstream: Sequence[UpstreamExample],
+    row: rows.Row,
     scoring: Scoring,
     title: str,
-    checkpoint: Checkpoint,
-    save_weights: Callable[[], None] = lambda: None,
-) -> Scores:
-    """Scores upstream examples, going on from what an interrupted run had scored."""
-    found = checkpoint.load("scores")
-    known = None if found is None else found[0]["losses"].numpy()
-
-    def after_batch(losses: np.ndarray) -> None:
-        if checkpoint.due():
-            save_weights()
-            checkpoint.save("scores", {"losses": torch.from_numpy(losses)}, {})
-            scored = int(np.isfinite(losses).sum())
-            checkpoint.leave_if_asked(f"{title}, {scored} of {len(losses)} examples")
-
-    budget = scoring.tokens_per_batch
-    return score(model, tokens.examples, budget, title, known=known, after_batch=after_batch)
+) -> rows.Row:
+    """The row with the same fine-tuned model measured once more, in the batches of `scoring`."""
+    measured, nothing = _Upstream.of(tokenizer, upstream, scoring), Checkpoint(None)
+    losses = measured.losses(model, title, nothing).losses
+    answers = measured.answers(model, tokenizer, row, title, nothing)
+    return replace(row, loss_after=losses, answers=answers)
 
 
 def _save_weights(checkpoint: Checkpoint, model: Any, trained: Trained) -> None:
@@ -198,14 +293,6 @@ def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
         "training_tokens_per_second": trained.tokens / max(trained.seconds, 1e-9),
         "training_seconds": trained.seconds,
         "optimizer": trained.optimizer,
-    }
-
-
-def _own_task(before: Scores, after: Scores) -> dict[str, Any]:
-    return {
-        "eval_loss_before": _mean(before.losses),
-        "eval_loss_after": _mean(after.losses),
-        "eval_missing": int(np.isnan(after.losses).sum()),
     }
 
 
@@ -232,17 +319,6 @@ def _upstream_tokens(
 ) -> Tokenised:
     examples = [example.example for example in upstream]
     return tokenise(tokenizer, examples, scoring.max_tokens, "right", scoring.include_eos)
-
-
-def _counts(tokens: Tokenised, scores: Scores) -> dict[str, Any]:
-    return {
-        "truncated": tokens.truncated,
-        "empty": tokens.empty,
-        "missing": int(np.isnan(scores.losses).sum()),
-        "scoring_seconds": scores.seconds,
-        "scoring_tokens_per_second": scores.tokens_per_second,
-        "peak_memory_mb": models.peak_memory_mb(),
-    }
 
 
 def _mean(losses: np.ndarray) -> float:

@@ -5,7 +5,7 @@ M x M Gram matrix. Those are sums over examples, so they are gathered chunk by c
 (`rank_curve`) or from disk (`lethe.streaming`), and N never costs memory.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,18 +93,29 @@ class RankCurve:
     comparators: dict[str, float]
     dropped_columns: int
 
-    def records(self) -> list[dict]:
-        """Lines of rank_curve.csv: predictor, rank, r2, singular_value."""
+    def records(self, f1: Mapping[int, float] | None = None) -> list[dict]:
+        """Lines of rank_curve.csv: predictor, rank, r2, singular_value.
+
+        With `f1`, rank -> F1 of logistic factors of a binary Z, each rank has a line more.
+        """
+        logistic = [
+            {"predictor": "logistic_mf", "rank": rank, "f1": value}
+            for rank, value in (f1 or {}).items()
+        ]
         lines = [
             {"predictor": name, "rank": 0, "r2": value, "singular_value": None}
             for name, value in self.comparators.items()
         ]
-        return lines + [
-            {"predictor": "svd", "rank": rank, "r2": r2, "singular_value": value}
-            for rank, (r2, value) in enumerate(
-                zip(self.r2.tolist(), self.singular_values.tolist(), strict=True), start=1
-            )
-        ]
+        return (
+            lines
+            + [
+                {"predictor": "svd", "rank": rank, "r2": r2, "singular_value": value}
+                for rank, (r2, value) in enumerate(
+                    zip(self.r2.tolist(), self.singular_values.tolist(), strict=True), start=1
+                )
+            ]
+            + logistic
+        )
 
 
 def rank_curve(values: np.ndarray, max_rank: int | None = None) -> RankCurve:

@@ -49,17 +49,54 @@ def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[An
             f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
             "a tokenizer; convert others with transformers' save_pretrained"
         )
+    if "chat_template" in card:
+        tokenizer.chat_template = card["chat_template"] or None
     model.to(device(gpu)).eval()
     return model, tokenizer
 
 
-def card(path: str, revision: str | None = None, trust_remote_code: bool = False) -> dict:
-    """What identifies a model: where it is and the SHA-256 of a folder's weights."""
+def chat_template(asked: str) -> str | None:
+    """The template that prompts go through: None if the model's own, empty if none at all.
+
+    Parameters
+    ----------
+    asked
+        `own`, `none`, a .jinja file, or the folder or hub id of the model that lends its own.
+
+    Raises
+    ------
+    LetheError
+        If there is no such file or model, or it has no template.
+    """
+    if asked in ("own", "none"):
+        return None if asked == "own" else ""
+    try:
+        if asked.endswith(".jinja"):
+            return Path(asked).read_text("utf-8")
+        template = AutoTokenizer.from_pretrained(asked).chat_template
+    except (OSError, ValueError) as error:
+        raise LetheError(f"chat_template {asked}: cannot be read: {error}")
+    if not template:
+        raise LetheError(f"chat_template {asked}: this model has none to lend; name another")
+    return template
+
+
+def card(
+    path: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+) -> dict:
+    """What identifies a model: where it is and the SHA-256 of a folder's weights.
+
+    `chat_template` is the text of a template in place of the model's own, empty for none.
+    """
     folder = Path(path)
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if folder.is_dir() and not weights:
         raise LetheError(f"model {path}: the folder holds no .safetensors file")
-    return {
+    template = {} if chat_template is None else {"chat_template": chat_template}
+    return template | {
         "path": path,
         "revision": revision,
         "trust_remote_code": trust_remote_code,

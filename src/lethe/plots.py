@@ -90,7 +90,7 @@ def heatmap(findings: Findings) -> Figure:
     for axis, (model, z) in zip(axes[:, 0], findings.matrices.items(), strict=True):
         image = heat(axis, z, findings)
         axis.set_title(f"{model}: what each fine-tune forgot")
-        figure.colorbar(image, ax=axis, label="rise in loss (nats)", pad=0.01, fraction=0.025)
+        figure.colorbar(image, ax=axis, label=findings.measure, pad=0.01, fraction=0.025)
     return figure
 
 
@@ -196,13 +196,13 @@ def completion(findings: Findings) -> Figure:
     figure, axes = _panels(len(findings.completions), len(splits), 4.8, 3.5)
     for line, (model, scores) in zip(axes, findings.completions.items(), strict=True):
         for axis, split in zip(line, splits, strict=True):
-            errors(axis, scores[scores.split == split])
+            errors(axis, scores[scores.split == split], findings.unit)
             axis.set_title(f"{model}, {split.replace('_', '-')}")
     axes[0, 0].legend(ncols=2)
     return figure
 
 
-def errors(axis: Axes, scores: pd.DataFrame) -> None:
+def errors(axis: Axes, scores: pd.DataFrame, unit: str) -> None:
     """RMSE by k with 95 percent bootstrap intervals over tasks."""
     chosen = scores[(scores.seed.astype(str) == "all") & (scores.metric == "rmse")]
     # Associations look at no probe; the report's table has them.
@@ -215,7 +215,7 @@ def errors(axis: Axes, scores: pd.DataFrame) -> None:
     axis.set_xscale("log")
     axis.set_xticks(ks, ks)
     axis.minorticks_off()
-    axis.set(xlabel="probed examples of the unseen task", ylabel="RMSE (nats)")
+    axis.set(xlabel="probed examples of the unseen task", ylabel=f"RMSE ({unit})")
     axis.set_ylim(bottom=0)
     axis.grid(axis="y")
 
@@ -235,7 +235,7 @@ def forgetting_by_task(findings: Findings) -> Figure:
             axis.plot(values, range(len(values)), "o", ms=4.5, color=colour, label=model)
     axes[0, 0].set_yticks(range(len(orders)), orders, fontsize=7)
     axes[0, 1].set_yticks(range(len(orders)), [])
-    axes[0, 0].set(title="forgotten upstream", xlabel="mean rise in loss (nats)")
+    axes[0, 0].set(title="forgotten upstream", xlabel=f"mean {findings.measure}")
     axes[0, 1].set(title="learned of the task", xlabel="fall of the task's own eval loss (nats)")
     for axis in axes[0]:
         axis.axvline(0, color=FAINT, linewidth=0.8)
@@ -248,9 +248,9 @@ def replay(findings: Findings) -> Figure:
     """Held-out forgetting by strategy, and its paired difference to random replay."""
     figure, axes = _panels(len(findings.comparisons), 2, 4.8, 2.9)
     for line, (model, table) in zip(axes, findings.comparisons.items(), strict=True):
-        strategies(line[0], table, "heldout_forgetting", "mean forgetting, held out (nats)")
+        strategies(line[0], table, "heldout_forgetting", f"held out: {findings.measure}")
         line[0].set_title(f"{model}, forgetting after replay")
-        against_random(line[1], table)
+        against_random(line[1], table, findings.unit)
         line[1].set_title("difference to random replay")
     return figure
 
@@ -274,7 +274,7 @@ def _spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     return np.maximum(np.array([values - low, high - values], dtype=float), 0)
 
 
-def against_random(axis: Axes, table: pd.DataFrame) -> None:
+def against_random(axis: Axes, table: pd.DataFrame, unit: str) -> None:
     """Paired differences over tasks with 95 percent intervals; left of zero forgets less."""
     others = table[~table.strategy.isin(["random", "none"])].reset_index(drop=True)
     values = others.heldout_forgetting_difference
@@ -286,7 +286,7 @@ def against_random(axis: Axes, table: pd.DataFrame) -> None:
     axis.axvline(0, color=FAINT, linewidth=0.9)
     axis.set_yticks(range(len(others)), [LABELS[name] for name in others.strategy])
     axis.set_ylim(len(others) - 0.5, -0.5)
-    axis.set_xlabel("nats; left of 0 forgets less")
+    axis.set_xlabel(f"{unit}; left of 0 forgets less")
     axis.grid(axis="x")
 
 
@@ -295,18 +295,18 @@ def overview(findings: Findings) -> Figure:
     model, z = next(iter(findings.matrices.items()))
     figure, axes = _panels(2, 2, 5.2, 3.4)
     image = heat(axes[0, 0], z, findings, names=False)
-    figure.colorbar(image, ax=axes[0, 0], label="nats", pad=0.01, fraction=0.04)
+    figure.colorbar(image, ax=axes[0, 0], label=findings.unit, pad=0.01, fraction=0.04)
     axes[0, 0].set_ylabel(f"{len(z.tasks)} fine-tuning tasks")
     axes[0, 0].set_title("1  What each fine-tune forgets")
     axes[0, 0].tick_params(axis="x", labelrotation=25, labelsize=7)
     ranks(axes[0, 1], findings)
     axes[0, 1].set_title("2  A few components explain it")
     scores = findings.completions[model]
-    errors(axes[1, 0], scores[scores.split == "in_domain"])
+    errors(axes[1, 0], scores[scores.split == "in_domain"], findings.unit)
     axes[1, 0].set_title("3  So few probes predict an unseen task")
     axes[1, 0].legend(ncols=2, fontsize=7)
     if model in findings.comparisons:
-        against_random(axes[1, 1], findings.comparisons[model])
+        against_random(axes[1, 1], findings.comparisons[model], findings.unit)
         axes[1, 1].set_title("4  Replaying what is predicted, against random")
     else:
         axes[1, 1].set_axis_off()

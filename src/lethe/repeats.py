@@ -25,21 +25,19 @@ def repeat(
     nothing else does.
     """
     # Imported here: torch takes seconds, and reading repeats does without it.
-    from lethe.data.tokens import tokenise
-    from lethe.scoring import score
+    from lethe.forgetting import measure_again
 
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     title = f"{task}, seed {seed}"
     model, tokenizer, row = replace(job, recipe=recipe).run(upstream, title=title)
     row = replace(row, about=row.about | {"task": task, "seed": seed, "measurement": 0})
-    texts, scoring = [example.example for example in upstream], job.scoring
-    tokens = tokenise(tokenizer, texts, scoring.max_tokens, "right", scoring.include_eos)
     found = [row]
     for number in range(1, measurements + 1):
-        size = max(1, scoring.tokens_per_batch >> number)
-        again = score(model, tokens.examples, size, f"{title}, again")
+        size = max(1, job.scoring.tokens_per_batch >> number)
+        scoring = job.scoring.model_copy(update={"tokens_per_batch": size})
+        again = measure_again(model, tokenizer, upstream, row, scoring, f"{title}, again")
         about = row.about | {"measurement": number, "tokens_per_batch": size}
-        found.append(replace(row, loss_after=again.losses, about=about))
+        found.append(replace(again, about=about))
     return found
 
 

@@ -16,7 +16,7 @@ from lethe.plots import LABELS
 
 CAPTIONS = {
     "heatmap": "Z. A row is a fine-tuning task, a column an upstream example (by domain, then by "
-    "mean forgetting). Red: the loss rose. Colours are cut at the 98th percentile.",
+    "mean forgetting). Red: it was forgotten. Colours are cut at the 98th percentile.",
     "forgetting_by_task": "Left: what each fine-tune forgot on average. Right: how much its own "
     "task's loss fell; a fine-tune near 0 there learned nothing.",
     "spectrum": "Squares of the singular values of Z as shares of their sum.",
@@ -47,6 +47,8 @@ def page(findings: Findings, figures: Mapping[str, bytes], settings: dict[str, A
     images = {name: base64.b64encode(png).decode() for name, png in figures.items()}
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
+        binary=findings.binary,
+        unit=findings.unit,
         headlines=headlines(findings),
         images=images,
         captions=CAPTIONS,
@@ -54,6 +56,7 @@ def page(findings: Findings, figures: Mapping[str, bytes], settings: dict[str, A
         summaries={model: _records(table) for model, table in findings.summaries.items()},
         problems=_problems(findings),
         curves={model: _rank_line(curve) for model, curve in findings.curves.items()},
+        described={model: _f1_line(curve) for model, curve in findings.curves.items()},
         completions={model: _scores(table) for model, table in findings.completions.items()},
         comparisons={model: _records(table) for model, table in findings.comparisons.items()},
         associations={model: _records(table) for model, table in findings.associations.items()},
@@ -81,8 +84,16 @@ def _records(table: pd.DataFrame) -> list[dict]:
 def _rank_line(curve: pd.DataFrame) -> dict[str, float]:
     svd = curve[curve.predictor == "svd"].set_index("rank").r2
     ranks = {f"rank {rank}": float(svd[rank]) for rank in (1, 2, 3, 5, 8) if rank in svd.index}
-    others = curve[curve.predictor != "svd"].set_index("predictor").r2
+    others = curve[~curve.predictor.isin(["svd", "logistic_mf"])].set_index("predictor").r2
     return ranks | {name.replace("_", " "): float(value) for name, value in others.items()}
+
+
+def _f1_line(curve: pd.DataFrame) -> dict[str, float]:
+    """F1 of a binary Z by the rank of its logistic factors; empty for other Zs."""
+    if "f1" not in curve:
+        return {}
+    f1 = curve[curve.predictor == "logistic_mf"].set_index("rank").f1
+    return {f"rank {rank}": float(value) for rank, value in f1.items()}
 
 
 def _scores(table: pd.DataFrame) -> list[dict]:
@@ -127,18 +138,21 @@ def headlines(findings: Findings) -> list[str]:
     for model, z in findings.matrices.items():
         lines.append(_forgetting_sentence(model, z, findings))
         lines.append(_rank_sentence(model, findings.curves[model]))
-        lines.append(_completion_sentence(model, findings.completions[model]))
+        lines.append(_completion_sentence(model, findings.completions[model], findings.unit))
         if model in findings.comparisons:
-            lines += _replay_sentences(model, findings.comparisons[model])
+            lines += _replay_sentences(model, findings.comparisons[model], findings.unit)
     return lines
 
 
 def _forgetting_sentence(model: str, z: Any, findings: Findings) -> str:
     means = np.nanmean(z.values, axis=1)
     low, high = z.tasks[int(means.argmin())], z.tasks[int(means.argmax())]
+    known = int(np.isfinite(z.values).any(axis=0).sum())
+    did = f"one task raised the upstream loss by {means.mean():.3f} nats on average"
+    if findings.binary:
+        did = f"one task lost {means.mean():.3f} of the base model's right answers on average"
     return (
-        f"{model}: {len(z.tasks)} tasks, {len(z.example_ids)} upstream examples. Fine-tuning on "
-        f"one task raised the upstream loss by {means.mean():.3f} nats on average, from "
+        f"{model}: {len(z.tasks)} tasks, {known} upstream examples. Fine-tuning on {did}, from "
         f"{means.min():.3f} ({low}) to {means.max():.3f} ({high})."
     )
 
@@ -154,7 +168,7 @@ def _rank_sentence(model: str, curve: pd.DataFrame) -> str:
     )
 
 
-def _completion_sentence(model: str, table: pd.DataFrame) -> str:
+def _completion_sentence(model: str, table: pd.DataFrame, unit: str) -> str:
     chosen = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
     chosen = chosen[chosen.probes == "random"]
     ks = sorted(chosen.k.unique())
@@ -163,7 +177,7 @@ def _completion_sentence(model: str, table: pd.DataFrame) -> str:
     best = rmse.value.idxmin()
     told = (
         f"{model}: from {k} probed examples of an unseen task, {LABELS.get(best, best)} "
-        f"predicts the rest with RMSE {rmse.value[best]:.3f} nats "
+        f"predicts the rest with RMSE {rmse.value[best]:.3f} {unit} "
         f"{_interval(rmse.low[best], rmse.high[best], '.3f')}"
     )
     others = [
@@ -175,7 +189,7 @@ def _completion_sentence(model: str, table: pd.DataFrame) -> str:
     return f"{told}; {compared}." if compared else f"{told}."
 
 
-def _replay_sentences(model: str, table: pd.DataFrame) -> list[str]:
+def _replay_sentences(model: str, table: pd.DataFrame, unit: str) -> list[str]:
     lines = []
     by = table.set_index("strategy")
     key = "heldout_forgetting"
@@ -183,7 +197,7 @@ def _replay_sentences(model: str, table: pd.DataFrame) -> list[str]:
         low, high = by[f"{key}_difference_low"][name], by[f"{key}_difference_high"][name]
         lines.append(
             f"{model}: replay by {LABELS[name]} forgets {_verdict(low, high)} random replay: "
-            f"{by[key][name]:.3f} against {by[key]['random']:.3f} nats held out, difference "
+            f"{by[key][name]:.3f} against {by[key]['random']:.3f} {unit} held out, difference "
             f"{by[f'{key}_difference'][name]:+.4f} {_interval(low, high, '+.4f')} over "
             f"{by.tasks[name]} tasks."
         )
@@ -214,7 +228,7 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
             found[model][task] = [
                 {
                     "id": z.example_ids[i],
-                    "nats": float(values[i]),
+                    "value": float(values[i]),
                     **_words(by_id, z.example_ids[i]),
                 }
                 for i in order[:count]

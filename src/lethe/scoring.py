@@ -114,7 +114,7 @@ class _Scorer:
             losses, places = scored_losses(self.model, batch, self._is_plain(batch), HEAD_TOKENS)
             self.losses[rows] = example_means(losses, places, len(rows)).cpu().numpy()
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _of_memory(error):
+            if not out_of_memory(error):
                 raise
             return False
         if self.by_token is not None:
@@ -149,7 +149,7 @@ class _Scorer:
         print(f"{self.title}: out of memory; {self.budget} tokens a batch now", file=sys.stderr)
         rest = [row for later in waiting[::-1] for row in later]
         waiting.clear()
-        batches = _cut([*rows, *rest], [len(e.ids) for e in self.examples], self.budget)
+        batches = cut_by_length([*rows, *rest], [len(e.ids) for e in self.examples], self.budget)
         return list(batches)[::-1]
 
     def tokens(self) -> list[np.ndarray] | None:
@@ -161,7 +161,7 @@ class _Scorer:
         return [found.get(row, empty) for row in range(len(self.examples))]
 
 
-def _of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether it says that memory ran out; PyTorch's CPU allocator raises a RuntimeError."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
@@ -174,10 +174,12 @@ def _by_length(examples: Sequence[Tokens], tokens_per_batch: int) -> Iterator[li
         (row for row, example in enumerate(examples) if example.scored),
         key=lambda row: (-lengths[row], row),
     )
-    return _cut(order, lengths, tokens_per_batch)
+    return cut_by_length(order, lengths, tokens_per_batch)
 
 
-def _cut(order: list[int], lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
+def cut_by_length(
+    order: list[int], lengths: list[int], tokens_per_batch: int
+) -> Iterator[list[int]]:
     """Groups rows, longest first, into batches of at most so many padded tokens."""
     while order:
         size = max(1, tokens_per_batch // lengths[order[0]])

@@ -219,3 +219,24 @@ def test_models_are_compared_on_no_more_rows_than_there_are(experiment):
     models = {**config["models"], "other": config["models"]["olmo"]}
     config = {**config, "models": models, "transfer": {"own_rows": [5, 7]}}
     assert "transfer.own_rows: one at most 2, the train tasks" in problems(config, folder)
+
+
+def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
+    config, folder = experiment
+    config["scoring"] = {"exact_match": {"normaliser": "plain"}}
+    config["sources"]["code"] = {"kind": "stdlib"}
+    config["upstream"]["domains"]["code"] = "code:all"
+    message = problems(config, folder)
+    assert "upstream.domains.news: scoring.exact_match wants pairs; give its source" in message
+    assert "upstream.domains.code: scoring.exact_match wants pairs" in message
+    config["sources"]["bigbench"]["upstream_as"] = "pairs"
+    del config["upstream"]["domains"]["code"]
+    assert load(config, folder).settings.scoring.exact_match.max_new_tokens == 64
+
+
+def test_a_template_file_that_is_not_there_is_refused(experiment):
+    config, folder = experiment
+    config["models"]["mine"] = {"source": "hub", "path": "a/b", "chat_template": "gone.jinja"}
+    assert "models.mine.chat_template: no such file or folder: gone.jinja" in problems(
+        config, folder
+    )

@@ -109,6 +109,55 @@ def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive):
     assert row.loss_after.tobytes() == whole.loss_after.tobytes()
 
 
+@pytest.mark.parametrize("moment", ["own task", "answers"])
+def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
+    model_folders, tmp_path, monkeypatch, moment
+):
+    """Nothing was due yet, and the upstream examples are measured: they are not measured again."""
+    import os as system
+
+    from lethe import exact_match, forgetting
+    from lethe.config.models import ExactMatch
+    from lethe.data.examples import Example, UpstreamExample
+
+    scoring = SCORING.model_copy(update={"exact_match": ExactMatch(max_new_tokens=3)})
+    card, settings = model_folders["llama"], {"model": model_folders["llama"]}
+    model, tokenizer = models.load(card)
+    texts = tiny.sentences(12)
+    asked = exact_match.Questions.of(tokenizer, [Example(text, "?") for text in texts], scoring)
+    answers = [answer or "" for answer in asked.ask(model, tokenizer)]
+    upstream = [
+        UpstreamExample(f"a-{i}", "a", "replayable", Example(text, answer))
+        for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
+    base = base_losses(model, tokenizer, upstream, settings, scoring)
+    examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
+    recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1, max_tokens=32)
+    job = forgetting.Job(card, base, *examples, recipe, scoring, unfinished=tmp_path / "c")
+    *_, wanted = job.run(upstream)
+    job.finish()
+    count, inside = [], forgetting.score if moment == "own task" else exact_match.generate
+    last = 3 if moment == "own task" else 2  # of the calls: before, upstream, after
+
+    def signalled(*arguments, **options):
+        count.append(1)
+        if len(count) == last:
+            system.kill(system.getpid(), 15)
+        return inside(*arguments, **options)
+
+    place = (forgetting, "score") if moment == "own task" else (exact_match, "generate")
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, signalled)
+        with pytest.raises(SystemExit) as left:
+            job.run(upstream)
+    assert left.value.code == STOPPED
+    monkeypatch.setattr(forgetting, "fine_tune", None)
+    *_, row = job.run(upstream)
+    assert row.loss_after.tobytes() == wanted.loss_after.tobytes()
+    assert row.answers.text == wanted.answers.text
+    assert row.about["eval_loss_after"] == wanted.about["eval_loss_after"]
+
+
 def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
     import torch
 

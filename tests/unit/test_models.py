@@ -1,3 +1,4 @@
+import copy
 import json
 import zipfile
 
@@ -6,6 +7,7 @@ import torch
 from helpers import tiny
 
 from lethe import models
+from lethe.data.tokens import prompt_text
 from lethe.errors import LetheError
 
 
@@ -74,6 +76,37 @@ def test_a_card_tells_other_weights_in_the_same_folder(tmp_path):
     assert first == models.card(str(tmp_path))
     tiny.model("llama", seed=1).save_pretrained(tmp_path)
     assert models.card(str(tmp_path))["weights"] != first["weights"]
+
+
+def test_a_model_without_a_chat_template_borrows_one_or_lays_its_own_down(tmp_path, tokenizer):
+    folder, lender = tmp_path / "base", tmp_path / "lender"
+    tiny.model("llama").save_pretrained(folder)
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<answer>"
+    lending = copy.deepcopy(tokenizer)
+    lending.chat_template = template
+    lending.save_pretrained(lender)
+    tiny.model("llama").save_pretrained(lender)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "own.jinja").write_text(template)
+
+    def prompt(path, asked):
+        card = models.card(str(path), chat_template=models.chat_template(asked))
+        return prompt_text(models.load(card)[1], "Hello")
+
+    assert prompt(folder, "own") == prompt(lender, "none") == "Hello\n"
+    assert prompt(lender, "own") == "<user>Hello<answer>"
+    assert prompt(folder, str(lender)) == prompt(folder, str(tmp_path / "own.jinja"))
+    assert prompt(folder, str(lender)) == "<user>Hello<answer>"
+    assert "chat_template" not in models.card(str(folder), chat_template=None)
+
+
+def test_a_template_that_is_not_there_is_named(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    tiny.model("llama").save_pretrained(tmp_path)
+    with pytest.raises(LetheError, match="has none to lend"):
+        models.chat_template(str(tmp_path))
+    with pytest.raises(LetheError, match="chat_template gone/model: cannot be read"):
+        models.chat_template("gone/model")
 
 
 def test_a_card_of_a_hub_model_keeps_its_revision():

@@ -119,7 +119,7 @@ def test_the_headline_says_no_more_than_the_interval_does(findings):
         table = findings.comparisons["one"].copy()
         table["heldout_forgetting_difference_low"] = low
         table["heldout_forgetting_difference_high"] = high
-        return report._replay_sentences("one", table)[0]
+        return report._replay_sentences("one", table, "nats")[0]
 
     assert "forgets less than random" in sentence(-0.2, -0.1)
     assert "forgets more than random" in sentence(0.1, 0.2)
@@ -139,7 +139,7 @@ def test_the_most_forgotten_examples_are_in_order_without_the_unknown(findings):
     shown = report.most_forgotten(findings)["one"]["sums"]
     row = np.nan_to_num(z.values[2], nan=-np.inf)
     assert [example["id"] for example in shown] == [z.example_ids[i] for i in np.argsort(-row)[:3]]
-    assert shown[0]["nats"] == pytest.approx(row.max())
+    assert shown[0]["value"] == pytest.approx(row.max())
     assert shown[0]["text"] and shown[0]["domain"]
 
 

@@ -59,3 +59,35 @@ def test_a_file_that_is_no_z_is_named(tmp_path, z):
 def test_a_z_without_variation_is_named(tmp_path):
     with pytest.raises(LetheError, match=r"Z.parquet.*no variation"):
         streaming.rank_curve(write(tmp_path, np.full((3, 10), 0.1, dtype=np.float32)))
+
+
+def binary(tasks, examples, rank, seed=0):
+    """A Z of 0s and 1s that logistic factors of this rank made."""
+    rng = np.random.default_rng(seed)
+    logits = 4 * rng.normal(size=(tasks, rank)) @ rng.normal(size=(rank, examples)) - 1
+    return (logits > 0).astype(np.float32)
+
+
+def test_a_binary_z_is_described_better_by_more_logistic_factors(tmp_path):
+    z = binary(12, 80, 2)
+    gap = np.full((12, 3), np.nan, dtype=np.float32)
+    values = np.hstack([z, gap])
+    tasks, ids = [f"t{i}" for i in range(12)], [f"e{i}" for i in range(83)]
+    matrix.write(tmp_path / "z", matrix.Matrix(values, tasks, ids))
+    found = streaming.f1_by_rank(tmp_path / "z")
+    assert list(found) == list(range(1, 12))
+    assert found[1] < found[2] - 0.02 and found[3] > 0.95
+    plain = 2 * z.mean() / (1 + z.mean())  # all cells called forgotten
+    assert found[1] > plain
+
+
+def test_a_z_in_nats_or_of_too_many_cells_has_no_f1(tmp_path, monkeypatch):
+    z = matrix.Matrix(binary(4, 10, 1), list("abcd"), [str(i) for i in range(10)])
+    matrix.write(tmp_path / "z", z)
+    assert len(streaming.f1_by_rank(tmp_path / "z")) == 4
+    monkeypatch.setattr(streaming, "LARGEST_BINARY", 39)
+    assert streaming.f1_by_rank(tmp_path / "z") == {}
+    monkeypatch.undo()
+    z.values[2, 3] = 0.5
+    matrix.write(tmp_path / "z", z)
+    assert streaming.f1_by_rank(tmp_path / "z") == {}

@@ -59,6 +59,13 @@ def test_smollm2_stands_alone_instead_of_being_merged(shipped):
     assert "pretrain_model" not in counts
 
 
+def test_exact_match_goes_through_the_same_graph(shipped):
+    counts = planned(shipped, "--configfile", str(shipped / "experiments/smollm2-em.yaml"))
+    assert counts["measure_row"] == len(table("experiments/smollm2-em.csv")) >= 16
+    assert counts["score_base"] == counts["rank_curve"] == counts["score_completion"] == 1
+    assert counts["replay_run"] == 20
+
+
 def test_a_matrix_of_ones_own_trains_nothing(shipped):
     counts = planned(shipped, "--configfile", str(shipped / "experiments/own-matrix.yaml"))
     assert counts == {

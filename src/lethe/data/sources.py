@@ -22,7 +22,7 @@ _FIELD = re.compile(r"\{([\w][\w .:/-]*)\}")
 
 
 def examples(
-    source: Source, where: str, *, archive: Path | None = None, as_text: bool = False
+    source: Source, where: str, *, archive: Path | None = None, upstream: bool = False
 ) -> Iterator[Example]:
     """The examples of a task or domain.
 
@@ -34,8 +34,8 @@ def examples(
         The part after `:` of `<source key>:<where>`; its meaning is the source's.
     archive
         The BIG-bench extract, needed by sources of that kind only.
-    as_text
-        Join prompts and answers of BIG-bench to plain text, for upstream domains.
+    upstream
+        For an upstream domain, where a source may say that pairs are joined to plain text.
 
     Raises
     ------
@@ -43,8 +43,9 @@ def examples(
         If there is no such file, field or task, or nothing is in it.
     """
     if source.kind == "bigbench":
-        read = bigbench.read_as_text if as_text else bigbench.read
-        return read(archive, where)
+        joined = upstream and source.upstream_as == "text"
+        read = bigbench.read_as_text if joined else bigbench.read
+        return read(archive, where, source.shots)
     if source.kind == "stdlib":
         return _standard_library(where)
     records = _file_records(source, where) if source.kind == "files" else _rows(source, where)

@@ -71,17 +71,22 @@ def prompt_text(tokenizer: Any, prompt: str) -> str:
     return f"{prompt.rstrip()}\n"
 
 
+def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """The tokens that an answer follows."""
+    # A template writes the special tokens itself; a second set would shift every position.
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    ids = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=not templated)["input_ids"]
+    return _without_end(ids, tokenizer.eos_token_id, templated)
+
+
 def _encode(tokenizer: Any, example: Example, include_eos: bool) -> Tokens:
     if example.text is not None:
         return Tokens(tokenizer(example.text)["input_ids"], 1)
-    # A template writes the special tokens itself; a second set would shift every position.
-    templated = bool(getattr(tokenizer, "chat_template", None))
-    prompt = tokenizer(prompt_text(tokenizer, example.prompt), add_special_tokens=not templated)
     # Encoded apart, so that the mask falls exactly between prompt and answer.
     answer = tokenizer(example.answer.strip(), add_special_tokens=False)["input_ids"]
     if answer and include_eos and tokenizer.eos_token_id is not None:
         answer = [*answer, tokenizer.eos_token_id]
-    ids = _without_end(prompt["input_ids"], tokenizer.eos_token_id, templated)
+    ids = prompt_ids(tokenizer, example.prompt)
     # The first token of a sequence has nothing to be predicted from.
     return Tokens(ids + answer, max(1, len(ids)))
 

@@ -170,5 +170,20 @@ def test_a_bigbench_task_is_a_pair_or_upstream_text(tmp_path):
         members.writestr("t/task.json", content)
     given = source(kind="bigbench")
     assert list(examples(given, "t", archive=path)) == [Example("Q: x\nA:", "y")]
-    as_text = examples(given, "t", archive=path, as_text=True)
+    as_text = examples(given, "t", archive=path, upstream=True)
     assert list(as_text) == [Example(text="Q: x\nA:\ny")]
+
+
+def test_solved_examples_of_a_bigbench_task_stand_before_the_others(tmp_path):
+    path = tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w") as members:
+        records = [{"input": str(i), "target": str(i + 1)} for i in range(4)]
+        members.writestr("t/task.json", json.dumps({"examples": records}))
+    given = source(kind="bigbench", shots=2, upstream_as="pairs")
+    solved = "Q: 0\nA:\n1\n\nQ: 1\nA:\n2\n\n"
+    wanted = [Example(f"{solved}Q: {i}\nA:", str(i + 1)) for i in (2, 3)]
+    assert list(examples(given, "t", archive=path)) == wanted
+    assert list(examples(given, "t", archive=path, upstream=True)) == wanted
+    joined = source(kind="bigbench", shots=2)
+    texts = [example.text for example in examples(joined, "t", archive=path, upstream=True)]
+    assert texts == [f"{solved}Q: {i}\nA:\n{i + 1}" for i in (2, 3)]

@@ -1,0 +1,93 @@
+"""Right answers instead of losses, through the whole graph, with a base model that has some."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from helpers import tiny
+from helpers.experiment import TINY, Place, make_experiment
+
+from lethe import matrix, models, rows
+from lethe.config.models import Recipe
+from lethe.data.examples import Example, read_upstream
+from lethe.data.tokens import tokenise
+from lethe.training import fine_tune, stream
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def answering_model(folder, examples):
+    """Saves a model that was taught these examples."""
+    texts = [f"{example.prompt}\n{example.answer}" for example in examples]
+    tokenizer = models.train_tokenizer(texts * 3, 400)
+    model = models.from_scratch("llama", tiny.sizes(hidden=48), len(tokenizer), 0)
+    recipe = Recipe(steps=400, batch=8, lr=1e-2, warmup_steps=20, max_epochs=None)
+    tokens = tokenise(tokenizer, examples, 48).examples
+    fine_tune(model, [tokens[i] for i in stream(len(tokens), 3200, 0)], recipe, "teaching")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory) -> Place:
+    folder = tmp_path_factory.mktemp("em") / "place"
+    make_experiment(folder)
+    known = []
+    for name in ("double", "halve"):
+        lines = (folder / f"texts/{name}.jsonl").read_text("utf-8").splitlines()
+        known += [Example(**json.loads(line)) for line in lines]
+    answering_model(folder / "taught", known)
+    tasks = "name,group,source,split\nadd,numbers,local:add.jsonl,train\n"
+    tasks += "upper,words,local:upper.jsonl,train\nreverse,words,local:reverse.jsonl,test\n"
+    (folder / "tasks.csv").write_text(tasks, "utf-8")
+    experiment = TINY | {
+        "models": {"taught": {"source": "folder", "path": "taught"}},
+        "upstream": TINY["upstream"]
+        | {"domains": {"double": "local:double.jsonl", "halve": "local:halve.jsonl"}},
+        "scoring": {"max_tokens": 24, "exact_match": {"max_new_tokens": 6}},
+        "completion": TINY["completion"]
+        | {"methods": ["column_mean", "additive", "mf", "gaussian", "logistic_foldin"]},
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(experiment), "utf-8")
+    place = Place(folder)
+    place.run()
+    return place
+
+
+def test_z_is_binary_and_knows_what_the_base_model_had_right(answered):
+    z = matrix.read(answered.results / "taught/Z.parquet")
+    base = rows.read(answered.results / "taught/base.parquet")
+    right = base.answers.exact_match_before == 1
+    assert 8 <= right.sum() < 40
+    np.testing.assert_array_equal(np.isfinite(z.values), np.tile(right, (3, 1)))
+    lost = z.values[:, right]
+    assert set(np.unique(lost)) == {0.0, 1.0}
+    row = rows.read(answered.results / "taught/rows/add.parquet")
+    np.testing.assert_array_equal(row.forgetting, z.values[z.tasks.index("add")])
+    assert {"eval_exact_match_before", "eval_exact_match_after"} <= set(row.about)
+
+
+def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
+    z = matrix.read(answered.results / "taught/Z.parquet")
+    predicted = matrix.read(answered.results / "taught/predictions/additive.parquet")
+    unknown = np.isnan(z.values).all(axis=0)
+    np.testing.assert_array_equal(np.isnan(predicted.values[0]), unknown)
+    run = rows.read(answered.results / "taught/replay/oracle/reverse-seed0.parquet")
+    upstream = read_upstream(answered.results / "upstream.parquet")
+    assert run.example_ids == [e.example_id for e in upstream if e.split == "heldout"]
+    assert np.isnan(run.forgetting).sum() == unknown[[e.split == "heldout" for e in upstream]].sum()
+
+
+def test_tables_and_page_speak_of_answers(answered):
+    curve = pd.read_csv(answered.results / "taught/rank_curve.csv")
+    assert len(curve[curve.predictor == "logistic_mf"].f1) == 3
+    completion = pd.read_csv(answered.results / "taught/completion.csv")
+    assert "logistic_foldin" in set(completion.method)
+    page = (answered.results / "report.html").read_text()
+    assert "of the base model's right answers" in page.replace("&#39;", "'")
+    assert "raised the upstream loss" not in page
+    assert "F1 of the lost answers" in page
+    replay = pd.read_csv(answered.results / "taught/replay.csv")
+    assert replay.heldout_forgetting.between(0, 1).all()

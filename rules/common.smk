@@ -23,8 +23,8 @@ RESULTS = f"results/{SETTINGS.experiment}"
 LOGS = f"{RESULTS}/logs"
 CACHE = cache_folder()
 MODELS = list(SETTINGS.models)
-# Whatever has a Z: models, or the one matrix of the user's own.
-MATRICES = MODELS or [SETTINGS.matrix.name]
+# Whatever has a Z: models, or matrices of the user's own.
+MATRICES = MODELS or list(EXPERIMENT.own)
 DOMAINS = SETTINGS.upstream.domains if SETTINGS.upstream else {}
 NOISE = SETTINGS.noise
 TRANSFER = [f"{RESULTS}/transfer.csv"] if len(MODELS) > 1 else []
@@ -208,11 +208,21 @@ def repeated_rows(wildcards):
     return [f"{RESULTS}/{wildcards.model}/rows/{task}.parquet" for task in NOISE.tasks]
 
 
+def own_matrix(wildcards):
+    return EXPERIMENT.own[wildcards.model]
+
+
+def row_names(wildcards):
+    """What names the rows of a matrix in a folder of them."""
+    name = EXPERIMENT.own[wildcards.model].removesuffix(".npy")
+    return f"{name}.meta" if SETTINGS.matrices else []
+
+
 def replay_files(wildcards):
     return [
         f"{RESULTS}/{wildcards.model}/replay/{strategy}/{task}-seed{seed}.parquet"
         for strategy in STRATEGIES
-        for task in EXPERIMENT.names("test")
+        for task in EXPERIMENT.names("test", "ood")
         for seed in SETTINGS.replay.seeds
     ]
 

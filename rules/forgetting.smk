@@ -69,7 +69,8 @@ rule gather_matrix:
 
 rule import_matrix:
     input:
-        own=SETTINGS.matrix.path if SETTINGS.matrix else [],
+        own=own_matrix,
+        meta=row_names,
         examples=(SETTINGS.matrix and SETTINGS.matrix.examples) or [],
     output:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",

@@ -9,7 +9,7 @@ from lethe.sanity import sanity, sentences
 
 def import_matrix(z: Path, report: Path, **own) -> None:
     """Takes in a Z of the user's own and says whether it looks like one."""
-    found = own_matrix.read(**own)
+    found = own_matrix.read_named(**own) if "meta" in own else own_matrix.read(**own)
     seen = sanity(found)
     print(sentences(seen), file=sys.stderr)
     write_json(report, seen)
@@ -17,7 +17,11 @@ def import_matrix(z: Path, report: Path, **own) -> None:
 
 
 if __name__ == "__main__":
-    own = {"path": Path(snakemake.input.own), "examples": snakemake.input.examples or None}
-    own |= {"tasks": snakemake.params.tasks, "layout": snakemake.params.layout}
+    given = snakemake.input
+    own = {"path": Path(given.own), "tasks": snakemake.params.tasks}
+    if given.meta:
+        own["meta"] = Path(given.meta)
+    else:
+        own |= {"examples": given.examples or None, "layout": snakemake.params.layout}
     paths = {"z": Path(snakemake.output.matrix), "report": Path(snakemake.output.sanity)}
     run(import_matrix, snakemake.log[0], **paths, **own)

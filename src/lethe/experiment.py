@@ -4,7 +4,7 @@ import csv
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lethe.errors import ExperimentError
 # Folders and files beside those of the models.
 TAKEN = ("tasks", "plots", "logs", "upstream.parquet", "corpus.parquet", "report.html")
 TASK_COLUMNS = ("name", "group", "source", "split")
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "ood")
 _NAME = re.compile(TypeAdapter(Name).json_schema()["pattern"])
 
 
@@ -39,10 +39,12 @@ class Loaded:
 
     settings: Experiment
     tasks: dict[str, Task]
+    own: dict[str, str] = field(default_factory=dict)
+    """Matrix of the user's own -> its file."""
 
-    def names(self, split: str | None = None) -> list[str]:
-        """Task names, of one split or all, in the table's order."""
-        return [name for name, task in self.tasks.items() if split in (None, task.split)]
+    def names(self, *splits: str) -> list[str]:
+        """Task names, of these splits or all, in the table's order."""
+        return [name for name, task in self.tasks.items() if not splits or task.split in splits]
 
     def recipe(self, model: str) -> Recipe:
         """The recipe with this model's changes applied."""
@@ -71,8 +73,11 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
     if isinstance(table, str):
         tasks, table_problems = read_tasks(folder / table, sources=bool(config.get("models")))
         problems += table_problems
+    own: dict[str, str] = {}
     if settings is not None:
         problems += _missing_parts(settings)
+        own, matrix_problems = _own_matrices(settings, folder)
+        problems += matrix_problems
         problems += _bad_sources(settings, tasks)
         problems += _plain_text_questions(settings)
         problems += _bad_sizes(settings, tasks)
@@ -80,7 +85,7 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
         problems += _missing_files(settings, tasks, folder)
     if problems:
         raise ExperimentError(f"experiment {_label(config)}", problems)
-    return Loaded(settings, tasks)
+    return Loaded(settings, tasks, own)
 
 
 def repeated_keys(path: Path) -> list[str]:
@@ -185,7 +190,8 @@ def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Tas
         elif task.name in tasks:
             problems.append(f"{where}: task {task.name!r} stands twice in the table")
         if task.split not in SPLITS:
-            problems.append(f"{where}: split must be train or test (value seen: {task.split!r})")
+            allowed = ", ".join(SPLITS)
+            problems.append(f"{where}: split must be one of {allowed} (value seen: {task.split!r})")
         if not task.group:
             problems.append(f"{where}: task {task.name!r} has no group")
         tasks[task.name] = task
@@ -196,18 +202,19 @@ def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Tas
 
 def _missing_parts(settings: Experiment) -> list[str]:
     problems = []
-    if bool(settings.models) == (settings.matrix is not None):
-        problems.append("models, matrix: give models to measure, or a matrix of your own: one")
+    given = [bool(settings.models), settings.matrix is not None, settings.matrices is not None]
+    if sum(given) != 1:
+        problems.append(
+            "models, matrix, matrices: give models to measure, or matrices of your own: one of them"
+        )
     if settings.models and settings.upstream is None:
         problems.append("upstream: is missing; models are measured on its examples")
-    if settings.matrix is not None and settings.replay is not None:
-        problems.append("replay: a matrix has no model to train; remove the section")
-    if settings.matrix is not None and settings.noise is not None:
-        problems.append("noise: a matrix has no model to train again; remove the section")
-    if settings.matrix is not None and settings.similarity is not None:
-        problems.append("similarity: a matrix has no texts and no model; remove the section")
-    if settings.matrix is not None and settings.upstream is not None:
-        problems.append("upstream: a matrix brings its own examples; remove the section")
+    if not settings.models:
+        problems += [
+            f"{key}: {why}; remove the section"
+            for key, why in _NEEDS_MODELS.items()
+            if getattr(settings, key) is not None
+        ]
     named = {f"models.{name}": name for name in settings.models}
     named |= {"matrix.name": settings.matrix.name} if settings.matrix else {}
     problems += [
@@ -216,6 +223,44 @@ def _missing_parts(settings: Experiment) -> list[str]:
         if name in TAKEN
     ]
     return problems
+
+
+_NEEDS_MODELS = {
+    "replay": "a matrix has no model to train",
+    "noise": "a matrix has no model to train again",
+    "similarity": "a matrix has no texts and no model",
+    "upstream": "a matrix brings its own examples",
+}
+
+
+def _own_matrices(settings: Experiment, folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Name -> file of each matrix of the user's own, and what is wrong with a folder of them."""
+    if settings.matrix is not None:
+        return {settings.matrix.name: settings.matrix.path}, []
+    if settings.matrices is None:
+        return {}, []
+    where, only = settings.matrices.folder, settings.matrices.only
+    there = {path.stem: f"{where}/{path.name}" for path in sorted((folder / where).glob("*.npy"))}
+    if not there:
+        return {}, [f"matrices.folder: no .npy file in {where}"]
+    problems = [
+        f"matrices.only: {where} has no {name}.npy{_closest(name, there)}"
+        for name in only
+        if name not in there
+    ]
+    found = {name: path for name, path in there.items() if name in only or not only}
+    named = {path: path.removesuffix(".npy") + ".meta" for path in found.values()}
+    problems += [
+        f"matrices.folder: {path} has no {meta}, which names its rows"
+        for path, meta in named.items()
+        if not (folder / meta).is_file()
+    ]
+    problems += [
+        f"matrices.folder: {path}: rename it: letters, digits, _ . - and none of {', '.join(TAKEN)}"
+        for name, path in found.items()
+        if not _NAME.match(name) or name in TAKEN
+    ]
+    return found, problems
 
 
 def split_source(source: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ The orientation is always said, never guessed: a square matrix fits both ways, a
 gives results that look like results.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 from lethe.errors import LetheError
 from lethe.matrix import Matrix
 
+# Nats; nothing that was measured comes near. It stands for a column that was left out.
+UNMEASURED = -100.0
 LAYOUTS = ("tasks_in_rows", "tasks_in_columns")
 NAMED = 5  # ids and tasks that a message or report names before it only counts
 
@@ -70,11 +73,69 @@ def masked(matrix: Matrix) -> Matrix:
     return Matrix(values, matrix.tasks, matrix.example_ids)
 
 
-def _read_array(path: Path, tasks: list[str], layout: str) -> tuple[np.ndarray, None]:
+def read_named(path: Path, meta: Path, tasks: list[str]) -> Matrix:
+    """A Z as the paper's authors keep theirs: an array with its rows named in a file beside it.
+
+    Of its rows those of `tasks` are taken; others are left out. Cells at or below -100, which
+    stand for what was not measured, become NaN (protocol: paper, section 1.4).
+
+    Parameters
+    ----------
+    path
+        .npy, tasks in rows.
+    meta
+        JSON: collection -> start and stop of its rows, and the names of its tasks in order.
+
+    Raises
+    ------
+    LetheError
+        If the array holds pickled objects or no numbers, the ranges do not name every row once,
+        a name stands twice, or a task is not among them.
+    """
+    rows = _row_names(meta)
+    values, _ = _read_array(path, rows, "tasks_in_rows", f"rows that {meta} names")
+    if lacking := [task for task in tasks if task not in rows]:
+        raise LetheError(
+            f"{meta}: names no row for {len(lacking)} of the task table's tasks: {_some(lacking)}; "
+            f"it names {_some(rows)}"
+        )
+    values = values[[rows.index(task) for task in tasks]].astype(np.float32)
+    values[values <= UNMEASURED] = np.nan
+    ids = [f"example-{i:06d}" for i in range(values.shape[1])]
+    return Matrix(values, list(tasks), ids)
+
+
+def _row_names(meta: Path) -> list[str]:
+    """The name of each row, from ranges that follow each other without a gap."""
+    try:
+        collections = json.loads(meta.read_text("utf-8"))
+        ranges = sorted((c["start"], c["stop"], name) for name, c in collections.items())
+        names = [str(task) for _, _, name in ranges for task in collections[name]["tasks"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LetheError(
+            f"{meta}: not readable as JSON of collection -> start, stop, tasks ({error!r})"
+        )
+    row = 0
+    for start, stop, name in ranges:
+        count = len(collections[name]["tasks"])
+        if start != row or stop - start != count:
+            raise LetheError(
+                f"{meta}: {name} has rows {start} to {stop} and {count} tasks; expected it to "
+                f"start at {row} and to name every row once"
+            )
+        row = stop
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise LetheError(f"{meta}: the task(s) {_some(twice)} stand twice")
+    return names
+
+
+def _read_array(
+    path: Path, tasks: list[str], layout: str, named_by: str = "lines of the task table"
+) -> tuple[np.ndarray, None]:
     values = _load(path)
     seen = f"{path}: found shape {values.shape} of {values.dtype}"
     wanted = f"({len(tasks)}, N)" if layout == "tasks_in_rows" else f"(N, {len(tasks)})"
-    expected = f"expected {wanted} for the {len(tasks)} lines of the task table"
+    expected = f"expected {wanted} for the {len(tasks)} {named_by}"
     if values.dtype.kind not in "fiub":
         raise LetheError(f"{seen}; expected numbers")
     if values.ndim != 2 or 0 in values.shape:

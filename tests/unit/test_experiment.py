@@ -146,8 +146,8 @@ TABLE = "name,group,source,split\n"
         (TABLE + "a,g,bigbench:a,train\nb,g,bigbench:b,test\n", "at least 2 of split train"),
         (TABLE + "a,,bigbench:a,train\n", "line 2: task 'a' has no group"),
         (TABLE + "a,g,web:a,train\n", "task 'a': source 'web:a' names no key of sources"),
-        (TABLE + "a,g,bigbench:a,Train\n", "line 2: split must be train or test"),
-        (TABLE + "a\n", "line 2: split must be train or test (value seen: '')"),
+        (TABLE + "a,g,bigbench:a,Train\n", "line 2: split must be one of train, test, ood"),
+        (TABLE + "a\n", "line 2: split must be one of train, test, ood (value seen: '')"),
     ],
 )
 def test_each_mistake_in_the_task_table_is_refused_with_its_line(experiment, table, part):
@@ -240,3 +240,42 @@ def test_a_template_file_that_is_not_there_is_refused(experiment):
     assert "models.mine.chat_template: no such file or folder: gone.jinja" in problems(
         config, folder
     )
+
+
+@pytest.fixture
+def folder_of_matrices(own):
+    config, folder = own
+    del config["matrix"]
+    (folder / "zs").mkdir()
+    for name in ("one.npy", "one.meta", "two.npy", "two.meta"):
+        (folder / "zs" / name).touch()
+    return config | {"matrices": {"folder": "zs"}}, folder
+
+
+def test_a_folder_of_matrices_is_taken_whole_or_in_part(folder_of_matrices):
+    config, folder = folder_of_matrices
+    assert load(config, folder).own == {"one": "zs/one.npy", "two": "zs/two.npy"}
+    config["matrices"]["only"] = ["two"]
+    assert list(load(config, folder).own) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"folder": "gone"}, "matrices.folder: no .npy file in gone"),
+        ({"folder": "zs", "only": ["tow"]}, "zs has no tow.npy; did you mean 'two'?"),
+        ({"folder": "zs", "only": ["tasks"]}, "zs/tasks.npy: rename it"),
+        ({"folder": "zs", "only": ["bare"]}, "zs/bare.npy has no zs/bare.meta"),
+    ],
+)
+def test_a_folder_of_matrices_that_cannot_be_taken_is_refused(folder_of_matrices, change, told):
+    config, folder = folder_of_matrices
+    for name in ("tasks.npy", "tasks.meta", "bare.npy"):
+        (folder / "zs" / name).touch()
+    assert told in problems(config | {"matrices": change}, folder)
+
+
+def test_models_and_matrices_are_not_mixed(folder_of_matrices):
+    config, folder = folder_of_matrices
+    config["models"] = {"m": SCRATCH}
+    assert "one of them" in problems(config, folder)

@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -156,3 +157,50 @@ def test_infinite_cells_are_kept_for_the_report_and_masked_for_use(folder):
     assert np.isinf(found.values).sum() == 3
     masked = own_matrix.masked(found)
     assert np.isnan(masked.values).sum() == 3 and masked.values[1, 0] == 1
+
+
+META = {
+    "tulu": {"start": 2, "stop": 3, "tasks": ["c"]},
+    "flan": {"start": 0, "stop": 2, "tasks": ["a", "b"]},
+}
+
+
+def released(folder, values, meta):
+    np.save(folder / "m.npy", values)
+    (folder / "m.meta").write_text(meta if isinstance(meta, str) else json.dumps(meta))
+    return folder / "m.npy", folder / "m.meta"
+
+
+def test_a_matrix_with_its_rows_named_beside_it_gives_the_tables_tasks(tmp_path):
+    values = np.array([[0, 0.5], [2, -100], [1, -10000]])
+    found = own_matrix.read_named(*released(tmp_path, values, META), ["c", "a"])
+    np.testing.assert_array_equal(found.values, np.float32([[1, np.nan], [0, 0.5]]))
+    assert found.tasks == ["c", "a"] and found.example_ids[1] == "example-000001"
+
+
+@pytest.mark.parametrize(
+    ("meta", "told"),
+    [
+        ("no json", "not readable as JSON"),
+        ("[1]", "not readable as JSON of collection"),
+        ({"flan": {"start": 0, "stop": 3}}, "KeyError"),
+        ({**META, "tulu": {"start": 1, "stop": 2, "tasks": ["c"]}}, "expected it to start at 2"),
+        ({**META, "tulu": {"start": 2, "stop": 4, "tasks": ["c"]}}, "rows 2 to 4 and 1 tasks"),
+        ({**META, "tulu": {"start": 2, "stop": 3, "tasks": ["a"]}}, "'a' stand twice"),
+        ({**META, "more": {"start": 3, "stop": 4, "tasks": ["d"]}}, "4 rows that"),
+    ],
+)
+def test_names_that_do_not_fit_the_rows_are_refused(tmp_path, meta, told):
+    with pytest.raises(LetheError, match=told):
+        own_matrix.read_named(*released(tmp_path, np.zeros((3, 2)), meta), ["a"])
+
+
+def test_a_task_that_a_named_matrix_lacks_is_told(tmp_path):
+    with pytest.raises(LetheError, match="no row for 1 of the task table's tasks: 'x'"):
+        own_matrix.read_named(*released(tmp_path, np.zeros((3, 2)), META), ["a", "x"])
+
+
+def test_a_named_matrix_of_pickles_is_refused(tmp_path):
+    files = released(tmp_path, np.array([[{}], [{}], [{}]]), META)
+    with pytest.raises(LetheError, match="never loaded"):
+        own_matrix.read_named(*files, ["a"])

@@ -1,26 +1,33 @@
 """Dry runs of every shipped experiment, and of one as large as the paper's, with their jobs."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from helpers.experiment import ROOT, job_counts
 
 
-def planned(folder, *arguments, profile="profiles/default", code=ROOT):
-    program = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", "--cores", "2"]
+def planned(folder, *arguments, **options):
+    return job_counts(run(folder, *arguments, "--dry-run", "--quiet", "rules", **options))
+
+
+def run(folder, *arguments, profile="profiles/default", code=ROOT):
+    program = [sys.executable, "-m", "snakemake", "--cores", "2"]
     where = ["--snakefile", str(code / "Snakefile"), "--directory", str(folder)]
     done = subprocess.run(
-        [*program, *where, "--workflow-profile", str(code / profile), *arguments],
+        [*program, *arguments, *where, "--workflow-profile", str(code / profile)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
         env=os.environ | {"LETHE_CACHE": str(folder / "cache")},
         timeout=600,
     )
     assert done.returncode == 0, done.stdout
-    return job_counts(done.stdout)
+    return done.stdout
 
 
 @pytest.fixture
@@ -72,6 +79,32 @@ def test_a_matrix_of_ones_own_trains_nothing(shipped):
         **{"import_matrix": 1, "rank_curve": 1, "score_completion": 1},
         **{"draw_plots": 1, "write_report": 1},
     }
+
+
+def test_the_released_statistics_are_matrices_of_ones_own(shipped):
+    """Small files of the released ones' form, through the whole graph."""
+    names = [line["name"] for line in table("experiments/paper/released.csv")]
+    parts = {"dolly": names[77:], "flan": names[:66], "tulu": names[66:77]}
+    meta, start = {}, 0
+    for name, tasks in sorted(parts.items(), reverse=True):
+        meta[name] = {"start": start, "stop": start + len(tasks), "tasks": tasks}
+        start += len(tasks)
+    (shipped / "data/released").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for model in ("olmo-1b", "mpt-7b"):
+        z = rng.normal(size=(85, 2)) @ rng.normal(size=(2, 50))
+        z[:, 7] = -100
+        np.save(shipped / f"data/released/{model}.npy", z)
+        (shipped / f"data/released/{model}.meta").write_text(json.dumps(meta))
+    target = ("results/released/mpt-7b/completion.csv", "--configfile")
+    path = str(shipped / "experiments/paper/released.yaml")
+    counts = planned(shipped, "--configfile", path)
+    assert counts["import_matrix"] == counts["score_completion"] == 2
+    run(shipped, *target, path)
+    scores = pd.read_csv(shipped / target[0])
+    assert set(scores.split) == {"in_domain", "out_of_domain"}
+    rmse = scores[(scores.metric == "rmse") & (scores.seed == "all")]
+    assert (rmse[rmse.method == "mf"].value < 0.2).all()
 
 
 @pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])

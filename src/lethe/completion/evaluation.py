@@ -290,17 +290,17 @@ def predict_rows(
     choice: str = "random",
     domains: Sequence[str] | None = None,
 ) -> Matrix:
-    """Predicted forgetting of every example for each test task, from `probes` of its own cells.
+    """Predicted forgetting of all examples for each task but train, from `probes` of its cells.
 
     Probes come from `allowed` (N,) columns only, so that nothing about held-out examples is ever
     known. A probed cell keeps what was measured there. An example that no training task knows
     anything of, as one that the base model answers wrong, stays unknown: it is never replayed.
     """
-    split = splits(matrix, tasks)[0]
-    train = matrix.values[split.train]
+    train = matrix.values[splits(matrix, tasks)[0].train]
+    names = [task for task, (_, split) in tasks.items() if split != "train"]
     completer = make(method, dict(options or {})).fit(train)
     predicted = []
-    for row in split.test:
+    for row in matrix.rows(names):
         truth = matrix.values[row]
         can = np.asarray(allowed) & np.isfinite(truth)
         index = choose_probes(train, probes, choice, seed=seed, domains=domains, allowed=can)
@@ -308,5 +308,4 @@ def predict_rows(
         line[~np.isfinite(train).any(axis=0)] = np.nan
         line[index] = truth[index]
         predicted.append(line)
-    names = [matrix.tasks[row] for row in split.test]
     return Matrix(np.array(predicted, dtype=np.float32), names, matrix.example_ids)

@@ -20,6 +20,8 @@ class Split:
 def splits(matrix: Matrix, tasks: Mapping[str, tuple[str, str]]) -> list[Split]:
     """In-domain: the task table's train and test. Out-of-domain: each group left out in turn.
 
+    Tasks of the table's split `ood` are predicted out of domain only.
+
     Out of domain, the tasks of one group, train and test alike, are predicted from the training
     tasks of the other groups; a table of one group has no such split.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from lethe.config.analysis import Completion, Matrix, Noise, Replay, Transfer
+from lethe.config.analysis import Completion, Matrices, Matrix, Noise, Replay, Transfer
 from lethe.config.base import Name, Settings
 from lethe.config.examples import Source, TaskExamples, Upstream
 from lethe.config.models import Model, Recipe, Scoring
@@ -26,6 +26,7 @@ class Experiment(Settings):
     upstream: Upstream | None = None
     models: dict[Name, Model] = {}
     matrix: Matrix | None = None
+    matrices: Matrices | None = None
     recipe: Recipe = Recipe()
     task_examples: TaskExamples = TaskExamples()
     scoring: Scoring = Scoring()

@@ -97,6 +97,13 @@ class Matrix(Settings):
     )
 
 
+class Matrices(Settings):
+    """A folder of Zs as .npy, each with a .meta that names its rows (docs/own-matrix.md)."""
+
+    folder: str = Field(description="Every .npy in it is a Z, named by its file.")
+    only: list[Name] = Field([], description="Names of those to take; none: all of them.")
+
+
 class Noise(Settings):
     """Repeats of a few rows, to tell what of Z is noise (docs/noise-and-rank.md)."""
 

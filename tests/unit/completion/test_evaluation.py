@@ -25,6 +25,28 @@ def test_no_task_is_both_learned_from_and_predicted():
         assert all(TASKS[Z.tasks[row]][1] == "train" for row in split.train)
 
 
+def test_a_task_of_split_ood_is_predicted_out_of_domain_only():
+    tasks = TASKS | {"t0": ("apart", "ood"), "t1": ("apart", "ood")}
+    found = splits(Z, tasks)
+    assert not {0, 1} & {*found[0].train, *found[0].test}
+    apart = [split for split in found[1:] if {0, 1} <= set(split.test)]
+    assert len(apart) == 1 and len(apart[0].test) == 2
+    for split in found:
+        assert not {0, 1} & set(split.train)
+    predicted = predict_rows(Z, tasks, "mf", 5, 0, np.ones(90, dtype=bool))
+    assert predicted.tasks == [task for task, (_, split) in tasks.items() if split != "train"]
+
+
+def test_what_no_training_task_knows_stays_unknown():
+    values = Z.values.copy()
+    values[:, 7] = np.nan
+    allowed = np.ones(90, dtype=bool)
+    for method in ("mf", "knn", "gaussian"):
+        found = predict_rows(Matrix(values, Z.tasks, Z.example_ids), TASKS, method, 5, 0, allowed)
+        assert np.isnan(found.values[:, 7]).all()
+        assert np.isfinite(np.delete(found.values, 7, axis=1)).all()
+
+
 def test_a_score_is_that_of_fitting_and_predicting_by_hand():
     records = evaluate(Z, TASKS, *ASKED)
     found = lines(

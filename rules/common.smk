@@ -122,7 +122,7 @@ def task_archive(wildcards):
 
 def model_settings(wildcards):
     return SETTINGS.models[wildcards.model].model_dump(
-        mode="json", exclude={"recipe", "resources", "threads"}
+        mode="json", exclude={"recipe", "resources", "threads", "gpus", "strategy"}
     )
 
 
@@ -165,6 +165,8 @@ def same_for_all(function):
 
 
 def gpus(wildcards):
+    if SETTINGS.models[wildcards.model].gpus:
+        return SETTINGS.models[wildcards.model].gpus
     # Models of a few million parameters are faster on a CPU core than on a shared GPU.
     small = SETTINGS.models[wildcards.model].source == "scratch"
     return asked(wildcards, "gpu", 0 if small else 1)

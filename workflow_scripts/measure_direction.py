@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import models, rows
+from lethe import distributed, models, rows
 from lethe.jobs import fine_tune_job
 from lethe.similarity import directions
 from lethe.similarity.projection import sketch_of
@@ -16,7 +16,9 @@ def measure_direction(
     tuned, _, again = job.run([], title=task)
     directions.same_training(again, rows.read(inputs["row"]), task)
     base, _ = models.load(job.card, job.scoring.dtype, job.gpu)
-    directions.write(direction, directions.difference(base, tuned, sketch_of(base, **projection)))
+    moved = directions.difference(base, tuned, sketch_of(base, **projection))
+    if distributed.rank() == 0:
+        directions.write(direction, moved)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import rows
+from lethe import distributed, rows
 from lethe.data.examples import read_upstream
 from lethe.jobs import beside, fine_tune_job
 from lethe.warm import run
@@ -11,6 +11,8 @@ def measure_row(inputs: Mapping[str, str], row: Path, task: str, **settings) -> 
     """Fine-tunes on one task and measures what was forgotten."""
     job = fine_tune_job(inputs, **settings, unfinished=beside(row))
     model, tokenizer, measured = job.run(read_upstream(inputs["upstream"]), title=task)
+    if distributed.rank():
+        return
     if job.recipe.keep_weights:
         folder = row.parent.parent / "weights" / task
         model.save_pretrained(folder)

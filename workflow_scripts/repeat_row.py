@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import rows
+from lethe import distributed, rows
 from lethe.data.examples import read_upstream
 from lethe.jobs import fine_tune_job
 from lethe.repeats import repeat
@@ -14,7 +14,7 @@ def repeat_row(
     """Fine-tunes on a task with another seed and scores those weights once for each file."""
     job = fine_tune_job(inputs, **settings)
     found = repeat(job, read_upstream(inputs["upstream"]), seed, len(files) - 1, task)
-    for path, row in zip(files, found, strict=True):
+    for path, row in zip(files if distributed.rank() == 0 else [], found, strict=False):
         rows.write(path, row)
 
 

@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import matrix, rows
+from lethe import distributed, matrix, rows
 from lethe.data.examples import read_upstream
 from lethe.jobs import beside, fine_tune_job
 from lethe.replay.runs import replay, without_replay
@@ -19,6 +19,8 @@ def replay_run(
         job = fine_tune_job(inputs, **settings, unfinished=beside(run_file))
         scores = matrix.read_task(inputs["scores"], labels["task"]) if inputs["scores"] else None
         row = replay(job, upstream, scores, **labels, **replay_settings)
+    if distributed.rank():
+        return
     rows.write(run_file, row)
     if job is not None:
         job.finish()

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from lethe import distributed
 from lethe.files import whole
 
 # The status of a process that SIGTERM has ended.
@@ -66,7 +67,11 @@ class Checkpoint:
         """True if it is time to save, or to save and leave."""
         if self.folder is None:
             return False
-        return self.stopping or time.monotonic() - self._last >= self.seconds
+        late = time.monotonic() - self._last >= self.seconds
+        # Processes that share a job save together, and leave together.
+        wish = distributed.largest(2 if self.stopping else int(late))
+        self.stopping = wish == 2
+        return wish > 0
 
     def save(self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Writes a part, whole or not at all.
@@ -76,10 +81,16 @@ class Checkpoint:
         facts
             JSON values that belong to the tensors.
         """
-        kept = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        kept = {}
+        for name, tensor in tensors.items():
+            full = distributed.whole(tensor.detach())
+            if distributed.rank() == 0:
+                kept[name] = full.contiguous().cpu()
         metadata = {"made_from": self.made_from, "facts": json.dumps(facts)}
-        with whole(self._path(part)) as unfinished:
-            save_file(kept, unfinished, metadata=metadata)
+        if distributed.rank() == 0:
+            with whole(self._path(part)) as unfinished:
+                save_file(kept, unfinished, metadata=metadata)
+        distributed.gathered(None)  # Nobody goes on before it is written.
         self._last = time.monotonic()
 
     def leave_if_asked(self, done: str) -> None:
@@ -111,7 +122,7 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Removes all parts."""
-        if self.folder is not None:
+        if self.folder is not None and distributed.rank() == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, part: str) -> Path:
@@ -136,11 +147,10 @@ def restore_optimizer(
     """Puts back what `optimizer_tensors` gave after `step` steps."""
     restore_weights(model, tensors)
     for name, parameter in _trained(model):
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": tensors[f"exp_avg/{name}"].to(parameter.device),
-            "exp_avg_sq": tensors[f"exp_avg_sq/{name}"].to(parameter.device),
-        }
+        state = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        for key, average in state.items():
+            distributed.put(average, tensors[f"{key}/{name}"])
+        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
 
 
 def weight_tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -152,7 +162,7 @@ def restore_weights(model: Any, tensors: dict[str, torch.Tensor]) -> None:
     """Puts back the weights that are there."""
     for name, parameter in model.named_parameters():
         if f"weight/{name}" in tensors:
-            parameter.data.copy_(tensors[f"weight/{name}"])
+            distributed.put(parameter, tensors[f"weight/{name}"])
 
 
 def _trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

@@ -1,36 +1,21 @@
 """Reads an experiment with its task table and refuses it with every problem in one message."""
 
-import csv
 import difflib
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from lethe.config import Experiment
-from lethe.config.base import Name
 from lethe.config.models import Recipe
 from lethe.errors import ExperimentError
+from lethe.task_table import NAME, Task, read_tasks
 
 # Folders and files beside those of the models.
 TAKEN = ("tasks", "plots", "logs", "upstream.parquet", "corpus.parquet", "report.html")
-TASK_COLUMNS = ("name", "group", "source", "split")
-SPLITS = ("train", "test", "ood")
-_NAME = re.compile(TypeAdapter(Name).json_schema()["pattern"])
-
-
-@dataclass(frozen=True)
-class Task:
-    """One line of the task table; `source` is `<source key>:<where>`."""
-
-    name: str
-    group: str
-    source: str
-    split: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +33,9 @@ class Loaded:
 
     def recipe(self, model: str) -> Recipe:
         """The recipe with this model's changes applied."""
-        change = self.settings.models[model].recipe.model_dump(exclude_none=True)
+        entry = self.settings.models[model]
+        change = entry.recipe.model_dump(exclude_none=True)
+        change["processes"] = entry.gpus if entry.strategy == "fsdp" else 1
         return self.settings.recipe.model_copy(update=change)
 
 
@@ -80,6 +67,7 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
         problems += matrix_problems
         problems += _bad_sources(settings, tasks)
         problems += _plain_text_questions(settings)
+        problems += _unshardable(settings)
         problems += _bad_sizes(settings, tasks)
         problems += _unknown_tasks(settings, tasks)
         problems += _missing_files(settings, tasks, folder)
@@ -159,47 +147,6 @@ def _known_keys(settings: type[BaseModel]) -> set[str]:
     return {key for part in properties for key in part.get("properties", {})}
 
 
-def read_tasks(path: Path, sources: bool = True) -> tuple[dict[str, Task], list[str]]:
-    """Reads the task table; returns the good lines and what is wrong with the others.
-
-    The column `source` is wanted if examples are to be read from there: a matrix needs none.
-    """
-    wanted = [column for column in TASK_COLUMNS if sources or column != "source"]
-    if not path.is_file():
-        return {}, [f"tasks: no such file: {path}"]
-    try:
-        # utf-8-sig: spreadsheets write a mark first, which is no part of a column's name.
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            columns, found = list(reader.fieldnames or []), list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        return {}, [f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8"]
-    if missing := [column for column in wanted if column not in columns]:
-        return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
-    return _check_lines(path, found)
-
-
-def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Task], list[str]]:
-    tasks: dict[str, Task] = {}
-    problems = []
-    for number, line in enumerate(lines, start=2):
-        task = Task(*((line.get(column) or "").strip() for column in TASK_COLUMNS))
-        where = f"{path}, line {number}"
-        if not _NAME.match(task.name):
-            problems.append(f"{where}: name {task.name!r} may only hold letters, digits, _ . -")
-        elif task.name in tasks:
-            problems.append(f"{where}: task {task.name!r} stands twice in the table")
-        if task.split not in SPLITS:
-            allowed = ", ".join(SPLITS)
-            problems.append(f"{where}: split must be one of {allowed} (value seen: {task.split!r})")
-        if not task.group:
-            problems.append(f"{where}: task {task.name!r} has no group")
-        tasks[task.name] = task
-    if not tasks:
-        problems.append(f"{path}: holds no task")
-    return tasks, problems
-
-
 def _missing_parts(settings: Experiment) -> list[str]:
     problems = []
     given = [bool(settings.models), settings.matrix is not None, settings.matrices is not None]
@@ -258,7 +205,7 @@ def _own_matrices(settings: Experiment, folder: Path) -> tuple[dict[str, str], l
     problems += [
         f"matrices.folder: {path}: rename it: letters, digits, _ . - and none of {', '.join(TAKEN)}"
         for name, path in found.items()
-        if not _NAME.match(name) or name in TAKEN
+        if not NAME.match(name) or name in TAKEN
     ]
     return found, problems
 
@@ -301,6 +248,32 @@ def _plain_text_questions(settings: Experiment) -> list[str]:
         if source and (source.kind == "stdlib" or joined or getattr(source, "text", None)):
             hint = "; give its source upstream_as: pairs" if joined else ""
             problems.append(f"upstream.domains.{domain}: scoring.exact_match wants pairs{hint}")
+    return problems
+
+
+def _unshardable(settings: Experiment) -> list[str]:
+    """What a model in shards cannot be trained with."""
+    problems = []
+    if settings.recipe.processes != 1:
+        problems.append("recipe.processes: give the model gpus and strategy: fsdp instead")
+    for name, model in settings.models.items():
+        if model.strategy != "fsdp":
+            continue
+        changed = model.recipe.model_dump(exclude_none=True)
+        recipe = settings.recipe.model_copy(update=changed)
+        for key in ("lora", "l2", "ewc"):
+            if getattr(recipe, key):
+                problems.append(
+                    f"models.{name}.strategy: fsdp does without recipe.{key}; use single"
+                )
+        if recipe.optimizer != "adamw":
+            problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
+        size = recipe.micro_batch or 1
+        if recipe.batch % (size * model.gpus):
+            problems.append(
+                f"models.{name}.gpus: recipe.batch {recipe.batch} is no multiple of {model.gpus} "
+                f"gpus x micro_batch {size}"
+            )
     return problems
 
 

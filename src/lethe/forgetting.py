@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe import models, rows
+from lethe import distributed, models, rows
 from lethe.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
 from lethe.config.models import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, upstream_digest
@@ -142,13 +142,18 @@ class Job:
             return model, Trained(**found[1])
         anchors = _upstream_tokens(tokenizer, self.anchors, self.scoring).examples
         tune = partial(fine_tune, unfinished=checkpoint, upstream=anchors)
-        if self.recipe.lora is not None or self.scoring.dtype == "float32":
+        several = distributed.size() > 1
+        if self.recipe.lora is not None or (self.scoring.dtype == "float32" and not several):
             return model, tune(model, tokens, self.recipe, title)
-        # Steps of 1e-6 are lost when they are added to bfloat16 weights: others are trained.
-        exact, _ = models.load(self.card, "float32", self.gpu)
+        # Steps of 1e-6 are lost when they are added to bfloat16 weights, and shards of a model
+        # score nothing: others are trained, while these make room.
+        device = next(model.parameters()).device
+        model.to("cpu")
+        exact, _ = models.load(self.card, "float32", 0 if several else self.gpu)
         trained = tune(exact, tokens, self.recipe, title)
+        model.to(device)
         for parameter, value in zip(model.parameters(), exact.parameters(), strict=True):
-            parameter.data.copy_(value.data)
+            parameter.data.copy_(distributed.whole(value.detach()))
         return model, trained
 
     def _own_task(
@@ -242,7 +247,8 @@ class _Upstream:
         _so_far: Any,
     ) -> None:
         """Saves all, measured as it is, before the process ends as it was asked to."""
-        if checkpoint.stopping:
+        if distributed.largest(int(checkpoint.stopping)):
+            checkpoint.stopping = True
             save_weights()
             checkpoint.save("scores", {"losses": torch.from_numpy(scores.losses)}, {})
             if answers is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from lethe import distributed
 from lethe.batches import model_of
 from lethe.errors import LetheError
 from lethe.progress import progress
@@ -109,15 +110,17 @@ def generate(
     waiting = list(cut_by_length(order, lengths, tokens_per_batch))[::-1]
     bar = progress(range(len(waiting)), title, "batch")
     while waiting:
-        rows = waiting.pop()
-        if any(answers[row] is None for row in rows):
-            said = speaker.answers([prompts[row] for row in rows])
-            if said is None:
+        turn, mine = distributed.in_turns(waiting)
+        said = [answers[row] for row in mine or []]
+        if None in said:
+            said = speaker.answers([prompts[row] for row in mine])
+        for rows, given in zip(turn, distributed.gathered(said), strict=False):
+            if given is None:
                 waiting += _halves(rows, title, len(prompts[rows[0]]))
                 continue
-            for row, answer in zip(rows, said, strict=True):
+            for row, answer in zip(rows, given, strict=True):
                 answers[row] = answer
-        bar.update()
+            bar.update()
         if after_batch is not None:
             after_batch(answers)
     bar.close()

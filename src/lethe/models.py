@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from lethe import devices
+from lethe import devices, distributed
 from lethe.config.models import LoRA, Pretraining
 from lethe.errors import LetheError
 from lethe.files import sha256
@@ -17,7 +17,8 @@ END = "<|endoftext|>"
 
 def use_machine(threads: int, gpus: int) -> None:
     """Takes this job's share of the machine and fixes what the bytes of a result depend on."""
-    devices.claim(gpus)
+    if distributed.size() == 1:
+        devices.claim(gpus)
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("warn")
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lethe import distributed
 from lethe.batches import (
     Batch,
     collate,
@@ -64,7 +65,7 @@ def score(
     Parameters
     ----------
     by_token
-        Keep the losses of single tokens as well.
+        Keep the losses of single tokens as well; in one process only.
     known
         Losses (N,) that an interrupted run left, NaN where there is none; not measured again.
     after_batch
@@ -84,11 +85,17 @@ def score(
     bar = progress(range(len(waiting)), title, "batch")
     with torch.inference_mode():
         while waiting:
-            rows = waiting.pop()
-            if np.isnan(losses[rows]).any() and not scorer.scored(rows):
-                waiting += scorer.halves(rows, waiting)
+            turn, mine = distributed.in_turns(waiting)
+            done = mine is None or not np.isnan(losses[mine]).any() or scorer.scored(mine)
+            found = distributed.gathered((done, losses[mine or []]))[: len(turn)]
+            for rows, (_, values) in zip(turn, found, strict=True):
+                losses[rows] = values
+            failed = [rows for rows, (done, _) in zip(turn, found, strict=True) if not done]
+            bar.update(len(turn) - len(failed))
+            if failed:
+                waiting += failed[:0:-1]
+                waiting += scorer.halves(failed[0], waiting)
                 continue
-            bar.update()
             if after_batch is not None:
                 after_batch(losses)
     bar.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lethe import distributed
 from lethe.batches import collate, example_means, token_losses
 from lethe.checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from lethe.config.models import Recipe
@@ -88,6 +89,8 @@ def fine_tune(
     began = time.perf_counter()
     batches = [usable[i : i + recipe.batch] for i in range(0, len(usable), recipe.batch)]
     _freeze(model, recipe.frozen)
+    if distributed.size() > 1:
+        distributed.shard(model)
     loop = _Loop(model, recipe, len(batches), upstream)
     losses = loop.run(batches, title, unfinished or Checkpoint(None))
     seconds = time.perf_counter() - began
@@ -133,7 +136,7 @@ class _Loop:
 
     def run(self, batches: Sequence, title: str, unfinished: Checkpoint) -> list[float]:
         """Takes the steps that are left; the losses of all."""
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.recipe.seed + distributed.rank())
         losses = self._resume(unfinished)
         self.model.train()
         left = range(len(losses), len(batches))
@@ -165,20 +168,28 @@ class _Loop:
     def _step(self, batch: Sequence[Tokens], number: int, title: str) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.factor(number)
-        size = self.recipe.micro_batch or len(batch)
+        processes = distributed.size()
+        size = self.recipe.micro_batch or -(-len(batch) // processes)
         if size < len(batch):
             # Passes of like length pad least; the sum of their gradients is the same.
             batch = sorted(batch, key=lambda example: -len(example.ids))
         parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+        shares = [_share(part, batch, self.recipe.average) for part in parts]
+        # Every process takes as many passes: one without a part takes one that counts nothing.
+        mine = distributed.share(list(zip(parts, shares, strict=True)), (parts[0], 0.0))
         total = 0.0
-        for part in parts:
+        for part, weight in mine:
             loss = _loss(self.model, part, self.recipe, self.device)
             if len(parts) > 1:
-                loss = loss * _share(part, batch, self.recipe.average)
-            if not torch.isfinite(loss):
+                loss = loss * weight
+            if processes == 1 and not torch.isfinite(loss):
                 raise LetheError(f"{title}: loss {loss.item()} at step {number}; lower recipe.lr")
-            loss.backward()
+            # Sharded gradients are averaged over the processes; the loss is their sum.
+            (loss if processes == 1 else loss * processes).backward()
             total += loss.item()
+        total = sum(distributed.gathered(total))
+        if not math.isfinite(total):
+            raise LetheError(f"{title}: loss {total} at step {number}; lower recipe.lr")
         if self.anchor is not None:
             self.anchor.pull()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
@@ -225,7 +236,9 @@ def _share(part: Sequence[Tokens], batch: Sequence[Tokens], average: str) -> flo
 def _loss(model: Any, examples: Sequence[Tokens], recipe: Recipe, device: Any) -> torch.Tensor:
     batch = collate(examples, device)
     reduced = recipe.dtype == "bfloat16"
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=reduced):
+    # A weight is cast where it is used and not kept: recomputed layers then hold one at a time.
+    cast = {"dtype": torch.bfloat16, "enabled": reduced, "cache_enabled": False}
+    with torch.autocast(torch.device(device).type, **cast):
         losses, rows = token_losses(model, batch)
     if recipe.average == "token":
         return losses.mean()

@@ -10,7 +10,7 @@ process, and computes the same.
 import contextlib
 import fcntl
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import select
@@ -21,12 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lethe import jobs
-from lethe.errors import LetheError
+from lethe import calls, distributed, jobs
 
 # What jobs on models import; the model's own class comes with its first job.
 PRELOADED = (
@@ -42,20 +41,17 @@ _STARTED, _SECONDS_TO_LISTEN = b"s", 10.0
 def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
     """As `lethe.jobs.run`, in a fork of the warm server where there can be one.
 
-    `function` stands in a script that can be imported; `arguments` are JSON values and paths.
+    A job whose recipe asks for several processes has them (`lethe.distributed`). `function` stands
+    in a script that can be imported; `arguments` are JSON values and paths.
     """
+    if (processes := (arguments.get("recipe") or {}).get("processes", 1)) > 1:
+        return distributed.run(function, log, processes, **arguments)
     owner = os.environ.get("LETHE_WARM", "0")
     connection = None if owner == "0" else _connect(owner)
     if connection is None:
         return jobs.run(function, log, **arguments)
-    request = {
-        "script": os.path.abspath(function.__globals__["__file__"]),
-        "function": function.__name__,
-        "log": log,
-        "arguments": _plain(arguments),
-        "folder": os.getcwd(),
-        "environment": dict(os.environ),
-    }
+    request = calls.to_json(function, arguments)
+    request |= {"log": log, "folder": os.getcwd(), "environment": dict(os.environ)}
     with connection:
         started, code = _hand_over(connection, json.dumps(request).encode())
     if not started:
@@ -64,20 +60,6 @@ def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
         raise SystemExit(f"error: the job was killed by {signal.Signals(-code).name}")
     if code:
         raise SystemExit(code)
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON: a path is marked as one, Snakemake's named lists become mappings."""
-    if isinstance(value, Path):
-        return {"__path__": str(value)}
-    named = dict(value.items()) if hasattr(value, "items") else {}
-    if named or isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in named.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _decode(value: dict) -> Any:
-    return Path(value["__path__"]) if set(value) == {"__path__"} else value
 
 
 # ---- the job's side
@@ -260,7 +242,7 @@ def _reap(running: dict[int, socket.socket]) -> None:
 
 def _work(request: bytes, descriptors: list[int]) -> int:
     """Does in the fork what was asked for; returns the exit status."""
-    asked = json.loads(request, object_hook=_decode)
+    asked = json.loads(request)
     for descriptor, stream in zip(descriptors, (1, 2), strict=True):
         os.dup2(descriptor, stream)
         os.close(descriptor)
@@ -268,8 +250,8 @@ def _work(request: bytes, descriptors: list[int]) -> int:
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
     try:
-        function = _function(asked["script"], asked["function"])
-        jobs.run(function, asked["log"], **asked["arguments"])
+        call = calls.from_json(request)
+        jobs.run(call["function"], call["log"], **call["arguments"])
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 1
     except BaseException:
@@ -279,15 +261,6 @@ def _work(request: bytes, descriptors: list[int]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
     return 0
-
-
-def _function(script: str, name: str) -> Callable[..., None]:
-    described = importlib.util.spec_from_file_location(Path(script).stem, script)
-    if described is None or described.loader is None:
-        raise LetheError(f"{script}: not a Python script")
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    return getattr(module, name)
 
 
 if __name__ == "__main__":

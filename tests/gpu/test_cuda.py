@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import shared, tiny
 
-from lethe import models
+from lethe import distributed, models, rows
 from lethe.config.models import LoRA, Recipe, Scoring
 from lethe.forgetting import Job, base_losses
+from lethe.generation import generate
 from lethe.scoring import score
 from lethe.training import fine_tune
 
@@ -56,3 +57,30 @@ def test_a_fine_tune_that_changes_nothing_forgets_exactly_nothing(model_folders,
     job = Job(card, base, tiny.pairs(20), tiny.pairs(6, seed=2), recipe, scoring, gpu=True)
     *_, row = job.run(upstream)
     np.testing.assert_array_equal(row.forgetting, np.zeros(16, np.float32))
+
+
+def test_answers_are_those_of_the_cpu(model_folders):
+    prompts = [example.ids for example in tiny.tokens(*SHAPES)]
+    said = {}
+    for gpu in (0, 1):
+        model, tokenizer = models.load(model_folders["llama"], gpu=gpu)
+        said[gpu] = generate(model, tokenizer, [ids[:20] for ids in prompts], 5, 100)
+    assert said[1] == said[0]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
+def test_two_gpus_share_a_model(model_folders, tmp_path):
+    card, scoring = model_folders["llama"], Scoring(max_tokens=24, tokens_per_batch=40)
+    base = base_losses(*models.load(card, gpu=1), shared.upstream(), {"model": card}, scoring)
+    rows.write(tmp_path / "llama-base.parquet", base)
+    found = {}
+    for processes in (1, 2):
+        recipe = Recipe(steps=5, batch=4, lr=3e-3, max_tokens=32, processes=processes)
+        arguments = {"folder": tmp_path, "cards": {"llama": card}, "kill_at": 0, "answers": {}}
+        arguments |= {"recipe": recipe.model_dump(), "scoring": scoring.model_dump()}
+        if processes == 1:
+            shared.measure(**arguments, gpu=1)
+        else:
+            distributed.run(shared.measure, str(tmp_path / "log"), 2, **arguments, gpu=2)
+        found[processes] = rows.read(tmp_path / "llama.parquet").loss_after
+    np.testing.assert_allclose(found[2], found[1], rtol=0, atol=TOLERANCE["float32"])

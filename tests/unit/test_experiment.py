@@ -279,3 +279,33 @@ def test_models_and_matrices_are_not_mixed(folder_of_matrices):
     config, folder = folder_of_matrices
     config["models"] = {"m": SCRATCH}
     assert "one of them" in problems(config, folder)
+
+
+def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
+    config, folder = experiment
+    config["models"]["large"] = {"source": "hub", "path": "a/b", "gpus": 4, "strategy": "fsdp"}
+    loaded = load(config, folder)
+    assert loaded.recipe("large").processes == 4
+    assert loaded.recipe("olmo").processes == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "told"),
+    [
+        ({"gpus": 4}, {}, "gpus above 1 and strategy: fsdp go together"),
+        ({"strategy": "fsdp"}, {}, "gpus above 1 and strategy: fsdp go together"),
+        ({"resources": {"gpu": 1}}, {}, "resources.gpu 1 is not gpus 2; give one"),
+        ({"gpus": 3}, {}, "recipe.batch 8 is no multiple of 3 gpus x micro_batch 1"),
+        ({}, {"micro_batch": 8}, "recipe.batch 8 is no multiple of 2 gpus x micro_batch 8"),
+        ({}, {"optimizer": "adamw_8bit"}, "fsdp needs recipe.optimizer adamw"),
+        ({}, {"l2": 0.1}, "fsdp does without recipe.l2"),
+        ({}, {"method": "lora", "lora": {"rank": 4}}, "fsdp does without recipe.lora"),
+        ({}, {"processes": 2}, "recipe.processes: give the model gpus and strategy"),
+    ],
+)
+def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, told):
+    config, folder = experiment
+    shards = {} if "strategy" in model or model == {"gpus": 4} else {"gpus": 2, "strategy": "fsdp"}
+    config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
+    config["recipe"] = recipe
+    assert told in problems(config, folder)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from lethe import matrix, rows
 from lethe.data.examples import read_upstream
@@ -86,3 +87,16 @@ def test_snakemakes_own_report_can_be_made(finished, tmp_path):
 def test_a_second_run_has_nothing_to_do(finished):
     assert finished.planned() == {}
     assert "Nothing to be done" in finished.run()
+
+
+def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
+    models = yaml.safe_load((copied.folder / "tiny.yaml").read_text())["models"]
+    copied.change(models={"olmo": models["olmo"] | {"gpus": 2, "strategy": "fsdp"}})
+    before = rows.read(copied.results / "olmo/rows/reverse.parquet")
+    target = "results/tiny/olmo/rows/reverse.parquet"
+    said = copied.run("--resources", "gpu=2", "--", target)
+    assert "gpu=2" in said
+    row = rows.read(copied.results / "olmo/rows/reverse.parquet")
+    assert row.settings["recipe"]["processes"] == 2
+    np.testing.assert_allclose(row.loss_after, before.loss_after, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(row.loss_before, before.loss_before)

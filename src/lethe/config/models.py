@@ -67,6 +67,9 @@ class Recipe(Settings):
     )
     ewc_examples: PositiveInt = Field(64, description="Replayable examples it is measured on.")
     lora: LoRA | None = None
+    processes: PositiveInt = Field(
+        1, description="Follows from a model's gpus and strategy; never given here."
+    )
     keep_weights: bool = Field(False, description="Keep the fine-tuned weights beside the row.")
 
     @model_validator(mode="after")
@@ -123,8 +126,23 @@ class ModelBase(Settings):
     """What every model may set, whatever its source."""
 
     threads: PositiveInt = Field(1, description="CPU threads; part of the result's bytes.")
+    gpus: PositiveInt | None = Field(None, description="GPUs of one job; more than one: fsdp.")
+    strategy: Literal["single", "fsdp"] = Field(
+        "single", description="fsdp: the model is trained in shards, by a process for each GPU."
+    )
     recipe: RecipeChange = RecipeChange()
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _gpus_fit_the_strategy(self):
+        several = (self.gpus or 1) > 1
+        if several != (self.strategy == "fsdp"):
+            raise ValueError("gpus above 1 and strategy: fsdp go together: give both or none")
+        if self.gpus is not None and self.resources.gpu not in (None, self.gpus):
+            raise ValueError(
+                f"resources.gpu {self.resources.gpu} is not gpus {self.gpus}; give one"
+            )
+        return self
 
 
 class PretrainedModel(ModelBase):

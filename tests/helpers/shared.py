@@ -1,0 +1,72 @@
+"""A job script whose functions are run in several processes."""
+
+import os
+import signal
+from pathlib import Path
+
+from helpers import tiny
+from lethe import distributed, forgetting, rows
+from lethe.config.models import Recipe, Scoring
+from lethe.data.examples import Example, UpstreamExample
+from lethe.errors import LetheError
+
+
+def upstream(answers: list[str] | None = None) -> list[UpstreamExample]:
+    """Ragged examples: plain text, or pairs that want these answers."""
+    texts = [" ".join(text.split()[: 3 + i % 6]) for i, text in enumerate(tiny.sentences(11))]
+    pairs = zip(texts, answers or texts, strict=True)
+    return [
+        UpstreamExample(
+            f"a-{i}",
+            "a",
+            "replayable",
+            Example(text=text) if answers is None else Example(text, answer),
+        )
+        for i, (text, answer) in enumerate(pairs)
+    ]
+
+
+def job(
+    folder: Path, card: dict, name: str, recipe: dict, scoring: dict, gpu: int
+) -> forgetting.Job:
+    """A job whose base row lies in the folder."""
+    base = rows.read(folder / f"{name}-base.parquet")
+    train = [e for e in tiny.pairs(14, seed=1)] + [Example("a longer prompt " * 3, "yes, it is")]
+    settings = (Recipe(**recipe), Scoring(**scoring), gpu)
+    unfinished = folder / f"{name}-unfinished"
+    return forgetting.Job(
+        card, base, train, tiny.pairs(5, seed=2), *settings, unfinished=unfinished
+    )
+
+
+def measure(
+    folder: Path, cards: dict, recipe: dict, scoring: dict, answers: dict, kill_at: int, gpu: int
+) -> None:
+    """Writes the row of each card; at step `kill_at` process 1 alone hears that it must stop."""
+    for name, card in cards.items():
+        made = job(folder, card, name, recipe, scoring, gpu)
+        steps = []
+
+        def due(checkpoint, inside=forgetting.Checkpoint.due, steps=steps):
+            steps.append(1)
+            if len(steps) == kill_at and distributed.rank() == distributed.size() - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return inside(checkpoint)
+
+        forgetting.Checkpoint.due, inside = due, forgetting.Checkpoint.due
+        try:
+            *_, row = made.run(upstream(answers.get(name)))
+        finally:
+            forgetting.Checkpoint.due = inside
+        if distributed.rank() == 0:
+            rows.write(folder / f"{name}.parquet", row)
+        made.finish()
+
+
+def fail(how: str, gpu: int) -> None:
+    """Process 1 ends; process 0 would wait for it."""
+    if distributed.rank() == 1 and how == "error":
+        raise LetheError("task x: the disk is on fire; call somebody")
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.gathered(None)

@@ -87,7 +87,7 @@ def files_of(sources):
         if source.kind == "bigbench":
             files.append(ancient(f"{CACHE}/bigbench-{source.version}.zip"))
         elif source.kind == "files":
-            files.append(f"{source.folder}/{where}")
+            files += source.reads(where)
     return list(dict.fromkeys(files))
 
 

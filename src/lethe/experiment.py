@@ -365,7 +365,7 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     for source in used:
         key, where = split_source(source)
         if (kind := settings.sources.get(key)) and kind.kind == "files":
-            wanted.append((f"source {source!r}", f"{kind.folder}/{where}"))
+            wanted += [(f"source {source!r}", path) for path in kind.reads(where, folder)]
         elif kind and kind.kind == "saved":
             wanted.append((f"sources.{key}.path", kind.path))
     if settings.similarity and settings.similarity.encoder.source == "folder":

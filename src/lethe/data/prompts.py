@@ -59,10 +59,10 @@ def bbh(prompts: Path) -> Read:
         If the file is missing or holds nothing after its second line.
     """
     try:
-        lines = prompts.read_text("utf-8").splitlines(keepends=True)
+        parts = prompts.read_text("utf-8").split("\n", 2)
     except (OSError, UnicodeDecodeError) as error:
         raise LetheError(f"{prompts}: not readable as a file of prompts ({error})")
-    if not (solved := "".join(lines[2:])).strip():
+    if not (solved := "".join(parts[2:])).strip():
         raise LetheError(f"{prompts}: nothing after the second line, where solved examples begin")
 
     def read(record: Record) -> Example:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from lethe.errors import LetheError
 
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst", ".zstd")
 
 
 def files(folder: Path | str, where: str) -> list[Path]:
@@ -59,7 +59,7 @@ def _readable(path: Path, kind: str, records: Iterator[dict[str, Any]]) -> Itera
         yield from records
     except UnicodeDecodeError as error:
         raise LetheError(f"{path}: is not UTF-8 ({error}); save it as UTF-8")
-    except (csv.Error, pa.ArrowException, gzip.BadGzipFile, EOFError) as error:
+    except (csv.Error, pa.ArrowException, OSError, EOFError) as error:
         raise LetheError(f"{path}: is not readable as {kind[1:]} ({error})")
 
 
@@ -68,7 +68,7 @@ def _open(path: Path) -> io.TextIOBase:
     text = {"encoding": "utf-8-sig", "newline": ""}
     if path.suffix == ".gz":
         return gzip.open(path, "rt", **text)
-    if path.suffix == ".zst":
+    if path.suffix in (".zst", ".zstd"):
         return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), **text)
     return path.open(**text)
 

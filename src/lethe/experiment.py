@@ -349,7 +349,12 @@ def _bad_lengths(settings: Experiment) -> list[str]:
 
 def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     named = settings.noise.tasks if settings.noise else []
+    groups = {task.group for task in tasks.values()}
     return [
+        f"recipe.group_steps: {group!r} is no group of the task table{_closest(group, groups)}"
+        for group in settings.recipe.group_steps
+        if tasks and group not in groups
+    ] + [
         f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
         for task in named
         if tasks and task not in tasks

@@ -83,7 +83,7 @@ def test_each_experiment_has_the_papers_tasks_and_recipe(name, place):
     assert (recipe.steps, recipe.lr, recipe.batch) == (100 if instruct else 1000, 2e-6, 8)
     assert recipe.group_steps == ({"olmo2_mix": 1000} if instruct else {})
     assert (recipe.warmup_steps, recipe.decay, recipe.optimizer) == (10, "linear", OPTIMIZER)
-    assert recipe.gradient_checkpointing == (name != "mpt-7b")
+    assert recipe.gradient_checkpointing
     assert found.settings.replay.ratio == (1 / 8 if instruct else 1 / 32)
     assert found.settings.replay.temperature == 0.1
     assert (found.settings.scoring.exact_match is not None) == name.endswith("em")

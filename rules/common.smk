@@ -87,7 +87,7 @@ def files_of(sources):
         if source.kind == "bigbench":
             files.append(ancient(f"{CACHE}/bigbench-{source.version}.zip"))
         elif source.kind == "files":
-            files.append(f"{source.folder}/{where}")
+            files += source.reads(where)
     return list(dict.fromkeys(files))
 
 
@@ -147,6 +147,11 @@ def recipe(wildcards):
     return EXPERIMENT.recipe(wildcards.model).model_dump(mode="json")
 
 
+def task_recipe(wildcards):
+    """The recipe with the task's group, which may take steps of its own."""
+    return recipe(wildcards) | {"group": EXPERIMENT.tasks[wildcards.task].group}
+
+
 def model_threads(wildcards):
     return SETTINGS.models[wildcards.model].threads
 
@@ -162,6 +167,9 @@ def same_for_all(function):
     values = [function(types.SimpleNamespace(model=name)) for name in MODELS]
     alike = values and all(value == values[0] for value in values)
     return values[0] if alike else function
+
+
+TASK_RECIPE = task_recipe if SETTINGS.recipe.group_steps else same_for_all(recipe)
 
 
 def gpus(wildcards):

@@ -42,7 +42,7 @@ rule measure_row:
         runtime=minutes,
         slurm_partition=same_for_all(partition),
     params:
-        recipe=same_for_all(recipe),
+        recipe=TASK_RECIPE,
         scoring=SCORING,
     script:
         "../workflow_scripts/measure_row.py"

@@ -37,7 +37,7 @@ if NOISE:
             runtime=minutes,
             slurm_partition=same_for_all(partition),
         params:
-            recipe=same_for_all(recipe),
+            recipe=TASK_RECIPE,
             scoring=SCORING,
         script:
             "../workflow_scripts/repeat_row.py"

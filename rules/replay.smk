@@ -20,7 +20,7 @@ rule replay_run:
         runtime=minutes,
         slurm_partition=same_for_all(partition),
     params:
-        recipe=same_for_all(recipe),
+        recipe=TASK_RECIPE,
         scoring=SCORING,
         replay=SETTINGS.replay
         and SETTINGS.replay.model_dump(

@@ -55,7 +55,7 @@ if associations_asked(["weight_difference"]):
             slurm_partition=same_for_all(partition),
         params:
             **similarity_settings("projection"),
-            recipe=same_for_all(recipe),
+            recipe=TASK_RECIPE,
             scoring=SCORING,
         script:
             "../workflow_scripts/measure_direction.py"

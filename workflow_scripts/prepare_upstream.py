@@ -18,7 +18,8 @@ def prepare_upstream(
         found = examples(source, named["where"], archive=archive, upstream=True)
         documents[domain] = draw_documents(found, settings["corpus_words"], f"{seed}/{domain}")
     count, heldout, words = settings["examples"], settings["heldout"], settings["words"]
-    write_upstream(upstream, draw_upstream(documents, count, heldout, words, seed))
+    drawn = draw_upstream(documents, count, heldout, words, seed, settings["uneven"])
+    write_upstream(upstream, drawn)
     write_corpus(corpus, documents)
 
 

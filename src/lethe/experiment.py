@@ -322,7 +322,12 @@ def _bad_lengths(settings: Experiment) -> list[str]:
 
 def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     named = settings.noise.tasks if settings.noise else []
+    groups = {task.group for task in tasks.values()}
     return [
+        f"recipe.group_steps: {group!r} is no group of the task table{_closest(group, groups)}"
+        for group in settings.recipe.group_steps
+        if tasks and group not in groups
+    ] + [
         f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
         for task in named
         if tasks and task not in tasks
@@ -338,7 +343,7 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     for source in used:
         key, where = split_source(source)
         if (kind := settings.sources.get(key)) and kind.kind == "files":
-            wanted.append((f"source {source!r}", f"{kind.folder}/{where}"))
+            wanted += [(f"source {source!r}", path) for path in kind.reads(where, folder)]
         elif kind and kind.kind == "saved":
             wanted.append((f"sources.{key}.path", kind.path))
     if settings.similarity and settings.similarity.encoder.source == "folder":

@@ -50,8 +50,9 @@ class Job:
     """One fine-tune: a base model (`card`) with its losses, a task's examples, how to train.
 
     `base` is the row of the untouched model; losses before always come from it, never from the
-    model in hand. `anchors` are the upstream examples that `recipe.ewc` needs. In the folder
-    `unfinished` an interrupted run leaves what it has; `finish` removes it.
+    model in hand. `anchors` are the upstream examples that `recipe.ewc` needs, `group` is the
+    task's, for `recipe.group_steps`. In the folder `unfinished` an interrupted run leaves what it
+    has; `finish` removes it.
     """
 
     card: dict[str, Any]
@@ -63,6 +64,7 @@ class Job:
     gpu: int = 0
     anchors: Sequence[UpstreamExample] = ()
     unfinished: Path | None = None
+    group: str = ""
 
     def run(
         self,
@@ -88,7 +90,7 @@ class Job:
         base = self.base.select([example.example_id for example in upstream])
         model, tokenizer = models.load(self.card, self.scoring.dtype, self.gpu)
         about = self._own_task(model, tokenizer, "before", title)
-        tokens, cut = _training_tokens(tokenizer, self.train, replayed, self.recipe, accounting)
+        tokens, cut = self._training_tokens(tokenizer, replayed, accounting)
         measured = _Upstream.of(tokenizer, upstream, self.scoring)
         made_from = self._made_from(upstream, replayed, accounting)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
@@ -123,6 +125,20 @@ class Job:
         """SHA-256 of the task's examples."""
         parts = {"train": self.train, "evaluation": self.evaluation}
         return {name: fingerprint([e.digest() for e in part]) for name, part in parts.items()}
+
+    def _training_tokens(
+        self, tokenizer: Any, replayed: Sequence[UpstreamExample], accounting: str
+    ) -> tuple[list, Tokenised]:
+        from lethe.replay.mixture import mix
+
+        recipe = self.recipe
+        longest = (recipe.max_tokens, recipe.truncation)
+        cut = tokenise(tokenizer, self.train, *longest)
+        usable = [example for example in cut.examples if example.scored]
+        steps = planned_steps(recipe, len(self.train), self.group)
+        new = stream(len(usable), steps * recipe.batch, recipe.seed)
+        old = tokenise(tokenizer, [e.example for e in replayed], *longest).examples
+        return mix([usable[i] for i in new], old, accounting), cut
 
     def _made_from(self, upstream: Sequence, replayed: Sequence, accounting: str) -> str:
         if self.unfinished is None:
@@ -300,24 +316,6 @@ def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
         "training_seconds": trained.seconds,
         "optimizer": trained.optimizer,
     }
-
-
-def _training_tokens(
-    tokenizer: Any,
-    train: Sequence[Example],
-    replayed: Sequence[UpstreamExample],
-    recipe: Recipe,
-    accounting: str,
-) -> tuple[list, Tokenised]:
-    from lethe.replay.mixture import mix
-
-    cut = tokenise(tokenizer, train, recipe.max_tokens, recipe.truncation)
-    usable = [example for example in cut.examples if example.scored]
-    new = stream(len(usable), planned_steps(recipe, len(train)) * recipe.batch, recipe.seed)
-    old = tokenise(
-        tokenizer, [e.example for e in replayed], recipe.max_tokens, recipe.truncation
-    ).examples
-    return mix([usable[i] for i in new], old, accounting), cut
 
 
 def _upstream_tokens(

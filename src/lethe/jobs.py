@@ -80,7 +80,10 @@ def fine_tune_job(
     gpu: int,
     unfinished: Path | None = None,
 ) -> "Job":
-    """Reads what a fine-tune needs: inputs card, base, train, evaluation; upstream for EWC."""
+    """Reads what a fine-tune needs: inputs card, base, train, evaluation; upstream for EWC.
+
+    `recipe` may hold the task's `group` too, where steps differ by group.
+    """
     # Imported here: torch takes seconds, and most jobs do without it.
     from lethe import models, rows
     from lethe.config.models import Recipe, Scoring
@@ -89,7 +92,8 @@ def fine_tune_job(
     from lethe.forgetting import Job
 
     models.use_machine(threads, gpu)
-    chosen, anchors = Recipe(**recipe), []
+    group = recipe.get("group", "")
+    chosen, anchors = Recipe(**{k: v for k, v in recipe.items() if k != "group"}), []
     if chosen.ewc:
         upstream = read_upstream(inputs["upstream"])
         anchors = replayable_sample(upstream, chosen.ewc_examples, chosen.seed)
@@ -103,6 +107,7 @@ def fine_tune_job(
         gpu,
         anchors,
         unfinished,
+        group,
     )
 
 

@@ -32,11 +32,12 @@ class Trained:
     optimizer: str = "adamw"
 
 
-def planned_steps(recipe: Recipe, examples: int) -> int:
-    """Steps on the new task: `steps`, or fewer if `max_epochs` over the examples end sooner."""
+def planned_steps(recipe: Recipe, examples: int, group: str = "") -> int:
+    """Steps on a new task of a group, fewer if `max_epochs` over its examples end sooner."""
+    steps = recipe.group_steps.get(group, recipe.steps)
     if recipe.max_epochs is None:
-        return recipe.steps
-    return max(1, min(recipe.steps, math.ceil(recipe.max_epochs * examples / recipe.batch)))
+        return steps
+    return max(1, min(steps, math.ceil(recipe.max_epochs * examples / recipe.batch)))
 
 
 def stream(count: int, length: int, seed: int) -> list[int]:

@@ -214,6 +214,13 @@ def test_a_task_that_is_repeated_must_be_in_the_table(experiment):
     )
 
 
+def test_a_group_with_steps_of_its_own_must_be_in_the_table(experiment):
+    config, folder = experiment
+    assert "recipe.group_steps: 'h' is no group of the task table" in problems(
+        {**config, "recipe": {"group_steps": {"h": 5}}}, folder
+    )
+
+
 def test_models_are_compared_on_no_more_rows_than_there_are(experiment):
     config, folder = experiment
     models = {**config["models"], "other": config["models"]["olmo"]}

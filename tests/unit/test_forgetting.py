@@ -37,6 +37,13 @@ def run(job, **options):
     return row
 
 
+def test_rows_of_groups_with_other_steps_make_one_matrix(model_folders):
+    few = job(model_folders["olmo"], group_steps={"mix": 6})
+    rows_of = {name: run(replace(few, group=name)) for name in ("mmlu", "mix")}
+    assert [row.about["steps"] for row in rows_of.values()] == [4, 6]
+    assert rows_of["mmlu"].settings == rows_of["mix"].settings
+
+
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_fine_tune_that_changes_nothing_forgets_exactly_nothing(

@@ -78,6 +78,9 @@ def test_a_fine_tune_is_read_from_the_files_of_its_rule(tmp_path):
     assert (job.card, job.base.settings) == ({"path": "somewhere"}, {"model": "m"})
     assert (job.train, job.evaluation) == (pairs[:3], pairs[3:])
     assert (job.recipe, job.scoring) == (Recipe(steps=7), Scoring(max_tokens=9))
+    grouped = {"steps": 7, "group_steps": {"g": 9}, "group": "g"}
+    job = jobs.fine_tune_job(paths, grouped, {"max_tokens": 9}, threads=1, gpu=False)
+    assert (job.recipe, job.group) == (Recipe(steps=7, group_steps={"g": 9}), "g")
 
 
 def test_short_work_is_silent_and_all_of_it_is_done(capsys):

@@ -55,6 +55,12 @@ def test_epochs_cap_the_steps(examples, max_epochs, expected):
     assert planned_steps(recipe(steps=100, max_epochs=max_epochs), examples) == expected
 
 
+def test_a_group_of_tasks_takes_its_own_steps():
+    few = recipe(steps=100, max_epochs=None, group_steps={"mix": 1000})
+    assert [planned_steps(few, 40, group) for group in ("", "mmlu", "mix")] == [100, 100, 1000]
+    assert planned_steps(few.model_copy(update={"max_epochs": 3}), 40, "mix") == 30
+
+
 def test_a_stream_goes_through_every_example_once_an_epoch():
     order = stream(5, 12, seed=3)
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]

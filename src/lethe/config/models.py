@@ -35,6 +35,9 @@ class Recipe(Settings):
     )
     method: Literal["full", "lora"] = "full"
     steps: PositiveInt = 1000
+    group_steps: dict[str, PositiveInt] = Field(
+        {}, description="Groups of the task table whose tasks take other steps than `steps`."
+    )
     max_epochs: Positive | None = Field(3, description="Caps the steps; none: no cap.")
     batch: PositiveInt = 8
     lr: NonNegative = 2e-6

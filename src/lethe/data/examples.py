@@ -100,6 +100,37 @@ def train_and_eval(
     return pool[held : held + train], pool[:held]
 
 
+def train_and_own_eval(
+    trained: Iterable[Example],
+    evaluated: Iterable[Example],
+    train: int,
+    evaluate: int,
+    seed: int,
+    task: str,
+) -> tuple[list[Example], list[Example]]:
+    """Draws training and evaluation examples of a task that has its own of both.
+
+    They may overlap, as the source says: how many do goes to stderr.
+
+    Raises
+    ------
+    LetheError
+        If there is no usable example of either.
+    """
+    pools = {"training": list(distinct(trained)), "evaluation": list(distinct(evaluated))}
+    if empty := [kind for kind, pool in pools.items() if not pool]:
+        raise LetheError(f"task {task!r} has no usable {empty[0]} example")
+    for kind, pool in pools.items():
+        random.Random(f"{seed}/{task}/{kind}").shuffle(pool)
+    drawn, held = pools["training"][:train], pools["evaluation"][:evaluate]
+    both = len(set(drawn) & set(held))
+    print(
+        f"task {task}: {len(drawn)} to train, {len(held)} to evaluate on, {both} of them both",
+        file=sys.stderr,
+    )
+    return drawn, held
+
+
 def chunks(documents: Iterable[Example], words: int) -> Iterator[Example]:
     """Cuts plain texts into pieces of `words` words; prompt-answer pairs pass whole.
 
@@ -140,12 +171,17 @@ def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[
 
 
 def draw_upstream(
-    domains: dict[str, list[Example]], count: int, heldout: float, words: int, seed: int
+    domains: dict[str, list[Example]],
+    count: int,
+    heldout: float,
+    words: int,
+    seed: int,
+    uneven: bool = False,
 ) -> list[UpstreamExample]:
     """Draws N upstream examples evenly from the domains and holds a share of each domain out.
 
     A text that stands in two domains counts in the first only: held out in one, it could be
-    replayed from the other.
+    replayed from the other. If `uneven`, a domain with too few chunks gives all that it has.
 
     Raises
     ------
@@ -157,6 +193,7 @@ def draw_upstream(
     for position, (domain, documents) in enumerate(domains.items()):
         wanted = count // len(domains) + (position < count % len(domains))
         pool = list(distinct(chunks(documents, words), seen))
+        wanted = min(wanted, len(pool)) if uneven and len(pool) > 1 else wanted
         if len(pool) < wanted:
             raise LetheError(
                 f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {wanted} "

@@ -1,20 +1,18 @@
 """One small interface over every source of examples: `examples(source, where, ...)`."""
 
 import ast
-import csv
-import json
+import random
 import re
 import sysconfig
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from lethe.config.examples import DatasetSource, Fields, FileSource, Source
-from lethe.data import bigbench
-from lethe.data.examples import Example
+from lethe.data import bigbench, prompts, records
+from lethe.data.examples import Example, train_and_eval, train_and_own_eval
 from lethe.errors import LetheError
 
 # Names with spaces, dots or hyphens count; quotes do not, so that JSON in a prompt stays as it is.
@@ -48,8 +46,81 @@ def examples(
         return read(archive, where, source.shots)
     if source.kind == "stdlib":
         return _standard_library(where)
-    records = _file_records(source, where) if source.kind == "files" else _rows(source, where)
-    return (_fill(source, record, where) for record in records)
+    return _some(source, map(_reader(source, where), _records(source, where)))
+
+
+def task_examples(
+    source: Source,
+    where: str,
+    counts: dict[str, int],
+    seed: int,
+    task: str,
+    archive: Path | None = None,
+) -> tuple[list[Example], list[Example]]:
+    """Training and evaluation examples of a task, at most `counts["train"]` and `["eval"]`.
+
+    Evaluation examples are left out of training, unless the source keeps its own.
+    """
+    found = examples(source, where, archive=archive)
+    sizes = (counts["train"], counts["eval"], seed, task)
+    own = source.evaluation() if isinstance(source, DatasetSource) else None
+    if own is None:
+        return train_and_eval(found, *sizes)
+    return train_and_own_eval(found, examples(own, where), *sizes)
+
+
+def _records(source: FileSource | DatasetSource, where: str) -> Iterator[dict[str, Any]]:
+    if source.kind == "files":
+        return _of_files(records.files(source.folder, where))
+    if source.files is not None:
+        return _of_files(_repository_files(source, source.files.replace("{where}", where)))
+    return _rows(source, where)
+
+
+def _of_files(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    return (record for path in paths for record in records.read(path))
+
+
+def _reader(source: FileSource | DatasetSource, where: str) -> prompts.Read:
+    """What turns a record into an example."""
+    if source.format == "fields":
+        return partial(_fill, source, where=where)
+    if source.format == "mmlu":
+        solved = _rows(source.model_copy(update={"split": source.shots_split}), where)
+        read = prompts.mmlu(list(islice(solved, prompts.SHOTS)))
+    elif source.format == "bbh":
+        read = prompts.bbh(Path(source.prompt_file(where)))
+    else:
+        read = {"messages": prompts.messages, "dolly": prompts.dolly}[source.format]
+    return partial(_named, read, where)
+
+
+def _named(read: prompts.Read, where: str, record: dict[str, Any]) -> Example:
+    try:
+        return read(record)
+    except LetheError as error:
+        raise LetheError(f"{where}: {error}")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise LetheError(f"{where}: a record is not as its format wants it ({error!r})")
+
+
+def _some(fields: Fields, found: Iterator[Example]) -> Iterator[Example]:
+    """Of the examples that are long enough those that the source asks for."""
+    long = (e for e in found if e.text is None or len(e.text) > fields.longer_than)
+    if fields.first is not None:
+        return islice(long, fields.first)
+    return long if fields.sample is None else _sample(long, fields.sample)
+
+
+def _sample(found: Iterator[Example], count: int) -> Iterator[Example]:
+    """Examples drawn in one pass, each as likely as another, always the same ones."""
+    rng, kept = random.Random(0), []
+    for number, example in enumerate(found):
+        if number < count:
+            kept.append(example)
+        elif (place := rng.randrange(number + 1)) < count:
+            kept[place] = example
+    yield from kept
 
 
 def _fill(fields: Fields, record: dict[str, Any], where: str) -> Example:
@@ -75,67 +146,19 @@ def _as_string(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _file_records(source: FileSource, where: str) -> Iterator[dict[str, Any]]:
-    path = Path(source.folder) / where
-    if not path.is_file():
-        raise LetheError(f"no such file: {path}")
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _paragraphs}
-    if path.suffix not in readers:
-        raise LetheError(f"{path}: ends with {path.suffix!r}; known: {', '.join(readers)}")
-    return _readable(path, readers[path.suffix](path))
-
-
-def _readable(path: Path, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The records; what is wrong with the file's bytes is said with its name."""
-    try:
-        yield from records
-    except UnicodeDecodeError as error:
-        raise LetheError(f"{path}: is not UTF-8 ({error}); save it as UTF-8")
-    except (csv.Error, pa.ArrowException) as error:
-        raise LetheError(f"{path}: is not readable as {path.suffix[1:]} ({error})")
-
-
-# utf-8-sig: spreadsheets write a mark before the first field, which must not be part of its name.
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise LetheError(f"{path}, line {number}: not JSON ({error})")
-            if not isinstance(record, dict):
-                raise LetheError(f"{path}, line {number}: an object is wanted: {line[:80]!r}")
-            yield record
-
-
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        yield from csv.DictReader(lines)
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    for batch in pq.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
-
-
-def _paragraphs(path: Path) -> Iterator[dict[str, Any]]:
-    for paragraph in re.split(r"\n\s*\n", path.read_text("utf-8-sig")):
-        if paragraph.strip():
-            yield {"text": paragraph.strip()}
-
-
 def _rows(source: DatasetSource, where: str) -> Iterator[dict[str, Any]]:
     rows = _dataset(source)
     if source.by is None:
         return iter(rows)
     if source.by not in rows.column_names:
         raise LetheError(f"{source.path}: no field {source.by!r}; seen: {rows.column_names}")
-    chosen = [i for i, value in enumerate(rows[source.by]) if str(value) == where]
+    values = [str(value) for value in rows[source.by]]
+    if source.by_until is not None:
+        values = [value.split(source.by_until)[0] for value in values]
+    chosen = [i for i, value in enumerate(values) if value == where]
     if not chosen:
-        values = sorted({str(value) for value in rows[source.by]})[:20]
-        raise LetheError(f"{source.path}: no record with {source.by} = {where!r}; seen: {values}")
+        seen = sorted(set(values))[:20]
+        raise LetheError(f"{source.path}: no record with {source.by} = {where!r}; seen: {seen}")
     return iter(rows.select(chosen))
 
 
@@ -156,6 +179,22 @@ def _dataset(source: DatasetSource) -> Any:
     if source.split not in rows:
         raise LetheError(f"dataset {source.path}: no split {source.split!r}; seen: {list(rows)}")
     return rows[source.split]
+
+
+def _repository_files(source: DatasetSource, pattern: str) -> list[Path]:
+    """Files of a repository on the hub, fetched once into the hub's own cache."""
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            source.path, repo_type="dataset", revision=source.revision, allow_patterns=[pattern]
+        )
+    except (OSError, ValueError) as error:
+        raise LetheError(f"dataset {source.path}: {pattern} cannot be fetched: {error}")
+    try:
+        return records.files(folder, pattern)
+    except LetheError:
+        raise LetheError(f"dataset {source.path}: has no file {pattern}; look at its files tab")
 
 
 def _standard_library(where: str) -> Iterator[Example]:

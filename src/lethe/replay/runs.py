@@ -51,7 +51,7 @@ def replay(
     heldout = [example for example in upstream if example.split == "heldout"]
     replayed, size = [], 0.0
     if strategy != "none":
-        count = draws(planned_steps(recipe, len(job.train)) * recipe.batch, ratio)
+        count = draws(planned_steps(recipe, len(job.train), job.group) * recipe.batch, ratio)
         replayed, size = choose(upstream, scores, count, temperature, [seed, crc32(task.encode())])
     # Evaluation = never replayed. Cheap to be sure of, fatal to the comparison if wrong.
     if leaked := {e.example_id for e in replayed} & {e.example_id for e in heldout}:

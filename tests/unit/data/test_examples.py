@@ -100,6 +100,25 @@ def test_a_domain_with_too_few_chunks_is_refused_with_what_to_do():
         data.draw_upstream({"news": documents(1)}, 5, 0.25, 10, seed=0)
 
 
+def test_an_uneven_domain_gives_all_it_has_and_others_no_more_for_it():
+    """Tulu's hard-coded examples are fewer than its other sources' thousand."""
+    domains = {"news": documents(1), "tales": documents(9, name="t")}
+    drawn = data.draw_upstream(domains, 20, 0.25, 10, seed=0, uneven=True)
+    assert Counter(example.domain for example in drawn) == {"news": 4, "tales": 10}
+    held = Counter(example.domain for example in drawn if example.split == "heldout")
+    assert held == {"news": 1, "tales": 2}
+
+
+def test_a_task_with_examples_of_its_own_to_evaluate_on_keeps_them_apart(capsys):
+    pairs = [Example(f"q{i}", f"a{i}") for i in range(8)]
+    drawn = data.train_and_own_eval(pairs[:6], [*pairs[5:], pairs[5]], 9, 2, 0, "mmlu")
+    assert sorted(drawn[0], key=lambda e: e.prompt) == pairs[:6]
+    assert len(set(drawn[1])) == 2 and set(drawn[1]) <= set(pairs[5:])
+    assert "task mmlu: 6 to train, 2 to evaluate on" in capsys.readouterr().err
+    with pytest.raises(LetheError, match="task 'mmlu' has no usable evaluation example"):
+        data.train_and_own_eval(pairs, [Example("q", " ")], 9, 2, 0, "mmlu")
+
+
 ODD = [
     Example("prompt\n\twith breaks", "answer"),
     Example(text="text, ünïcode \U0001f600 and \x1f"),

@@ -72,7 +72,7 @@ def test_the_mark_that_spreadsheets_write_first_is_no_part_of_a_field(tmp_path, 
         ("a.csv", "prompt,answer\né,y\n".encode("latin-1"), "is not UTF-8"),
         ("a.txt", b"\xff\xfe", "is not UTF-8"),
         ("a.parquet", b"PAR1 but not really", "is not readable as parquet"),
-        ("a.xlsx", b"", r"ends with '\.xlsx'; known: \.jsonl, \.csv"),
+        ("a.xlsx", b"", r"ends with '\.xlsx'; known: \.jsonl, \.json, \.csv"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, content, part):

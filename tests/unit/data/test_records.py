@@ -1,0 +1,77 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+
+from lethe.data import records
+from lethe.errors import LetheError
+
+LINES = '{"text": "é", "source": "s"}\n\n{"text": "b", "source": "t"}\n'
+WANTED = [{"text": "é", "source": "s"}, {"text": "b", "source": "t"}]
+
+
+def plain(path, content):
+    path.write_bytes(content)
+
+
+def gz(path, content):
+    path.write_bytes(gzip.compress(content))
+
+
+def zst(path, content):
+    with pa.output_stream(str(path), compression="zstd") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        *[("a.jsonl", plain), ("a.jsonl.gz", gz), ("a.jsonl.zst", zst), ("a.jsonl.zstd", zst)],
+        *[("a.json", plain), ("a.json.gz", gz)],
+    ],
+)
+def test_lines_of_json_are_records_whatever_they_are_packed_in(tmp_path, name, write):
+    """Dolma's .json.gz and the Pile's .jsonl.zst are an object a line."""
+    write(tmp_path / name, LINES.encode())
+    assert list(records.read(tmp_path / name)) == WANTED
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("wrap", [lambda r: r, lambda r: {"canary": "x", "examples": r}])
+def test_a_json_file_is_a_list_or_an_object_with_examples(tmp_path, wrap, indent):
+    """As the files of BIG-Bench Hard are."""
+    (tmp_path / "a.json").write_text(json.dumps(wrap(WANTED), indent=indent))
+    assert list(records.read(tmp_path / "a.json")) == WANTED
+
+
+def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "c.txt"):
+        (tmp_path / name).touch()
+    found = [path.name for path in records.files(tmp_path, "*.jsonl")]
+    assert found == ["a.jsonl", "b.jsonl"]
+    assert records.files(tmp_path, "c.txt") == [tmp_path / "c.txt"]
+    for where in ("*.csv", "d.txt"):
+        with pytest.raises(LetheError, match="no such file"):
+            records.files(tmp_path, where)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("a.json", b'{"a": 1}\n[2]\n', "line 2: an object is wanted"),
+        ("a.json", b'{"a": 1}\n{\n', "line 2: not JSON"),
+        ("a.json", b'{"a":\n', "not JSON"),
+        ("a.json", b"[1]", "list of objects is wanted"),
+        ("a.json", b'"x"', "list of objects is wanted"),
+        ("a.jsonl.gz", b"no gzip", "not readable as jsonl"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode())[:-9], "not readable as jsonl"),
+        ("a.jsonl.zst", b"no zstd", "not readable as jsonl"),
+        ("a.exe.gz", b"", "ends with"),
+    ],
+)
+def test_what_is_no_file_of_records_is_refused_with_its_name(tmp_path, name, content, part):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LetheError, match=part) as caught:
+        list(records.read(tmp_path / name))
+    assert name in str(caught.value)

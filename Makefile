@@ -4,10 +4,16 @@ CORES ?= 2
 BIN := .venv/bin
 
 # pytest leaves tests marked slurm out unless told otherwise.
-.PHONY: run test test-slurm lint pin schema
+.PHONY: run plan ledger test test-slurm lint pin schema
 
 run: .venv/installed
 	$(BIN)/snakemake --cores $(CORES)
+
+# What the experiment will cost, from a few steps of each model; and after it, what it did cost.
+CONFIG ?= config.yaml
+plan ledger: .venv/installed
+	$(BIN)/snakemake $@ --cores $(CORES) --configfile $(CONFIG)
+	cat results/$$(sed -n 's/^experiment: *//p' $(CONFIG))/$@.txt
 
 test: .venv/installed .venv/peer lint
 	$(BIN)/pytest -n $(CORES)

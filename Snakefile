@@ -18,6 +18,11 @@ include: "rules/replay.smk"
 include: "rules/report.smk"
 
 
+if MODELS:
+
+    include: "rules/plan.smk"
+
+
 if SETTINGS.similarity:
 
     include: "rules/similarity.smk"

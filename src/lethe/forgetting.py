@@ -1,5 +1,6 @@
 """One measurement: fine-tune a base model on a stream of examples and score what it lost."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ def base_losses(
 
     What an interrupted run left in the folder `unfinished` is gone on from.
     """
+    began = time.perf_counter()
     measured = _Upstream.of(tokenizer, upstream, scoring)
     ids = [example.example_id for example in upstream]
     shared = {**settings, "upstream": upstream_digest(upstream)}
@@ -42,6 +44,7 @@ def base_losses(
             title = "upstream, base answers"
             answers = measured.questions.base(model, tokenizer, title, checkpoint)
     about = measured.counts(scores) | {"versions": models.versions()}
+    about["seconds"] = time.perf_counter() - began
     return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about, answers)
 
 
@@ -86,6 +89,7 @@ class Job:
         RowError
             If the base losses are of another model, or were scored with other settings.
         """
+        began = time.perf_counter()
         self._check_base()
         base = self.base.select([example.example_id for example in upstream])
         model, tokenizer = models.load(self.card, self.scoring.dtype, self.gpu)
@@ -103,6 +107,7 @@ class Job:
         about |= measured.counts(after) | _training_facts(trained, cut)
         about |= {"versions": models.versions(), "data": self._data()}
         about |= {"base_versions": self.base.about.get("versions")}
+        about["seconds"] = time.perf_counter() - began
         settings = {**self.base.settings, "recipe": self.recipe.model_dump()}
         losses = (base.loss_before, after.losses, after.tokens)
         return model, tokenizer, rows.Row(base.example_ids, *losses, settings, about, answers)
@@ -293,10 +298,12 @@ def measure_again(
     title: str,
 ) -> rows.Row:
     """The row with the same fine-tuned model measured once more, in the batches of `scoring`."""
+    began = time.perf_counter()
     measured, nothing = _Upstream.of(tokenizer, upstream, scoring), Checkpoint(None)
     losses = measured.losses(model, title, nothing).losses
     answers = measured.answers(model, tokenizer, row, title, nothing)
-    return replace(row, loss_after=losses, answers=answers)
+    about = row.about | {"seconds": time.perf_counter() - began}
+    return replace(row, loss_after=losses, answers=answers, about=about)
 
 
 def _save_weights(checkpoint: Checkpoint, model: Any, trained: Trained) -> None:

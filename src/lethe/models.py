@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from lethe import devices, distributed
 from lethe.config.models import LoRA, Pretraining
 from lethe.errors import LetheError
-from lethe.files import sha256
+from lethe.files import read_json, sha256
 
 END = "<|endoftext|>"
 
@@ -54,6 +54,24 @@ def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[An
         tokenizer.chat_template = card["chat_template"] or None
     model.to(device(gpu)).eval()
     return model, tokenizer
+
+
+def like(where: Path, model: dict[str, Any], dtype: str, gpu: int) -> tuple[Any, Any]:
+    """A model to try, and its tokenizer: of the speed, not of the weights.
+
+    Parameters
+    ----------
+    where
+        The card of a model that is there; of one that is yet to be pretrained, its tokenizer.
+    model
+        The settings of its entry in the experiment.
+    """
+    if model["source"] != "scratch":
+        return load(read_json(where), dtype, gpu)
+    tokenizer = AutoTokenizer.from_pretrained(where.parent)
+    settings = Pretraining(**model["pretraining"])
+    made = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
+    return made.to(device(gpu), getattr(torch, dtype)).eval(), tokenizer
 
 
 def chat_template(asked: str) -> str | None:

@@ -36,8 +36,8 @@ def repeat(
         size = max(1, job.scoring.tokens_per_batch >> number)
         scoring = job.scoring.model_copy(update={"tokens_per_batch": size})
         again = measure_again(model, tokenizer, upstream, row, scoring, f"{title}, again")
-        about = row.about | {"measurement": number, "tokens_per_batch": size}
-        found.append(replace(again, about=about))
+        told = {"measurement": number, "tokens_per_batch": size}
+        found.append(replace(again, about=again.about | told))
     return found
 
 

@@ -1,7 +1,7 @@
 """The small CSV tables between the rows and the report."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +61,22 @@ def replay_line(row: Row) -> dict[str, Any]:
         *("missing", "training_seconds"),
     )
     return {key: row.about[key] for key in kept}
+
+
+def as_text(
+    records: Sequence[Mapping[str, Any]], written: Mapping[str, Callable[[Any], str]]
+) -> str:
+    """A table to read: the columns of `written`, each value written by its function."""
+    table = [[column.replace("_", " ") for column in written]]
+    for record in records:
+        cells = [(record.get(key), write) for key, write in written.items()]
+        table.append(["-" if value is None else write(value) for value, write in cells])
+    widths = [max(len(line[i]) for line in table) for i in range(len(written))]
+    numbers = [not isinstance(records[0].get(key), str) for key in written]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        ).rstrip()
+        for line in table
+    )

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers.experiment import Place, make_experiment
 
 from lethe import matrix, rows
 from lethe.data.examples import read_upstream
@@ -100,3 +101,33 @@ def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
     assert row.settings["recipe"]["processes"] == 2
     np.testing.assert_allclose(row.loss_after, before.loss_after, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(row.loss_before, before.loss_before)
+
+
+def test_the_plan_counts_the_jobs_that_a_run_would_start(tmp_path):
+    make_experiment(tmp_path / "new")
+    place = Place(tmp_path / "new")
+    place.change(recipe={"max_epochs": 3})
+    noise = {"tasks": ["reverse"], "trainings": 2, "measurements": 1}
+    config = yaml.safe_load((place.folder / "tiny.yaml").read_text())
+    (place.folder / "tiny.yaml").write_text(yaml.safe_dump(config | {"noise": noise}))
+    planned = place.planned()
+    said = place.run("--", "plan")
+    assert "pretrain_model" not in said.split("Job stats")[1].split("total")[0]
+    lines = pd.read_csv(place.results / "plan.csv")
+    for rule in ("pretrain_model", "score_base", "measure_row", "repeat_row", "replay_run"):
+        assert lines[lines.rule == rule].jobs.sum() == planned[rule], rule
+    assert set(pd.read_csv(place.results / "new_task.csv").way) == {
+        *("exhaustive", "offline", "online")
+    }
+
+
+def test_the_ledger_sets_the_plan_beside_the_run(copied):
+    copied.run("--", "ledger")
+    table = pd.read_csv(copied.results / "ledger.csv").set_index(["model", "rule"])
+    assert len(table) == 6
+    for model in ("olmo", "pythia"):
+        row = table.loc[(model, "measure_row")]
+        assert row.jobs == row.jobs_planned == 4
+        assert 0.2 < row.training_tokens / row.training_tokens_planned < 5
+        assert row.seconds > 0 and 0.5 < row.disk_mb / row.disk_mb_planned < 6
+    assert "replay_run" in (copied.results / "ledger.txt").read_text()

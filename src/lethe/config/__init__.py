@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from lethe.config.analysis import Completion, Matrices, Matrix, Noise, Replay, Transfer
+from lethe.config.analysis import Completion, Matrices, Matrix, Noise, Plan, Replay, Transfer
 from lethe.config.base import Name, Settings
 from lethe.config.examples import Source, TaskExamples, Upstream
 from lethe.config.models import Model, Recipe, Scoring
@@ -39,6 +39,7 @@ class Experiment(Settings):
     transfer: Transfer = Transfer()
     replay: Replay | None = None
     similarity: Similarity | None = None
+    plan: Plan = Plan()
 
     @model_validator(mode="before")
     @classmethod

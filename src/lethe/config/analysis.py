@@ -2,9 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
-from lethe.config.base import Fraction, Name, Positive, Seeds, Settings, no_value_twice
+from lethe.config.base import (
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    Seeds,
+    Settings,
+    no_value_twice,
+)
 
 COMPLETION_METHODS = ("random", "column_mean", "additive", "knn", "mf", "gaussian")
 CompletionMethod = Literal[
@@ -102,6 +110,18 @@ class Matrices(Settings):
 
     folder: str = Field(description="Every .npy in it is a Z, named by its file.")
     only: list[Name] = Field([], description="Names of those to take; none: all of them.")
+
+
+class Plan(Settings):
+    """What is tried to estimate the experiment's cost, and prices (docs/plan.md)."""
+
+    steps: PositiveInt = Field(4, description="Steps of training that are timed.")
+    examples: PositiveInt = Field(64, description="Upstream examples that are scored.")
+    gpu_hour: NonNegative | None = Field(None, description="Price of an hour of one GPU.")
+    core_hour: NonNegative | None = Field(
+        None, description="Price of an hour of one core, for models that have no GPU."
+    )
+    currency: Annotated[str, StringConstraints(pattern=r"^\w{1,8}$")] = "USD"
 
 
 class Noise(Settings):

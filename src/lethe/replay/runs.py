@@ -64,7 +64,7 @@ def replay(
 def without_replay(row: rows.Row, upstream: Sequence[UpstreamExample], task: str) -> rows.Row:
     """The run without replay and of seed 0: the task's own row, cut to the held-out examples."""
     heldout = [example.example_id for example in upstream if example.split == "heldout"]
-    return _labelled(row.select(heldout), [], 0.0, strategy="none", task=task, seed=0)
+    return _labelled(row.select(heldout), [], 0.0, strategy="none", task=task, seed=0, copied=True)
 
 
 def _labelled(

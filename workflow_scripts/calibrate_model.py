@@ -16,7 +16,7 @@ def calibrate_model(
     """Tries a few steps of training and of scoring."""
     models.use_machine(machine["threads"], machine["gpu"])
     settings = Scoring(**scoring)
-    load = partial(models.like, Path(inputs["model"]), model, settings.dtype, machine["gpu"])
+    load = partial(models.like, Path(inputs["model"]), model, settings.weights, machine["gpu"])
     parts = [
         {Path(path).parent.name: read_examples(path) for path in inputs[name]}
         for name in ("train", "evaluation")

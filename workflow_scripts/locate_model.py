@@ -9,7 +9,7 @@ def locate_model(card: Path, model: dict) -> None:
     """Writes down which model of the hub or which folder is meant."""
     template = models.chat_template(model["chat_template"])
     where = (model["path"], model["revision"], model["trust_remote_code"])
-    write_json(card, models.card(*where, template))
+    write_json(card, models.card(*where, template, model["attention"]))
 
 
 if __name__ == "__main__":

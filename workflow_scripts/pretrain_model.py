@@ -22,7 +22,7 @@ def pretrain_model(
         network, sequences, settings, checkpoint, f"pretraining {card.parent.name}"
     )
     network.save_pretrained(folder)
-    write_json(card, models.card(str(folder)))
+    write_json(card, models.card(str(folder), attention=model["attention"]))
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 

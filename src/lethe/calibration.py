@@ -65,7 +65,7 @@ def calibrate(
     model, tokenizer = load()
     load_seconds = time.perf_counter() - began
     # What is scored and what is trained are two models then (`lethe.forgetting`).
-    twice = recipe.processes > 1 or scoring.dtype != "float32"
+    twice = recipe.processes > 1 or scoring.weights != "float32"
     parameters = list(model.parameters())
     counts = {task: _counts(tokenizer, sample, task, recipe, scoring) for task in sample.train}
     upstream = list(sample.upstream[:: max(1, len(sample.upstream) // examples)])[:examples]
@@ -113,8 +113,9 @@ def _mean(tokens: Sequence[Tokens]) -> float:
 
 
 def _scoring_rate(model: Any, tokens: Sequence[Tokens], scoring: Scoring) -> float:
-    score(model, tokens[:2], scoring.tokens_per_batch, "first batch")
-    seconds = score(model, tokens, scoring.tokens_per_batch, "scoring").seconds
+    with models.computing(model, scoring.dtype):
+        score(model, tokens[:2], scoring.budget, "first batch")
+        seconds = score(model, tokens, scoring.budget, "scoring").seconds
     return sum(len(example.ids) for example in tokens if example.scored) / seconds
 
 
@@ -125,7 +126,8 @@ def _answer_seconds(
         return None
     questions = Questions.of(tokenizer, examples, scoring)
     began = time.perf_counter()
-    questions.ask(model, tokenizer, title="answering")
+    with models.computing(model, scoring.dtype):
+        questions.ask(model, tokenizer, title="answering")
     return (time.perf_counter() - began) / len(examples)
 
 

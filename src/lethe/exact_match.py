@@ -81,7 +81,7 @@ class Questions:
             tokenizer,
             [self.prompts[row] for row in rows],
             self.scoring.exact_match.max_new_tokens,
-            self.scoring.tokens_per_batch,
+            self.scoring.budget,
             title,
             known=known,
             after_batch=after_batch,

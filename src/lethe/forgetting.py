@@ -13,11 +13,11 @@ import torch
 from lethe import distributed, models, rows
 from lethe.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
 from lethe.config.models import Recipe, Scoring
-from lethe.data.examples import Example, UpstreamExample, upstream_digest
-from lethe.data.tokens import Tokenised, tokenise
+from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_digest
+from lethe.data.tokens import TokenFile, Tokenised, tokenise
 from lethe.errors import RowError
 from lethe.exact_match import Questions, keep
-from lethe.scoring import Scores, score
+from lethe.scoring import Scores, fitting_budget, score
 from lethe.training import Trained, fine_tune, planned_steps, stream
 
 
@@ -35,16 +35,19 @@ def base_losses(
     """
     began = time.perf_counter()
     measured = _Upstream.of(tokenizer, upstream, scoring)
-    ids = [example.example_id for example in upstream]
+    if scoring.tokens_per_batch == "auto":
+        measured = measured.fitted(model)
+    ids = ids_of(upstream)
     shared = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(shared)) as checkpoint:
         scores = measured.losses(model, "upstream, base", checkpoint)
         answers = None
         if measured.questions is not None:
             title = "upstream, base answers"
-            answers = measured.questions.base(model, tokenizer, title, checkpoint)
+            with models.computing(model, scoring.dtype):
+                answers = measured.questions.base(model, tokenizer, title, checkpoint)
     about = measured.counts(scores) | {"versions": models.versions()}
-    about["seconds"] = time.perf_counter() - began
+    about |= {"seconds": time.perf_counter() - began, "tokens_per_batch": measured.scoring.budget}
     return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about, answers)
 
 
@@ -91,11 +94,11 @@ class Job:
         """
         began = time.perf_counter()
         self._check_base()
-        base = self.base.select([example.example_id for example in upstream])
-        model, tokenizer = models.load(self.card, self.scoring.dtype, self.gpu)
+        base = self.base.select(ids_of(upstream))
+        model, tokenizer = models.load(self.card, self.scoring.weights, self.gpu)
         about = self._own_task(model, tokenizer, "before", title)
         tokens, cut = self._training_tokens(tokenizer, replayed, accounting)
-        measured = _Upstream.of(tokenizer, upstream, self.scoring)
+        measured = _Upstream.of(tokenizer, upstream, self.found_scoring())
         made_from = self._made_from(upstream, replayed, accounting)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             model, trained = self._tuned(model, tokenizer, tokens, title, checkpoint)
@@ -115,6 +118,14 @@ class Job:
     def finish(self) -> None:
         """Removes what was kept for a run that is interrupted; call it when the row is on disk."""
         Checkpoint(self.unfinished).clear()
+
+    def found_scoring(self) -> Scoring:
+        """How losses are measured, in the batches that the base model was measured in."""
+        if self.scoring.tokens_per_batch != "auto":
+            return self.scoring
+        return self.scoring.model_copy(
+            update={"tokens_per_batch": self.base.about["tokens_per_batch"]}
+        )
 
     def _check_base(self) -> None:
         mine = {"model": self.card, "scoring": self.scoring.model_dump(mode="json")}
@@ -164,7 +175,7 @@ class Job:
         anchors = _upstream_tokens(tokenizer, self.anchors, self.scoring).examples
         tune = partial(fine_tune, unfinished=checkpoint, upstream=anchors)
         several = distributed.size() > 1
-        if self.recipe.lora is not None or (self.scoring.dtype == "float32" and not several):
+        if self.recipe.lora is not None or (self.scoring.weights == "float32" and not several):
             return model, tune(model, tokens, self.recipe, title)
         # Steps of 1e-6 are lost when they are added to bfloat16 weights, and shards of a model
         # score nothing: others are trained, while these make room.
@@ -186,19 +197,22 @@ class Job:
         after_batch: Callable[[Any], None] = lambda _: None,
     ) -> dict[str, Any]:
         """How well the model does what it is fine-tuned for, `before` and `after`."""
-        recipe, scoring, said = self.recipe, self.scoring, f"{title}, own task {when}"
+        recipe, scoring, said = self.recipe, self.found_scoring(), f"{title}, own task {when}"
         tokens = tokenise(
             tokenizer, self.evaluation, recipe.max_tokens, recipe.truncation, scoring.include_eos
         )
-        budget = scoring.tokens_per_batch
-        losses = score(model, tokens.examples, budget, said, after_batch=after_batch).losses
+        with models.computing(model, scoring.dtype):
+            losses = score(
+                model, tokens.examples, scoring.budget, said, after_batch=after_batch
+            ).losses
         found: dict[str, Any] = {f"eval_loss_{when}": _mean(losses)}
         if when == "after":
             found["eval_missing"] = int(np.isnan(losses).sum())
         if scoring.exact_match is not None:
             longest = scoring.model_copy(update={"max_tokens": recipe.max_tokens})
             questions = Questions.of(tokenizer, self.evaluation, longest)
-            right = questions.right(questions.ask(model, tokenizer, title=f"{said}, answers"))
+            with models.computing(model, scoring.dtype):
+                right = questions.right(questions.ask(model, tokenizer, title=f"{said}, answers"))
             found[f"eval_exact_match_{when}"] = float(right.mean())
         return found
 
@@ -215,10 +229,19 @@ class _Upstream:
     def of(
         cls, tokenizer: Any, upstream: Sequence[UpstreamExample], scoring: Scoring
     ) -> "_Upstream":
-        examples = [example.example for example in upstream]
-        asked = scoring.exact_match is not None
-        questions = Questions.of(tokenizer, examples, scoring) if asked else None
+        questions = None
+        if scoring.exact_match is not None:
+            examples = [example.example for example in upstream]
+            questions = Questions.of(tokenizer, examples, scoring)
         return cls(_upstream_tokens(tokenizer, upstream, scoring), questions, scoring)
+
+    def fitted(self, model: Any) -> "_Upstream":
+        """The same in batches as large as the model's device has memory for."""
+        with models.computing(model, self.scoring.dtype):
+            found = fitting_budget(model, self.tokens.examples, self.scoring.budget)
+        scoring = self.scoring.model_copy(update={"tokens_per_batch": found})
+        questions = self.questions and replace(self.questions, scoring=scoring)
+        return replace(self, scoring=scoring, questions=questions)
 
     def losses(
         self,
@@ -238,8 +261,9 @@ class _Upstream:
                 scored = int(np.isfinite(losses).sum())
                 checkpoint.leave_if_asked(f"{title}, {scored} of {len(losses)} examples")
 
-        budget, examples = self.scoring.tokens_per_batch, self.tokens.examples
-        return score(model, examples, budget, title, known=known, after_batch=after_batch)
+        budget, examples = self.scoring.budget, self.tokens.examples
+        with models.computing(model, self.scoring.dtype):
+            return score(model, examples, budget, title, known=known, after_batch=after_batch)
 
     def answers(
         self,
@@ -255,7 +279,8 @@ class _Upstream:
             return None
         asked, said = base.answers.exact_match_before == 1, f"{title}, answers"
         saving = (checkpoint, "answers", save_weights)
-        given = self.questions.ask(model, tokenizer, asked, said, *saving)
+        with models.computing(model, self.scoring.dtype):
+            given = self.questions.ask(model, tokenizer, asked, said, *saving)
         return self.questions.after(base.answers, given)
 
     def keep(
@@ -328,8 +353,9 @@ def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
 def _upstream_tokens(
     tokenizer: Any, upstream: Sequence[UpstreamExample], scoring: Scoring
 ) -> Tokenised:
-    examples = [example.example for example in upstream]
-    return tokenise(tokenizer, examples, scoring.max_tokens, "right", scoring.include_eos)
+    examples = (example.example for example in upstream)
+    how = (scoring.max_tokens, "right", scoring.include_eos)
+    return tokenise(tokenizer, examples, *how, into=TokenFile())
 
 
 def _mean(losses: np.ndarray) -> float:

@@ -105,13 +105,13 @@ def generate(
     """
     answers = list(known) if known is not None else [None] * len(prompts)
     speaker = _Speaker(model, tokenizer, max_new_tokens)
-    lengths = [len(prompt) + max_new_tokens for prompt in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: (-lengths[row], row))
+    lengths = np.array([len(prompt) + max_new_tokens for prompt in prompts], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
     waiting = list(cut_by_length(order, lengths, tokens_per_batch))[::-1]
     bar = progress(range(len(waiting)), title, "batch")
     while waiting:
         turn, mine = distributed.in_turns(waiting)
-        said = [answers[row] for row in mine or []]
+        said = [] if mine is None else [answers[row] for row in mine]
         if None in said:
             said = speaker.answers([prompts[row] for row in mine])
         for rows, given in zip(turn, distributed.gathered(said), strict=False):
@@ -127,7 +127,7 @@ def generate(
     return answers
 
 
-def _halves(rows: list[int], title: str, tokens: int) -> list[list[int]]:
+def _halves(rows: np.ndarray, title: str, tokens: int) -> list[np.ndarray]:
     if len(rows) == 1:
         raise LetheError(
             f"{title}: one prompt of {tokens} tokens does not fit into memory; lower "

@@ -43,8 +43,14 @@ def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[An
     try:
         tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
         model = AutoModelForCausalLM.from_pretrained(
-            card["path"], dtype=getattr(torch, dtype), use_safetensors=True, **options
+            card["path"],
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            attn_implementation=card.get("attention"),
+            **options,
         )
+    except ImportError as error:
+        raise LetheError(f"model {card['path']}, attention {card.get('attention')}: {error}")
     except (OSError, ValueError) as error:
         raise LetheError(
             f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
@@ -72,6 +78,12 @@ def like(where: Path, model: dict[str, Any], dtype: str, gpu: int) -> tuple[Any,
     settings = Pretraining(**model["pretraining"])
     made = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
     return made.to(device(gpu), getattr(torch, dtype)).eval(), tokenizer
+
+
+def computing(model: Any, dtype: str) -> torch.autocast:
+    """The context in which a model is scored whose `scoring.dtype` this is."""
+    on = dtype == "autocast"
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=on)
 
 
 def chat_template(asked: str) -> str | None:
@@ -105,17 +117,20 @@ def card(
     revision: str | None = None,
     trust_remote_code: bool = False,
     chat_template: str | None = None,
+    attention: str = "auto",
 ) -> dict:
     """What identifies a model: where it is and the SHA-256 of a folder's weights.
 
-    `chat_template` is the text of a template in place of the model's own, empty for none.
+    `chat_template` is the text of a template in place of the model's own, empty for none;
+    `attention` says how it is computed, unless that is left to transformers.
     """
     folder = Path(path)
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if folder.is_dir() and not weights:
         raise LetheError(f"model {path}: the folder holds no .safetensors file")
-    template = {} if chat_template is None else {"chat_template": chat_template}
-    return template | {
+    chosen = {} if chat_template is None else {"chat_template": chat_template}
+    chosen |= {} if attention == "auto" else {"attention": attention}
+    return chosen | {
         "path": path,
         "revision": revision,
         "trust_remote_code": trust_remote_code,

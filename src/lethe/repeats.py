@@ -33,7 +33,7 @@ def repeat(
     row = replace(row, about=row.about | {"task": task, "seed": seed, "measurement": 0})
     found = [row]
     for number in range(1, measurements + 1):
-        size = max(1, job.scoring.tokens_per_batch >> number)
+        size = max(1, job.found_scoring().budget >> number)
         scoring = job.scoring.model_copy(update={"tokens_per_batch": size})
         again = measure_again(model, tokenizer, upstream, row, scoring, f"{title}, again")
         told = {"measurement": number, "tokens_per_batch": size}

@@ -18,12 +18,14 @@ from lethe.batches import (
     model_of,
     scored_losses,
 )
-from lethe.data.tokens import Tokens
+from lethe.data.tokens import Tokens, lengths, scored
 from lethe.errors import LetheError
 from lethe.progress import progress
 
 # Tokens whose logits are held at once: 50 MB with a vocabulary of 50,000 in float32.
 HEAD_TOKENS = 256
+# Of a GPU's memory, when batches are as large as fits: what comes between needs room as well.
+FULL = 0.75
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,9 @@ def score(
     with torch.inference_mode():
         while waiting:
             turn, mine = distributed.in_turns(waiting)
-            done = mine is None or not np.isnan(losses[mine]).any() or scorer.scored(mine)
-            found = distributed.gathered((done, losses[mine or []]))[: len(turn)]
+            done = mine is None or not np.isnan(losses[mine]).any() or scorer.measured(mine)
+            mine = losses[:0] if mine is None else losses[mine]
+            found = distributed.gathered((done, mine))[: len(turn)]
             for rows, (_, values) in zip(turn, found, strict=True):
                 losses[rows] = values
             failed = [rows for rows, (done, _) in zip(turn, found, strict=True) if not done]
@@ -100,7 +103,7 @@ def score(
                 after_batch(losses)
     bar.close()
     model.train(was_training)
-    counts = np.array([example.scored for example in examples], dtype=np.int32)
+    counts = scored(examples).astype(np.int32)
     seconds = time.perf_counter() - began
     tokens = scorer.tokens()
     return Scores(losses, counts, seconds, scorer.budget or tokens_per_batch, tokens)
@@ -114,7 +117,7 @@ class _Scorer:
         self.by_token, self.plain, self.budget = by_token, None, None
         self.device = next(model.parameters()).device
 
-    def scored(self, rows: list[int]) -> bool:
+    def measured(self, rows: np.ndarray) -> bool:
         """Scores a batch; False if it did not fit into memory."""
         try:
             batch = collate([self.examples[row] for row in rows], self.device)
@@ -141,7 +144,7 @@ class _Scorer:
                 )
         return self.plain
 
-    def halves(self, rows: list[int], waiting: list[list[int]]) -> list[list[int]]:
+    def halves(self, rows: np.ndarray, waiting: list[np.ndarray]) -> list[np.ndarray]:
         """The batch in two, to be scored next; later batches are cut to the new size as well."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -154,9 +157,9 @@ class _Scorer:
         half = -(-len(rows) // 2)
         self.budget = half * max(len(self.examples[row].ids) for row in rows)
         print(f"{self.title}: out of memory; {self.budget} tokens a batch now", file=sys.stderr)
-        rest = [row for later in waiting[::-1] for row in later]
+        left = np.concatenate([rows, *waiting[::-1]])
         waiting.clear()
-        batches = cut_by_length([*rows, *rest], [len(e.ids) for e in self.examples], self.budget)
+        batches = cut_by_length(left, lengths(self.examples), self.budget)
         return list(batches)[::-1]
 
     def tokens(self) -> list[np.ndarray] | None:
@@ -168,27 +171,60 @@ class _Scorer:
         return [found.get(row, empty) for row in range(len(self.examples))]
 
 
+def fitting_budget(model: Any, examples: Sequence[Tokens], careful: int) -> int:
+    """Tokens of a batch that the model's GPU has memory for; on the CPU the careful number.
+
+    The longest examples are scored in batches of twice as many tokens each time, until three
+    quarters of the memory were in use or it ran out.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return careful
+    order = np.argsort(-lengths(examples), kind="stable")
+
+    def share_used(budget: int) -> float:
+        torch.cuda.reset_peak_memory_stats(device)
+        rows = next(cut_by_length(order, lengths(examples), budget))
+        scorer = _Scorer(model, examples, np.zeros(len(examples), np.float32), "trying", None)
+        with torch.inference_mode():
+            if not scorer.measured(rows):
+                torch.cuda.empty_cache()
+                return 1.0
+        total = torch.cuda.get_device_properties(device).total_memory
+        return torch.cuda.max_memory_reserved(device) / total
+
+    return grown(share_used, careful, int(lengths(examples).sum()))
+
+
+def grown(share_used: Callable[[int], float], start: int, most: int) -> int:
+    """The largest of `start`, twice as much, ... up to `most` that uses at most FULL of memory.
+
+    `share_used` tries a budget and says what share of memory it took, 1 if it did not fit.
+    """
+    budget = start
+    while 2 * budget <= most and share_used(2 * budget) <= FULL:
+        budget *= 2
+    return budget
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether it says that memory ran out; PyTorch's CPU allocator raises a RuntimeError."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
 
 
-def _by_length(examples: Sequence[Tokens], tokens_per_batch: int) -> Iterator[list[int]]:
+def _by_length(examples: Sequence[Tokens], tokens_per_batch: int) -> Iterator[np.ndarray]:
     """Groups examples of like length, at most `tokens_per_batch` padded tokens a group."""
-    lengths = [len(example.ids) for example in examples]
-    order = sorted(
-        (row for row, example in enumerate(examples) if example.scored),
-        key=lambda row: (-lengths[row], row),
-    )
-    return cut_by_length(order, lengths, tokens_per_batch)
+    sizes, rows = lengths(examples), np.flatnonzero(scored(examples))
+    order = rows[np.argsort(-sizes[rows], kind="stable")]
+    return cut_by_length(order, sizes, tokens_per_batch)
 
 
 def cut_by_length(
-    order: list[int], lengths: list[int], tokens_per_batch: int
-) -> Iterator[list[int]]:
+    order: np.ndarray, lengths: np.ndarray, tokens_per_batch: int
+) -> Iterator[np.ndarray]:
     """Groups rows, longest first, into batches of at most so many padded tokens."""
-    while order:
-        size = max(1, tokens_per_batch // lengths[order[0]])
+    while len(order):
+        size = max(1, tokens_per_batch // int(lengths[order[0]]))
         yield order[:size]
         order = order[size:]

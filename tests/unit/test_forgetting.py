@@ -8,9 +8,10 @@ from helpers import tiny
 
 from lethe import forgetting, models, rows
 from lethe.config.models import LoRA, Recipe, Scoring
-from lethe.data.examples import Example
+from lethe.data.examples import Example, read_upstream, write_upstream
 from lethe.errors import LetheError
 from lethe.forgetting import Job, base_losses
+from lethe.scoring import score
 
 UPSTREAM = tiny.upstream(16)
 SCORING = Scoring(max_tokens=24, tokens_per_batch=100)
@@ -22,7 +23,7 @@ def recipe(**changes) -> Recipe:
 
 
 def base(card, scoring=SCORING, upstream=UPSTREAM):
-    model, tokenizer = models.load(card, scoring.dtype)
+    model, tokenizer = models.load(card, scoring.weights)
     shared = {"model": card, "scoring": scoring.model_dump()}
     return base_losses(model, tokenizer, upstream, shared, scoring)
 
@@ -181,3 +182,41 @@ def test_a_row_says_what_it_was_measured_with(model_folders):
 
 def test_losses_in_evaluation_that_are_all_missing_are_nan():
     assert np.isnan(forgetting._mean(np.array([np.nan, np.nan])))
+
+
+def test_float32_weights_computed_with_in_bfloat16_forget_exactly_nothing(model_folders):
+    scoring = Scoring(max_tokens=24, tokens_per_batch=100, dtype="autocast")
+    still = run(job(model_folders["olmo"], scoring, lr=0.0))
+    np.testing.assert_array_equal(still.forgetting, np.zeros(16, dtype=np.float32))
+    exact = base(model_folders["olmo"]).loss_before
+    assert 0 < np.abs(still.loss_before - exact).max() < 0.1
+    tuned, *_ = job(model_folders["olmo"], scoring).run(UPSTREAM)
+    assert {parameter.dtype for parameter in tuned.parameters()} == {torch.float32}
+
+
+def test_rows_are_measured_in_the_batches_that_were_found_for_the_base_model(
+    model_folders, monkeypatch
+):
+    monkeypatch.setattr(forgetting, "fitting_budget", lambda model, examples, careful: 100)
+    used = []
+
+    def spy(model, examples, budget, *rest, **options):
+        used.append(budget)
+        return score(model, examples, budget, *rest, **options)
+
+    monkeypatch.setattr(forgetting, "score", spy)
+    auto = Scoring(max_tokens=24, tokens_per_batch="auto")
+    found = run(job(model_folders["olmo"], auto))
+    assert set(used) == {100}
+    wanted = run(job(model_folders["olmo"], Scoring(max_tokens=24, tokens_per_batch=100)))
+    np.testing.assert_array_equal(found.loss_after, wanted.loss_after)
+    assert found.settings["scoring"]["tokens_per_batch"] == "auto"
+
+
+def test_upstream_examples_from_a_file_give_the_same_row(model_folders, tmp_path):
+    write_upstream(tmp_path / "u.parquet", UPSTREAM)
+    made = job(model_folders["olmo"])
+    *_, streamed = made.run(read_upstream(tmp_path / "u.parquet"))
+    listed = run(made)
+    np.testing.assert_array_equal(streamed.loss_after, listed.loss_after)
+    assert streamed.example_ids == listed.example_ids

@@ -47,7 +47,8 @@ while not statuses or statuses[-1] != 0:
             os._exit(left.code)
         os._exit(0)
     if told["signal"] and len(statuses) < told["kills"]:
-        time.sleep(rng.uniform(*told["between"]))
+        # Later and later, so that on a slow machine too one is hit in the middle of its work.
+        time.sleep(rng.uniform(*told["between"]) * (1 + len(statuses) / 3))
         os.kill(child, told["signal"])
     statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 print(json.dumps(statuses))
@@ -70,7 +71,7 @@ def drive(model_folders, tmp_path):
         sizes = {"steps": 40, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32}
         recipe = Recipe(**sizes | changes)
         told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
-        told |= {"signal": number, "kills": 6, "between": [0.1, 0.8], "seed": name}
+        told |= {"signal": number, "kills": 12, "between": [0.1, 0.8], "seed": name}
         paths = [str(Path(__file__).parents[2] / "src"), str(Path(__file__).parents[1])]
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, str(folder), json.dumps(told)],

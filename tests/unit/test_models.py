@@ -1,7 +1,9 @@
 import copy
+import importlib.util
 import json
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny
@@ -9,6 +11,7 @@ from helpers import tiny
 from lethe import models
 from lethe.data.tokens import prompt_text
 from lethe.errors import LetheError
+from lethe.scoring import score
 
 
 def test_a_saved_model_loads_with_its_tokenizer_in_evaluation_mode(model_folders, tokenizer):
@@ -225,3 +228,23 @@ def test_versions_and_memory_are_numbers_that_can_be_kept():
     assert versions["torch"] == torch.__version__
     assert json.loads(json.dumps(versions)) == versions
     assert models.peak_memory_mb() > 50
+
+
+def test_attention_is_computed_as_the_card_says(model_folders):
+    examples = tiny.tokens((20, 1), (9, 4))
+    losses = {}
+    for kind in ("auto", "sdpa", "eager"):
+        card = models.card(model_folders["llama"]["path"], attention=kind)
+        model, _ = models.load(card)
+        losses[kind] = score(model, examples, 100).losses
+        if kind != "auto":
+            assert model.config._attn_implementation == card["attention"] == kind
+    np.testing.assert_array_equal(losses["auto"], losses["sdpa"])
+    np.testing.assert_allclose(losses["eager"], losses["sdpa"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="it is there")
+def test_attention_that_is_not_installed_is_named(model_folders):
+    card = models.card(model_folders["llama"]["path"], attention="flash_attention_2")
+    with pytest.raises(LetheError, match="attention flash_attention_2: "):
+        models.load(card)

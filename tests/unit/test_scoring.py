@@ -7,7 +7,7 @@ from lethe import models
 from lethe.batches import collate, token_losses
 from lethe.config.models import LoRA
 from lethe.data.tokens import Tokens
-from lethe.scoring import score
+from lethe.scoring import grown, score
 
 # Plain text, a pair, a one-token answer, one scored token after the first, the longest that fits.
 SHAPES = [(9, 1), (23, 14), (17, 16), (2, 1), (tiny.CONTEXT, 1), (23, 5), (9, 8)]
@@ -134,3 +134,16 @@ def test_untrained_adapters_change_no_loss_and_trained_ones_count(examples):
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     assert np.abs(score(wrapped, examples, 4096).losses - before).min() > 1e-3
+
+
+def test_a_budget_grows_until_memory_is_used_up():
+    tried = []
+
+    def share_used(budget):
+        tried.append(budget)
+        return budget / 10_000
+
+    assert grown(share_used, 1000, 10**6) == 4000
+    assert tried == [2000, 4000, 8000]
+    assert grown(share_used, 1000, 3000) == 2000, "no larger than all there is"
+    assert grown(lambda budget: 1.0, 1000, 10**6) == 1000, "what is tried last did not fit"

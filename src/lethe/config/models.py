@@ -129,6 +129,9 @@ class ModelBase(Settings):
     """What every model may set, whatever its source."""
 
     threads: PositiveInt = Field(1, description="CPU threads; part of the result's bytes.")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="How attention is computed; auto: as transformers chooses."
+    )
     gpus: PositiveInt | None = Field(None, description="GPUs of one job; more than one: fsdp.")
     strategy: Literal["single", "fsdp"] = Field(
         "single", description="fsdp: the model is trained in shards, by a process for each GPU."
@@ -187,6 +190,9 @@ class HubModel(PretrainedModel):
 Model = Annotated[ScratchModel | PackageModel | HubModel, Field(discriminator="source")]
 
 
+CAREFUL_BUDGET = 4096
+
+
 class ExactMatch(Settings):
     """Right answers are what is forgotten: upstream examples are pairs, answered by generation."""
 
@@ -200,9 +206,23 @@ class Scoring(Settings):
     """How losses are measured, before and after alike."""
 
     max_tokens: Annotated[int, Field(ge=2)] = 64
-    tokens_per_batch: PositiveInt = 4096
+    tokens_per_batch: PositiveInt | Literal["auto"] = Field(
+        4096, description="Padded. auto: what fits on the GPU when the base model is scored."
+    )
     include_eos: bool = Field(False, description="Score the end token of an answer too.")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "autocast"] = Field(
+        "float32", description="Of the weights; autocast: float32, computed with in bfloat16."
+    )
     exact_match: ExactMatch | None = Field(
         None, description="If given, Z holds which right answers were lost, not the rise in loss."
     )
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a batch; until the base model has been tried, a careful number."""
+        return CAREFUL_BUDGET if self.tokens_per_batch == "auto" else self.tokens_per_batch
+
+    @property
+    def weights(self) -> str:
+        """The type that weights are loaded as."""
+        return "float32" if self.dtype == "autocast" else self.dtype

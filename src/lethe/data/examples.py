@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 
 from lethe.errors import LetheError
 from lethe.files import whole
+
+READ_AT_ONCE = 1024  # examples
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,8 @@ def _columns(examples: Sequence[Example]) -> dict[str, list]:
 def _write(path: Path, columns: dict[str, list]) -> None:
     arrays = {key: pa.array(values, pa.string()) for key, values in columns.items()}
     with whole(path) as part:
-        pq.write_table(pa.table(arrays), part)
+        # Row groups that are read one after the other.
+        pq.write_table(pa.table(arrays), part, row_group_size=8 * READ_AT_ONCE)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -260,30 +264,90 @@ def read_examples(path: Path) -> list[Example]:
     LetheError
         If the file cannot be read or an example does not have the hash beside it.
     """
+    return list(_stored(path))
+
+
+def _stored(path: Path) -> Iterator[Example]:
+    columns = ["prompt", "answer", "text", "hash"]
+    number = 0
     try:
-        table = pq.ParquetFile(path).read().to_pydict()
-        triples = zip(table["prompt"], table["answer"], table["text"], strict=True)
-        examples = [Example(*triple) for triple in triples]
-        digests = table["hash"]
+        # Reading ahead would keep the whole file in memory.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(READ_AT_ONCE, columns=columns):
+                lines = zip(*(batch[name].to_pylist() for name in columns), strict=True)
+                for *parts, digest in lines:
+                    example = Example(*parts)
+                    if example.digest() != digest:
+                        raise LetheError(f"{path}: line {number} was changed after it was written")
+                    number += 1
+                    yield example
     except (OSError, pa.ArrowException, KeyError) as error:
         raise LetheError(f"{path}: not a table of examples ({error}); delete it, run again")
-    for number, (example, digest) in enumerate(zip(examples, digests, strict=True)):
-        if example.digest() != digest:
-            raise LetheError(f"{path}: line {number} was changed after it was written")
-    return examples
 
 
-def read_upstream(path: Path) -> list[UpstreamExample]:
-    """Reads what `write_upstream` wrote, with the checks of `read_examples`."""
-    examples = read_examples(path)
-    columns = pq.ParquetFile(path).read().to_pydict()
-    if missing := {"example_id", "domain", "split"} - set(columns):
-        raise LetheError(f"{path}: lacks the column(s) {sorted(missing)}; delete it, run again")
-    rows = zip(columns["example_id"], columns["domain"], columns["split"], examples, strict=True)
-    return [UpstreamExample(*row) for row in rows]
+class UpstreamFile(Sequence[UpstreamExample]):
+    """Upstream examples on disk: texts are read a thousand at a time, ids are held.
+
+    Raises
+    ------
+    LetheError
+        If the file is no table of upstream examples; while reading on, if an example does not
+        have the hash beside it.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        wanted = ["example_id", "domain", "split"]
+        try:
+            with pq.ParquetFile(path) as file:
+                missing = set(wanted) - set(file.schema_arrow.names)
+                table = file.read([name for name in wanted if name not in missing])
+        except (OSError, pa.ArrowException) as error:
+            raise LetheError(f"{path}: not a table of examples ({error}); delete it, run again")
+        if missing:
+            raise LetheError(f"{path}: lacks the column(s) {sorted(missing)}; delete it, run again")
+        self._ids, self._domains, self._splits = (table[name].combine_chunks() for name in wanted)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[UpstreamExample]:
+        for place, example in enumerate(_stored(self.path)):
+            yield self._labelled(place, example)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            chosen = set(range(len(self))[place])
+            found = [example for i, example in enumerate(self) if i in chosen]
+            return found[::-1] if (place.step or 1) < 0 else found
+        return next(islice(self, range(len(self))[place], None))
+
+    def _labelled(self, place: int, example: Example) -> UpstreamExample:
+        labels = (column[place].as_py() for column in (self._ids, self._domains, self._splits))
+        return UpstreamExample(*labels, example)
+
+    @property
+    def example_ids(self) -> list[str]:
+        """Ids in order, without reading a text."""
+        return self._ids.to_pylist()
+
+
+def read_upstream(path: Path | str) -> UpstreamFile:
+    """What `write_upstream` wrote, with the checks of `read_examples`, read as it is needed."""
+    return UpstreamFile(path)
+
+
+def ids_of(examples: Sequence[UpstreamExample]) -> list[str]:
+    """Example ids in order; of a file, without reading its texts."""
+    if isinstance(examples, UpstreamFile):
+        return examples.example_ids
+    return [example.example_id for example in examples]
 
 
 def upstream_digest(examples: Sequence[UpstreamExample]) -> str:
     """SHA-256 over ids, splits and contents, in order: rows of one Z share it."""
-    lines = [f"{e.example_id} {e.split} {e.example.digest()}" for e in examples]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for place, e in enumerate(examples):
+        line = f"{e.example_id} {e.split} {e.example.digest()}"
+        digest.update((f"\n{line}" if place else line).encode())
+    return digest.hexdigest()

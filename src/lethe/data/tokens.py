@@ -1,11 +1,17 @@
 """Examples as token sequences with the mask of tokens that carry loss."""
 
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
+import numpy as np
+
 from lethe.data.examples import Example
+
+IN_MEMORY = 64_000_000  # bytes of tokens; a million of examples of 16 tokens
 
 
 @dataclass(frozen=True)
@@ -21,21 +27,77 @@ class Tokens:
         return max(0, len(self.ids) - self.start)
 
 
+class TokenFile(Sequence[Tokens]):
+    """Tokenised examples of which only lengths are held in memory, 12 bytes each.
+
+    The tokens lie in a temporary file without a name once they are more than IN_MEMORY bytes.
+    """
+
+    def __init__(self) -> None:
+        # Its life is that of the object; a context would end it too early.
+        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self._ends, self._starts = array("q", [0]), array("i")
+
+    def append(self, tokens: Tokens) -> None:
+        """Adds an example at the end."""
+        self._file.seek(4 * self._ends[-1])
+        self._file.write(np.asarray(tokens.ids, dtype=np.int32).tobytes())
+        self._ends.append(self._ends[-1] + len(tokens.ids))
+        self._starts.append(tokens.start)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        begin, end = self._ends[place], self._ends[place + 1]
+        self._file.seek(4 * begin)
+        ids = np.frombuffer(self._file.read(4 * (end - begin)), dtype=np.int32)
+        return Tokens(ids.tolist(), self._starts[place])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example (N,)."""
+        return np.diff(np.array(self._ends))
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Tokens of each example that carry loss (N,)."""
+        return np.maximum(self.lengths - np.array(self._starts, dtype=np.int64), 0)
+
+
+def lengths(examples: Sequence[Tokens]) -> np.ndarray:
+    """Tokens of each example (N,)."""
+    if isinstance(examples, TokenFile):
+        return examples.lengths
+    return np.array([len(example.ids) for example in examples], dtype=np.int64)
+
+
+def scored(examples: Sequence[Tokens]) -> np.ndarray:
+    """Tokens of each example that carry loss (N,)."""
+    if isinstance(examples, TokenFile):
+        return examples.scored
+    return np.array([example.scored for example in examples], dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Tokenised:
     """Tokenised examples in order, with how many were cut and how many carry no loss."""
 
-    examples: list[Tokens]
+    examples: Sequence[Tokens]
     truncated: int
     empty: int
 
 
 def tokenise(
     tokenizer: Any,
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     max_tokens: int,
     truncation: str = "left",
     include_eos: bool = True,
+    into: "list[Tokens] | TokenFile | None" = None,
 ) -> Tokenised:
     r"""Turns examples into tokens.
 
@@ -50,9 +112,11 @@ def tokenise(
         Longest sequence; longer ones are cut and counted.
     include_eos
         Whether the end token of an answer is there (and carries loss).
+    into
+        Where the tokens go, a new list by default.
     """
     counts: Counter[str] = Counter()
-    done = []
+    done = [] if into is None else into
     for example in examples:
         tokens = _encode(tokenizer, example, include_eos)
         if len(tokens.ids) > max_tokens:

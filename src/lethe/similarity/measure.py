@@ -51,7 +51,7 @@ class ModelExamples:
         for task, examples in self.tasks.items():
             tokens = self._task_tokens(examples)
             try:
-                mean = gradients.task_gradient(self.model, tokens, self.scoring.tokens_per_batch)
+                mean = gradients.task_gradient(self.model, tokens, self.scoring.budget)
             except LetheError as error:
                 raise LetheError(f"task {task!r}: {error}")
             found.append(sketch(mean).cpu().numpy())
@@ -75,7 +75,7 @@ class ModelExamples:
         }
 
     def _represent(self, tokens: Sequence[Tokens]) -> np.ndarray:
-        return representation.represent(self.model, tokens, self.scoring.tokens_per_batch)
+        return representation.represent(self.model, tokens, self.scoring.budget)
 
     def _task_tokens(self, examples: Sequence[Example]) -> list[Tokens]:
         recipe = self.recipe
@@ -94,7 +94,7 @@ def read_model_examples(
     """Reads inputs card, upstream and train (a file a task); loads the model."""
     models.use_machine(threads, gpu)
     settings = Scoring(**scoring)
-    loaded = models.load(read_json(inputs["card"]), settings.dtype, gpu)
+    loaded = models.load(read_json(inputs["card"]), settings.weights, gpu)
     upstream, tasks = read_upstream(Path(inputs["upstream"])), read_tasks(inputs["train"], count)
     return ModelExamples(*loaded, tasks, upstream, Recipe(**recipe), settings)
 

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 
 import pyarrow.parquet as pq
@@ -134,7 +135,7 @@ def test_examples_come_back_as_they_were_written(tmp_path):
 def test_upstream_examples_and_corpora_come_back_as_they_were_written(tmp_path):
     upstream = [UpstreamExample(f"a-{i}", "a", "heldout", e) for i, e in enumerate(ODD)]
     data.write_upstream(tmp_path / "u.parquet", upstream)
-    assert data.read_upstream(tmp_path / "u.parquet") == upstream
+    assert list(data.read_upstream(tmp_path / "u.parquet")) == upstream
     data.write_corpus(tmp_path / "c.parquet", {"a": ODD[:1], "b": ODD[1:]})
     assert data.read_examples(tmp_path / "c.parquet") == ODD
     assert pq.read_table(tmp_path / "c.parquet")["domain"].to_pylist() == ["a", "b", "b"]
@@ -169,6 +170,38 @@ def test_a_table_that_lacks_a_column_is_refused(tmp_path, column):
     pq.write_table(pq.read_table(path).drop_columns([column]), path)
     with pytest.raises(LetheError, match=rf"e\.parquet: not a table of examples.*{column}"):
         data.read_examples(path)
+
+
+def test_upstream_examples_are_read_as_they_are_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "READ_AT_ONCE", 4)
+    upstream = [
+        UpstreamExample(f"a-{i}", "ab"[i % 2], "heldout", Example(text=f"text {i}"))
+        for i in range(50)
+    ]
+    path = tmp_path / "u.parquet"
+    data.write_upstream(path, upstream)
+    assert pq.ParquetFile(path).num_row_groups == 2
+    found = data.read_upstream(path)
+    assert len(found) == 50 and list(found) == upstream
+    assert (found[7], found[-1], found[40:44], found[9:2:-3]) == (
+        *(upstream[7], upstream[-1], upstream[40:44], upstream[9:2:-3]),
+    )
+    with pytest.raises(IndexError):
+        found[50]
+    assert data.ids_of(found) == data.ids_of(upstream) == found.example_ids
+    assert data.upstream_digest(found) == data.upstream_digest(upstream)
+    table = pq.read_table(path).to_pandas()
+    table.loc[30, "text"] = "edited"
+    table.to_parquet(path)
+    with pytest.raises(LetheError, match="line 30 was changed"):
+        list(data.read_upstream(path))
+
+
+def test_the_digest_of_upstream_examples_is_what_it_was():
+    """Rows on disk hold it."""
+    examples = [UpstreamExample(f"a-{i}", "a", "heldout", e) for i, e in enumerate(ODD)]
+    lines = "\n".join(f"{e.example_id} {e.split} {e.example.digest()}" for e in examples)
+    assert data.upstream_digest(examples) == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_a_table_of_task_examples_is_not_upstream(tmp_path):

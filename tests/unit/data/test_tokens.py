@@ -1,6 +1,7 @@
 import pytest
 from helpers import tiny
 
+from lethe.data import tokens
 from lethe.data.examples import Example
 from lethe.data.tokens import Tokens, prompt_text, tokenise
 
@@ -130,3 +131,19 @@ def test_empty_answers_carry_no_loss_and_are_counted(tokenizer, answer):
 def test_empty_text_and_text_of_one_token_carry_no_loss(tokenizer):
     done = tokenise(tokenizer, [Example(text=""), Example(text="a")], 100)
     assert done.empty == 2
+
+
+def test_tokens_in_a_file_are_those_in_a_list(monkeypatch):
+    monkeypatch.setattr(tokens, "IN_MEMORY", 40)
+    shapes = [(3, 1), (0, 1), (70_000, 2), (5, 5), (2, 1)]
+    wanted = [tokens.Tokens(list(range(length)), start) for length, start in shapes]
+    kept = tokens.TokenFile()
+    for one in wanted:
+        kept.append(one)
+    assert list(kept) == wanted
+    assert (kept[-1], kept[1:3]) == (wanted[-1], wanted[1:3])
+    for of in (tokens.lengths, tokens.scored):
+        assert of(kept).tolist() == of(wanted).tolist()
+    assert tokens.scored(kept).tolist() == [2, 0, 69_998, 0, 1]
+    with pytest.raises(IndexError):
+        kept[5]

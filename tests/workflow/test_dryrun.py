@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers import paper
 from helpers.experiment import ROOT, job_counts
 
 
@@ -105,6 +106,37 @@ def test_the_released_statistics_are_matrices_of_ones_own(shipped):
     assert set(scores.split) == {"in_domain", "out_of_domain"}
     rmse = scores[(scores.metric == "rmse") & (scores.seed == "all")]
     assert (rmse[rmse.method == "mf"].value < 0.2).all()
+
+
+PAPER = sorted(
+    path.stem for path in (ROOT / "experiments/paper").glob("*.yaml") if path.stem != "released"
+)
+
+
+@pytest.fixture
+def downloaded(shipped):
+    """With what the paper's experiments want downloaded."""
+    tasks = table("experiments/paper/instruct.csv")
+    paper.downloads(shipped, [task["name"] for task in tasks if task["group"] == "bbh"])
+    return shipped
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_z_of_the_paper_is_a_row_a_task(downloaded, name):
+    target = f"results/{name}/{name}/completion.csv"
+    file = str(downloaded / f"experiments/paper/{name}.yaml")
+    counts = planned(downloaded, target, "--configfile", file)
+    tasks = 142 if "instruct" in name else 85 if name in ("olmo-1b", "olmo-7b", "mpt-7b") else 19
+    assert counts.pop("prepare_task") == counts.pop("measure_row") == tasks
+    once = ("prepare_upstream", "locate_model", "score_base", "gather_matrix", "score_completion")
+    assert counts == dict.fromkeys(once, 1)
+
+
+def test_the_paper_replays_on_every_task_that_is_predicted(downloaded):
+    target = "results/olmo-7b/olmo-7b/replay.csv"
+    file = str(downloaded / "experiments/paper/olmo-7b.yaml")
+    counts = planned(downloaded, target, "--configfile", file)
+    assert counts["replay_run"] == (20 + 11 + 8) * 6 and counts["predict_rows"] == 3
 
 
 @pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])

@@ -5,6 +5,7 @@ gives results that look like results.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,15 +107,19 @@ def read_named(path: Path, meta: Path, tasks: list[str]) -> Matrix:
 
 
 def _row_names(meta: Path) -> list[str]:
-    """The name of each row, from ranges that follow each other without a gap."""
+    """The name of each row, from ranges that follow each other without a gap.
+
+    What no name in a task table may hold, like a space, reads `_` there.
+    """
     try:
         collections = json.loads(meta.read_text("utf-8"))
         ranges = sorted((c["start"], c["stop"], name) for name, c in collections.items())
-        names = [str(task) for _, _, name in ranges for task in collections[name]["tasks"]]
+        tasks = [str(task) for _, _, name in ranges for task in collections[name]["tasks"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LetheError(
             f"{meta}: not readable as JSON of collection -> start, stop, tasks ({error!r})"
         )
+    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", task) for task in tasks]
     row = 0
     for start, stop, name in ranges:
         count = len(collections[name]["tasks"])

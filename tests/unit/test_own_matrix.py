@@ -178,6 +178,14 @@ def test_a_matrix_with_its_rows_named_beside_it_gives_the_tables_tasks(tmp_path)
     assert found.tasks == ["c", "a"] and found.example_ids[1] == "example-000001"
 
 
+def test_names_with_spaces_are_those_of_a_table_with_underscores(tmp_path):
+    tasks = ["Indexical Error", "Nutrition", "nutrition"]
+    meta = {"truthful_qa": {"start": 0, "stop": 3, "tasks": tasks}}
+    files = released(tmp_path, np.arange(6.0).reshape(3, 2), meta)
+    found = own_matrix.read_named(*files, ["nutrition", "Indexical_Error"])
+    np.testing.assert_array_equal(found.values, [[4, 5], [0, 1]])
+
+
 @pytest.mark.parametrize(
     ("meta", "told"),
     [

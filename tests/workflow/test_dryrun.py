@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers import paper
 from helpers.experiment import ROOT, job_counts
+
+from lethe import matrix
 
 
 def planned(folder, *arguments, **options):
@@ -83,7 +86,7 @@ def test_a_matrix_of_ones_own_trains_nothing(shipped):
 
 def test_the_released_statistics_are_matrices_of_ones_own(shipped):
     """Small files of the released ones' form, through the whole graph."""
-    names = [line["name"] for line in table("experiments/paper/released.csv")]
+    names = [line["name"] for line in table("experiments/paper/flan-tulu-dolly.csv")]
     parts = {"dolly": names[77:], "flan": names[:66], "tulu": names[66:77]}
     meta, start = {}, 0
     for name, tasks in sorted(parts.items(), reverse=True):
@@ -105,6 +108,57 @@ def test_the_released_statistics_are_matrices_of_ones_own(shipped):
     assert set(scores.split) == {"in_domain", "out_of_domain"}
     rmse = scores[(scores.metric == "rmse") & (scores.seed == "all")]
     assert (rmse[rmse.method == "mf"].value < 0.2).all()
+
+
+def test_the_released_answers_are_a_binary_matrix_of_ones_own(shipped):
+    lines = table("experiments/paper/released-instruct.csv")
+    groups = list(dict.fromkeys(line["group"] for line in lines))
+    meta, start = {}, 0
+    for group in groups:
+        tasks = [line["name"].replace("_", " ") for line in lines if line["group"] == group]
+        meta[group] = {"start": start, "stop": start + len(tasks), "tasks": tasks}
+        start += len(tasks)
+    meta["olmo2_mix"] = {"start": 124, "stop": 142, "tasks": [f"mix {i}" for i in range(18)]}
+    (shipped / "data/released-instruct").mkdir(parents=True)
+    z = np.random.default_rng(0).integers(0, 2, (142, 40)).astype(float)
+    np.save(shipped / "data/released-instruct/em.npy", z)
+    (shipped / "data/released-instruct/em.meta").write_text(json.dumps(meta))
+    target = ("results/released-instruct/em/rank_curve.csv", "--configfile")
+    run(shipped, *target, str(shipped / "experiments/paper/released-instruct.yaml"))
+    curve = pd.read_csv(shipped / target[0])
+    assert curve[curve.predictor == "logistic_mf"].f1.between(0, 1).all()
+    assert len(matrix.read(shipped / "results/released-instruct/em/Z.parquet").tasks) == 124
+
+
+PAPER = sorted(
+    path.stem for path in (ROOT / "experiments/paper").glob("*.yaml") if "released" not in path.stem
+)
+
+
+@pytest.fixture
+def downloaded(shipped):
+    """With what the paper's experiments want downloaded."""
+    tasks = table("experiments/paper/instruct.csv")
+    paper.downloads(shipped, [task["name"] for task in tasks if task["group"] == "bbh"])
+    return shipped
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_z_of_the_paper_is_a_row_a_task(downloaded, name):
+    target = f"results/{name}/{name}/completion.csv"
+    file = str(downloaded / f"experiments/paper/{name}.yaml")
+    counts = planned(downloaded, target, "--configfile", file)
+    tasks = 142 if "instruct" in name else 85 if name in ("olmo-1b", "olmo-7b", "mpt-7b") else 19
+    assert counts.pop("prepare_task") == counts.pop("measure_row") == tasks
+    once = ("prepare_upstream", "locate_model", "score_base", "gather_matrix", "score_completion")
+    assert counts == dict.fromkeys(once, 1)
+
+
+def test_the_paper_replays_on_every_task_that_is_predicted(downloaded):
+    target = "results/olmo-7b/olmo-7b/replay.csv"
+    file = str(downloaded / "experiments/paper/olmo-7b.yaml")
+    counts = planned(downloaded, target, "--configfile", file)
+    assert counts["replay_run"] == (20 + 11 + 8) * 6 and counts["predict_rows"] == 3
 
 
 @pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])

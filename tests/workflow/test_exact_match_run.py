@@ -46,6 +46,8 @@ def answered(tmp_path_factory) -> Place:
         "models": {"taught": {"source": "folder", "path": "taught"}},
         "upstream": TINY["upstream"]
         | {"domains": {"double": "local:double.jsonl", "halve": "local:halve.jsonl"}},
+        # As in the paper's experiment by exact match: a group trains longer than the others.
+        "recipe": TINY["recipe"] | {"group_steps": {"numbers": 14}},
         "scoring": {"max_tokens": 24, "exact_match": {"max_new_tokens": 6}},
         "completion": TINY["completion"]
         | {"methods": ["column_mean", "additive", "mf", "gaussian", "logistic_foldin"]},
@@ -78,6 +80,16 @@ def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
     upstream = read_upstream(answered.results / "upstream.parquet")
     assert run.example_ids == [e.example_id for e in upstream if e.split == "heldout"]
     assert np.isnan(run.forgetting).sum() == unknown[[e.split == "heldout" for e in upstream]].sum()
+
+
+def test_a_group_takes_its_own_steps_and_the_others_theirs(answered):
+    files = {"add": "rows/add", "upper": "rows/upper", "replay": "replay/random/reverse-seed0"}
+    found = {key: rows.read(answered.results / f"taught/{f}.parquet") for key, f in files.items()}
+    # A quarter of replayed examples is added to the twelve steps.
+    assert {key: row.about["steps"] for key, row in found.items()} == {
+        **{"add": 14, "upper": 12, "replay": 15}
+    }
+    assert found["add"].settings == found["upper"].settings
 
 
 def test_tables_and_page_speak_of_answers(answered):

@@ -94,8 +94,9 @@ class DatasetSource(Fields):
     def _files_are_the_hubs(self):
         if self.files is None and self.eval_files is not None:
             raise ValueError("eval_files goes with files: give both")
-        if self.files is not None and (self.kind != "hub" or self.by or self.eval_split):
-            raise ValueError("files stands alone: kind hub, without by, split and eval_split")
+        others = (self.by, self.eval_split, self.shots_split)
+        if self.files is not None and (self.kind != "hub" or any(others)):
+            raise ValueError("files stands alone: kind hub, without by, eval_split, shots_split")
         return self
 
     def evaluation(self) -> "DatasetSource | None":

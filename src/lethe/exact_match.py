@@ -98,8 +98,17 @@ class Questions:
     def _grade(self, answers: Sequence[str | None]):
         return grade(answers, self.wanted, self.scoring.exact_match.normaliser)
 
-    def base(self, model: Any, tokenizer: Any, title: str, checkpoint: Checkpoint) -> Answers:
+    def base(
+        self,
+        model: Any,
+        tokenizer: Any,
+        title: str,
+        checkpoint: Checkpoint,
+        save: Callable[[], None] = lambda: None,
+    ) -> Answers:
         """What the untouched model answers, before being after.
+
+        `save` keeps what was measured before, whenever answers are saved.
 
         Right is what is right again when only the right ones are asked: a fine-tuned model is
         asked for those alone, in the same batches, so that without training nothing is lost, and
@@ -108,7 +117,8 @@ class Questions:
         asked = np.ones(len(self.prompts), dtype=bool)
         answers: list[str | None] = [None] * len(self.prompts)
         for number in range(len(self.prompts) + 1):
-            said = self.ask(model, tokenizer, asked, title, checkpoint, f"answers{number}")
+            part = f"answers{number}"
+            said = self.ask(model, tokenizer, asked, title, checkpoint, part, save_weights=save)
             answers = [old if new is None else new for old, new in zip(answers, said, strict=True)]
             if (right := self.right(said)).tolist() == asked.tolist():
                 break

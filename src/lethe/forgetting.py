@@ -44,8 +44,9 @@ def base_losses(
         answers = None
         if measured.questions is not None:
             title = "upstream, base answers"
+            save = partial(measured.save, checkpoint, scores)
             with models.computing(model, scoring.dtype):
-                answers = measured.questions.base(model, tokenizer, title, checkpoint)
+                answers = measured.questions.base(model, tokenizer, title, checkpoint, save)
     about = measured.counts(scores) | {"versions": models.versions()}
     about |= {"seconds": time.perf_counter() - began, "tokens_per_batch": measured.scoring.budget}
     return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about, answers)
@@ -104,9 +105,10 @@ class Job:
             model, trained = self._tuned(model, tokenizer, tokens, title, checkpoint)
             weights = partial(_save_weights, checkpoint, model, trained)
             after = measured.losses(model, f"{title}, upstream", checkpoint, weights)
-            answers = measured.answers(model, tokenizer, base, title, checkpoint, weights)
-            leave = partial(measured.keep, checkpoint, after, answers, weights, title)
-            about |= self._own_task(model, tokenizer, "after", title, leave)
+            save = partial(measured.save, checkpoint, after, weights)
+            answers = measured.answers(model, tokenizer, base, title, checkpoint, save)
+            save = partial(save, answers)
+            about |= self._own_task(model, tokenizer, "after", title, checkpoint, save)
         about |= measured.counts(after) | _training_facts(trained, cut)
         about |= {"versions": models.versions(), "data": self._data()}
         about |= {"base_versions": self.base.about.get("versions")}
@@ -194,9 +196,20 @@ class Job:
         tokenizer: Any,
         when: str,
         title: str,
-        after_batch: Callable[[Any], None] = lambda _: None,
+        checkpoint: Checkpoint | None = None,
+        save: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        """How well the model does what it is fine-tuned for, `before` and `after`."""
+        """How well the model does what it is fine-tuned for, `before` and `after`.
+
+        When it is time, `save` keeps what was measured before this.
+        """
+        checkpoint = checkpoint or Checkpoint(None)
+
+        def after_batch(_so_far: Any) -> None:
+            if checkpoint.due():
+                save()
+                checkpoint.leave_if_asked(f"{title}, all but the own task")
+
         recipe, scoring, said = self.recipe, self.found_scoring(), f"{title}, own task {when}"
         tokens = tokenise(
             tokenizer, self.evaluation, recipe.max_tokens, recipe.truncation, scoring.include_eos
@@ -211,8 +224,9 @@ class Job:
         if scoring.exact_match is not None:
             longest = scoring.model_copy(update={"max_tokens": recipe.max_tokens})
             questions = Questions.of(tokenizer, self.evaluation, longest)
+            keeping = (f"{said}, answers", checkpoint, "own_answers", save)
             with models.computing(model, scoring.dtype):
-                right = questions.right(questions.ask(model, tokenizer, title=f"{said}, answers"))
+                right = questions.right(questions.ask(model, tokenizer, None, *keeping))
             found[f"eval_exact_match_{when}"] = float(right.mean())
         return found
 
@@ -283,24 +297,18 @@ class _Upstream:
             given = self.questions.ask(model, tokenizer, asked, said, *saving)
         return self.questions.after(base.answers, given)
 
-    def keep(
+    def save(
         self,
         checkpoint: Checkpoint,
         scores: Scores,
-        answers: rows.Answers | None,
-        save_weights: Callable[[], None],
-        title: str,
-        _so_far: Any,
+        save_weights: Callable[[], None] = lambda: None,
+        answers: rows.Answers | None = None,
     ) -> None:
-        """Saves all, measured as it is, before the process ends as it was asked to."""
-        if distributed.largest(int(checkpoint.stopping)):
-            checkpoint.stopping = True
-            save_weights()
-            checkpoint.save("scores", {"losses": torch.from_numpy(scores.losses)}, {})
-            if answers is not None:
-                given = [text for text in answers.text if text is not None]
-                keep(checkpoint, "answers", given)
-            checkpoint.leave_if_asked(f"{title}, all but the own task")
+        """Saves what is measured in whole, before more of the job is saved."""
+        save_weights()
+        checkpoint.save("scores", {"losses": torch.from_numpy(scores.losses)}, {})
+        if answers is not None:
+            keep(checkpoint, "answers", [text for text in answers.text if text is not None])
 
     def counts(self, scores: Scores) -> dict[str, Any]:
         """What was cut, empty or not measured, and how fast the rest was."""

@@ -110,7 +110,7 @@ def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive):
     assert row.loss_after.tobytes() == whole.loss_after.tobytes()
 
 
-@pytest.mark.parametrize("moment", ["own task", "answers"])
+@pytest.mark.parametrize("moment", ["own task", "answers", "own answers"])
 def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
     model_folders, tmp_path, monkeypatch, moment
 ):
@@ -137,8 +137,9 @@ def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
     job = forgetting.Job(card, base, *examples, recipe, scoring, unfinished=tmp_path / "c")
     *_, wanted = job.run(upstream)
     job.finish()
-    count, inside = [], forgetting.score if moment == "own task" else exact_match.generate
-    last = 3 if moment == "own task" else 2  # of the calls: before, upstream, after
+    count, scored = [], forgetting.score
+    inside = scored if moment == "own task" else exact_match.generate
+    last = 2 if moment == "answers" else 3  # of the calls: before, upstream, after
 
     def signalled(*arguments, **options):
         count.append(1)
@@ -152,11 +153,56 @@ def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
         with pytest.raises(SystemExit) as left:
             job.run(upstream)
     assert left.value.code == STOPPED
+
+    def known(model, examples, budget, title, **options):
+        if "upstream" in title:
+            assert options["known"] is not None, "measured again"
+            np.testing.assert_array_equal(options["known"], wanted.loss_after)
+        return scored(model, examples, budget, title, **options)
+
     monkeypatch.setattr(forgetting, "fine_tune", None)
+    monkeypatch.setattr(forgetting, "score", known)
     *_, row = job.run(upstream)
     assert row.loss_after.tobytes() == wanted.loss_after.tobytes()
     assert row.answers.text == wanted.answers.text
-    assert row.about["eval_loss_after"] == wanted.about["eval_loss_after"]
+    for key in ("eval_loss_after", "eval_exact_match_after"):
+        assert row.about[key] == wanted.about[key]
+
+
+def test_base_losses_stay_when_it_is_asked_to_stop_among_the_answers(
+    model_folders, tmp_path, monkeypatch
+):
+    import os as system
+
+    from lethe import exact_match, forgetting
+    from lethe.config.models import ExactMatch
+    from lethe.data.examples import Example, UpstreamExample
+
+    scoring = SCORING.model_copy(update={"exact_match": ExactMatch(max_new_tokens=3)})
+    model, tokenizer = models.load(model_folders["llama"])
+    upstream = [
+        UpstreamExample(f"a-{i}", "a", "replayable", Example(text, "?"))
+        for i, text in enumerate(tiny.sentences(12))
+    ]
+    settings = (upstream, {"model": 1}, scoring, tmp_path / "c")
+    inside, scored, kept = exact_match.generate, forgetting.score, []
+
+    def signalled(*arguments, **options):
+        system.kill(system.getpid(), 15)
+        return inside(*arguments, **options)
+
+    def known(model, examples, budget, title, **options):
+        kept.append(options["known"])
+        return scored(model, examples, budget, title, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exact_match, "generate", signalled)
+        with pytest.raises(SystemExit):
+            base_losses(model, tokenizer, *settings)
+    monkeypatch.setattr(forgetting, "score", known)
+    found = base_losses(model, tokenizer, *settings)
+    np.testing.assert_array_equal(kept, [found.loss_before])
+    assert np.isfinite(found.loss_before).any()
 
 
 def test_a_checkpoint_of_another_job_is_not_used(tmp_path):

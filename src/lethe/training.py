@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lethe.data.tokens import Tokens
 from lethe.errors import LetheError
 from lethe.progress import progress
 from lethe.regularisation import Anchor
+from lethe.scoring import out_of_memory
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def fine_tune(
     """Trains on the examples in the order given, `recipe.batch` a step, each once.
 
     AdamW with warm-up and decay as the recipe says. Examples without a scored token are skipped
-    (they were counted when tokenised).
+    (they were counted when tokenised). A step that does not fit into memory is taken in passes of
+    half as many examples, and so are those after: the same up to rounding.
 
     Parameters
     ----------
@@ -82,7 +85,8 @@ def fine_tune(
     Raises
     ------
     LetheError
-        If no example carries loss, or the loss becomes NaN or infinite.
+        If no example carries loss, the loss becomes NaN or infinite, or a single example does not
+        fit into memory.
     """
     usable = [example for example in examples if example.scored]
     if not usable:
@@ -130,6 +134,7 @@ class _Loop:
         self.device = self.parameters[0].device
         self.optimizer, self.optimizer_name = make_optimizer(self.parameters, recipe)
         self.factor = _schedule(recipe, steps)
+        self.micro_batch = recipe.micro_batch
         held = recipe.l2 or recipe.ewc
         self.anchor = Anchor(model, recipe, upstream) if held else None
         if recipe.gradient_checkpointing:
@@ -169,8 +174,40 @@ class _Loop:
     def _step(self, batch: Sequence[Tokens], number: int, title: str) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.factor(number)
+        while (total := self._gradients(batch, number, title)) is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        if not math.isfinite(total):
+            raise LetheError(f"{title}: loss {total} at step {number}; lower recipe.lr")
+        if self.anchor is not None:
+            self.anchor.pull()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _gradients(self, batch: Sequence[Tokens], number: int, title: str) -> float | None:
+        """Adds up the batch's gradients; its loss. None if less is to be tried at a time."""
+        size = self.micro_batch or -(-len(batch) // distributed.size())
+        try:
+            return self._passes(batch, size, number, title)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            # Of several processes, the others would wait for this one in the middle of a pass.
+            if not out_of_memory(error) or distributed.size() > 1:
+                raise
+        if size == 1:
+            tokens = max(len(example.ids) for example in batch)
+            raise LetheError(
+                f"{title}: one example of up to {tokens} tokens does not fit into memory; set "
+                "recipe.gradient_checkpointing, or lower recipe.max_tokens"
+            )
+        self.micro_batch = -(-size // 2)
+        print(f"{title}: out of memory; {self.micro_batch} examples a pass now", file=sys.stderr)
+        return None
+
+    def _passes(self, batch: Sequence[Tokens], size: int, number: int, title: str) -> float:
         processes = distributed.size()
-        size = self.recipe.micro_batch or -(-len(batch) // processes)
         if size < len(batch):
             # Passes of like length pad least; the sum of their gradients is the same.
             batch = sorted(batch, key=lambda example: -len(example.ids))
@@ -188,15 +225,7 @@ class _Loop:
             # Sharded gradients are averaged over the processes; the loss is their sum.
             (loss if processes == 1 else loss * processes).backward()
             total += loss.item()
-        total = sum(distributed.gathered(total))
-        if not math.isfinite(total):
-            raise LetheError(f"{title}: loss {total} at step {number}; lower recipe.lr")
-        if self.anchor is not None:
-            self.anchor.pull()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return total
+        return sum(distributed.gathered(total))
 
 
 def make_optimizer(

@@ -286,3 +286,37 @@ def test_the_loss_curve_is_that_of_transformers_trainer(architecture, tmp_path, 
     theirs = trainer_losses(tiny.model(architecture, scale=1), examples, 4, tmp_path)
     assert losses == pytest.approx(theirs, abs=1e-3)
     assert losses[-1] < losses[0] - 0.2
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
+@pytest.mark.parametrize("changes", [{}, {"batch": 8, "micro_batch": 4}])
+def test_out_of_memory_takes_smaller_passes_to_the_same_weights(
+    monkeypatch, capsys, error, changes
+):
+    """Two examples fit; the first step finds that out."""
+    batches, whole, halved = tiny.tokens(*RAGGED, *RAGGED), tiny.model("olmo"), tiny.model("olmo")
+    wanted = fine_tune(whole, batches, recipe(**changes | {"micro_batch": 2}), "t")
+    sizes, inside = [], training._loss
+
+    def small(model, part, *options):
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise error
+        return inside(model, part, *options)
+
+    monkeypatch.setattr(training, "_loss", small)
+    found = fine_tune(halved, batches, recipe(**changes), "t")
+    assert sizes == [4] + [2] * 8
+    assert "t: out of memory; 2 examples a pass now" in capsys.readouterr().err
+    assert found.last_loss == wanted.last_loss
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(halved)[name], value, rtol=0, atol=0)
+
+
+def test_an_example_that_alone_is_out_of_memory_is_named(monkeypatch):
+    def small(*_):
+        raise torch.OutOfMemoryError("CUDA")
+
+    monkeypatch.setattr(training, "_loss", small)
+    with pytest.raises(LetheError, match=r"t: one example of up to \d+ tokens does not fit"):
+        fine_tune(tiny.model("olmo"), tiny.tokens(*RAGGED), recipe(steps=2), "t")

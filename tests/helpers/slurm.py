@@ -13,6 +13,11 @@ from pathlib import Path
 SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 GPUS = 2
+# Without accounting there is squeue only; a small cluster can be asked often.
+CLUSTER = (
+    *("--slurm-status-command", "squeue", "--slurm-no-account"),
+    *("--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "2"),
+)
 
 
 def lacking() -> str | None:
@@ -99,6 +104,10 @@ class Cluster:
         lines = [line for line in told.splitlines() if line.startswith("JobId=")]
         return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
 
+    def queued(self, state: str) -> list[str]:
+        """Ids of the jobs in this state."""
+        return self.say("squeue", "--noheader", f"--states={state}", "--format=%i").split()
+
     def held(self) -> list[tuple[str, str, float, float]]:
         """(job, GPU, from, to) of every GPU that a job had, as prolog and epilog wrote it."""
         began, ended = {}, {}
@@ -168,6 +177,10 @@ class Cluster:
             **{"SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory"},
             **{"GresTypes": "gpu", "MpiDefault": "none", "ReturnToService": 2},
             **{"Prolog": f"{folder}/prolog/began.sh", "Epilog": f"{folder}/prolog/ended.sh"},
+            # There are no cgroups to hold jobs to their memory; SLURM looks every second.
+            **{"JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "task=1"},
+            # The warm server and its forks share most pages: shares of pages, not resident sets.
+            **{"JobAcctGatherParams": "UsePss,OverMemoryKill"},
             # Finished jobs are remembered for as long as a test may ask for them.
             **{"MinJobAge": 3600, "JobRequeue": 1, "KillWait": 5, "SlurmdTimeout": 30},
             **{"SchedulerParameters": "batch_sched_delay=0,sched_min_interval=200000"},

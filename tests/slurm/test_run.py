@@ -7,14 +7,10 @@ import subprocess
 import pytest
 import yaml
 from helpers.experiment import Place, make_experiment
+from helpers.slurm import CLUSTER
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
-ASKED = {"gpu": 1, "mem_mb": 700, "runtime": 7, "slurm_partition": "gpu"}
-# Without accounting there is squeue only; a small cluster can be asked often.
-CLUSTER = (
-    *("--slurm-status-command", "squeue", "--slurm-no-account"),
-    *("--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "2"),
-)
+ASKED = {"gpu": 1, "mem_mb": 1500, "runtime": 7, "slurm_partition": "gpu"}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def test_jobs_of_a_model_get_the_gpu_memory_time_and_partition_it_asks_for(jobs)
         assert (job["Partition"], job["TimeLimit"]) == ("gpu", "00:07:00")
         assert job["JOB_GRES"] == "gpu:1"
         # The executor adds a megabyte to array jobs, for what it carries itself.
-        assert job["MinMemoryNode"] in ("700M", "701M")
+        assert job["MinMemoryNode"] in ("1500M", "1501M")
 
 
 def test_jobs_of_others_get_no_gpu_and_the_defaults(jobs):
@@ -91,7 +87,7 @@ def requeue(cluster, job):
 
 def start_at_once(cluster, job):
     """A requeued job would wait two minutes before it may start."""
-    cluster.wait(lambda: job in queued(cluster, "PENDING"), 60)
+    cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
     cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
@@ -102,7 +98,7 @@ def kill(cluster, job):
 def lose_node(cluster, job):
     name = cluster.say("sinfo", "--noheader", "--format=%n").strip()
     cluster.say("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
-    cluster.wait(lambda: job not in queued(cluster, "RUNNING"), 60)
+    cluster.wait(lambda: job not in cluster.queued("RUNNING"), 60)
     cluster.revive(name)
     start_at_once(cluster, job)
 
@@ -120,8 +116,8 @@ def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_
         env=cluster.environment | {"LETHE_CACHE": str(tmp_path / "cache")},
     )
     try:
-        cluster.wait(lambda: queued(cluster, "RUNNING"), 120)
-        fault(cluster, queued(cluster, "RUNNING")[0])
+        cluster.wait(lambda: cluster.queued("RUNNING"), 120)
+        fault(cluster, cluster.queued("RUNNING")[0])
         said = run.communicate(timeout=240)[0]
     finally:
         run.kill()
@@ -129,8 +125,3 @@ def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_
     assert row.is_file()
     after = again.rows()
     assert {path for path in before if before[path] != after[path]} <= {row}
-
-
-def queued(cluster, state: str) -> list[str]:
-    """Ids of the jobs in this state."""
-    return cluster.say("squeue", "--noheader", f"--states={state}", "--format=%i").split()

@@ -1,0 +1,126 @@
+"""What clusters do to a job: too little memory, too little time, preemption; nothing is lost."""
+
+import shutil
+import subprocess
+import time
+
+import pytest
+import yaml
+from helpers.experiment import Place, make_experiment
+from helpers.slurm import CLUSTER
+
+from lethe import rows
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+MODELS, TASKS = ("olmo", "pythia"), ("add", "double", "upper", "reverse")
+ROW = "results/tiny/olmo/rows/add.parquet"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Place:
+    """Base models and their losses, made on this machine; one row of each model."""
+    folder = tmp_path_factory.mktemp("faults") / "place"
+    make_experiment(folder)
+    made = Place(folder)
+    tasks = [f"results/tiny/tasks/{task}/train.parquet" for task in TASKS]
+    made.run("--nocolor", ROW, ROW.replace("olmo", "pythia"), *tasks)
+    return made
+
+
+@pytest.fixture
+def place(trained, cluster, tmp_path) -> Place:
+    """A copy of it for the cluster."""
+    shutil.copytree(trained.folder, tmp_path / "place", symlinks=True)
+    return Place(tmp_path / "place", profile="profiles/slurm", environment=cluster.environment)
+
+
+@pytest.fixture
+def run_on(cluster):
+    """Starts Snakemake in a place while a fault is done to it; what it said, and its jobs."""
+
+    def run(place, fault=lambda: None, *arguments, seconds=300):
+        earlier = {job["JobId"] for job in cluster.jobs()}
+        with (place.folder / "said.txt").open("w+") as said:
+            process = subprocess.Popen(
+                place.command(*CLUSTER, *arguments),
+                **{"stdout": said, "stderr": subprocess.STDOUT},
+                env=cluster.environment | {"LETHE_CACHE": str(place.folder / "cache")},
+            )
+            try:
+                fault()
+                code = process.wait(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                process.kill()
+            said.seek(0)
+            told = said.read()
+        assert code == 0, told
+        return told, [job for job in cluster.jobs() if job["JobId"] not in earlier]
+
+    return run
+
+
+def asking(place, **resources):
+    models = yaml.safe_load((place.folder / "tiny.yaml").read_text())["models"]
+    models["olmo"]["resources"] = resources
+    place.change(models=models)
+
+
+def losses(path) -> bytes:
+    return rows.read(path).loss_after.tobytes()
+
+
+def test_a_row_out_of_memory_is_tried_again_with_more(place, run_on):
+    """SLURM kills it: importing torch alone takes more than it asked for at first."""
+    path = place.folder / ROW
+    wanted, others = losses(path), {k: v for k, v in place.rows().items() if k != path}
+    path.unlink()
+    asking(place, mem_mb=250, runtime=10)
+    said, jobs = run_on(place, lambda: None, ROW)
+    asked = [int(job["MinMemoryNode"].removesuffix("M")) for job in jobs]
+    assert asked in ([250, 500], [250, 500, 750]), said
+    assert {job["JobState"] for job in jobs[:-1]} <= {"OUT_OF_MEMORY", "CANCELLED", "FAILED"}
+    assert jobs[-1]["JobState"] == "COMPLETED"
+    assert losses(path) == wanted
+    assert {k: v for k, v in place.rows().items() if k != path} == others
+
+
+def test_preempted_and_then_over_its_time_a_row_goes_on_from_where_it_was(place, cluster, run_on):
+    """It ends with the bytes of a row that nobody stopped, which this machine makes meanwhile."""
+    about = rows.read(place.folder / ROW).about
+    steps = max(200, int(70 * about["steps"] / about["training_seconds"]))
+    place.change(recipe={"steps": steps, "lr": 1e-4})
+    asking(place, mem_mb=2000, runtime=1)
+    alone = Place(place.folder.with_name("alone"))
+    shutil.copytree(place.folder, alone.folder, symlinks=True)
+    kept = place.folder / "results/tiny/olmo/rows/.add.unfinished/training.safetensors"
+    marks = []
+
+    def preempt():
+        cluster.wait(lambda: cluster.queued("RUNNING"), 60)
+        job = cluster.queued("RUNNING")[0]
+        time.sleep(20)
+        cluster.say("scontrol", "requeue", job)
+        cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
+        marks.append(kept.stat().st_mtime_ns)
+        cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    said, jobs = run_on(place, preempt, ROW, seconds=400)
+    assert kept.parent.exists() is False
+    assert [job["TimeLimit"] for job in jobs] == ["00:01:00", "00:02:00"], said
+    assert jobs[0]["JobState"] == "TIMEOUT" and int(jobs[0]["Restarts"]) == 1
+    (alone.folder / ROW).unlink(missing_ok=True)
+    alone.run("--nocolor", ROW)
+    assert losses(place.folder / ROW) == losses(alone.folder / ROW)
+
+
+def test_more_rows_than_may_be_queued_are_made_each_with_what_its_model_asks_for(place, run_on):
+    """Jobs of both models are ready at once; only some fit under --jobs."""
+    asking(place, gpu=1, mem_mb=1600, runtime=5)
+    files = [f"results/tiny/{model}/rows/{task}.parquet" for model in MODELS for task in TASKS]
+    _, jobs = run_on(place, lambda: None, *files, "--jobs", "4", seconds=120)
+    assert len(place.rows()) == 8
+    rows_of = [job for job in jobs if job["Comment"].startswith("rule_measure_row")]
+    asked = sorted((job["JOB_GRES"], int(job["MinMemoryNode"][:4]) // 10) for job in rows_of)
+    assert asked == [("(null)", 200)] * 3 + [("gpu:1", 160)] * 3

@@ -1,3 +1,4 @@
+import inspect
 import re
 import sys
 import types
@@ -293,6 +294,11 @@ def figures():
     return [
         f"{RESULTS}/plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
     ]
+
+
+# Snakemake looks up the parameters of these for every job; written down, they are found at once.
+for function in (memory, minutes, gpus, partition, replay_scores, replay_measured):
+    function.__signature__ = inspect.signature(function)
 
 
 # ---- associations, the baselines that read the examples (similarity.smk)

@@ -162,9 +162,9 @@ def test_the_paper_replays_on_every_task_that_is_predicted(downloaded):
 
 
 @pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])
-def test_nine_models_and_85_tasks(tmp_path, profile):
-    """As large as the paper's: 765 rows and 5,400 replay runs."""
-    splits = ["test"] * 25 + ["train"] * 60
+def test_ten_models_and_150_tasks(tmp_path, profile):
+    """Larger than the paper's: 1,500 rows and 6,000 replay runs."""
+    splits = ["test"] * 25 + ["train"] * 125
     lines = [f"t{i},g{i % 3},flan:t{i},{split}" for i, split in enumerate(splits)]
     (tmp_path / "tasks.csv").write_text("name,group,source,split\n" + "\n".join(lines))
     hub = {"kind": "hub", "path": "someone/flan", "by": "task"}
@@ -174,10 +174,10 @@ def test_nine_models_and_85_tasks(tmp_path, profile):
         "tasks": "tasks.csv",
         "sources": {"flan": hub, "dolma": {**hub, "text": "{text}", "by": None}},
         "upstream": {"examples": 10_000, "domains": {"dolma": "dolma:"}},
-        "models": {f"m{i}": {"source": "hub", "path": f"someone/m{i}"} for i in range(9)},
+        "models": {f"m{i}": {"source": "hub", "path": f"someone/m{i}"} for i in range(10)},
         "replay": {"strategies": strategies, "seeds": [0, 1, 2]},
     }
     (tmp_path / "large.yaml").write_text(yaml.safe_dump(experiment))
     counts = planned(tmp_path, "--configfile", str(tmp_path / "large.yaml"), profile=profile)
-    assert counts["measure_row"] == 9 * 85
-    assert counts["replay_run"] == 9 * 25 * 3 * len(strategies)
+    assert counts["measure_row"] == 10 * 150
+    assert counts["replay_run"] == 10 * 25 * 3 * len(strategies)

@@ -1,8 +1,12 @@
+import gc
 import inspect
 import re
 import sys
 import types
 from pathlib import Path
+
+# A graph of thousands of jobs is not garbage: it is looked through less often.
+gc.set_threshold(200_000, 20, 100)
 
 # The library is found beside the Snakefile, in jobs as well: no installation, no stale copy.
 LIBRARY = str(Path(workflow.basedir) / "src")

@@ -76,9 +76,10 @@ def _downloaded(card: dict[str, Any], dtype: str, broken: BaseException) -> tupl
         found = _from_pretrained(card, dtype, local_files_only=True)
     except (OSError, ValueError):
         raise LetheError(
-            f"model {card['path']}: the hub does not answer ({broken}), and the model is not "
-            f"downloaded in whole. Run again when it does: finished rows stay. Or download it "
-            f"where there is a network (hf download {card['path']}) into the jobs' HF_HOME"
+            f"model {card['path']}: cannot be loaded: the hub does not answer ({broken}), and it "
+            "is neither a folder nor downloaded in whole. Run again when the hub does: finished "
+            f"rows stay. Or download it where there is a network (hf download {card['path']}) into "
+            "the jobs' HF_HOME"
         )
     print(f"model {card['path']}: the hub does not answer; used as downloaded", file=sys.stderr)
     return found

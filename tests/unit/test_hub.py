@@ -57,7 +57,7 @@ def test_a_hub_that_breaks_off_is_named_and_one_that_is_gone_is_not_missed(loade
     (broken, whole), _ = loaded("breaks", "whole")
     (gone, stopped, other), said = loaded("gone", "stopped", "other")
     for error, name in ((broken, "someone/tiny"), (other, "someone/else")):
-        assert f"model {name}: the hub does not answer" in error
+        assert f"model {name}: cannot be loaded: the hub does not answer" in error
         assert "finished rows stay" in error and f"hf download {name}" in error
     assert isinstance(whole, float) and whole == gone == stopped
     assert "the hub does not answer; used as downloaded" in said

@@ -9,6 +9,7 @@ if "experiment" not in config:
 
 
 include: "rules/common.smk"
+include: "rules/slurm.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"
 include: "rules/forgetting.smk"
@@ -20,6 +21,7 @@ include: "rules/report.smk"
 
 if MODELS:
 
+    include: "rules/plan_inputs.smk"
     include: "rules/plan.smk"
 
 

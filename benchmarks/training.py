@@ -8,10 +8,12 @@ Same model, same prompt-answer pairs of several tasks, loss on answers, AdamW, o
 
     python benchmarks/training.py MODEL --tasks results/default/tasks/*/train.parquet
 
-Each way runs in a process of its own. Seconds are those of the steps after the first two. `share`
-is the rate of the model's matrix products, three times the forward pass's, over the rate that one
-product of the model's shape reaches in the same process; output-layer products of tokens without
-loss count as done by none. `padded` takes fewer steps.
+Each way runs in a process of its own. Seconds and tokens are those of the steps after the first
+two. The ways meet the examples in different orders, and Trainer's grouped batches begin with the
+longest example: so tokens are counted from the batches that the timed steps took. `share` is the
+rate of the model's matrix products, three times the forward pass's, over the rate that one product
+of the model's shape reaches in the same process; output-layer products of tokens without loss count
+as done by none. `padded` takes fewer steps.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from scoring import matmul_rate
+from scoring import matmul_rate, weights
 
 BEGAN = time.perf_counter()
 WAYS = ("padded", "grouped", "lethe")
@@ -40,12 +42,13 @@ def pairs(tokenizer, tables: list[Path], count: int, max_tokens: int) -> list:
     return [example for example in found if example.scored]
 
 
-def by_trainer(model, examples, pad_to: int | None, batch: int, steps: int) -> list[float]:
-    """Times at which each step of transformers' Trainer ended."""
+def by_trainer(model, examples, pad_to: int | None, batch: int, steps: int):
+    """Batches that transformers' Trainer took, one a step, and the times at which steps ended."""
     import torch
     import transformers
 
     ends: list[float] = []
+    batches: list[list] = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_arguments, **_options):
@@ -53,6 +56,7 @@ def by_trainer(model, examples, pad_to: int | None, batch: int, steps: int) -> l
 
     def padded(chosen):
         chosen = [item["example"] for item in chosen]
+        batches.append(chosen)
         width = pad_to or max(len(example.ids) for example in chosen)
         ids = torch.zeros(len(chosen), width, dtype=torch.long)
         mask = torch.zeros(len(chosen), width, dtype=torch.long)
@@ -84,27 +88,46 @@ def by_trainer(model, examples, pad_to: int | None, batch: int, steps: int) -> l
         model=model, args=arguments, train_dataset=data, data_collator=padded, callbacks=[Clock()]
     )
     trainer.train()
-    return ends
+    # The loader is a batch ahead, in the order of the steps.
+    return batches[: len(ends)], ends
 
 
-def by_lethe(model, examples, batch: int, micro_batch: int) -> list[float]:
+def by_lethe(model, examples, batch: int, micro_batch: int):
     """The same of lethe's own loop."""
     from lethe import training
     from lethe.config.models import Recipe
 
     ends: list[float] = []
+    batches: list[list] = []
 
     class Clocked(training._Loop):
-        def _step(self, *arguments):
-            loss = super()._step(*arguments)
+        def _step(self, batch, *arguments):
+            loss = super()._step(batch, *arguments)
             ends.append(time.perf_counter())
+            batches.append(batch)
             return loss
 
-    training._Loop = Clocked
+    plain, training._Loop = training._Loop, Clocked
     settings = {"lr": 1e-5, "warmup_steps": 0, "decay": "constant", "max_tokens": 1024}
     recipe = Recipe(batch=batch, micro_batch=micro_batch, **settings)
-    training.fine_tune(model, examples, recipe, "benchmark")
-    return ends
+    try:
+        training.fine_tune(model, examples, recipe, "benchmark")
+    finally:
+        training._Loop = plain
+    return batches, ends
+
+
+def timed(batches: list[list], ends: list[float]) -> dict:
+    """Steps after the first two: how many, their tokens and answer tokens, and their seconds."""
+    if len(batches) != len(ends) or len(ends) <= WARM_UP:
+        sys.exit(f"{len(ends)} steps with {len(batches)} batches: too few examples to time")
+    taken = [example for batch in batches[WARM_UP:] for example in batch]
+    return {
+        "steps": len(ends) - WARM_UP,
+        "tokens": sum(len(example.ids) for example in taken),
+        "answer_tokens": sum(example.scored for example in taken),
+        "seconds": ends[-1] - ends[WARM_UP - 1],
+    }
 
 
 def run(way: str, settings: argparse.Namespace) -> dict:
@@ -125,22 +148,19 @@ def run(way: str, settings: argparse.Namespace) -> dict:
     examples = examples[: len(examples) // settings.batch * settings.batch]
     ready = time.perf_counter() - BEGAN
     if way == "lethe":
-        ends = by_lethe(model, examples, settings.batch, settings.micro_batch)
+        took = by_lethe(model, examples, settings.batch, settings.micro_batch)
     else:
         pad_to = 1024 if way == "padded" else None
-        ends = by_trainer(model, examples, pad_to, settings.batch, min(steps, len(examples)))
-    timed = len(ends) - WARM_UP
-    # Every way sees the same examples on average; grouped ones in another order.
-    mean = sum(len(e.ids) for e in examples) / len(examples)
-    scored = sum(e.scored for e in examples) / len(examples)
-    rate_of = timed * settings.batch / (ends[-1] - ends[WARM_UP - 1])
+        took = by_trainer(model, examples, pad_to, settings.batch, steps)
+    found = timed(*took)
     head = model.get_output_embeddings().weight.numel()
-    inner = sum(p.numel() for p in model.parameters() if p.dim() == 2) - head
-    done = 6 * rate_of * (inner * mean + head * scored)
+    inner = weights(model) - head
+    done = 6 * (inner * found["tokens"] + head * found["answer_tokens"]) / found["seconds"]
+    mean = sum(len(e.ids) for e in examples) / len(examples)
     return {
         "way": way,
-        "steps": timed,
-        "tokens_per_second": rate_of * mean,
+        **found,
+        "tokens_per_second": found["tokens"] / found["seconds"],
         "share": done / matmul_rate(model, settings.micro_batch * round(mean)),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "seconds_to_first_batch": ready,

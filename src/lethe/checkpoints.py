@@ -134,8 +134,10 @@ def optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     """Trained weights and AdamW's two averages, by parameter name."""
     tensors = {}
     for name, parameter in _trained(model):
-        state = optimizer.state[parameter]
         tensors[f"weight/{name}"] = parameter
+        # AdamW keeps nothing of a parameter that no loss has reached.
+        if not (state := optimizer.state.get(parameter)):
+            continue
         tensors[f"exp_avg/{name}"] = state["exp_avg"]
         tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
     return tensors
@@ -147,6 +149,8 @@ def restore_optimizer(
     """Puts back what `optimizer_tensors` gave after `step` steps."""
     restore_weights(model, tensors)
     for name, parameter in _trained(model):
+        if f"exp_avg/{name}" not in tensors:
+            continue
         state = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         for key, average in state.items():
             distributed.put(average, tensors[f"{key}/{name}"])

@@ -48,8 +48,10 @@ def run(function: Callable[..., None], log: str, processes: int, **arguments: An
         )
 
         def forward(number: int, _frame: Any) -> None:
-            for process in context.pids():
-                os.kill(process, number)
+            for process in context.processes:
+                # One that is done has no number any more, or another's.
+                if process.is_alive():
+                    os.kill(process.pid, number)
 
         before = {number: signal.signal(number, forward) for number in (15, 2)}
         try:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from helpers import tiny
@@ -70,3 +71,14 @@ def fail(how: str, gpu: int) -> None:
     if distributed.rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     distributed.gathered(None)
+
+
+def outlive(gpu: int) -> None:
+    """Process 1 is done at once; then the job is asked to stop, and process 0 still runs."""
+    other = distributed.gathered(os.getpid())[1]
+    if distributed.rank() == 0:
+        until = time.monotonic() + 60
+        while Path(f"/proc/{other}").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(60)

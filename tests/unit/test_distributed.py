@@ -90,6 +90,12 @@ def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
     assert ("the disk is on fire; call somebody" in said) == (how == "error")
 
 
+def test_asked_to_stop_when_one_process_is_done_the_others_still_hear_of_it(tmp_path):
+    with pytest.raises(SystemExit) as left:
+        distributed.run(shared.outlive, str(tmp_path / "log"), 2, gpu=0)
+    assert left.value.code == STOPPED
+
+
 def test_everybody_takes_as_many_parts(monkeypatch):
     monkeypatch.setenv("LETHE_PROCESSES", "3")
     taken = []

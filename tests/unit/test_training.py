@@ -7,6 +7,7 @@ from helpers import tiny
 
 from lethe import models, training
 from lethe.batches import collate, token_losses
+from lethe.checkpoints import Checkpoint
 from lethe.config.models import LoRA, Recipe
 from lethe.data.tokens import Tokens
 from lethe.errors import LetheError
@@ -320,3 +321,22 @@ def test_an_example_that_alone_is_out_of_memory_is_named(monkeypatch):
     monkeypatch.setattr(training, "_loss", small)
     with pytest.raises(LetheError, match=r"t: one example of up to \d+ tokens does not fit"):
         fine_tune(tiny.model("olmo"), tiny.tokens(*RAGGED), recipe(steps=2), "t")
+
+
+def test_a_parameter_that_no_loss_reaches_does_not_stop_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_CHECKPOINT_MINUTES", "0")
+
+    def made():
+        model = tiny.model("llama")
+        model.register_parameter("spare", torch.nn.Parameter(torch.ones(3)))
+        return model
+
+    examples = tiny.tokens(*[(12, 4)] * 16)
+    plain = made()
+    fine_tune(plain, examples, recipe(), "plain")
+    fine_tune(made(), examples, recipe(), "first", Checkpoint(tmp_path))
+    # Three of four steps are on disk: the last is taken again.
+    again = made()
+    fine_tune(again, examples, recipe(), "again", Checkpoint(tmp_path))
+    found, wanted = weights(again), weights(plain)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

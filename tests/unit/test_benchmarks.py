@@ -1,0 +1,58 @@
+"""What the benchmarks count."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import tiny
+
+LENGTHS = (4, 30, 6, 22, 9, 40, 5, 18, 12, 7, 33, 26)
+BATCH = 2
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    for name in ("training", "scoring"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("training")
+    for name in ("training", "scoring"):
+        sys.modules.pop(name, None)
+
+
+def ways(benchmark, examples):
+    steps = len(examples) // BATCH
+    yield "padded", benchmark.by_trainer(tiny.model("llama"), examples, 48, BATCH, steps)
+    yield "grouped", benchmark.by_trainer(tiny.model("llama"), examples, None, BATCH, steps)
+    yield "lethe", benchmark.by_lethe(tiny.model("llama"), examples, BATCH, 1)
+
+
+def test_every_way_of_training_meets_every_example_once_and_names_its_batches(benchmark):
+    examples = tiny.tokens(*((length, length // 2) for length in LENGTHS))
+    for way, (batches, ends) in ways(benchmark, examples):
+        assert len(batches) == len(ends) == len(examples) // BATCH, way
+        met = [id(example) for batch in batches for example in batch]
+        assert sorted(met) == sorted(map(id, examples)), way
+
+
+def test_batches_of_like_length_begin_with_the_longest_example(benchmark):
+    examples = tiny.tokens(*((length, length // 2) for length in LENGTHS))
+    batches, ends = dict(ways(benchmark, examples))["grouped"]
+    assert len(batches[0][0].ids) == max(LENGTHS)
+    # What is left to the timed steps depends on the order, so it is counted, not averaged.
+    counted = benchmark.timed(batches, ends)["tokens"]
+    assert counted == sum(LENGTHS) - sum(len(e.ids) for batch in batches[:2] for e in batch)
+
+
+def test_tokens_and_seconds_are_those_of_the_steps_after_the_first_two(benchmark):
+    shapes = [(40, 10), (40, 10), (6, 4), (8, 3), (5, 5)]
+    batches = [[example] for example in tiny.tokens(*shapes)]
+    found = benchmark.timed(batches, [1.0, 2.0, 2.5, 4.0, 4.5])
+    assert found == {"steps": 3, "tokens": 19, "answer_tokens": 7, "seconds": 2.5}
+
+
+def test_too_few_steps_to_time_end_the_benchmark(benchmark):
+    batches = [[example] for example in tiny.tokens((6, 2), (6, 2))]
+    with pytest.raises(SystemExit, match="2 steps"):
+        benchmark.timed(batches, [1.0, 2.0])

@@ -161,6 +161,11 @@ def model_threads(wildcards):
     return SETTINGS.models[wildcards.model].threads
 
 
+def job_threads(wildcards):
+    """Of a job that trains: every process of a model in shards has its threads."""
+    return model_threads(wildcards) * EXPERIMENT.recipe(wildcards.model).processes
+
+
 def asked(wildcards, key, otherwise):
     """What the experiment asks for a job of this model, else what the rule gives."""
     seen = getattr(SETTINGS.models[wildcards.model].resources, key)

@@ -35,7 +35,7 @@ rule measure_row:
     priority: 5
     conda:
         "../envs/train.yaml"
-    threads: same_for_all(model_threads)
+    threads: same_for_all(job_threads)
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,

@@ -30,7 +30,7 @@ if NOISE:
             f"{LOGS}/repeat_row/{{model}}/{{task}}-seed{{seed}}.log",
         conda:
             "../envs/train.yaml"
-        threads: same_for_all(model_threads)
+        threads: same_for_all(job_threads)
         resources:
             gpu=same_for_all(gpus),
             mem_mb=memory,

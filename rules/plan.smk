@@ -11,7 +11,7 @@ rule calibrate_model:
         f"{LOGS}/calibrate_model/{{model}}.log",
     conda:
         "../envs/train.yaml"
-    threads: same_for_all(model_threads)
+    threads: same_for_all(job_threads)
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,

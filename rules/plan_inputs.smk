@@ -16,7 +16,7 @@ def planned_models():
         name: {
             "recipe": recipe(wildcards),
             "gpus": gpus(wildcards),
-            "threads": model_threads(wildcards),
+            "threads": job_threads(wildcards),
             "pretraining": model_settings(wildcards).get("pretraining"),
         }
         for name, wildcards in named.items()

@@ -13,7 +13,7 @@ rule replay_run:
         f"{LOGS}/replay_run/{{model}}/{{strategy}}/{{task}}-seed{{seed}}.log",
     conda:
         "../envs/train.yaml"
-    threads: same_for_all(model_threads)
+    threads: same_for_all(job_threads)
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,

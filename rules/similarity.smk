@@ -47,7 +47,7 @@ if associations_asked(["weight_difference"]):
             f"{LOGS}/measure_direction/{{model}}/{{task}}.log",
         conda:
             "../envs/train.yaml"
-        threads: same_for_all(model_threads)
+        threads: same_for_all(job_threads)
         resources:
             gpu=same_for_all(gpus),
             mem_mb=memory,

@@ -20,7 +20,7 @@ def use_machine(threads: int, gpus: int) -> None:
     """Takes this job's share of the machine and fixes what the bytes of a result depend on."""
     if distributed.size() == 1:
         devices.claim(gpus)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(max(1, threads // distributed.size()))
     torch.set_deterministic_debug_mode("warn")
 
 

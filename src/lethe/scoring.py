@@ -183,6 +183,7 @@ def fitting_budget(model: Any, examples: Sequence[Tokens], careful: int) -> int:
     order = np.argsort(-lengths(examples), kind="stable")
 
     def share_used(budget: int) -> float:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         rows = next(cut_by_length(order, lengths(examples), budget))
         scorer = _Scorer(model, examples, np.zeros(len(examples), np.float32), "trying", None)

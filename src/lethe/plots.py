@@ -100,7 +100,9 @@ def heat(axis: Axes, z: Matrix, findings: Findings, names: bool = True):
     row_order = sorted(range(len(z.tasks)), key=lambda row: (groups[row], z.tasks[row]))
     domains = _domains(z, findings)
     means = np.nan_to_num(_nanmean(z.values))
-    column_order = sorted(range(len(means)), key=lambda column: (domains[column], -means[column]))
+    # An example of which nothing is known, as one that the base model answers wrong, is left out.
+    known = np.flatnonzero(np.isfinite(z.values).any(axis=0)).tolist()
+    column_order = sorted(known, key=lambda column: (domains[column], -means[column]))
     values = z.values[row_order][:, column_order]
     limit = max(float(np.nanquantile(np.abs(values), 0.98)), 1e-6)
     image = axis.imshow(

@@ -10,7 +10,7 @@ def test_tables_are_read_by_model(tmp_path):
     read = found.read(tmp_path)
     assert list(read.matrices) == list(read.curves) == list(read.runs) == ["one", "two"]
     np.testing.assert_array_equal(read.matrices["two"].values, found.z(1).values)
-    assert read.upstream == found.upstream()
+    assert list(read.upstream) == found.upstream()
     assert read.tasks["sums"] == ("NA", "test")
 
 

@@ -120,6 +120,16 @@ class Checkpoint:
             # A disk that was full, say: the job starts over.
             return None
 
+    def holds(self, part: str) -> bool:
+        """True if there is this part of this job; its tensors are not read."""
+        if self.folder is None:
+            return False
+        try:
+            with safe_open(self._path(part), framework="pt") as opened:
+                return (opened.metadata() or {}).get("made_from") == self.made_from
+        except (OSError, SafetensorError):
+            return False
+
     def clear(self) -> None:
         """Removes all parts."""
         if self.folder is not None and distributed.rank() == 0:

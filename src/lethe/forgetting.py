@@ -341,7 +341,7 @@ def measure_again(
 
 def _save_weights(checkpoint: Checkpoint, model: Any, trained: Trained) -> None:
     """Once: scoring changes no weight."""
-    if checkpoint.load("weights") is None:
+    if not checkpoint.holds("weights"):
         checkpoint.save("weights", weight_tensors(model), asdict(trained))
 
 

@@ -161,6 +161,8 @@ class _Loop:
         if self.optimizer_name == "adamw":
             tensors = optimizer_tensors(self.model, self.optimizer)
             tensors["random"] = torch.get_rng_state()
+            if self.device.type == "cuda":
+                tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
             unfinished.save("training", tensors, {"losses": losses})
 
     def _resume(self, unfinished: Checkpoint) -> list[float]:
@@ -169,6 +171,8 @@ class _Loop:
         tensors, facts = found
         restore_optimizer(self.model, self.optimizer, tensors, len(facts["losses"]))
         torch.set_rng_state(tensors["random"])
+        if "random_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
         return facts["losses"]
 
     def _step(self, batch: Sequence[Tokens], number: int, title: str) -> float:

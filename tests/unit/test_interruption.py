@@ -211,10 +211,12 @@ def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
     first = Checkpoint(tmp_path / "c", fingerprint({"lr": 1}))
     first.save("training", {"w": torch.ones(2)}, {"losses": [1.0]})
     assert first.load("training")[1] == {"losses": [1.0]}
-    assert Checkpoint(tmp_path / "c", fingerprint({"lr": 2})).load("training") is None
+    other = Checkpoint(tmp_path / "c", fingerprint({"lr": 2}))
+    assert other.load("training") is None
     assert first.load("scores") is None
+    assert first.holds("training") and not first.holds("scores") and not other.holds("training")
     (tmp_path / "c/training.safetensors").write_bytes(b"cut off")
-    assert first.load("training") is None
+    assert first.load("training") is None and not first.holds("training")
 
 
 def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lethe import calls, distributed, jobs
+from lethe import calls, jobs, launch
 
 # What jobs on models import; the model's own class comes with its first job.
 PRELOADED = (
@@ -41,11 +41,11 @@ _STARTED, _SECONDS_TO_LISTEN = b"s", 10.0
 def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
     """As `lethe.jobs.run`, in a fork of the warm server where there can be one.
 
-    A job whose recipe asks for several processes has them (`lethe.distributed`). `function` stands
+    A job whose recipe asks for several processes has them (`lethe.launch`). `function` stands
     in a script that can be imported; `arguments` are JSON values and paths.
     """
     if (processes := (arguments.get("recipe") or {}).get("processes", 1)) > 1:
-        return distributed.run(function, log, processes, **arguments)
+        return launch.run(function, log, processes, **arguments)
     owner = os.environ.get("LETHE_WARM", "0")
     connection = None if owner == "0" else _connect(owner)
     if connection is None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import shared, tiny
 
-from lethe import distributed, models, rows
+from lethe import launch, models, rows
 from lethe.config.models import LoRA, Recipe, Scoring
 from lethe.forgetting import Job, base_losses
 from lethe.generation import generate
@@ -81,6 +81,6 @@ def test_two_gpus_share_a_model(model_folders, tmp_path):
         if processes == 1:
             shared.measure(**arguments, gpu=1)
         else:
-            distributed.run(shared.measure, str(tmp_path / "log"), 2, **arguments, gpu=2)
+            launch.run(shared.measure, str(tmp_path / "log"), 2, **arguments, gpu=2)
         found[processes] = rows.read(tmp_path / "llama.parquet").loss_after
     np.testing.assert_allclose(found[2], found[1], rtol=0, atol=TOLERANCE["float32"])

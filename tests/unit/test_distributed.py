@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import shared
 
-from lethe import distributed, models, rows
+from lethe import distributed, launch, models, rows
 from lethe.checkpoints import STOPPED
 from lethe.config.models import ExactMatch, Recipe, Scoring
 from lethe.forgetting import base_losses
@@ -35,7 +35,7 @@ def measured(model_folders, tmp_path):
         if processes == 1:
             shared.measure(**arguments, gpu=0)
         else:
-            distributed.run(shared.measure, str(folder / "log"), processes, **arguments, gpu=0)
+            launch.run(shared.measure, str(folder / "log"), processes, **arguments, gpu=0)
         return {name: rows.read(folder / f"{name}.parquet") for name in architectures}
 
     return run
@@ -83,7 +83,7 @@ def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(measured,
 def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
     log = tmp_path / "log"
     with pytest.raises(SystemExit) as left:
-        distributed.run(shared.fail, str(log), 2, how=how, gpu=0)
+        launch.run(shared.fail, str(log), 2, how=how, gpu=0)
     assert left.value.code == code
     said = log.read_text()
     assert "process 1 of the job ended first" in said
@@ -92,7 +92,7 @@ def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
 
 def test_asked_to_stop_when_one_process_is_done_the_others_still_hear_of_it(tmp_path):
     with pytest.raises(SystemExit) as left:
-        distributed.run(shared.outlive, str(tmp_path / "log"), 2, gpu=0)
+        launch.run(shared.outlive, str(tmp_path / "log"), 2, gpu=0)
     assert left.value.code == STOPPED
 
 

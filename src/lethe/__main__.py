@@ -25,6 +25,9 @@ def told(path: Path) -> str:
     known = int(np.isfinite(row.forgetting).sum())
     mean = float(np.nanmean(row.forgetting)) if known else float("nan")
     line = f"{path}: {len(row.example_ids)} examples, mean forgetting {mean:.4f} nats"
+    if row.answers is not None:
+        lost = int(np.nansum(row.forgetting))
+        line = f"{path}: {len(row.example_ids)} examples, {lost} of {known} right answers lost"
     return f"{line}, content as it was written\n{json.dumps(found, indent=1, sort_keys=True)}"
 
 

@@ -7,6 +7,7 @@ import pytest
 from helpers import tiny
 
 from lethe import matrix, models, repeats, rows
+from lethe.__main__ import told
 from lethe.config.models import ExactMatch, Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError, RowError
@@ -99,6 +100,13 @@ def test_rows_with_answers_are_read_as_they_were_written(job, upstream, tmp_path
     np.testing.assert_array_equal(again.answers.token_f1_after, row.answers.token_f1_after)
     z = matrix.gather({"t": (tmp_path / "row.parquet", again)})
     np.testing.assert_array_equal(z.values[0], row.forgetting)
+
+
+def test_what_made_a_row_is_told_with_the_answers_that_were_lost(job, upstream, tmp_path):
+    *_, row = job.run(upstream)
+    rows.write(tmp_path / "row.parquet", row)
+    lost = int(np.nansum(row.forgetting))
+    assert f"15 examples, {lost} of {RIGHT} right answers lost" in told(tmp_path / "row.parquet")
 
 
 def test_an_answer_that_was_changed_on_disk_is_noticed(job, upstream, tmp_path):

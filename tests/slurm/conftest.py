@@ -1,4 +1,4 @@
-"""One cluster for all tests of this room."""
+"""A cluster for each file of tests: what its controller remembers is theirs alone."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ import pytest
 from helpers import slurm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A running cluster; taken down whatever happens."""
     if reason := slurm.lacking():

@@ -14,6 +14,8 @@ from lethe import rows
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 MODELS, TASKS = ("olmo", "pythia"), ("add", "double", "upper", "reverse")
 ROW = "results/tiny/olmo/rows/add.parquet"
+# Of training, where SLURM, which looks every half minute, ends a job of one minute by 90.
+SECONDS = 100
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +90,17 @@ def test_a_row_out_of_memory_is_tried_again_with_more(place, run_on):
 
 def test_preempted_and_then_over_its_time_a_row_goes_on_from_where_it_was(place, cluster, run_on):
     """It ends with the bytes of a row that nobody stopped, which this machine makes meanwhile."""
-    about = rows.read(place.folder / ROW).about
-    steps = max(200, int(70 * about["steps"] / about["training_seconds"]))
-    place.change(recipe={"steps": steps, "lr": 1e-4})
-    asking(place, mem_mb=2000, runtime=1)
     alone = Place(place.folder.with_name("alone"))
     shutil.copytree(place.folder, alone.folder, symlinks=True)
+    # So many steps that two minutes are not enough for start, requeue and the minute that is
+    # given: the rate of a few steps would hold their start, too.
+    alone.change(recipe={"steps": 1000, "lr": 1e-4})
+    alone.run("--nocolor", ROW)
+    about = rows.read(alone.folder / ROW).about
+    steps = int(SECONDS * about["steps"] / about["training_seconds"])
+    for of in (place, alone):
+        of.change(recipe={"steps": steps, "lr": 1e-4})
+    asking(place, mem_mb=2000, runtime=1)
     kept = place.folder / "results/tiny/olmo/rows/.add.unfinished/training.safetensors"
     marks = []
 
@@ -106,11 +113,13 @@ def test_preempted_and_then_over_its_time_a_row_goes_on_from_where_it_was(place,
         marks.append(kept.stat().st_mtime_ns)
         cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now")
 
-    said, jobs = run_on(place, preempt, ROW, seconds=400)
+    said, jobs = run_on(place, preempt, ROW, seconds=600)
     assert kept.parent.exists() is False
-    assert [job["TimeLimit"] for job in jobs] == ["00:01:00", "00:02:00"], said
+    if len(jobs) == 1 and jobs[0]["JobState"] == "COMPLETED":
+        pytest.skip("the row was done before its minute was over: this machine has become faster")
+    limits = ["00:01:00", "00:02:00", "00:03:00"]
+    assert [job["TimeLimit"] for job in jobs] in (limits[:2], limits), said
     assert jobs[0]["JobState"] == "TIMEOUT" and int(jobs[0]["Restarts"]) == 1
-    (alone.folder / ROW).unlink(missing_ok=True)
     alone.run("--nocolor", ROW)
     assert losses(place.folder / ROW) == losses(alone.folder / ROW)
 

@@ -48,7 +48,7 @@ class Checkpoint:
     def __init__(self, folder: Path | None, made_from: str = ""):
         self.folder, self.made_from = folder, made_from
         self.seconds = 60 * float(os.environ.get("LETHE_CHECKPOINT_MINUTES", "10"))
-        self.stopping = False
+        self.stopping = self.leaving = False
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -68,9 +68,10 @@ class Checkpoint:
         if self.folder is None:
             return False
         late = time.monotonic() - self._last >= self.seconds
-        # Processes that share a job save together, and leave together.
+        # Processes that share a job save together, and leave together. Who is asked to stop from
+        # here on waits for the next time: the others have not heard of it.
         wish = distributed.largest(2 if self.stopping else int(late))
-        self.stopping = wish == 2
+        self.leaving = wish == 2
         return wish > 0
 
     def save(self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
@@ -94,14 +95,14 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def leave_if_asked(self, done: str) -> None:
-        """Ends the process if it was asked to stop; all it has must have been saved.
+        """Ends the process if `due` found it asked to stop; all it has must have been saved.
 
         Raises
         ------
         SystemExit
             With the status of a process that SIGTERM has ended.
         """
-        if self.stopping:
+        if self.leaving:
             print(f"stopped as asked: {done}; the next start goes on from there", file=sys.stderr)
             raise SystemExit(STOPPED)
 

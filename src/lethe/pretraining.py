@@ -79,7 +79,7 @@ def pretrain(
             steps.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             done = step + 1
             planned = done % settings.checkpoint_steps == 0
-            if done < settings.steps and (planned or unfinished.due()):
+            if done < settings.steps and (unfinished.due() or planned):
                 unfinished.save("pretraining", optimizer_tensors(model, optimizer), {"step": done})
                 unfinished.leave_if_asked(f"{title}, step {done} of {settings.steps}")
     model.eval()

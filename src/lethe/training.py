@@ -160,9 +160,9 @@ class _Loop:
         # What bitsandbytes keeps is its own affair: such a run starts over.
         if self.optimizer_name == "adamw":
             tensors = optimizer_tensors(self.model, self.optimizer)
-            tensors["random"] = torch.get_rng_state()
-            if self.device.type == "cuda":
-                tensors["random_cuda"] = torch.cuda.get_rng_state(self.device)
+            # Each of several processes draws its own dropout.
+            for rank, states in enumerate(distributed.gathered(self._random())):
+                tensors |= {f"{name}/{rank}": state for name, state in states.items()}
             unfinished.save("training", tensors, {"losses": losses})
 
     def _resume(self, unfinished: Checkpoint) -> list[float]:
@@ -170,10 +170,17 @@ class _Loop:
             return []
         tensors, facts = found
         restore_optimizer(self.model, self.optimizer, tensors, len(facts["losses"]))
-        torch.set_rng_state(tensors["random"])
-        if "random_cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random_cuda"], self.device)
+        rank = distributed.rank()
+        torch.set_rng_state(tensors[f"random/{rank}"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"random_cuda/{rank}"], self.device)
         return facts["losses"]
+
+    def _random(self) -> dict[str, torch.Tensor]:
+        states = {"random": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
 
     def _step(self, batch: Sequence[Tokens], number: int, title: str) -> float:
         for group in self.optimizer.param_groups:

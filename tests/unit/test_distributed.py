@@ -1,5 +1,9 @@
 """A job in two processes is the job of one, up to the order of sums."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import shared
@@ -18,11 +22,12 @@ RECIPE = {"steps": 5, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 3
 def measured(model_folders, tmp_path):
     """Runs jobs on some architectures in one process or two; their rows."""
 
-    def run(name, architectures, processes, recipe=None, answers=None, kill_at=0, **scoring):
+    def run(name, architectures, processes, recipe=None, answers=None, **options):
+        kill_at, known = options.pop("kill_at", 0), options.pop("cards", model_folders)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        cards = {architecture: model_folders[architecture] for architecture in architectures}
-        how = Scoring(**SCORING | scoring)
+        cards = {architecture: known[architecture] for architecture in architectures}
+        how = Scoring(**SCORING | options)
         for architecture, card in cards.items():
             model, tokenizer = models.load(card, how.dtype)
             settings = {"model": card, "scoring": how.model_dump()}
@@ -67,14 +72,21 @@ def test_two_processes_that_learn_nothing_forget_exactly_nothing(measured):
     np.testing.assert_array_equal(row.loss_after, row.loss_before)
 
 
-def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(measured, tmp_path):
-    whole = measured("whole", ("llama",), 2)["llama"]
+def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(
+    measured, model_folders, tmp_path
+):
+    """With dropout, which each process draws for itself."""
+    folder = Path(shutil.copytree(model_folders["llama"]["path"], tmp_path / "dropping"))
+    config = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.3}
+    (folder / "config.json").write_text(json.dumps(config))
+    cards = {"llama": model_folders["llama"] | {"path": str(folder)}}
+    whole = measured("whole", ("llama",), 2, cards=cards)["llama"]
     for moment in (2, 6):  # while training, while scoring
         with pytest.raises(SystemExit) as left:
-            measured("stopped", ("llama",), 2, kill_at=moment)
+            measured("stopped", ("llama",), 2, cards=cards, kill_at=moment)
         assert left.value.code == STOPPED
         assert any((tmp_path / "stopped/llama-unfinished").iterdir())
-    row = measured("stopped", ("llama",), 2)["llama"]
+    row = measured("stopped", ("llama",), 2, cards=cards)["llama"]
     assert row.loss_after.tobytes() == whole.loss_after.tobytes()
     assert not (tmp_path / "stopped/llama-unfinished").exists()
 

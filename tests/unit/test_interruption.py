@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import tiny
 
-from lethe import models, rows
+from lethe import distributed, models, rows
 from lethe.checkpoints import STOPPED, Checkpoint, fingerprint
 from lethe.config.models import LoRA, Recipe, Scoring
 from lethe.forgetting import base_losses
@@ -244,3 +246,27 @@ def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeyp
     calls += [1] * 4
     base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
     assert whole == len(calls) - 4, "batches that were scored were scored again"
+
+
+@pytest.mark.parametrize("when", ["while the processes agree", "while it saves"])
+def test_asked_to_stop_at_a_bad_moment_it_leaves_at_the_next(tmp_path, monkeypatch, when):
+    """Several processes leave together or not at all, so that none waits for one that is gone."""
+
+    def asked():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Checkpoint(tmp_path) as checkpoint:
+        checkpoint.seconds = 0
+        agree = distributed.largest
+        if when == "while the processes agree":
+            monkeypatch.setattr(distributed, "largest", lambda wish: asked() or agree(wish))
+        assert checkpoint.due()
+        monkeypatch.undo()
+        if when == "while it saves":
+            asked()
+        checkpoint.save("part", {"a": torch.zeros(1)}, {})
+        checkpoint.leave_if_asked("one")
+        assert checkpoint.due()
+        with pytest.raises(SystemExit) as left:
+            checkpoint.leave_if_asked("two")
+    assert left.value.code == STOPPED

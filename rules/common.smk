@@ -12,6 +12,9 @@ gc.set_threshold(200_000, 20, 100)
 LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)
 
+from snakemake.common import overwrite_function_params
+from snakemake.resources import Resource
+
 from lethe.errors import LetheError
 from lethe.experiment import load, split_source
 from lethe.jobs import cache_folder, export_library
@@ -196,7 +199,8 @@ def memory(wildcards, attempt):
 
 
 def minutes(wildcards, attempt):
-    return asked(wildcards, "runtime", 240) * attempt
+    small = SETTINGS.models[wildcards.model].source == "scratch"
+    return asked(wildcards, "runtime", 30 if small else 240) * attempt
 
 
 def partition(wildcards):
@@ -274,8 +278,11 @@ def figures():
 
 
 # Snakemake looks up the parameters of these for every job; written down, they are found at once.
-for function in (memory, minutes, gpus, partition, replay_scores, replay_measured):
-    function.__signature__ = inspect.signature(function)
+for function in (
+    *(memory, minutes, gpus, partition, replay_scores, replay_measured),
+    Resource.evaluate,
+):
+    overwrite_function_params(function, inspect.signature(function).parameters)
 
 
 # ---- associations, the baselines that read the examples (similarity.smk)

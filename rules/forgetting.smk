@@ -33,6 +33,8 @@ rule measure_row:
         f"{LOGS}/measure_row/{{model}}/{{task}}.log",
     # Z first: replay waits for it anyway.
     priority: 5
+    group:
+        ROWS_TOGETHER
     conda:
         "../envs/train.yaml"
     threads: same_for_all(job_threads)
@@ -41,6 +43,7 @@ rule measure_row:
         mem_mb=memory,
         runtime=minutes,
         slurm_partition=same_for_all(partition),
+        turn=1,
     params:
         recipe=TASK_RECIPE,
         scoring=SCORING,

@@ -11,6 +11,8 @@ rule replay_run:
         run=f"{RESULTS}/{{model}}/replay/{{strategy}}/{{task}}-seed{{seed}}.parquet",
     log:
         f"{LOGS}/replay_run/{{model}}/{{strategy}}/{{task}}-seed{{seed}}.log",
+    group:
+        RUNS_TOGETHER
     conda:
         "../envs/train.yaml"
     threads: same_for_all(job_threads)
@@ -19,6 +21,7 @@ rule replay_run:
         mem_mb=memory,
         runtime=minutes,
         slurm_partition=same_for_all(partition),
+        turn=1,
     params:
         recipe=TASK_RECIPE,
         scoring=SCORING,

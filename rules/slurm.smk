@@ -1,4 +1,76 @@
-# What the SLURM executor needs to be told about arrays; nothing on one machine.
+# What a cluster needs to be told beyond the rules: which jobs go in together. Nothing on one machine.
+
+from snakemake.jobs import GroupJob
+
+
+resource_scopes:
+    turn="local",
+
+
+def together(name):
+    """How many rows of a model one job makes: some of a small one's, or start-up would dominate."""
+    small = SETTINGS.models[name].source == "scratch"
+    return SETTINGS.models[name].resources.together or (8 if small else 1)
+
+
+def rows_of(wildcards):
+    return group_of(wildcards.model, "rows")
+
+
+def runs_of(wildcards):
+    return group_of(wildcards.model, "replay")
+
+
+# Snakemake asks for the group of every job, again and again.
+SOME = any(together(name) > 1 for name in MODELS)
+ROWS_TOGETHER, RUNS_TOGETHER = (rows_of, runs_of) if SOME else (None, None)
+
+
+def group_of(model, kind):
+    """Jobs of a group are one job of the cluster, which makes one after the other.
+
+    Without keep_incomplete Snakemake would remove what the others have finished when one fails. A
+    file of lethe's is whole or not there.
+    """
+    count = together(model)
+    if (
+        count == 1
+        or workflow.local_exec
+        or not workflow.execution_settings.keep_incomplete
+    ):
+        return None
+    name, settings = f"{model}-{kind}", workflow.group_settings
+    # Known on the command line only, as is that jobs of a group take turns.
+    settings.group_components = {name: count, **settings.group_components}
+    workflow.register_resource("turn", 1)
+    return name
+
+
+def take_turns():
+    """A job of a group that fails takes no other with it.
+
+    Snakemake 9 starts the jobs of a group at once, and all of them anew when one has failed.
+    """
+    step = sys.modules.get("snakemake_executor_plugin_slurm_jobstep")
+    if step is None or hasattr(GroupJob, "get_all_targets"):
+        return
+    step.Executor.additional_general_args = lambda _: "--keep-going --resources turn=1"
+    GroupJob.get_all_targets = GroupJob.get_target_spec
+    GroupJob.get_target_spec = targets_that_are_missing
+
+
+def targets_that_are_missing(group):
+    """Of a group that is tried again, or was preempted and starts again, what is finished stays."""
+    targets = group.get_all_targets()
+    made = [all(Path(file).exists() for file in job.output) for job in group.jobs]
+    return [spec for spec, there in zip(targets, made) if not there] or targets[:1]
+
+
+def remove_what_is_stale(group):
+    """What is there when a group starts again is its own."""
+    for job in group.jobs if group.attempt == 1 else []:
+        for file in job.output:
+            Path(file).unlink(missing_ok=True)
 
 
 def submit_what_is_alike():
@@ -18,6 +90,8 @@ def submit_what_is_alike():
 def run_jobs_that_are_alike(executor, jobs):
     alike = {}
     for job in jobs:
+        if job.is_group():
+            remove_what_is_stale(job)
         alike.setdefault(str(sorted(job.resources.items())), []).append(job)
     for part in alike.values():
         executor.run_mixed_jobs(part)
@@ -28,3 +102,4 @@ def nothing_to_wait_for(dag, name):
 
 
 submit_what_is_alike()
+take_turns()

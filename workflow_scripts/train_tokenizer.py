@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 
 from lethe import models
@@ -9,7 +10,10 @@ from lethe.pretraining import whole_text
 def train_tokenizer(corpus: Path, folder: Path, vocabulary: int) -> None:
     """Trains the tokenizer of a model from scratch on the upstream corpus."""
     texts = [whole_text(document) for document in read_examples(corpus)]
-    models.train_tokenizer(texts, vocabulary).save_pretrained(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as part:
+        models.train_tokenizer(texts, vocabulary).save_pretrained(part)
+        for file in Path(part).iterdir():
+            file.replace(folder / file.name)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import time
+from collections import Counter
 
 import pytest
 import yaml
@@ -40,7 +41,7 @@ def place(trained, cluster, tmp_path) -> Place:
 def run_on(cluster):
     """Starts Snakemake in a place while a fault is done to it; what it said, and its jobs."""
 
-    def run(place, fault=lambda: None, *arguments, seconds=300):
+    def run(place, fault=lambda: None, *arguments, seconds=300, status=0):
         earlier = {job["JobId"] for job in cluster.jobs()}
         with (place.folder / "said.txt").open("w+") as said:
             process = subprocess.Popen(
@@ -57,15 +58,15 @@ def run_on(cluster):
                 process.kill()
             said.seek(0)
             told = said.read()
-        assert code == 0, told
+        assert code == status, told
         return told, [job for job in cluster.jobs() if job["JobId"] not in earlier]
 
     return run
 
 
-def asking(place, **resources):
+def asking(place, model="olmo", **resources):
     models = yaml.safe_load((place.folder / "tiny.yaml").read_text())["models"]
-    models["olmo"]["resources"] = resources
+    models[model]["resources"] = resources
     place.change(models=models)
 
 
@@ -125,11 +126,64 @@ def test_preempted_and_then_over_its_time_a_row_goes_on_from_where_it_was(place,
 
 
 def test_more_rows_than_may_be_queued_are_made_each_with_what_its_model_asks_for(place, run_on):
-    """Jobs of both models are ready at once; only some fit under --jobs."""
-    asking(place, gpu=1, mem_mb=1600, runtime=5)
+    """Jobs of both models are ready at once; only some fit under --jobs, and two in an array."""
+    asking(place, gpu=1, mem_mb=1600, runtime=5, together=1)
+    asking(place, "pythia", together=1)
     files = [f"results/tiny/{model}/rows/{task}.parquet" for model in MODELS for task in TASKS]
-    _, jobs = run_on(place, lambda: None, *files, "--jobs", "4", seconds=120)
+    limits = ("--jobs", "4", "--slurm-array-limit", "2")
+    _, jobs = run_on(place, lambda: None, *files, *limits, seconds=120)
     assert len(place.rows()) == 8
     rows_of = [job for job in jobs if job["Comment"].startswith("rule_measure_row")]
     asked = sorted((job["JOB_GRES"], int(job["MinMemoryNode"][:4]) // 10) for job in rows_of)
     assert asked == [("(null)", 200)] * 3 + [("gpu:1", 160)] * 3
+    submissions = Counter(job.get("ArrayJobId", job["JobId"]) for job in rows_of)
+    assert max(submissions.values()) == 2
+
+
+def test_of_rows_that_are_one_job_those_that_fail_are_tried_again_and_no_other(place, run_on):
+    """One has a broken file. The others are made in the first try, whichever comes first."""
+    files = [f"results/tiny/pythia/rows/{task}.parquet" for task in TASKS]
+    bad, *good = (place.folder / file for file in files)
+    bad.unlink()
+    broken = place.folder / "results/tiny/tasks/add/train.parquet"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-100])
+    made = {}
+
+    def see():
+        until = time.monotonic() + 240
+        while not all(path.is_file() for path in good) and time.monotonic() < until:
+            time.sleep(0.1)
+        made.update({path: path.read_bytes() for path in good})
+
+    said, jobs = run_on(place, see, *files, status=1, seconds=480)
+    assert len(jobs) == 3 and {job["JobState"] for job in jobs} == {"FAILED"}, said
+    assert "add/train.parquet" in said
+    assert len(made) == 3 and {path: path.read_bytes() for path in good} == made
+    assert not bad.exists()
+    broken.write_bytes(whole)
+    _, jobs = run_on(place, lambda: None, *files)
+    assert len(jobs) == 1
+    assert bad.is_file() and {path: path.read_bytes() for path in good} == made
+
+
+def test_of_rows_that_are_one_job_what_is_made_survives_its_preemption(place, cluster, run_on):
+    """The row that is there is outdated, and made again like the others."""
+    place.change(recipe={"steps": 400})
+    files = [f"results/tiny/pythia/rows/{task}.parquet" for task in TASKS]
+    stale, made = {path: path.read_bytes() for path in place.rows()}, {}
+
+    def preempt():
+        cluster.wait(lambda: cluster.queued("RUNNING"), 60)
+        job = cluster.queued("RUNNING")[0]
+        cluster.wait(lambda: any(path not in stale for path in place.rows()), 120)
+        cluster.say("scontrol", "requeue", job)
+        cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
+        made.update({path: data for path, data in place.rows().items() if path not in stale})
+        cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    _, [job] = run_on(place, preempt, *files)
+    assert int(job["Restarts"]) == 1 and 0 < len(made) < 4
+    after = place.rows()
+    assert {path: after[path] for path in made} == made
+    assert all(rows.read(place.folder / file).about["steps"] == 400 for file in files)

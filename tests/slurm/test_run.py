@@ -9,8 +9,10 @@ import yaml
 from helpers.experiment import Place, make_experiment
 from helpers.slurm import CLUSTER
 
+from lethe import rows
+
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
-ASKED = {"gpu": 1, "mem_mb": 1500, "runtime": 7, "slurm_partition": "gpu"}
+ASKED = {"gpu": 1, "mem_mb": 1500, "runtime": 7, "slurm_partition": "gpu", "together": 1}
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +55,28 @@ def test_jobs_of_a_model_get_the_gpu_memory_time_and_partition_it_asks_for(jobs)
 
 
 def test_jobs_of_others_get_no_gpu_and_the_defaults(jobs):
-    for job in jobs["measure_row pythia"] + jobs["prepare_task add"]:
+    for job in jobs["score_base pythia"] + jobs["prepare_task add"]:
         assert (job["Partition"], job["JOB_GRES"]) == ("main", "(null)")
 
 
 def test_rows_of_a_model_are_one_array(jobs):
-    for model in ("olmo", "pythia"):
-        rows = jobs[f"measure_row {model}"]
-        assert len({job["ArrayJobId"] for job in rows}) == 1
-        assert len({job["ArrayTaskId"] for job in rows}) == 4
+    rows = jobs["measure_row olmo"]
+    assert len({job["ArrayJobId"] for job in rows}) == 1
+    assert len({job["ArrayTaskId"] for job in rows}) == 4
+
+
+def test_rows_of_a_small_model_are_one_job_which_takes_turns(place, jobs):
+    """It asks for the time of all of them and for the memory of one."""
+    [measured], [replayed] = jobs["pythia-rows_measure_row"], jobs["pythia-replay_replay_run"]
+    assert measured["TimeLimit"] == replayed["TimeLimit"] == "02:00:00"
+    assert (measured["MinMemoryNode"], measured["NumCPUs"]) == ("2000M", "1")
+    assert measured["JOB_GRES"] == "(null)"
+    logs = (place.results / "logs/measure_row/pythia").glob("*.log")
+    ended = {log.stem: log.stat().st_mtime for log in logs}
+    assert len(ended) == 4
+    for before, task in itertools.pairwise(sorted(ended, key=ended.get)):
+        about = rows.read(place.results / f"pythia/rows/{task}.parquet").about
+        assert ended[task] - ended[before] > about["training_seconds"] + about["scoring_seconds"]
 
 
 def test_a_job_sees_the_gpu_it_was_given_and_no_other(place, cluster, jobs):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.hub import Hub
 
 from lethe import matrix, rows
 
@@ -132,3 +133,23 @@ def test_base_losses_of_other_settings_are_not_subtracted(copied):
     said = copied.run(succeed=False)
     assert "base losses were measured with other settings" in said
     assert "scoring" in said
+
+
+def test_a_hub_that_goes_away_in_the_middle_takes_no_row_with_it(copied, model_folders, tmp_path):
+    """First in the middle of a download; then when the model is there, before the next row."""
+    hub = Hub("someone/tiny", model_folders["llama"]["path"], breaks=True)
+    told = hub.environment | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    place = replace(copied, environment=told)
+    asked = {"source": "hub", "path": "someone/tiny", "resources": {"gpu": 0}}
+    place.change(models={"hub": asked})
+    kept = place.rows()
+    first, second = (f"results/tiny/hub/rows/{task}.parquet" for task in ("add", "double"))
+    said = place.run("--nocolor", first, succeed=False)
+    assert "someone/tiny: cannot be loaded: the hub does not answer" in said
+    hub.breaks = hub.gone = False
+    place.run("--nocolor", first)
+    kept[place.folder / first] = (place.folder / first).read_bytes()
+    hub.stop()
+    place.run("--nocolor", second)
+    made = place.rows()
+    assert made.pop(place.folder / second) and made == kept

@@ -16,6 +16,10 @@ class Resources(Settings):
     mem_mb: PositiveInt | None = None
     runtime: PositiveInt | None = Field(None, description="Minutes.")
     slurm_partition: Annotated[str, StringConstraints(pattern=r"^[\w.,-]+$")] | None = None
+    together: PositiveInt | None = Field(
+        None,
+        description="Rows, or replay runs, that one job of a cluster makes one after the other.",
+    )
 
 
 class LoRA(Settings):

@@ -5,8 +5,8 @@ import sys
 import types
 from pathlib import Path
 
-# A graph of thousands of jobs is not garbage: it is looked through less often.
-gc.set_threshold(200_000, 20, 100)
+# A graph of thousands of jobs is not garbage: none is looked for before the first job starts.
+gc.disable()
 
 # The library is found beside the Snakefile, in jobs as well: no installation, no stale copy.
 LIBRARY = str(Path(workflow.basedir) / "src")
@@ -60,6 +60,10 @@ def one_of(names):
 
 def models_from(*sources):
     return one_of(name for name in MODELS if SETTINGS.models[name].source in sources)
+
+
+onstart:
+    gc.enable()
 
 
 wildcard_constraints:

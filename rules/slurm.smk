@@ -32,12 +32,9 @@ def group_of(model, kind):
     Without keep_incomplete Snakemake would remove what the others have finished when one fails. A
     file of lethe's is whole or not there.
     """
-    count = together(model)
-    if (
-        count == 1
-        or workflow.local_exec
-        or not workflow.execution_settings.keep_incomplete
-    ):
+    count, kept = together(model), workflow.execution_settings.keep_incomplete
+    on_slurm = workflow.executor_plugin.name in ("slurm", "slurm-jobstep")
+    if count == 1 or not on_slurm or not kept:
         return None
     name, settings = f"{model}-{kind}", workflow.group_settings
     # Known on the command line only, as is that jobs of a group take turns.

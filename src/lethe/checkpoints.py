@@ -77,6 +77,9 @@ class Checkpoint:
     def save(self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
         """Writes a part, whole or not at all.
 
+        Where that cannot be done (a disk that is full) the job goes on, and says so: what it has
+        done is worth more than what an interruption would cost.
+
         Parameters
         ----------
         facts
@@ -89,8 +92,12 @@ class Checkpoint:
                 kept[name] = full.contiguous().cpu()
         metadata = {"made_from": self.made_from, "facts": json.dumps(facts)}
         if distributed.rank() == 0:
-            with whole(self._path(part)) as unfinished:
-                save_file(kept, unfinished, metadata=metadata)
+            path = self._path(part)
+            try:
+                with whole(path) as unfinished:
+                    save_file(kept, unfinished, metadata=metadata)
+            except (OSError, SafetensorError) as error:
+                print(f"{path}: not saved, the job goes on without ({error})", file=sys.stderr)
         distributed.gathered(None)  # Nobody goes on before it is written.
         self._last = time.monotonic()
 

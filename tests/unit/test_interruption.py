@@ -270,3 +270,35 @@ def test_asked_to_stop_at_a_bad_moment_it_leaves_at_the_next(tmp_path, monkeypat
         with pytest.raises(SystemExit) as left:
             checkpoint.leave_if_asked("two")
     assert left.value.code == STOPPED
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import torch
+from helpers import tiny
+from lethe.checkpoints import Checkpoint
+from lethe.config.models import Recipe
+from lethe.training import fine_tune
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+model = tiny.model("llama")
+recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
+with Checkpoint(Path(sys.argv[1])) as unfinished:
+    fine_tune(model, tiny.tokens(*[(12, 4)] * 12), recipe, "t", unfinished)
+    print(unfinished.load("training"), sorted(Path(sys.argv[1]).iterdir()))
+"""
+
+
+def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_job(tmp_path):
+    tests = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(tests.parent / "src"), str(tests)])
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths, "LETHE_CHECKPOINT_MINUTES": "0"},
+        **{"capture_output": True, "text": True, "timeout": 240},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None []"
+    assert done.stderr.count("training.safetensors: not saved, the job goes on without") == 2
+    assert "File too large" in done.stderr

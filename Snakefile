@@ -1,6 +1,6 @@
 from snakemake.utils import min_version
 
-min_version("9.11")
+min_version("9.20")
 
 # Another experiment's file, given by --configfile, stands alone instead of being merged over ours.
 if "experiment" not in config:
@@ -9,6 +9,7 @@ if "experiment" not in config:
 
 
 include: "rules/common.smk"
+include: "rules/speed.smk"
 include: "rules/slurm.smk"
 include: "rules/data.smk"
 include: "rules/models.smk"

@@ -1,19 +1,11 @@
-import gc
-import inspect
 import re
 import sys
 import types
 from pathlib import Path
 
-# A graph of thousands of jobs is not garbage: none is looked for before the first job starts.
-gc.disable()
-
 # The library is found beside the Snakefile, in jobs as well: no installation, no stale copy.
 LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)
-
-from snakemake.common import overwrite_function_params
-from snakemake.resources import Resource
 
 from lethe.errors import LetheError
 from lethe.experiment import load, split_source
@@ -60,10 +52,6 @@ def one_of(names):
 
 def models_from(*sources):
     return one_of(name for name in MODELS if SETTINGS.models[name].source in sources)
-
-
-onstart:
-    gc.enable()
 
 
 wildcard_constraints:
@@ -279,14 +267,6 @@ def figures():
     return [
         f"{RESULTS}/plots/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
     ]
-
-
-# Snakemake looks up the parameters of these for every job; written down, they are found at once.
-for function in (
-    *(memory, minutes, gpus, partition, replay_scores, replay_measured),
-    Resource.evaluate,
-):
-    overwrite_function_params(function, inspect.signature(function).parameters)
 
 
 # ---- associations, the baselines that read the examples (similarity.smk)

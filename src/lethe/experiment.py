@@ -261,11 +261,6 @@ def _unshardable(settings: Experiment) -> list[str]:
             continue
         changed = model.recipe.model_dump(exclude_none=True)
         recipe = settings.recipe.model_copy(update=changed)
-        for key in ("lora", "l2", "ewc"):
-            if getattr(recipe, key):
-                problems.append(
-                    f"models.{name}.strategy: fsdp does without recipe.{key}; use single"
-                )
         if recipe.optimizer != "adamw":
             problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
         size = recipe.micro_batch or 1

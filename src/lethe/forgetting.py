@@ -169,26 +169,34 @@ class Job:
         self, model: Any, tokenizer: Any, tokens: Sequence, title: str, checkpoint: Checkpoint
     ) -> tuple[Any, Trained]:
         """The fine-tuned model: trained here, or by the run that was interrupted later on."""
-        if self.recipe.lora is not None:
-            model = models.add_lora(model, self.recipe.lora, self.recipe.seed)
+        model = self._adapted(model)
         if (found := checkpoint.load("weights")) is not None:
             restore_weights(model, found[0])
             return model, Trained(**found[1])
         anchors = _upstream_tokens(tokenizer, self.anchors, self.scoring).examples
         tune = partial(fine_tune, unfinished=checkpoint, upstream=anchors)
         several = distributed.size() > 1
-        if self.recipe.lora is not None or (self.scoring.weights == "float32" and not several):
+        exact_enough = self.recipe.lora is not None or self.scoring.weights == "float32"
+        if exact_enough and not several:
             return model, tune(model, tokens, self.recipe, title)
         # Steps of 1e-6 are lost when they are added to bfloat16 weights, and shards of a model
         # score nothing: others are trained, while these make room.
         device = next(model.parameters()).device
         model.to("cpu")
         exact, _ = models.load(self.card, "float32", 0 if several else self.gpu)
+        exact = self._adapted(exact)
         trained = tune(exact, tokens, self.recipe, title)
         model.to(device)
         for parameter, value in zip(model.parameters(), exact.parameters(), strict=True):
-            parameter.data.copy_(distributed.whole(value.detach()))
+            if value.requires_grad:
+                parameter.data.copy_(distributed.whole(value.detach()))
         return model, trained
+
+    def _adapted(self, model: Any) -> Any:
+        """The model with its adapters, if the recipe trains those instead of the weights."""
+        if self.recipe.lora is None:
+            return model
+        return models.add_lora(model, self.recipe.lora, self.recipe.seed)
 
     def _own_task(
         self,

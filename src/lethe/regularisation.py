@@ -46,6 +46,8 @@ def diagonal_fisher(
 ) -> list[torch.Tensor]:
     """Mean squared gradient of each example's mean loss, a tensor a parameter.
 
+    Leaves the parameters without gradients.
+
     Raises
     ------
     ValueError
@@ -58,10 +60,13 @@ def diagonal_fisher(
     model.eval()
     sums = [torch.zeros_like(p) for p in parameters]
     for example in usable:
+        model.zero_grad(set_to_none=True)
         losses, _ = token_losses(model, collate([example], parameters[0].device))
-        gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-        for total, gradient in zip(sums, gradients, strict=True):
-            if gradient is not None:
-                total.addcmul_(gradient, gradient)
+        # Processes that share the model take the same example: the mean of their gradients is its.
+        losses.mean().backward()
+        for total, parameter in zip(sums, parameters, strict=True):
+            if parameter.grad is not None:
+                total.addcmul_(parameter.grad, parameter.grad)
+    model.zero_grad(set_to_none=True)
     model.train(was_training)
     return [total / len(usable) for total in sums]

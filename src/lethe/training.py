@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lethe import distributed
-from lethe.batches import collate, example_means, token_losses
+from lethe.batches import collate, example_means, model_of, token_losses
 from lethe.checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from lethe.config.models import Recipe
 from lethe.data.tokens import Tokens
@@ -95,7 +95,7 @@ def fine_tune(
     batches = [usable[i : i + recipe.batch] for i in range(0, len(usable), recipe.batch)]
     _freeze(model, recipe.frozen)
     if distributed.size() > 1:
-        distributed.shard(model)
+        distributed.shard(model_of(model))
     loop = _Loop(model, recipe, len(batches), upstream)
     losses = loop.run(batches, title, unfinished or Checkpoint(None))
     seconds = time.perf_counter() - began

@@ -34,10 +34,8 @@ def job(
     base = rows.read(folder / f"{name}-base.parquet")
     train = [e for e in tiny.pairs(14, seed=1)] + [Example("a longer prompt " * 3, "yes, it is")]
     settings = (Recipe(**recipe), Scoring(**scoring), gpu)
-    unfinished = folder / f"{name}-unfinished"
-    return forgetting.Job(
-        card, base, train, tiny.pairs(5, seed=2), *settings, unfinished=unfinished
-    )
+    kept = {"unfinished": folder / f"{name}-unfinished", "anchors": upstream()[:3]}
+    return forgetting.Job(card, base, train, tiny.pairs(5, seed=2), *settings, **kept)
 
 
 def measure(

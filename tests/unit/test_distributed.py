@@ -67,6 +67,26 @@ def test_two_processes_measure_what_one_does(measured, model_folders):
         assert two[name].settings["recipe"]["processes"] == 2
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "gradient_checkpointing": True},
+        {"l2": 0.5, "ewc": 50.0, "frozen": ["embed"]},
+    ],
+    ids=["lora", "held"],
+)
+def test_two_processes_follow_every_recipe(measured, recipe):
+    one, two = (measured(str(n), ("llama",), n, recipe)["llama"] for n in (1, 2))
+    plain = measured("plain", ("llama",), 1)["llama"]
+    np.testing.assert_allclose(two.loss_after, one.loss_after, rtol=0, atol=1e-5)
+    for other in (plain.loss_after, one.loss_before):
+        assert np.nanmax(np.abs(one.loss_after - other)) > 1e-3
+    if "lora" in recipe:
+        # Frozen weights that are scored in bfloat16 stay as they are.
+        still = measured("still", ("llama",), 2, recipe | {"lr": 0.0}, dtype="bfloat16")["llama"]
+        np.testing.assert_array_equal(still.loss_after, still.loss_before)
+
+
 def test_two_processes_that_learn_nothing_forget_exactly_nothing(measured):
     row = measured("still", ("olmo",), 2, recipe={"lr": 0.0}, dtype="bfloat16")["olmo"]
     np.testing.assert_array_equal(row.loss_after, row.loss_before)

@@ -305,8 +305,6 @@ def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
         ({"gpus": 3}, {}, "recipe.batch 8 is no multiple of 3 gpus x micro_batch 1"),
         ({}, {"micro_batch": 8}, "recipe.batch 8 is no multiple of 2 gpus x micro_batch 8"),
         ({}, {"optimizer": "adamw_8bit"}, "fsdp needs recipe.optimizer adamw"),
-        ({}, {"l2": 0.1}, "fsdp does without recipe.l2"),
-        ({}, {"method": "lora", "lora": {"rank": 4}}, "fsdp does without recipe.lora"),
         ({}, {"processes": 2}, "recipe.processes: give the model gpus and strategy"),
     ],
 )

@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 # Another experiment's file, given by --configfile, stands alone instead of being merged over ours.
-if "experiment" not in config:
+if not workflow.configfiles:
 
     configfile: "config.yaml"
 
@@ -32,6 +32,11 @@ if SETTINGS.similarity:
 
 
 report: "report/workflow.rst"
+
+
+onstart:
+    gc.enable()
+    refuse_too_few_cores()
 
 
 rule all:

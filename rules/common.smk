@@ -199,6 +199,21 @@ def partition(wildcards):
     return asked(wildcards, "slurm_partition", None)
 
 
+def refuse_too_few_cores():
+    """Threads are part of a result's bytes; Snakemake would quietly give a job fewer.
+
+    On one machine only: a cluster gives every job what it asks for.
+    """
+    cores = workflow.resource_settings.cores
+    for name in MODELS if workflow.local_exec and cores else []:
+        asked = job_threads(types.SimpleNamespace(model=name))
+        if asked > cores:
+            raise WorkflowError(
+                f"models.{name}: asks for {asked} threads, more than --cores {cores}; "
+                "give as many, or lower its threads (they are part of a result's bytes)"
+            )
+
+
 # ---- files by stage
 
 
@@ -248,7 +263,7 @@ def replay_scores(wildcards):
     if wildcards.strategy in PREDICTED:
         return f"{RESULTS}/{wildcards.model}/predictions/{wildcards.strategy}.parquet"
     if wildcards.strategy == "oracle":
-        return f"{RESULTS}/{wildcards.model}/Z.parquet"
+        return f"{RESULTS}/{wildcards.model}/rows/{wildcards.task}.parquet"
     return []
 
 

@@ -7,13 +7,8 @@ from snakemake.common import overwrite_function_params
 from snakemake.dag import ScriptProcessor
 from snakemake.resources import Resource
 
-# The graph is not garbage: none is looked for before the first job starts.
+# The graph is not garbage: none is looked for before the first job starts (`onstart`).
 gc.disable()
-
-
-onstart:
-    gc.enable()
-
 
 # Snakemake looks up the parameters of these for every job; written down, they are found at once.
 for function in (

@@ -17,13 +17,21 @@ def replay_run(
         job, row = None, without_replay(rows.read(inputs["measured"]), upstream, labels["task"])
     else:
         job = fine_tune_job(inputs, **settings, unfinished=beside(run_file))
-        scores = matrix.read_task(inputs["scores"], labels["task"]) if inputs["scores"] else None
+        scores = weighed(inputs["scores"], labels) if inputs["scores"] else None
         row = replay(job, upstream, scores, **labels, **replay_settings)
     if distributed.rank():
         return
     rows.write(run_file, row)
     if job is not None:
         job.finish()
+
+
+def weighed(path: Path | str, labels: Mapping) -> dict[str, float]:
+    """Forgetting by example_id that replay is drawn by: predicted, or by an oracle measured."""
+    if labels["strategy"] != "oracle":
+        return matrix.read_task(path, labels["task"])
+    row = rows.read(path)
+    return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lethe.config import Experiment
-from lethe.config.models import Recipe
+from lethe.config.models import Recipe, changed
 from lethe.errors import ExperimentError
 from lethe.task_table import NAME, Task, read_tasks
 
@@ -33,10 +33,12 @@ class Loaded:
 
     def recipe(self, model: str) -> Recipe:
         """The recipe with this model's changes applied."""
-        entry = self.settings.models[model]
-        change = entry.recipe.model_dump(exclude_none=True)
-        change["processes"] = entry.gpus if entry.strategy == "fsdp" else 1
-        return self.settings.recipe.model_copy(update=change)
+        return _recipe(self.settings, model)
+
+
+def _recipe(settings: Experiment, model: str) -> Recipe:
+    entry = settings.models[model]
+    return changed(settings.recipe, entry.recipe, entry.gpus if entry.strategy == "fsdp" else 1)
 
 
 def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = ()) -> Loaded:
@@ -67,8 +69,11 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
         problems += matrix_problems
         problems += _bad_sources(settings, tasks)
         problems += _plain_text_questions(settings)
-        problems += _unshardable(settings)
+        recipes, recipe_problems = _recipes(settings)
+        problems += recipe_problems
+        problems += _unshardable(settings, recipes)
         problems += _bad_sizes(settings, tasks)
+        problems += _bad_lengths(settings, recipes)
         problems += _unknown_tasks(settings, tasks)
         problems += _missing_files(settings, tasks, folder)
     if problems:
@@ -111,9 +116,9 @@ def _settings(config: Any) -> tuple[Experiment | None, list[str]]:
         return None, [_explain(problem) for problem in error.errors()]
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], within: tuple[str, ...] = ()) -> str:
     """One line for one pydantic error: key, what is allowed, value seen."""
-    path = [str(part) for part in problem["loc"]]
+    path = [*within, *(str(part) for part in problem["loc"])]
     # Tags of discriminated unions are part of pydantic's path but not of the user's YAML.
     if path[:1] in (["models"], ["sources"]):
         path[2:3] = []
@@ -123,7 +128,19 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"{key}: no such key (value seen: {seen!r}){_suggestion(path)}"
     if problem["type"] == "missing":
         return f"{key}: is missing and has no default"
+    about = problem.get("ctx", {})
+    if problem["type"].startswith("union_tag"):
+        # The key that says of which kind an entry is.
+        key, seen = f"{key}.{about['discriminator'].strip(chr(39))}", about.get("tag")
+        if seen is None:
+            return f"{key}: is missing and has no default"
     message = problem["msg"].removeprefix("Value error, ")
+    if "expected_tags" in about:
+        message = f"must be one of {about['expected_tags']}"
+    if about.get("pattern") == NAME.pattern:
+        message = "may only hold letters, digits, _ . - and not begin with . or -"
+    if seen == "none":
+        message += "; what is left out is written null"
     return f"{key}: {message} (value seen: {_short(seen)})"
 
 
@@ -133,7 +150,9 @@ def _short(value: Any) -> str:
 
 
 def _suggestion(path: list[str]) -> str:
-    return _closest(path[-1], sorted(_known_keys(Experiment)))
+    if path[0] == "models" and path[-2] == "recipe" and path[-1] in Recipe.model_fields:
+        return "; it is set for all models, in the experiment's recipe"
+    return _closest(path[-1], sorted(_known_keys(Experiment) - {path[-1]}))
 
 
 def _closest(word: str, known: Iterable[str]) -> str:
@@ -251,16 +270,27 @@ def _plain_text_questions(settings: Experiment) -> list[str]:
     return problems
 
 
-def _unshardable(settings: Experiment) -> list[str]:
+def _recipes(settings: Experiment) -> tuple[dict[str, Recipe], list[str]]:
+    """Model -> its recipe, of those whose changes fit the experiment's, and what does not fit."""
+    recipes: dict[str, Recipe] = {}
+    problems = []
+    for name in settings.models:
+        try:
+            recipes[name] = _recipe(settings, name)
+        except ValidationError as error:
+            problems += [_explain(e, ("models", name, "", "recipe")) for e in error.errors()]
+    return recipes, problems
+
+
+def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
     """What a model in shards cannot be trained with."""
     problems = []
     if settings.recipe.processes != 1:
         problems.append("recipe.processes: give the model gpus and strategy: fsdp instead")
-    for name, model in settings.models.items():
+    for name, recipe in recipes.items():
+        model = settings.models[name]
         if model.strategy != "fsdp":
             continue
-        changed = model.recipe.model_dump(exclude_none=True)
-        recipe = settings.recipe.model_copy(update=changed)
         if recipe.optimizer != "adamw":
             problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
         size = recipe.micro_batch or 1
@@ -278,13 +308,16 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     for split, least in (("train", 2), ("test", 1)):
         if tasks and splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
-    if len(settings.models) > 1 and min(settings.transfer.own_rows) > splits.count("train"):
+    if (
+        tasks
+        and len(settings.models) > 1
+        and min(settings.transfer.own_rows) > splits.count("train")
+    ):
         problems.append(f"transfer.own_rows: one at most {splits.count('train')}, the train tasks")
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
         return problems
-    problems += _bad_lengths(settings)
     examples, heldout = settings.upstream.examples, settings.upstream.heldout
     smallest = examples // len(settings.upstream.domains)
     if not 0 < round(smallest * heldout) < smallest:
@@ -293,20 +326,23 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
             "leaves no held-out or no replayable example; give more"
         )
     replayable = examples - round(examples * heldout)
-    if max(settings.completion.probes) > examples:
-        problems.append(f"completion.probes: at most upstream.examples = {examples}")
+    if max(probes := settings.completion.probes) >= examples:
+        problems.append(
+            f"completion.probes: each must be below upstream.examples, {examples} (value seen, or "
+            f"the default: {probes})"
+        )
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
     return problems
 
 
-def _bad_lengths(settings: Experiment) -> list[str]:
+def _bad_lengths(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
     """MPT has no positions beyond its context; the other architectures' are rotary."""
     problems = []
-    for name, model in settings.models.items():
+    for name, recipe in recipes.items():
+        model = settings.models[name]
         if model.source == "scratch" and model.architecture == "mpt":
-            changed = model.recipe.max_tokens or settings.recipe.max_tokens
-            longest = max(changed, settings.scoring.max_tokens)
+            longest = max(recipe.max_tokens, settings.scoring.max_tokens)
             if longest > model.pretraining.context:
                 problems.append(
                     f"models.{name}.pretraining.context: at least max_tokens of recipe and "

@@ -65,14 +65,18 @@ def test_every_problem_is_in_one_message(experiment):
         ({"matrix": {"path": "z.npy"}}, "matrix.layout"),
         ({"upstream": None}, "upstream: is missing"),
         ({"tasks": "none.csv"}, "no such file"),
-        ({"completion": {"probes": [500]}}, "completion.probes"),
+        ({"completion": {"probes": [200]}}, "completion.probes: each must be below"),
         ({"replay": {"strategies": ["random"], "probes": 180}}, "150"),
         ({"replay": {"strategies": ["none"]}}, "'random'"),
         ({"experiment": "../../x"}, "../../x"),
         ({"sources": {}}, "names no key of sources"),
         ({"recipe": {"method": "lora"}}, "lora"),
         ({"models": {"m": {"source": "folder", "path": "gone"}}}, "gone/config.json"),
-        ({"models": {"m": {"source": "magic"}}}, "models.m: Input tag 'magic'"),
+        (
+            {"models": {"m": {"source": "magic"}}},
+            "models.m.source: must be one of 'scratch', 'package', 'hub', 'folder' (value seen: 'm",
+        ),
+        ({"models": {"m": {}}}, "models.m.source: is missing"),
         ({"models": {"m": {"source": "scratch"}}}, "models.m.architecture: is missing"),
         ({"models": {"m": {**SCRATCH, "architecture": "rnn"}}}, "models.m.architecture: Input"),
         ({"models": {"m": {**SCRATCH, "recipe": {"lrr": 1}}}}, "models.m.recipe.lrr: no such key"),
@@ -96,7 +100,15 @@ def test_every_problem_is_in_one_message(experiment):
             "upstream: a matrix brings its own",
         ),
         ({"models": {"m": {**SCRATCH, "architecture": "mpt"}}}, "context: at least max_tokens"),
-        ({"sources": {"x": {"kind": "web"}}}, "sources.x: Input tag 'web'"),
+        ({"sources": {"x": {"kind": "web"}}}, "sources.x.kind: must be one of 'bigbench', 'hub'"),
+        ({"sources": {"a b": {"kind": "web"}}}, "sources.a b: may only hold letters, digits"),
+        ({"models": {"m": {**SCRATCH, "recipe": {"micro_batch": 3}}}}, "models.m.recipe: batch 8"),
+        ({"models": {"m": {**SCRATCH, "recipe": {"lr": None}}}}, "models.m.recipe.lr: Input"),
+        (
+            {"models": {"m": {**SCRATCH, "recipe": {"weight_decay": 1}}}},
+            "models.m.recipe.weight_decay: no such key (value seen: 1); it is set for all models",
+        ),
+        ({"recipe": {"max_epochs": "none"}}, "; what is left out is written null"),
         ({"sources": {"x": {"kind": "files", "folder": "f", "text": "words"}}}, "names no field"),
         ({"upstream": {"examples": 1, "domains": {"n": "bigbench:a"}}}, "leaves no held-out"),
         ({"upstream": {"examples": 0, "domains": {"n": "bigbench:a"}}}, "upstream.examples"),
@@ -286,6 +298,14 @@ def test_models_and_matrices_are_not_mixed(folder_of_matrices):
     config, folder = folder_of_matrices
     config["models"] = {"m": SCRATCH}
     assert "one of them" in problems(config, folder)
+
+
+def test_what_a_model_sets_to_null_is_null_for_it(experiment):
+    config, folder = experiment
+    config["models"]["endless"] = {**SCRATCH, "recipe": {"max_epochs": None}}
+    loaded = load(config, folder)
+    assert loaded.recipe("endless").max_epochs is None
+    assert loaded.recipe("olmo").max_epochs == 3
 
 
 def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):

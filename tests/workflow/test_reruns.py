@@ -17,6 +17,9 @@ def test_a_new_task_costs_one_row_a_model_and_leaves_finished_rows_alone(copied)
     planned = copied.planned()
     assert planned["measure_row"] == planned["gather_matrix"] == 2
     assert planned["prepare_task"] == 1
+    # Predictions are other ones now; the truth, chance and no replay are what they were.
+    additive = list(copied.results.glob("*/replay/additive/*.parquet"))
+    assert planned["replay_run"] == len(additive) > 0
     assert not planned.keys() & {"pretrain_model", "score_base", "prepare_upstream"}
     copied.run("--until", "rank_curve")
     after = copied.rows()

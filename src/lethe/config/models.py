@@ -42,7 +42,7 @@ class Recipe(Settings):
     group_steps: dict[str, PositiveInt] = Field(
         {}, description="Groups of the task table whose tasks take other steps than `steps`."
     )
-    max_epochs: Positive | None = Field(3, description="Caps the steps; none: no cap.")
+    max_epochs: Positive | None = Field(3, description="Caps the steps; null: no cap.")
     batch: PositiveInt = 8
     lr: NonNegative = 2e-6
     warmup_steps: Annotated[int, Field(ge=0)] = 10
@@ -57,7 +57,7 @@ class Recipe(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch: PositiveInt | None = Field(
-        None, description="Examples of one pass; gradients are added up to `batch`. None: batch."
+        None, description="Examples of one pass; gradients are added up to `batch`. null: batch."
     )
     gradient_checkpointing: bool = Field(
         False, description="Keep no activations but recompute them: less memory, a third slower."
@@ -105,6 +105,18 @@ class RecipeChange(Settings):
     micro_batch: PositiveInt | None = None
     gradient_checkpointing: bool | None = None
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] | None = None
+
+
+def changed(recipe: Recipe, change: RecipeChange, processes: int = 1) -> Recipe:
+    """The recipe of one model, checked as a whole; a key that is given as null is null.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If the two do not go together.
+    """
+    given = change.model_dump(exclude_unset=True) | {"processes": processes}
+    return Recipe.model_validate(recipe.model_dump() | given)
 
 
 class Pretraining(Settings):

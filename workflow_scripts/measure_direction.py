@@ -1,10 +1,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import distributed, models, rows
+from lethe import distributed, rows
 from lethe.jobs import fine_tune_job
 from lethe.similarity import directions
-from lethe.similarity.projection import sketch_of
 from lethe.warm import run
 
 
@@ -13,10 +12,7 @@ def measure_direction(
 ) -> None:
     """Fine-tunes as the row was measured, and sketches where the weights went."""
     job = fine_tune_job(inputs, **settings)
-    tuned, _, again = job.run([], title=task)
-    directions.same_training(again, rows.read(inputs["row"]), task)
-    base, _ = models.load(job.card, job.scoring.dtype, job.gpu)
-    moved = directions.difference(base, tuned, sketch_of(base, **projection))
+    moved = directions.measured(job, rows.read(inputs["row"]), task, projection)
     if distributed.rank() == 0:
         directions.write(direction, moved)
 

@@ -61,12 +61,14 @@ class Predictor:
     ) -> Self:
         """Fits on a model's folder of a finished experiment, such as results/default/olmo-0.7m.
 
-        Probes are chosen A-optimally among all upstream examples without a missing value.
+        Probes are chosen A-optimally among all upstream examples without a missing value; those
+        that no task has a value of are left out.
 
         Raises
         ------
         LetheError
-            If Z or the upstream examples are not there, or belong to different experiments.
+            If Z or the upstream examples are not there, or belong to different experiments, or
+            Z holds right answers that were lost: probes are scored by their loss.
         """
         folder = Path(folder)
         z, base = matrix.read(folder / "Z.parquet"), rows.read(folder / "base.parquet")
@@ -76,13 +78,21 @@ class Predictor:
                 f"{folder}: {len(lacking)} examples of Z, such as {lacking[0]!r}, are not in "
                 f"{folder.parent / 'upstream.parquet'}; they are of different runs"
             )
-        known = np.isfinite(z.values).all(axis=0)
-        index = choose_probes(z.values, probes, "a_optimal", seed=seed, allowed=known)
-        chosen = [upstream[name] for name in z.example_ids]
         scoring = base.settings["scoring"]
+        if scoring.get("exact_match") is not None:
+            raise LetheError(
+                f"{folder}: its Z holds which right answers were lost (scoring.exact_match); a "
+                "prediction while training needs an experiment that measures losses"
+            )
+        seen = np.isfinite(z.values).any(axis=0)
+        values = z.values[:, seen].astype(np.float32)
+        known = np.isfinite(values).all(axis=0)
+        index = choose_probes(values, probes, "a_optimal", seed=seed, allowed=known)
+        ids = [name for name, kept in zip(z.example_ids, seen, strict=True) if kept]
+        chosen = [upstream[name] for name in ids]
         return cls(
-            z.values.astype(np.float32),
-            z.example_ids,
+            values,
+            ids,
             np.array([example.domain for example in chosen]),
             index,
             [chosen[i].example for i in index],

@@ -94,8 +94,11 @@ class Completion:
         # Without gaps there is nothing to look for in every chunk.
         self.filling = gaps.solve(z) if z.dropped else np.asarray
         if z.dropped:
-            z = lowrank.moments(map(self.filling, train))
-        self.model = Model(method, _with_ones(z), self.filling(columns))
+            z = lowrank.moments(self.filling(_seen(chunk)) for chunk in train)
+        seen = np.isfinite(columns).any(axis=0)
+        self.drawn, columns = self.drawn[seen], columns[:, seen]
+        known = np.isfinite(columns)
+        self.model = Model(method, _with_ones(z), self.filling(columns), known=known)
 
     def predictions(self, index: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
         """Predicted rows (R, n), chunk by chunk, from values (R, k) probed at k examples.
@@ -111,6 +114,11 @@ class Completion:
     def predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Predicted rows (R, N) in one array; as `predictions`."""
         return np.concatenate(list(self.predictions(index, values)), axis=1)
+
+
+def _seen(chunk: np.ndarray) -> np.ndarray:
+    """The columns that a training row knows: others say nothing of how rows go together."""
+    return chunk[:, np.isfinite(chunk).any(axis=0)]
 
 
 def _gathered(chunks: Stream, drawn: np.ndarray) -> tuple[lowrank.Moments, RowEffects, np.ndarray]:
@@ -139,19 +147,19 @@ def probe_scores(fitted: Completion, probes: int) -> np.ndarray:
 
     The summed posterior variance that one probe takes off under the Gaussian method (the first
     step of `lethe.completion.probes.a_optimal`), with the noise factor chosen for this many
-    probes.
+    probes. 0 for an example that no training task knows.
     """
     prior, noise = fitted.model.parts
     factor, basis = fitted.model.choice(probes), prior.basis
     spread = basis @ fitted.model.total @ basis.T
     scores = []
     for chunk in fitted.train:
-        for part in lowrank.slices(fitted.filling(chunk), IN_CACHE):
-            columns = np.asarray(part, dtype=np.float64)
+        for part in lowrank.slices(chunk, IN_CACHE):
+            columns = np.asarray(fitted.filling(part), dtype=np.float64)
             features = basis @ with_ones(columns)
             told = np.einsum("in,in->n", features, spread @ features)
             size = np.square(features).sum(axis=0) + factor * noise.variance(columns)
-            scores.append(told / size)
+            scores.append(np.where(np.isfinite(part).any(axis=0), told / size, 0.0))
     return np.concatenate(scores)
 
 
@@ -165,10 +173,12 @@ def choose_probes(fitted: Completion, k: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If fewer than k examples were drawn.
+        If fewer than k examples were drawn that a training task knows.
     """
     if k > len(fitted.drawn):
-        raise ValueError(f"{k} probes wanted, {len(fitted.drawn)} examples were drawn")
+        raise ValueError(
+            f"{k} probes wanted, {len(fitted.drawn)} examples were drawn that a task knows"
+        )
     model = fitted.model
     prior, noise = model.parts
     features = prior.basis @ model.sample

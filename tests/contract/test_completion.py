@@ -173,6 +173,28 @@ def test_a_column_that_no_training_task_knows_gets_a_finite_prediction(name):
     assert np.isfinite(fitted(name, train).predict(some(10), new[some(10)])).all()
 
 
+# These draw numbers for every column.
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in ("random", "logistic_mf")]
+)
+def test_columns_that_no_training_task_knows_change_nothing_elsewhere(name):
+    """Not to the bit where a fit is iterated until little moves."""
+    train, new = split(matrix_for(name, 10))
+    more = np.hstack([train, np.full((len(train), 200), np.nan)])
+    index, values = some(10), new[some(10)]
+    plain, padded = fitted(name, train), fitted(name, more)
+    atol = 1e-9
+    predicted = padded.predict(index, values)[:EXAMPLES]
+    np.testing.assert_allclose(predicted, plain.predict(index, values), atol=atol)
+    if plain.has_intervals:
+        for end, wanted in zip(
+            padded.predict_interval(index, values),
+            plain.predict_interval(index, values),
+            strict=True,
+        ):
+            np.testing.assert_allclose(end[:EXAMPLES], wanted, atol=atol)
+
+
 @EVERY
 def test_several_rows_at_once_equal_one_by_one(name):
     z = matrix_for(name, 12)

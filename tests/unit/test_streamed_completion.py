@@ -28,6 +28,20 @@ def test_streamed_completion_is_the_one_in_memory(tmp_path, z, method, gaps):
     np.testing.assert_allclose(streamed, dense, atol=1e-7)
 
 
+def test_examples_that_no_task_knows_are_no_evidence_and_no_probes(tmp_path, z):
+    z = z.copy()
+    z[:, ::3] = np.nan
+    known = np.flatnonzero(np.isfinite(z).all(axis=0))
+    stream = streaming.Stream(write(tmp_path, z), [f"t{i}" for i in range(7)], CHUNK)
+    fitted = streamed_completion.Completion(Gaussian(), stream)
+    index = known[[2, 40, 111]]
+    dense = Gaussian().fit(z[:7, known]).predict(np.array([2, 40, 111]), z[7:, index])
+    np.testing.assert_allclose(fitted.predict(index, z[7:, index])[:, known], dense, atol=1e-7)
+    assert np.isin(streamed_completion.choose_probes(fitted, 12), known).all()
+    scores = streamed_completion.probe_scores(fitted, 5)
+    assert (scores[known] > 0).all() and not np.delete(scores, known).any()
+
+
 def test_gaps_are_filled_as_in_memory(tmp_path, z):
     z = holed(z)
     stream = streaming.Stream(write(tmp_path, z), chunk=CHUNK)

@@ -127,11 +127,21 @@ class Model:
         Gram matrix (M + 1, M + 1) of [Z; 1] over all columns.
     sample
         Columns (M, n) of Z that probes are drawn from when a candidate is chosen: all, or a
-        random part.
+        random part. Columns that no row knows belong neither here nor into `total`.
+    known
+        Mask (M, n) of the sample's cells that were measured, not filled in; none: all.
     """
 
-    def __init__(self, method: "FoldIn", total: np.ndarray, sample: np.ndarray, seed: int = 0):
+    def __init__(
+        self,
+        method: "FoldIn",
+        total: np.ndarray,
+        sample: np.ndarray,
+        seed: int = 0,
+        known: np.ndarray | None = None,
+    ):
         self.method, self.total, self.sample = method, total, with_ones(sample)
+        self.known = np.ones(sample.shape, dtype=bool) if known is None else known
         self.seed = seed
         self.parts = method.parts(total)
         self._without: dict[int, Any] = {}
@@ -213,7 +223,10 @@ class FoldIn(Completer):
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
         self.rows = fill(values, known)
-        self.model = Model(self, gram(self.rows), sample(self.rows))
+        # What no training row knows is filled in: there, rows would seem to explain each other.
+        seen = known.any(axis=0)
+        total, drawn = gram(self.rows[:, seen]), sample(self.rows[:, seen])
+        self.model = Model(self, total, drawn, known=sample(known[:, seen]))
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         return self.model.weights(self.rows[:, index], values) @ with_ones(self.rows)

@@ -92,13 +92,15 @@ def sizes(
 def left_out_rows(model: Model, probes: int, draws: int = 5) -> list[LeftOutRow]:
     """Every training row predicted from the others, at the columns of the model's sample.
 
-    A single training row has no other: it is predicted from itself, which says nothing.
+    Judged by measured cells only. A single training row has no other: it is predicted from
+    itself, which says nothing.
     """
     factor = model.choice(probes)
     found = []
     for index in model.probes(probes, draws):
-        hidden = np.setdiff1d(np.arange(model.sample.shape[1]), index)
+        unprobed = np.setdiff1d(np.arange(model.sample.shape[1]), index)
         for row in range(model.tasks):
+            hidden = unprobed[model.known[row, unprobed]]
             parts, kept = model.without(row) if model.tasks > 1 else (model.parts, [0, 1])
             columns = model.sample[kept]
             solver = model.method.solver(parts, columns[:, index])

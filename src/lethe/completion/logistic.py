@@ -45,7 +45,9 @@ class LogisticFoldIn(Completer):
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
         check_binary(values)
         self.rows = np.clip(fill(values, known), 0.0, 1.0)
-        self.basis = _Basis(self.rows)
+        # What no row knows is filled in, and no evidence of how rows go together.
+        self.seen = known.any(axis=0)
+        self.basis = _Basis(self.rows, self.seen)
         self._chosen: dict[int, tuple[int, float]] = {}
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -60,7 +62,7 @@ class LogisticFoldIn(Completer):
         if len(grid) == 1 or len(self.rows) < 3 or probes == 0:
             return grid[len(grid) // 2]
         if probes not in self._chosen:
-            self._chosen[probes] = _least_log_loss(sample(self.rows), probes, grid)
+            self._chosen[probes] = _least_log_loss(sample(self.rows[:, self.seen]), probes, grid)
         return self._chosen[probes]
 
 
@@ -79,16 +81,20 @@ def _least_log_loss(rows: np.ndarray, probes: int, grid: Sequence[tuple[int, flo
 
 
 class _Basis:
-    """Base logits (N,) and features (N, 1 + R) of which new rows are combinations."""
+    """Base logits (N,) and features (N, 1 + R) of which new rows are combinations.
 
-    def __init__(self, rows: np.ndarray):
+    Rates and factors come from the columns in the mask `seen` (N,); none: all.
+    """
+
+    def __init__(self, rows: np.ndarray, seen: np.ndarray | None = None):
         tasks = len(rows)
-        whole = (rows.sum() + 0.5) / (rows.size + 1)
+        used = slice(None) if seen is None else seen
+        whole = (rows[:, used].sum() + 0.5) / (rows[:, used].size + 1)
         # A column is one task's worth drawn to the rate of all: none is certain.
         rates = (rows.sum(axis=0) + whole) / (tasks + 1)
         self.base = np.log(rates) - np.log1p(-rates)
         deviations = (rows - rates) / np.sqrt(rates * (1 - rates))
-        values, u = np.linalg.eigh(deviations @ deviations.T)
+        values, u = np.linalg.eigh(deviations[:, used] @ deviations[:, used].T)
         kept = np.argsort(-values)[: max(RANKS)]
         kept = kept[values[kept] > 1e-10 * max(values.max(), 1e-300)]
         factors = deviations.T @ u[:, kept] / np.sqrt(tasks)

@@ -56,12 +56,12 @@ def choose_probes(
         Domain of each example (N,), for `stratified`.
     allowed
         Mask (N,) of the columns that may be probed; none: all. Columns that no training row
-        knows can be probed at random, never by design.
+        knows can be probed at random, never for what training rows say of them.
 
     Raises
     ------
     ValueError
-        If the method is not known, fewer than k columns are allowed, or domains are missing.
+        If the method is not known, fewer than k columns may be probed, or domains are missing.
     """
     rows = np.asarray(train, dtype=np.float64)
     if method not in CHOICES:
@@ -74,10 +74,12 @@ def choose_probes(
         if domains is None or len(domains) != rows.shape[1]:
             raise ValueError(f"stratified probes need {rows.shape[1]} domains, one a column")
         return _stratified(pool, np.asarray(domains)[pool], k, rng)
-    rows = fill(rows, np.isfinite(rows))
-    if method == "leverage":
-        return _leverage(rows, pool, k, rng)
-    return a_optimal(rows, pool, k)
+    known = np.isfinite(rows)
+    seen = np.flatnonzero(known.any(axis=0))
+    rows, pool = fill(rows, known)[:, seen], np.flatnonzero(np.isin(seen, pool))
+    if k > len(pool):
+        raise ValueError(f"{k} probes wanted, training rows know {len(pool)} that may be probed")
+    return seen[_leverage(rows, pool, k, rng) if method == "leverage" else a_optimal(rows, pool, k)]
 
 
 def _pool(examples: int, count: int, allowed: np.ndarray | None) -> np.ndarray:

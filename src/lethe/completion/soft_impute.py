@@ -28,13 +28,22 @@ class SoftImpute(Completer):
         self.shrinkage, self.iterations, self.tolerance = shrinkage, iterations, tolerance
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self.rows = fill(values, known)
+        self.rows, self.seen = fill(values, known), known.any(axis=0)
         self._chosen: dict[int, float] = {}
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         chosen = self._tuned(len(index))
         path = [value for value in SHRINKAGES if value > chosen] + [chosen]
-        return np.array([self._complete(self.rows, index, row, path)[-1] for row in values])
+        # Columns that nobody knows are filled in, and would count as what rows agree on.
+        used = self.seen.copy()
+        used[index] = True
+        places = np.flatnonzero(used).searchsorted(index)
+        means = self.rows.mean(axis=0)
+        offsets = (values - means[index]).sum(axis=1) / max(len(index), 1)
+        found = means + offsets[:, None]
+        for line, row in zip(found, values, strict=True):
+            line[used] = self._complete(self.rows[:, used], places, row, path)[-1]
+        return found
 
     def _tuned(self, probes: int, columns: int = 300) -> float:
         if self.shrinkage is not None:
@@ -42,7 +51,7 @@ class SoftImpute(Completer):
         if len(self.rows) < 3 or probes == 0:
             return SHRINKAGES[len(SHRINKAGES) // 2]
         if probes not in self._chosen:
-            rows = sample(self.rows, max(columns, 2 * probes))
+            rows = sample(self.rows[:, self.seen], max(columns, 2 * probes))
             rng = np.random.default_rng([probes, 43])
             errors = np.zeros(len(SHRINKAGES))
             for row, truth in enumerate(rows):

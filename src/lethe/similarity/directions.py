@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lethe import models
 from lethe.errors import LetheError
 from lethe.files import whole
+from lethe.forgetting import Job
 from lethe.rows import Row
-from lethe.similarity.projection import CountSketch
+from lethe.similarity.projection import CountSketch, sketch_of
 
 _KEY = b"lethe"
 
@@ -23,6 +25,20 @@ class Direction:
 
     values: np.ndarray
     settings: dict[str, Any]
+
+
+def measured(job: Job, row: Row, task: str, projection: dict[str, int]) -> Direction:
+    """Fine-tunes once more, as `row` was measured, and sketches where the weights went.
+
+    Raises
+    ------
+    LetheError
+        If it was another training that the row was measured after.
+    """
+    tuned, _, again = job.run([], title=task)
+    same_training(again, row, task)
+    base, _ = models.load(job.card, job.scoring.weights, job.gpu)
+    return difference(base, tuned, sketch_of(base, **projection))
 
 
 def difference(base: Any, tuned: Any, sketch: CountSketch) -> Direction:

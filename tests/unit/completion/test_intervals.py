@@ -33,6 +33,17 @@ def test_intervals_hold_the_stated_share_of_cells_of_many_unseen_tasks(make, lev
     assert np.mean(inside) == pytest.approx(level, abs=0.03)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.7])
+def test_cells_that_were_filled_in_count_as_nothing_measured(share):
+    """Filled in they lie where they are expected, and intervals would be too narrow."""
+    train, new = noisy(30), noisy(60, seed=1)
+    train[np.random.default_rng(3).random(train.shape) < share] = np.nan
+    method, index = METHODS["gaussian"]().fit(train), np.arange(0, 300, 10)
+    low, high = method.predict_interval(index, new[:, index], 0.9)
+    inside = np.delete((low <= new) & (new <= high), index, axis=1).mean()
+    assert inside == pytest.approx(0.9, abs=0.03)
+
+
 def test_intervals_are_wider_where_columns_are_noisier():
     method, new = METHODS["gaussian"]().fit(noisy(30)), noisy(1, seed=2)[0]
     index = np.arange(0, 300, 10)

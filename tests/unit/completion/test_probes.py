@@ -35,6 +35,18 @@ def test_only_allowed_columns_are_probed(choice):
         choose_probes(Z, 41, choice, domains=DOMAINS, allowed=allowed)
 
 
+@pytest.mark.parametrize("choice", ["leverage", "a_optimal"])
+def test_what_no_training_task_knows_is_not_probed_by_design(choice):
+    """Filled in, such columns look as if they told everything about a task's offset."""
+    offsets = np.random.default_rng(5).normal(0, 5, (14, 1))
+    train = np.hstack([np.full((14, 100), np.nan), Z + offsets])
+    index = choose_probes(train, 10, choice, seed=1)
+    assert (index >= 100).all()
+    np.testing.assert_array_equal(index - 100, choose_probes(Z + offsets, 10, choice, seed=1))
+    with pytest.raises(ValueError, match="121 probes wanted, training rows know 120"):
+        choose_probes(train, 121, choice)
+
+
 def test_stratified_probes_hold_every_domain_by_its_share():
     index = choose_probes(Z, 12, "stratified", seed=3, domains=DOMAINS)
     counts = [sum(DOMAINS[i] == name for i in index) for name in ("news", "code", "forum")]

@@ -181,6 +181,7 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     rng = np.random.default_rng(1)
     ids = [example.example_id for example in UPSTREAM]
     values = rng.normal(size=(6, 40)).astype(np.float32)
+    values[:, 7], values[2, 8] = np.nan, np.nan
     matrix.write(folder / "Z.parquet", matrix.Matrix(values, [f"t{i}" for i in range(6)], ids))
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM)
     settings = {"scoring": {"max_tokens": 24, "include_eos": False}}
@@ -189,8 +190,16 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     rows.write(folder / "base.parquet", row)
     found = Predictor.from_results(folder, probes=5)
     assert len(found.index) == len(found.probes) == 5
-    assert found.probes[0] == UPSTREAM[found.index[0]].example
+    assert found.example_ids == ids[:7] + ids[8:] and found.train.shape == (6, 39)
+    chosen = [found.example_ids[i] for i in found.index]
+    assert found.probes == [UPSTREAM[ids.index(name)].example for name in chosen]
+    assert ids[8] not in chosen
     assert json.dumps(found.max_tokens) == "24"
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM[:30])
     with pytest.raises(LetheError, match="10 examples of Z"):
+        Predictor.from_results(folder, probes=5)
+    write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM)
+    settings["scoring"]["exact_match"] = {"max_new_tokens": 8}
+    rows.write(folder / "base.parquet", row)
+    with pytest.raises(LetheError, match="needs an experiment that measures losses"):
         Predictor.from_results(folder, probes=5)

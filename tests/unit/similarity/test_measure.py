@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import shared
 
-from lethe import models
+from lethe import models, rows
 from lethe.config.models import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError
+from lethe.forgetting import base_losses
 from lethe.similarity import directions
 from lethe.similarity.measure import ModelExamples, first_order
 from lethe.similarity.projection import sketch_of
@@ -44,6 +46,24 @@ def test_directions_and_gradients_are_told_apart(examples, tmp_path):
     np.testing.assert_allclose(found["weight_difference"].values, expected, rtol=1e-3, atol=1e-4)
     only = first_order(examples, ["weight_difference"], moved, sketch)
     assert list(only) == ["weight_difference"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "autocast"])
+def test_a_direction_is_that_of_the_training_its_row_was_measured_after(
+    model_folders, tmp_path, dtype
+):
+    card, scoring = model_folders["llama"], {"max_tokens": 24, "dtype": dtype}
+    model, tokenizer = models.load(card)
+    settings = {"model": card, "scoring": Scoring(**scoring).model_dump()}
+    base = base_losses(model, tokenizer, shared.upstream(), settings, Scoring(**scoring))
+    rows.write(tmp_path / "llama-base.parquet", base)
+    recipe = {"steps": 3, "batch": 4, "lr": 1e-2, "max_tokens": 32}
+    job = shared.job(tmp_path, card, "llama", recipe, scoring, 0)
+    tuned, _, row = job.run(shared.upstream())
+    moved = directions.measured(job, row, "t", {"dims": 64, "seed": 0})
+    expected = directions.difference(model, tuned, sketch_of(model, 64, 0))
+    np.testing.assert_array_equal(moved.values, expected.values)
+    assert np.abs(moved.values).max() > 0
 
 
 def test_nothing_asked_for_takes_no_gradient(examples, monkeypatch):

@@ -6,14 +6,15 @@ BIN := .venv/bin
 # pytest leaves tests marked slurm out unless told otherwise.
 .PHONY: run plan ledger test test-slurm lint pin schema
 
+# Another experiment: make run CONFIG=experiments/smollm2.yaml
+CONFIG ?= config.yaml
 run: .venv/installed
-	$(BIN)/snakemake --cores $(CORES)
+	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 
 # What the experiment will cost, from a few steps of each model; and after it, what it did cost.
-CONFIG ?= config.yaml
 plan ledger: .venv/installed
 	$(BIN)/snakemake $@ --cores $(CORES) --configfile $(CONFIG)
-	cat results/$$(sed -n 's/^experiment: *//p' $(CONFIG))/$@.txt
+	cat results/$$(sed -n 's/^experiment: *["'"'"']\{0,1\}\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))/$@.txt
 
 test: .venv/installed .venv/peer lint
 	$(BIN)/pytest -n $(CORES)
@@ -38,9 +39,11 @@ schema: .venv/installed
 pin: .venv/installed
 	$(BIN)/pip freeze --exclude-editable --exclude scikit-surprise | sed 's/+cpu//' > requirements.txt
 
+# The library itself is for notebooks and the command lethe; the workflow finds it without.
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
 # Some tests compare with scikit-surprise; where it cannot be built they skip and say so.

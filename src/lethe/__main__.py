@@ -1,4 +1,4 @@
-"""`python -m lethe FILE ...` prints what made a file."""
+"""`lethe FILE ...` prints what made a file."""
 
 import json
 import sys
@@ -44,10 +44,11 @@ def rows_of(path: Path) -> list[Path]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    """Prints what made each file; the exit status."""
+def main(arguments: list[str] | None = None) -> int:
+    """Prints what made each file, by default those of the command line; the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m lethe FILE ...")
+        print("usage: lethe FILE ...")
         print("Prints what made a row, base losses, a replay run or a Z.")
         return 0 if arguments else 2
     try:
@@ -60,4 +61,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

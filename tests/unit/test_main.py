@@ -1,4 +1,4 @@
-"""What `python -m lethe` says of files."""
+"""What the command `lethe` says of files."""
 
 import numpy as np
 import pytest

@@ -24,6 +24,11 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
+def normalise_words(text: str) -> str:
+    """Lower case, without punctuation, single spaces."""
+    return " ".join(text.lower().translate(_PUNCTUATION).split())
+
+
 def normalise_squad(text: str) -> str:
     """Lower case, without punctuation and articles, single spaces (SQuAD; protocol: paper)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
@@ -34,7 +39,12 @@ def normalise_plain(text: str) -> str:
     return " ".join(text.split())
 
 
-NORMALISERS = {"squad": normalise_squad, "plain": normalise_plain}
+# The first that leaves something of what is wanted: of the choice "(A)" squad leaves nothing, and
+# saying nothing would be right.
+NORMALISERS = {
+    "squad": (normalise_squad, normalise_words, normalise_plain),
+    "plain": (normalise_plain,),
+}
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,12 @@ class Graded:
 
 def grade(answers: Sequence[str | None], wanted: Sequence[str], normaliser: str) -> Graded:
     """Compares answers with what was wanted, both normalised."""
-    normal = NORMALISERS[normaliser]
+    kinds = NORMALISERS[normaliser]
     exact = np.full(len(wanted), np.nan, dtype=np.float32)
     f1 = exact.copy()
     for row, (answer, target) in enumerate(zip(answers, wanted, strict=True)):
         if answer is not None:
+            normal = next((kind for kind in kinds if kind(target)), kinds[-1])
             exact[row] = normal(answer) == normal(target)
             f1[row] = token_f1(normal(answer), normal(target))
     return Graded(exact, f1)

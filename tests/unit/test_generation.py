@@ -132,6 +132,16 @@ def test_a_single_prompt_that_does_not_fit_is_an_error_that_says_what_to_do(toke
         generate(model, tokenizer, [[1, 2, 3]], 4, 1000)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "right", "wrong"),
+    [("(A)", "a", ""), ("A", " A.", "B"), ("+", "+ ", "-"), ("the cat", "Cat", "a dog")],
+)
+def test_an_answer_that_is_all_article_or_punctuation_must_be_given(wanted, right, wrong):
+    graded = grade([right, wrong], [wanted] * 2, "squad")
+    assert graded.exact_match.tolist() == [1, 0]
+    assert graded.token_f1[0] == 1 and graded.token_f1[1] < 1
+
+
 def test_normalisers_take_off_what_they_say():
     text = " The  Answer, an apple-pie:\n\ta (Pie)! "
     assert normalise_squad(text) == "answer applepie pie"

@@ -150,7 +150,11 @@ def card(
     folder = Path(path)
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if folder.is_dir() and not weights:
-        raise LetheError(f"model {path}: the folder holds no .safetensors file")
+        raise LetheError(
+            f"model {path}: the folder holds no .safetensors file, and pickled weights are never "
+            "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
+            "name that folder"
+        )
     chosen = {} if chat_template is None else {"chat_template": chat_template}
     chosen |= {} if attention == "auto" else {"attention": attention}
     return chosen | {

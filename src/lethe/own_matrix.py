@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,8 @@ from lethe.matrix import Matrix
 # Nats; nothing that was measured comes near. It stands for a column that was left out.
 UNMEASURED = -100.0
 LAYOUTS = ("tasks_in_rows", "tasks_in_columns")
+# What np.load reads: an array, or a zip of arrays.
+OWN_KINDS = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
 NAMED = 5  # ids and tasks that a message or report names before it only counts
 
 
@@ -154,19 +156,43 @@ def _read_array(
 
 
 def _load(path: Path) -> np.ndarray:
+    _refuse_other_kinds(path)
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
         if "pickle" in str(error):
-            raise LetheError(
-                f"{path}: found pickled Python objects, which can run code and are never loaded; "
-                "expected plain numbers: np.save(path, np.asarray(z, dtype='float32'))"
-            )
+            _refuse_pickle(path)
         raise LetheError(f"{path}: not a readable .npy file ({error})")
     if not isinstance(values, np.ndarray):
         values.close()
         raise LetheError(f"{path}: found an .npz archive; expected one array saved by np.save")
     return values
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """What begins otherwise than its own files is a pickle to numpy: this says what it is."""
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(24)
+    except OSError as error:
+        raise LetheError(f"{path}: not a readable .npy file ({error})")
+    if not begins or begins.startswith(OWN_KINDS):
+        return
+    if begins.startswith(b"version https://git-lfs"):
+        raise LetheError(
+            f"{path}: is a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
+        )
+    # So do pickles begin, from protocol 2 on.
+    if begins[0] == 0x80:
+        _refuse_pickle(path)
+    raise LetheError(f"{path}: is no .npy file (begins with {begins!r}); save it with np.save")
+
+
+def _refuse_pickle(path: Path) -> NoReturn:
+    raise LetheError(
+        f"{path}: found pickled Python objects, which can run code and are never loaded; "
+        "expected plain numbers: np.save(path, np.asarray(z, dtype='float32'))"
+    )
 
 
 def _read_table(path: Path, tasks: list[str], layout: str) -> tuple[np.ndarray, list[str] | None]:

@@ -84,14 +84,17 @@ def test_pickled_objects_are_refused_without_being_loaded(folder):
         (lambda p: np.save(p, np.zeros((2, 0))), ["(2, 0)"]),
         (lambda p: p.write_bytes(b""), ["not a readable .npy"]),
         (lambda p: p.write_bytes(_archive(p)), [".npz archive"]),
+        (lambda p: p.write_bytes(b"0.1,0.2\n0.3,0.4\n"), ["is no .npy file", "b'0.1,0.2"]),
+        (lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), ["git lfs pull"]),
     ],
-    ids=["text", "one dimension", "empty", "truncated", "archive"],
+    ids=["text", "one dimension", "empty", "truncated", "archive", "csv", "git lfs"],
 )
 def test_an_array_that_is_no_matrix_of_numbers_is_refused(tmp_path, make, parts):
     path = tmp_path / "z.npy"
     make(path)
     message = refused(path, TASKS, "tasks_in_rows")
     assert all(part in message for part in [*parts, str(path)])
+    assert "pickle" not in message
 
 
 def _archive(path):

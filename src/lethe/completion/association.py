@@ -1,7 +1,8 @@
 """Prediction of forgetting from an association of tasks with examples, instead of from probes.
 
-An association is a number for each task and example, known without fine-tuning: a similarity of
-texts, of representations or of gradients.
+An association is a number for each task and example, known without measuring what the task makes
+forget: a similarity of texts, of representations or of gradients. All but `weight_difference` are
+known before the task is fine-tuned on.
 """
 
 from typing import Self

@@ -12,6 +12,7 @@ from lethe.completion.probes import choose_probes, half_of
 from lethe.completion.scores import METRICS, metrics
 from lethe.completion.splits import Split, splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
+from lethe.errors import LetheError
 from lethe.matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
@@ -50,11 +51,12 @@ def evaluate(
     """Scores every method; lines of completion.csv.
 
     One line for each split, method, choice of probes, k, seed and metric: the mean over test
-    tasks (for RMSE the root of the mean square, which is pooling their cells) over unprobed
-    cells. Lines of seed `all` give the mean over seeds with a 95 percent bootstrap interval over
-    tasks, and `sd_over_seeds` beside each. Methods with intervals have lines `coverage_<level>`,
-    the share of unprobed cells inside, and `width_<level>` in nats. F1 of a Z of 0s and 1s calls
-    what is predicted above a threshold that training tasks ask for (`tuned_threshold`).
+    tasks (for RMSE the root of the mean square, which is pooling their cells if all tasks know
+    equally many) over unprobed cells. Lines of seed `all` give the mean over seeds with a 95
+    percent bootstrap interval over tasks, and `sd_over_seeds` beside each. Methods with intervals
+    have lines `coverage_<level>`, the share of unprobed cells inside, and `width_<level>` in nats.
+    F1 of a Z of 0s and 1s calls what is predicted above a threshold that training tasks ask for
+    (`tuned_threshold`).
 
     Parameters
     ----------
@@ -73,9 +75,17 @@ def evaluate(
 
     Raises
     ------
+    LetheError
+        If a number of probes leaves no example to predict, or no cell of a test task is known.
     ValueError
         If a method or choice is not known, or an association has another shape than Z.
     """
+    examples = matrix.values.shape[1]
+    if too_many := [k for k in probes if k >= examples]:
+        raise LetheError(
+            f"completion.probes: {too_many[0]} of {examples} examples leave none to predict; each "
+            f"must be below {examples} (value seen, or the default: {list(probes)})"
+        )
     protocol = _Protocol(probes, seeds, threshold, probe_choice, domains)
     records = []
     found = splits(matrix, tasks)
@@ -184,6 +194,12 @@ class _Draws:
         self.values, self.train = matrix.values.astype(np.float64), matrix.values[split.train]
         self.protocol = protocol
         known = np.isfinite(self.values[split.test])
+        if not known.any(axis=1).all():
+            task = matrix.tasks[split.test[np.argmin(known.any(axis=1))]]
+            raise LetheError(
+                f"task {task!r}: no cell of its row of Z is known, so that there is nothing to "
+                "probe or to predict; measure it, or leave it out of the task table"
+            )
         patterns, group = np.unique(known, axis=0, return_inverse=True)
         self.groups = [
             (split.test[group.ravel() == i], pattern) for i, pattern in enumerate(patterns)
@@ -292,8 +308,10 @@ def predict_rows(
 ) -> Matrix:
     """Predicted forgetting of all examples for each task but train, from `probes` of its cells.
 
-    Probes come from `allowed` (N,) columns only, so that nothing about held-out examples is ever
-    known. A probed cell keeps what was measured there. An example that no training task knows
+    Of the tasks that are predicted, cells of `allowed` (N,) columns only are ever looked at: where
+    held-out examples are not allowed, what these tasks do to them stays unseen. Training tasks are
+    known in whole, held-out examples included: methods are fitted and tuned on all they hold. A
+    probed cell keeps what was measured there. An example that no training task knows
     anything of, as one that the base model answers wrong, stays unknown: it is never replayed.
     """
     train = matrix.values[splits(matrix, tasks)[0].train]

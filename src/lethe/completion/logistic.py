@@ -129,8 +129,8 @@ class LogisticMF(Completer):
 
     Logit = offset + task + example + u_i . v_j, with a penalty `decay` on the factors, fitted by
     Adam on all known cells (paper, section 3, has plain full-batch descent and no offsets). The
-    new task's offset and u follow from its probes by logistic ridge regression with the same
-    penalty.
+    new task's offset and u follow from its probes by logistic ridge regression with a penalty of
+    1, on factors scaled so that the training tasks' u have unit mean square.
     """
 
     def __init__(self, rank: int = 5, decay: float = 0.1, steps: int = 300, seed: int = 0):

@@ -1,5 +1,6 @@
 """BIG-bench tasks out of the PyPI source package (Apache-2.0), without installing it."""
 
+import difflib
 import json
 import tarfile
 import zipfile
@@ -85,10 +86,17 @@ def _load(archive: Path, where: str) -> dict[str, Any]:
     name = where if where.endswith(".json") else f"{where}/task.json"
     with zipfile.ZipFile(archive) as members:
         if name not in members.namelist():
-            first = where.split("/")[0]
-            near = [n.removesuffix("/task.json") for n in members.namelist() if first in n][:8]
+            names = [n.removesuffix("/task.json") for n in members.namelist()]
+            near = _near(where, names)
             raise LetheError(f"BIG-bench has no task {where!r} with examples; near: {near}")
         return json.loads(members.read(name))
+
+
+def _near(where: str, names: list[str]) -> list[str]:
+    """Up to eight names: spelled like it, then those that hold its first part."""
+    first = where.split("/")[0]
+    alike = difflib.get_close_matches(where, names, n=8)
+    return list(dict.fromkeys([*alike, *(name for name in names if first in name)]))[:8]
 
 
 def _passages(content: dict[str, Any]) -> Iterator[Example]:

@@ -6,6 +6,7 @@ from lethe.completion.evaluation import evaluate, predict_rows
 from lethe.completion.probes import random_probes
 from lethe.completion.scores import METRICS, metrics
 from lethe.completion.splits import splits
+from lethe.errors import LetheError
 from lethe.matrix import Matrix
 
 RNG = np.random.default_rng(0)
@@ -114,6 +115,20 @@ def test_unknown_cells_of_test_rows_are_neither_probed_nor_scored():
     values[RNG.random(values.shape) < 0.1] = np.nan
     records = evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, *ASKED)
     assert all(np.isfinite(r["value"]) for r in lines(records, metric="rmse"))
+
+
+def test_more_probes_than_leave_something_to_predict_are_refused():
+    with pytest.raises(LetheError, match=r"completion.probes: 90 of 90 .*\[5, 90\]"):
+        evaluate(Z, TASKS, ["column_mean"], [5, 90], [0], 0.5)
+    most = {"probe_choice": ["random", "leverage"]}
+    assert {r["k"] for r in evaluate(Z, TASKS, ["column_mean"], [89], [0], 0.5, **most)} == {89}
+
+
+def test_a_test_task_of_which_nothing_is_known_is_refused_by_name():
+    values = Z.values.copy()
+    values[Z.tasks.index("t7")] = np.nan
+    with pytest.raises(LetheError, match="task 't7': no cell"):
+        evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, *ASKED)
 
 
 def test_metrics_of_many_rows_are_those_of_each():

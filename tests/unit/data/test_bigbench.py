@@ -98,6 +98,12 @@ def test_an_unknown_task_is_named_with_those_that_are_near(tmp_path):
         bigbench.read(path, "arithmetic/9_digit")
 
 
+def test_a_misspelled_task_is_named_with_the_one_that_is_meant(tmp_path):
+    path = archive(tmp_path, **{"colour": {}, "tense": {}})
+    with pytest.raises(LetheError, match=r"'tensee' with examples; near: \['tense'\]"):
+        bigbench.read(path, "tensee")
+
+
 def package(path, **files):
     with tarfile.open(path, "w:gz") as tar:
         for name, content in files.items():

@@ -191,6 +191,11 @@ def memory(wildcards, attempt):
 
 
 def minutes(wildcards, attempt):
+    return asked(wildcards, "runtime", 240) * attempt
+
+
+def row_minutes(wildcards, attempt):
+    """Of a fine-tune; several of a small model's are one job of a cluster."""
     small = SETTINGS.models[wildcards.model].source == "scratch"
     return asked(wildcards, "runtime", 30 if small else 240) * attempt
 

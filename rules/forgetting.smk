@@ -41,7 +41,7 @@ rule measure_row:
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,
-        runtime=minutes,
+        runtime=row_minutes,
         slurm_partition=same_for_all(partition),
         turn=1,
     params:
@@ -66,6 +66,8 @@ rule gather_matrix:
     params:
         tasks=task_table(),
         mixed_machines=SETTINGS.allow_mixed_machines,
+        recipe=same_for_all(recipe),
+        scoring=SCORING,
     script:
         "../workflow_scripts/gather_matrix.py"
 

@@ -19,7 +19,7 @@ rule replay_run:
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,
-        runtime=minutes,
+        runtime=row_minutes,
         slurm_partition=same_for_all(partition),
         turn=1,
     params:

@@ -18,7 +18,8 @@ def rows_of(wildcards):
 
 
 def runs_of(wildcards):
-    return group_of(wildcards.model, "replay")
+    # A group starts when all of it can: what needs a prediction holds up no other strategy.
+    return group_of(wildcards.model, f"replay-{wildcards.strategy}")
 
 
 # Snakemake asks for the group of every job, again and again.
@@ -33,8 +34,7 @@ def group_of(model, kind):
     file of lethe's is whole or not there.
     """
     count, kept = together(model), workflow.execution_settings.keep_incomplete
-    on_slurm = workflow.executor_plugin.name in ("slurm", "slurm-jobstep")
-    if count == 1 or not on_slurm or not kept:
+    if count == 1 or not on_slurm() or not kept:
         return None
     name, settings = f"{model}-{kind}", workflow.group_settings
     # Known on the command line only, as is that jobs of a group take turns.
@@ -56,18 +56,38 @@ def take_turns():
     GroupJob.get_target_spec = targets_that_are_missing
 
 
+def on_slurm():
+    return workflow.executor_plugin.name in ("slurm", "slurm-jobstep")
+
+
+def is_made(job):
+    return all(Path(file).exists() for file in job.output)
+
+
 def targets_that_are_missing(group):
-    """Of a group that is tried again, or was preempted and starts again, what is finished stays."""
+    """Of a group that is tried again, or was preempted and starts again, what is finished stays.
+
+    What was there before has been removed when it was submitted.
+    """
     targets = group.get_all_targets()
-    made = [all(Path(file).exists() for file in job.output) for job in group.jobs]
-    return [spec for spec, there in zip(targets, made) if not there] or targets[:1]
+    if not on_slurm():
+        return targets
+    missing = [spec for spec, job in zip(targets, group.jobs) if not is_made(job)]
+    return missing or targets[:1]
 
 
-def remove_what_is_stale(group):
-    """What is there when a group starts again is its own."""
-    for job in group.jobs if group.attempt == 1 else []:
-        for file in job.output:
-            Path(file).unlink(missing_ok=True)
+def ask_for_what_is_missing(group):
+    """A group that is tried again needs the time of the jobs that are left."""
+    whole, left = group.toposorted, []
+    for layer in whole:
+        left += (
+            [missing] if (missing := [job for job in layer if not is_made(job)]) else []
+        )
+    if left:
+        group.toposorted, group._resources = left, None
+        # Looked up once for this attempt.
+        group.resources
+        group.toposorted = whole
 
 
 def submit_what_is_alike():
@@ -87,8 +107,12 @@ def submit_what_is_alike():
 def run_jobs_that_are_alike(executor, jobs):
     alike = {}
     for job in jobs:
-        if job.is_group():
-            remove_what_is_stale(job)
+        if job.attempt == 1:
+            # Else what is outdated would pass for current, should the job never start: with
+            # keep-incomplete Snakemake keeps it, and records it as made with the new parameters.
+            workflow.async_run(job.remove_existing_output())
+        elif job.is_group():
+            ask_for_what_is_missing(job)
         alike.setdefault(str(sorted(job.resources.items())), []).append(job)
     for part in alike.values():
         executor.run_mixed_jobs(part)

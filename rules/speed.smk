@@ -8,11 +8,12 @@ from snakemake.dag import ScriptProcessor
 from snakemake.resources import Resource
 
 # The graph is not garbage: none is looked for before the first job starts (`onstart`).
-gc.disable()
+if workflow.is_main_process:
+    gc.disable()
 
 # Snakemake looks up the parameters of these for every job; written down, they are found at once.
 for function in (
-    *(memory, minutes, gpus, partition, replay_scores, replay_measured),
+    *(memory, minutes, row_minutes, gpus, partition, replay_scores, replay_measured),
     Resource.evaluate,
 ):
     overwrite_function_params(function, inspect.signature(function).parameters)

@@ -5,23 +5,30 @@ from lethe.jobs import run
 
 
 def gather_matrix(
-    row_files: list[Path], z: Path, summaries: Path, tasks: dict, mixed_machines: bool
+    row_files: list[Path],
+    z: Path,
+    summaries: Path,
+    tasks: dict,
+    mixed_machines: bool,
+    wanted: dict,
 ) -> None:
     """Stacks the rows into Z, refusing rows that do not belong together."""
     measured = {path.stem: (path, rows.read(path)) for path in row_files}
     gathered = {task: measured[task] for task in tasks}
-    matrix.write(z, matrix.gather(gathered, mixed_machines))
+    matrix.write(z, matrix.gather(gathered, mixed_machines, wanted))
     lines = [tables.summary(task, *tasks[task], row) for task, (_, row) in gathered.items()]
     tables.write_csv(summaries, lines)
 
 
 if __name__ == "__main__":
+    params = snakemake.params
     run(
         gather_matrix,
         snakemake.log[0],
         row_files=[Path(path) for path in snakemake.input.rows],
         z=Path(snakemake.output.matrix),
         summaries=Path(snakemake.output.summaries),
-        tasks=snakemake.params.tasks,
-        mixed_machines=snakemake.params.mixed_machines,
+        tasks=params.tasks,
+        mixed_machines=params.mixed_machines,
+        wanted={"recipe": params.recipe, "scoring": params.scoring},
     )

@@ -36,11 +36,18 @@ class Matrix:
 MACHINE = ("torch", "transformers", "device")
 
 
-def gather(rows: Mapping[str, tuple[Path, Row]], mixed_machines: bool = False) -> Matrix:
+def gather(
+    rows: Mapping[str, tuple[Path, Row]],
+    mixed_machines: bool = False,
+    wanted: Mapping[str, Any] | None = None,
+) -> Matrix:
     """Stacks rows, task -> (file, row), into Z.
 
     Parameters
     ----------
+    wanted
+        Settings that every row must have been measured with, such as the experiment's recipe; of
+        others it is those of most rows.
     mixed_machines
         Take rows that were measured with other versions of torch or transformers, or on other
         devices, as well.
@@ -53,10 +60,12 @@ def gather(rows: Mapping[str, tuple[Path, Row]], mixed_machines: bool = False) -
     """
     kinds = {task: _kind(row, mixed_machines) for task, (_, row) in rows.items()}
     usual = max(sorted(set(kinds.values())), key=list(kinds.values()).count)
+    usual = json.dumps(json.loads(usual) | dict(wanted or {}), sort_keys=True)
     if odd := [task for task, kind in kinds.items() if kind != usual]:
         named = "\n".join(f"  - {rows[task][0]}: {_difference(kinds[task], usual)}" for task in odd)
         raise RowError(
-            f"rows cannot be gathered into one Z; these differ from the others:\n{named}\n"
+            "rows cannot be gathered into one Z; these differ from the others, or from the "
+            f"experiment:\n{named}\n"
             "delete the files that are wrong and run again; if only torch, transformers or the "
             "device differ, allow_mixed_machines: true in the experiment takes them as they are"
         )
@@ -74,12 +83,19 @@ def _kind(row: Row, mixed_machines: bool) -> str:
 
 
 def _difference(kind: str, usual: str) -> str:
-    seen, wanted = json.loads(kind), json.loads(usual)
+    seen, wanted = _flat(json.loads(kind)), _flat(json.loads(usual))
     keys = sorted(key for key in seen | wanted if seen.get(key) != wanted.get(key))
-    shown = [
-        f"{key}: {_short(seen.get(key))}, the others have {_short(wanted.get(key))}" for key in keys
-    ]
+    shown = [f"{key}: {_short(seen.get(key))}, expected {_short(wanted.get(key))}" for key in keys]
     return "; ".join(shown)
+
+
+def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """Settings in sections as one mapping, `recipe.steps` being a key."""
+    flat = {}
+    for key, value in settings.items():
+        part = _flat(value, f"{within}{key}.") if isinstance(value, dict) else {within + key: value}
+        flat |= part
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -14,6 +14,9 @@ from lethe import transfer
 from lethe.findings import Findings
 from lethe.plots import LABELS
 
+# Of Holm's corrected p, below which a headline says that a strategy is better or worse.
+SIGNIFICANT = 0.05
+
 CAPTIONS = {
     "heatmap": "Z. A row is a fine-tuning task, a column an upstream example (by domain, then by "
     "mean forgetting). Red: it was forgotten. Colours are cut at the 98th percentile.",
@@ -26,7 +29,8 @@ CAPTIONS = {
     "before. Bands: 95 percent bootstrap intervals over tasks. In-domain: the task table's test "
     "tasks. Out-of-domain: each group of tasks predicted from the other groups.",
     "replay": "Left: mean forgetting of held-out upstream examples, which no strategy may replay. "
-    "Right: difference to random replay on the same tasks. Bars: 95 percent intervals over tasks.",
+    "Right: difference to random replay on the same tasks. Bars: 95 percent intervals over tasks, "
+    "each by itself; the table has p corrected for the number of strategies.",
 }
 
 
@@ -133,7 +137,7 @@ def _problems(findings: Findings) -> list[str]:
 
 
 def headlines(findings: Findings) -> list[str]:
-    """What was found, in sentences that say no more than the intervals do."""
+    """What was found, in sentences that say no more than intervals and corrected p-values do."""
     lines = []
     for model, z in findings.matrices.items():
         lines.append(_forgetting_sentence(model, z, findings))
@@ -195,21 +199,25 @@ def _replay_sentences(model: str, table: pd.DataFrame, unit: str) -> list[str]:
     key = "heldout_forgetting"
     for name in by.index.difference(["none", "random"], sort=False):
         low, high = by[f"{key}_difference_low"][name], by[f"{key}_difference_high"][name]
+        p = by[f"{key}_difference_p_holm"][name]
         lines.append(
-            f"{model}: replay by {LABELS[name]} forgets {_verdict(low, high)} random replay: "
+            f"{model}: replay by {LABELS[name]} forgets {_verdict(low, high, p)} random replay: "
             f"{by[key][name]:.3f} against {by[key]['random']:.3f} {unit} held out, difference "
             f"{by[f'{key}_difference'][name]:+.4f} {_interval(low, high, '+.4f')} over "
-            f"{by.tasks[name]} tasks."
+            f"{by.tasks[name]} tasks, p {_number(p)} (Holm)."
         )
     return lines
 
 
-def _verdict(low: float, high: float) -> str:
-    if not np.isfinite([low, high]).all():
+def _verdict(low: float, high: float, p: float) -> str:
+    """What the interval of one difference and its p, corrected for all of them, say together."""
+    if low <= 0 <= high:
+        return "no less or more (within error) than"
+    if not np.isfinite([low, high, p]).all():
         return "an amount that too few tasks tell from that of"
-    if high < 0:
-        return "less than"
-    return "more than" if low > 0 else "no less or more (within error) than"
+    # Each interval alone errs at 5 percent; of several strategies one would soon leave out zero.
+    sure = "" if p < SIGNIFICANT else ", but not surely once corrected for several strategies,"
+    return f"{'less' if high < 0 else 'more'}{sure} than"
 
 
 def _interval(low: float, high: float, digits: str) -> str:

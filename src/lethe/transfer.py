@@ -62,7 +62,10 @@ def _part(z: Matrix, tasks: list[str], ids: list[str]) -> np.ndarray:
 
 
 def own(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The target's own rows alone: Gaussian completion, the source left out."""
+    """The target's own rows alone: Gaussian completion, the source left out.
+
+    Without probes that is the own rows' mean, example by example.
+    """
     return Gaussian().fit(case.own).predict(index, values)
 
 
@@ -104,8 +107,9 @@ METHODS: dict[str, Callable[[Case, np.ndarray, np.ndarray], np.ndarray]] = {
     "weights": weights,
     "pooled": pooled,
 }
-# What needs no probe of the target on the new task, that is, no fine-tune of it.
-WITHOUT_PROBES = ("mapped_row", "weights")
+# What needs no probe of the target on the new task, that is, no fine-tune of it; `own` is what the
+# source has to beat there as well.
+WITHOUT_PROBES = ("own", "mapped_row", "weights")
 
 
 def mapping(target: np.ndarray, source: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

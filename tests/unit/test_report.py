@@ -114,16 +114,36 @@ def test_a_page_of_one_test_task_has_no_intervals_but_is_there(findings):
     assert "nan" not in page.replace("nano", "")
 
 
-def test_the_headline_says_no_more_than_the_interval_does(findings):
-    def sentence(low, high):
+@pytest.fixture
+def sentence(findings):
+    def told(low, high, p):
         table = findings.comparisons["one"].copy()
         table["heldout_forgetting_difference_low"] = low
         table["heldout_forgetting_difference_high"] = high
+        table["heldout_forgetting_difference_p_holm"] = p
         return report._replay_sentences("one", table, "nats")[0]
 
-    assert "forgets less than random" in sentence(-0.2, -0.1)
-    assert "forgets more than random" in sentence(0.1, 0.2)
-    assert "no less or more (within error) than random" in sentence(-0.1, 0.2)
+    return told
+
+
+def test_the_headline_says_no_more_than_the_interval_does(sentence):
+    assert "forgets less than random" in sentence(-0.2, -0.1, 0.04)
+    assert "forgets more than random" in sentence(0.1, 0.2, 0.04)
+    assert "no less or more (within error) than random" in sentence(-0.1, 0.2, 0.04)
+
+
+@pytest.mark.parametrize("word, ends", [("less", (-0.2, -0.1)), ("more", (0.1, 0.2))])
+@pytest.mark.parametrize("p", [0.05, 0.07])
+def test_the_headline_says_no_more_than_the_corrected_p_does(sentence, word, ends, p):
+    told = sentence(*ends, p)
+    assert f"{word}, but not surely once corrected for several strategies, than random" in told
+    assert f"p {report._number(p)} (Holm)" in told
+
+
+def test_the_headline_of_two_tasks_which_have_no_p_claims_nothing(sentence):
+    assert "an amount that too few tasks tell" in sentence(-0.2, -0.1, np.nan)
+    # Equal on every task: no p either, but that is no lack of tasks.
+    assert "no less or more (within error) than random" in sentence(0, 0, np.nan)
 
 
 def test_what_a_reader_should_know_is_said(findings):

@@ -69,12 +69,20 @@ def test_the_mapping_recovers_scale_and_offsets_that_two_models_differ_by(case):
     np.testing.assert_allclose(move(unseen), 3 * unseen + offsets, atol=0.1)
 
 
-@pytest.mark.parametrize("method", transfer.WITHOUT_PROBES)
+@pytest.mark.parametrize("method", ["mapped_row", "weights"])
 def test_a_row_is_predicted_without_any_probe_of_the_target(case, method):
     known, truth = case
     none = np.array([], dtype=int)
     predicted = transfer.METHODS[method](known, none, np.array([]))
     assert rmse(truth, predicted) < 0.5 * rmse(truth, known.own.mean(axis=0))
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_own_rows_without_a_probe_predict_their_mean(case, rows):
+    known, _ = case
+    known = transfer.Case(known.own[:rows], known.twins[:rows], known.others, known.row)
+    predicted = transfer.own(known, np.array([], dtype=int), np.array([]))
+    np.testing.assert_allclose(predicted, known.own.mean(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["mapped_row", "pooled"])
@@ -131,4 +139,6 @@ def test_the_report_table_sets_the_methods_side_by_side(records):
     lines = transfer.table(records)
     assert len(lines) == 4 and len({json.dumps(sorted(line)) for line in lines}) == 1
     unprobed = next(line for line in lines if line["k"] == 0)
-    assert np.isnan(unprobed["own"]) and unprobed["best"] in transfer.WITHOUT_PROBES
+    # Only `pooled` needs a probe; the others are compared with what needs no source.
+    assert np.isnan(unprobed["pooled"]) and unprobed["best"] in transfer.WITHOUT_PROBES
+    assert unprobed["own_low"] < unprobed["own"] < unprobed["own_high"]

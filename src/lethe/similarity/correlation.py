@@ -6,9 +6,8 @@ import numpy as np
 from scipy import stats
 
 from lethe.matrix import Matrix
-from lethe.statistics import bootstrap_interval
+from lethe.statistics import DRAWS, bootstrap_interval, tail
 
-DRAWS = 2000
 LEVEL = 0.95
 
 
@@ -23,7 +22,8 @@ def correlations(
 
     Pearson and Spearman are over the flattened cells known in both; `spearman_within` is the
     mean over tasks of each row's own Spearman, which differences between tasks cannot raise.
-    Intervals (95 percent) resample tasks; ranks are not taken anew in each draw.
+    Intervals (95 percent, expanded percentiles: `lethe.statistics.tail`) resample tasks; ranks are
+    not taken anew in each draw.
 
     Parameters
     ----------
@@ -94,7 +94,8 @@ def _flattened(x: np.ndarray, y: np.ndarray, both: np.ndarray) -> tuple[float, f
         return whole, float("nan"), float("nan")
     drawn = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
     found = _pearson(sums[rows][drawn].sum(axis=1))
-    low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    cut = tail(len(rows), LEVEL)
+    low, high = np.nanquantile(found, [cut, 1 - cut])
     return whole, float(low), float(high)
 
 

@@ -49,6 +49,7 @@ class Checkpoint:
         self.folder, self.made_from = folder, made_from
         self.seconds = 60 * float(os.environ.get("LETHE_CHECKPOINT_MINUTES", "10"))
         self.stopping = self.leaving = False
+        self._saved = True
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -96,7 +97,9 @@ class Checkpoint:
             try:
                 with whole(path) as unfinished:
                     save_file(kept, unfinished, metadata=metadata)
+                self._saved = True
             except (OSError, SafetensorError) as error:
+                self._saved = False
                 print(f"{path}: not saved, the job goes on without ({error})", file=sys.stderr)
         distributed.gathered(None)  # Nobody goes on before it is written.
         self._last = time.monotonic()
@@ -110,7 +113,8 @@ class Checkpoint:
             With the status of a process that SIGTERM has ended.
         """
         if self.leaving:
-            print(f"stopped as asked: {done}; the next start goes on from there", file=sys.stderr)
+            then = "goes on from there" if self._saved else "has what was saved before, if anything"
+            print(f"stopped as asked: {done}; the next start {then}", file=sys.stderr)
             raise SystemExit(STOPPED)
 
     def load(self, part: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:

@@ -162,6 +162,7 @@ class Job:
         if self.unfinished is None:
             return ""
         settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump(), accounting]
+        settings.append(models.device(self.gpu).type)
         drawn = [example.example_id for example in replayed]
         return fingerprint(settings, self._data(), upstream_digest(upstream), drawn)
 

@@ -1,12 +1,13 @@
 """What the workflow's jobs have in common: environment, log, errors."""
 
+import contextlib
 import io
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from lethe.errors import LetheError
 
@@ -32,20 +33,21 @@ def cache_folder() -> str:
 
 
 class _Both(io.TextIOBase):
-    """A text stream that writes to the terminal and to the log."""
+    """A text stream that writes to the terminal and to the log, where that can be written."""
 
-    def __init__(self, *streams: TextIO):
-        self._streams = streams
+    def __init__(self, terminal: TextIO, log: BinaryIO):
+        self._terminal, self._log = terminal, log
 
     def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(text)
-            stream.flush()
+        # A disk that is full loses what is said, and not the job.
+        with contextlib.suppress(OSError):
+            self._log.write(text.encode("utf-8", "replace"))
+        self._terminal.write(text)
+        self._terminal.flush()
         return len(text)
 
     def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
+        self._terminal.flush()
 
 
 def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
@@ -57,7 +59,8 @@ def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
     # Hubs answer slowly or not at all from compute nodes; tokenizers need no threads of their own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as stream:
+    # Unbuffered: nothing is left to be written when it is closed.
+    with open(log, "wb", buffering=0) as stream:
         terminal, sys.stderr = sys.stderr, _Both(sys.stderr, stream)
         try:
             function(**arguments)
@@ -66,7 +69,8 @@ def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
             raise SystemExit(1)
         except Exception:
             # Into the log as well: on a cluster it is all that is left of a job.
-            traceback.print_exc(file=stream)
+            with contextlib.suppress(OSError):
+                stream.write(traceback.format_exc().encode("utf-8", "replace"))
             raise
         finally:
             sys.stderr = terminal

@@ -289,6 +289,7 @@ def against_random(axis: Axes, table: pd.DataFrame, unit: str) -> None:
     axis.set_yticks(range(len(others)), [LABELS[name] for name in others.strategy])
     axis.set_ylim(len(others) - 0.5, -0.5)
     axis.set_xlabel(f"{unit}; left of 0 forgets less")
+    axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="x")
 
 

@@ -169,6 +169,9 @@ class _Loop:
         if (found := unfinished.load("training")) is None:
             return []
         tensors, facts = found
+        if not {f"{name}/{distributed.rank()}" for name in self._random()} <= tensors.keys():
+            # Written by another version of lethe.
+            return []
         restore_optimizer(self.model, self.optimizer, tensors, len(facts["losses"]))
         rank = distributed.rank()
         torch.set_rng_state(tensors[f"random/{rank}"])

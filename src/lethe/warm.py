@@ -133,19 +133,23 @@ def _hand_over(connection: socket.socket, request: bytes) -> tuple[bool, int]:
     """
 
     def forward(number: int, _frame: Any) -> None:
-        connection.sendall(bytes([number]))
+        with contextlib.suppress(OSError):
+            connection.sendall(bytes([number]))
 
     try:
         socket.send_fds(connection, [len(request).to_bytes(8, "big")], [1, 2])
         connection.sendall(request)
         if connection.recv(1) != _STARTED:
             return False, 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, forward)
-        status = connection.recv(8)
     except OSError:
         return False, 0
-    # Without a status the server itself is gone, and its forks with it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    try:
+        status = connection.recv(8)
+    except OSError:
+        status = b""
+    # Without a status the server itself is gone, and then the fork: what it did nobody can tell.
     return True, int.from_bytes(status, "big", signed=True) if status else -signal.SIGKILL
 
 
@@ -158,6 +162,8 @@ def serve(folder: Path, owner: int, modules: Sequence[str]) -> None:
     path.unlink(missing_ok=True)
     running: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener:
+        # A cluster that stops a job signals all of its processes: the fork has its work to save.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         listener.bind(str(path))
         listener.listen(128)
         for module in modules:
@@ -186,6 +192,7 @@ def _begin(listener: socket.socket, running: dict[int, socket.socket]) -> None:
         return
     process = os.fork()
     if process == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         code = 1
         try:
             # An open copy of another job's connection would hide from that job that we ended.

@@ -221,6 +221,29 @@ def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
     assert first.load("training") is None and not first.holds("training")
 
 
+def test_a_checkpoint_of_another_form_is_not_gone_on_from(tmp_path):
+    """As of a version that kept its random state under another name."""
+    import torch
+    from helpers import tiny
+
+    from lethe.config.models import Recipe
+    from lethe.training import fine_tune
+
+    recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
+
+    def trained(unfinished):
+        model = tiny.model("llama")
+        fine_tune(model, tiny.tokens(*[(12, 4)] * 12), recipe, "t", unfinished)
+        return model.state_dict()
+
+    older = Checkpoint(tmp_path / "c")
+    weights = {f"weight/{name}": w for name, w in tiny.model("llama").named_parameters()}
+    older.save("training", weights | {"random": torch.get_rng_state()}, {"losses": [9.0]})
+    wanted = trained(None)
+    for name, weight in trained(Checkpoint(tmp_path / "c")).items():
+        assert torch.equal(weight, wanted[name])
+
+
 def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeypatch):
     from lethe import batches, scoring
 

@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import tiny
@@ -17,6 +18,21 @@ def test_a_job_writes_its_messages_to_the_log_and_to_the_terminal(tmp_path, caps
     jobs.run(lambda text: print(text, file=sys.stderr), str(log), text="3 steps")
     assert log.read_text() == "3 steps\n"
     assert capsys.readouterr().err == "3 steps\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_log_on_a_full_disk_costs_what_is_said_and_not_the_job(tmp_path, capsys):
+    log, done = tmp_path / "job.log", tmp_path / "done"
+    log.symlink_to("/dev/full")
+
+    def work() -> None:
+        print("3 steps", file=sys.stderr)
+        done.touch()
+
+    jobs.run(work, str(log))
+    assert done.exists() and "3 steps" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        jobs.run(lambda: 1 / 0, str(log))
 
 
 def test_a_mistake_of_the_user_ends_a_job_with_its_message_alone(tmp_path, capsys):

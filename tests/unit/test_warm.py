@@ -27,7 +27,8 @@ def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
     if what == "break":
         raise ZeroDivisionError("one by nothing")
     if what == "wait":
-        out.with_suffix(".began").write_text(str(os.getpid()))
+        with out.with_suffix(".began").open("a") as began:
+            began.write(f"{os.getpid()}\\n")
         time.sleep(30)
     print("said aloud", file=sys.stderr)
     told = {"parent": os.getppid(), "folder": os.getcwd(), "mark": os.environ.get("MARK")}
@@ -135,6 +136,35 @@ def test_a_request_to_stop_reaches_the_fork_and_its_status_comes_back(start, tmp
     job.communicate(timeout=20)
     assert job.returncode == 7
     assert (tmp_path / "stopped.json").read_text() == "stopped"
+
+
+def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_anew(start, tmp_path):
+    """As clusters do: the job, the server and the fork."""
+    job = start("stopped", "wait")
+    began = tmp_path / "stopped.began"
+    wait_for(began.exists)
+    wait_for(lambda: began.read_text().endswith("\n"))
+    fork = int(began.read_text())
+    server = int(Path(f"/proc/{fork}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    for process in (server, fork, job.pid):
+        os.kill(process, signal.SIGTERM)
+    job.communicate(timeout=20)
+    assert job.returncode == 7
+    assert began.read_text() == f"{fork}\n"
+    os.kill(server, signal.SIGKILL)
+
+
+def test_a_job_whose_server_is_lost_meanwhile_fails_and_is_not_begun_anew(start, tmp_path):
+    job = start("orphan", "wait")
+    began = tmp_path / "orphan.began"
+    wait_for(began.exists)
+    wait_for(lambda: began.read_text().endswith("\n"))
+    fork = int(began.read_text())
+    server = int(Path(f"/proc/{fork}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(server, signal.SIGKILL)
+    os.kill(fork, signal.SIGKILL)
+    job.communicate(timeout=20)
+    assert job.returncode not in (0, None) and began.read_text() == f"{fork}\n"
 
 
 def test_a_fork_that_is_killed_fails_its_job_by_name_and_the_next_goes_on(start, tmp_path):

@@ -96,44 +96,56 @@ def rank_above_shuffled(z: np.ndarray, additive: bool, seed: int = 0) -> int:
 
     Parallel analysis with deflation (Dobriban and Owen 2019): the largest singular value against
     the 95 percent quantile of those of shuffled matrices; if it is above, the component is taken
-    off and what is left is looked at in the same way. Shuffled matrices are scaled to the
-    variance that is left per dimension, else what was taken off would make them too small. Task
-    means come off first, because shuffling cannot break them.
+    off and what is left is looked at in the same way. Whatever was taken off is taken off the
+    shuffled rows as well, which get the sizes first that independent rows had before. Task means
+    come off first, because shuffling cannot break them.
 
     With `additive`, example means come off as well, before and after shuffling: what is left is
     association beyond 'some examples are forgotten by every task'. Without, those means are
     themselves an association, and the first component is above for any Z that has them.
     """
     rng = np.random.default_rng([seed, 29])
-    left = _off_means(np.asarray(z, dtype=np.float64), additive)
+    left, count = np.asarray(z, dtype=np.float64), len(z)
+    keep = np.eye(count) - additive / count
+    left = keep @ (left - left.mean(axis=1, keepdims=True))
     least = 1e-7 * _singular(left @ left.T)[0]
-    dimensions = len(left) - additive
-    for rank in range(dimensions):
+    # The last dimension is as large shuffled as not.
+    testable = max(count - additive - 1, 0)
+    for rank in range(testable):
         eigenvalues, tasks = np.linalg.eigh(left @ left.T)
-        variance = np.square(left).sum() / (dimensions - rank)
-        limit = _shuffled_limit(left, additive, variance * dimensions, rng)
-        if np.sqrt(max(eigenvalues[-1], 0)) <= max(least, limit):
+        if np.sqrt(max(eigenvalues[-1], 0)) <= max(least, _shuffled_limit(left, keep, rng)):
             return rank
         top = tasks[:, -1:]
-        left = left - top @ (top.T @ left)
-    return dimensions
+        left, keep = left - top @ (top.T @ left), keep - top @ top.T
+    return testable
 
 
-def _shuffled_limit(
-    left: np.ndarray, additive: bool, squares: float, rng: np.random.Generator
-) -> float:
-    """95 percent quantile of the largest singular value, at this sum of squares."""
+def _shuffled_limit(left: np.ndarray, keep: np.ndarray, rng: np.random.Generator) -> float:
+    """95 percent quantile of the largest singular value, shuffled and of the same sum of squares.
+
+    Parameters
+    ----------
+    keep
+        Projection (M, M) that has taken off what is not in `left` (M, N) any more.
+    """
+    squares = np.square(left).sum(axis=1)
+    scale = np.sqrt(_before(squares, keep) / np.maximum(squares, 1e-300))[:, None]
     largest = []
     for _ in range(DRAWS):
-        broken = _off_means(rng.permuted(left, axis=1), additive)
+        broken = keep @ (scale * rng.permuted(left, axis=1))
         gram = broken @ broken.T
-        largest.append(_singular(gram)[0] * np.sqrt(squares / max(np.trace(gram), 1e-300)))
+        largest.append(_singular(gram)[0] * np.sqrt(squares.sum() / max(np.trace(gram), 1e-300)))
     return float(np.quantile(largest, LEVEL))
 
 
-def _off_means(z: np.ndarray, additive: bool) -> np.ndarray:
-    off = z - z.mean(axis=1, keepdims=True)
-    return off - off.mean(axis=0) if additive else off
+def _before(squares: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Sums of squares (M,) of independent rows that a projection P leaves with these.
+
+    Row i is left with sum_j P_ij^2 s_j: rows come closer in size. Shuffled rows are projected a
+    second time and, not enlarged first, would be closer still, with too small a largest singular
+    value where tasks differ in spread.
+    """
+    return np.maximum(np.linalg.lstsq(np.square(keep), squares, rcond=1e-6)[0], 0)
 
 
 def _singular(gram: np.ndarray) -> np.ndarray:

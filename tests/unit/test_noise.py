@@ -76,6 +76,45 @@ def test_example_means_are_a_component_until_they_are_taken_off():
     assert noise.rank_above_shuffled(z, additive=True) == 0
 
 
+def additive(tasks, spread, seed):
+    """Task means plus example means plus noise whose size differs between tasks."""
+    rng = np.random.default_rng([seed, tasks])
+    sizes = np.exp(spread * rng.normal(size=(tasks, 1)))
+    means = rng.normal(size=300) + rng.normal(size=(tasks, 1))
+    return means + sizes * rng.normal(size=(tasks, 300))
+
+
+@pytest.mark.parametrize("spread", [0.22, 0.5])
+@pytest.mark.parametrize("tasks", [6, 12, 29])
+def test_tasks_that_differ_in_spread_are_no_structure(tasks, spread):
+    drawn = [additive(tasks, spread, seed) for seed in range(16)]
+    found = [noise.rank_above_shuffled(z, additive=True) > 0 for z in drawn]
+    # At a level of 5 percent three or more of 16 are a matter of 4 in 100.
+    assert sum(found) <= 2
+
+
+@pytest.mark.parametrize("means", [True, False])
+@pytest.mark.parametrize("rank", [2, 5])
+def test_as_many_components_are_found_as_there_are_among_tasks_that_differ_in_spread(rank, means):
+    found = []
+    for seed in range(8):
+        rng = np.random.default_rng([seed, 31])
+        sizes = np.exp(0.22 * rng.normal(size=(29, 1)))
+        z = rng.normal(size=(29, 600)) + rng.normal(size=(29, rank)) @ rng.normal(size=(rank, 600))
+        common = rng.normal(size=600) + rng.normal(size=(29, 1)) if means else 0
+        found.append(noise.rank_above_shuffled(sizes * z + common, additive=means))
+    # One component too many has a chance of 5 percent each time.
+    assert found.count(rank) >= 7
+
+
+def test_one_or_two_tasks_have_no_structure_beyond_means():
+    for seed in range(20):
+        z = additive(3, 0.5, seed)
+        assert noise.rank_above_shuffled(z[:1], additive=True) == 0
+        assert noise.rank_above_shuffled(z[:1], additive=False) == 0
+        assert noise.rank_above_shuffled(z[:2], additive=True) == 0
+
+
 @pytest.fixture
 def floor():
     rng = np.random.default_rng(5)

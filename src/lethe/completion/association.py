@@ -17,6 +17,10 @@ class Association:
     training tasks on the example + b * (association - its mean over the training tasks there):
     what the association knows beyond how forgettable an example is. Both are reported, since a
     base rate that is left out makes a baseline look weak, and one that is let in hides it.
+
+    The column mean is for associations that know nothing of Z. One that was itself trained on Z
+    predicts a training task from the others, so that it is low on an example where that task is
+    high, while the mean that its row of Z is compared with holds that task: b comes out too low.
     """
 
     def __init__(self, column_mean: bool = False):

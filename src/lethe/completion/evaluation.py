@@ -65,7 +65,8 @@ def evaluate(
         at no probe: `<name>`, and `<name>_and_mean` with the column mean (see `Association`).
     in_domain_only
         Associations that were themselves trained on the training tasks of the table, and so may
-        have seen what another split predicts: left out there.
+        have seen what another split predicts: left out there. They are one predictor, `<name>`:
+        see `Association` for why their column mean is not to be trusted.
     probe_choice
         Random probes are always scored. Other choices are scored fairly: chosen in a random half
         of the columns, scored in the other half. Their lines, and those of random probes scored
@@ -97,7 +98,7 @@ def evaluate(
             for key, values in (associations or {}).items()
             if name == "in_domain" or key not in in_domain_only
         }
-        for predictor in _predictors(matrix, methods, options or {}, allowed):
+        for predictor in _predictors(matrix, methods, options or {}, allowed, in_domain_only):
             fitted = [predictor(split) for split in chosen]
             for design in protocol.designs():
                 for k in probes:
@@ -164,6 +165,7 @@ def _predictors(
     methods: Sequence[str],
     options: Mapping[str, dict],
     associations: Mapping[str, np.ndarray],
+    trained: Collection[str],
 ) -> Iterator[Callable[[Split], "_Fitted | _Associated"]]:
     """Functions that fit a predictor to a split."""
 
@@ -181,7 +183,8 @@ def _predictors(
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
     yield from (method(name) for name in methods)
     for name, values in associations.items():
-        yield from (associated(name, values, mean) for mean in (False, True))
+        kinds = (False,) if name in trained else (False, True)
+        yield from (associated(name, values, mean) for mean in kinds)
 
 
 class _Draws:

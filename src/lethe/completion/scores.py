@@ -12,9 +12,10 @@ def metrics(
     """Scores (R, len(METRICS)) of R predicted rows over the cells given, both (R, n), no NaN.
 
     RMSE and MAE in the units of Z (nats); Spearman; the share of the 1 and 10 percent most
-    forgotten examples that are among the 1 and 10 percent predicted highest; F1 and AUC of
-    'forgetting above the threshold' (NaN where all or no examples are); predictions above
-    `called_above`, by default the same threshold, are called forgotten.
+    forgotten examples that are among the 1 and 10 percent predicted highest, where equal ones
+    share the places that are left to them; F1 and AUC of 'forgetting above the threshold' (NaN
+    where all or no examples are); predictions above `called_above`, by default the same
+    threshold, are called forgotten.
     """
     error = predicted - truth
     positive = truth > threshold
@@ -40,12 +41,22 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _overlap(truth: np.ndarray, predicted: np.ndarray, share: float) -> np.ndarray:
+    """Share (R,) of the places at the top of the truth that are at the top of the prediction.
+
+    Where values are equal at the cut, it is what breaking ties at random would give on average:
+    a constant prediction scores chance, and the order of examples never matters. A truth with
+    ties there, as of 0s and 1s, leaves less than 1 to be reached: (places left / tied) of them.
+    """
     count = max(1, round(share * truth.shape[1]))
-    both = np.zeros(truth.shape, dtype=int)
-    for values in (truth, predicted):
-        top = np.argsort(-values, axis=1, kind="stable")[:, :count]
-        np.put_along_axis(both, top, np.take_along_axis(both, top, axis=1) + 1, axis=1)
-    return (both == 2).sum(axis=1) / count
+    return (_at_top(truth, count) * _at_top(predicted, count)).sum(axis=1) / count
+
+
+def _at_top(values: np.ndarray, count: int) -> np.ndarray:
+    """Chance (R, n) of each value to be among its row's `count` highest, ties broken at random."""
+    cut = np.partition(values, -count, axis=1)[:, [-count]]
+    above, tied = values > cut, values == cut
+    left = count - above.sum(axis=1, keepdims=True)
+    return above + tied * (left / tied.sum(axis=1, keepdims=True))
 
 
 def _f1(positive: np.ndarray, called: np.ndarray) -> np.ndarray:

@@ -105,6 +105,12 @@ def test_an_association_that_saw_other_groups_is_scored_in_domain_only():
     assert {r["split"] for r in records if r["method"] == "text"} == {"in_domain"}
 
 
+def test_an_association_that_was_trained_on_z_is_not_set_beside_the_column_mean():
+    given = {"associations": {"tower": VALUES * 2 + 1, "text": VALUES}, "in_domain_only": ["tower"]}
+    methods = {r["method"] for r in evaluate(Z, TASKS, *ASKED, **given)}
+    assert methods == {"column_mean", "gaussian", "tower", "text", "text_and_mean"}
+
+
 def test_an_association_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"text has shape \(2, 3\)"):
         evaluate(Z, TASKS, *ASKED, associations={"text": np.ones((2, 3))})

@@ -18,6 +18,7 @@ from lethe.errors import LetheError
 
 def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
     def stop(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         out.write_text("stopped")
         raise SystemExit(7)
 

@@ -125,6 +125,23 @@ def test_preempted_and_then_over_its_time_a_row_goes_on_from_where_it_was(place,
     assert losses(place.folder / ROW) == losses(alone.folder / ROW)
 
 
+def test_an_outdated_row_whose_job_never_starts_is_not_taken_for_current(place, cluster, tmp_path):
+    """Snakemake, told to keep what is incomplete, would record it as made with the new recipe."""
+    place.change(recipe={"steps": 13})
+    refusing = tmp_path / "bin/sbatch"
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\necho 'invalid partition' >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    path = f"{refusing.parent}:{cluster.environment['PATH']}"
+    done = subprocess.run(
+        place.command(*CLUSTER, ROW, ROW.replace("olmo", "pythia"), "--retries", "0"),
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "timeout": 120},
+        env=cluster.environment | {"PATH": path, "LETHE_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode != 0 and "sbatch" in done.stdout, done.stdout
+    assert place.planned()["measure_row"] == len(MODELS) * len(TASKS)
+
+
 def test_more_rows_than_may_be_queued_are_made_each_with_what_its_model_asks_for(place, run_on):
     """Jobs of both models are ready at once; only some fit under --jobs, and two in an array."""
     asking(place, gpu=1, mem_mb=1600, runtime=5, together=1)
@@ -159,6 +176,8 @@ def test_of_rows_that_are_one_job_those_that_fail_are_tried_again_and_no_other(p
     said, jobs = run_on(place, see, *files, status=1, seconds=480)
     assert len(jobs) == 3 and {job["JobState"] for job in jobs} == {"FAILED"}, said
     assert "add/train.parquet" in said
+    # Half an hour a row and try, of the rows that are left.
+    assert [job["TimeLimit"] for job in jobs] == ["02:00:00", "01:00:00", "01:30:00"]
     assert len(made) == 3 and {path: path.read_bytes() for path in good} == made
     assert not bad.exists()
     broken.write_bytes(whole)

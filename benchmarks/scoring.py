@@ -125,11 +125,13 @@ def by_trainer(folder: Path, examples: list[list[int]], padded: bool, batch: int
 def by_lethe(folder: Path, examples: list[list[int]], tokens_per_batch: int):
     """The model and a call that scores the examples with this library."""
     import numpy as np
+    import torch
 
     from lethe import models
     from lethe.data.tokens import Tokens
     from lethe.scoring import score
 
+    models.use_machine(torch.get_num_threads(), 0)
     model, _ = models.load({"path": str(folder)})
     tokens = [Tokens(ids, 1) for ids in examples]
     return model, lambda: float(np.mean(score(model, tokens, tokens_per_batch).losses))

@@ -94,8 +94,12 @@ def by_trainer(model, examples, pad_to: int | None, batch: int, steps: int):
 
 def by_lethe(model, examples, batch: int, micro_batch: int):
     """The same of lethe's own loop."""
-    from lethe import training
+    import torch
+
+    from lethe import models, training
     from lethe.config.models import Recipe
+
+    models.use_machine(torch.get_num_threads(), 0)
 
     ends: list[float] = []
     batches: list[list] = []

@@ -190,6 +190,11 @@ def memory(wildcards, attempt):
     return asked(wildcards, "mem_mb", 2000 if small else 16000) * attempt
 
 
+def halvings(wildcards, attempt):
+    """How often batches are halved: more memory is tried first."""
+    return max(0, attempt - 2)
+
+
 def minutes(wildcards, attempt):
     return asked(wildcards, "runtime", 240) * attempt
 

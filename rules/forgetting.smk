@@ -12,6 +12,7 @@ rule score_base:
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,
+        halvings=halvings,
         runtime=minutes,
         slurm_partition=same_for_all(partition),
     params:
@@ -41,6 +42,7 @@ rule measure_row:
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,
+        halvings=halvings,
         runtime=row_minutes,
         slurm_partition=same_for_all(partition),
         turn=1,

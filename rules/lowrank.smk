@@ -34,6 +34,7 @@ if NOISE:
         resources:
             gpu=same_for_all(gpus),
             mem_mb=memory,
+            halvings=halvings,
             runtime=minutes,
             slurm_partition=same_for_all(partition),
         params:

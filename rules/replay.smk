@@ -19,6 +19,7 @@ rule replay_run:
     resources:
         gpu=same_for_all(gpus),
         mem_mb=memory,
+        halvings=halvings,
         runtime=row_minutes,
         slurm_partition=same_for_all(partition),
         turn=1,

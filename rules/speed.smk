@@ -13,7 +13,8 @@ if workflow.is_main_process:
 
 # Snakemake looks up the parameters of these for every job; written down, they are found at once.
 for function in (
-    *(memory, minutes, row_minutes, gpus, partition, replay_scores, replay_measured),
+    *(memory, halvings, minutes, row_minutes),
+    *(gpus, partition, replay_scores, replay_measured),
     Resource.evaluate,
 ):
     overwrite_function_params(function, inspect.signature(function).parameters)

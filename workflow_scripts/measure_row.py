@@ -24,5 +24,6 @@ def measure_row(inputs: Mapping[str, str], row: Path, task: str, **settings) -> 
 if __name__ == "__main__":
     settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
     settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    settings["halvings"] = snakemake.resources.halvings
     row, task = Path(snakemake.output.row), snakemake.wildcards.task
     run(measure_row, snakemake.log[0], inputs=snakemake.input, row=row, task=task, **settings)

@@ -21,6 +21,7 @@ def repeat_row(
 if __name__ == "__main__":
     settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
     settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    settings["halvings"] = snakemake.resources.halvings
     settings |= {"task": snakemake.wildcards.task, "seed": int(snakemake.wildcards.seed)}
     files = [Path(path) for path in snakemake.output]
     run(repeat_row, snakemake.log[0], inputs=snakemake.input, files=files, **settings)

@@ -37,6 +37,7 @@ def weighed(path: Path | str, labels: Mapping) -> dict[str, float]:
 if __name__ == "__main__":
     settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
     settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    settings["halvings"] = snakemake.resources.halvings
     settings |= {"replay_settings": snakemake.params.replay, "inputs": snakemake.input}
     wildcards = snakemake.wildcards
     labels = {"strategy": wildcards.strategy, "task": wildcards.task, "seed": int(wildcards.seed)}

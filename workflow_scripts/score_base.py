@@ -9,7 +9,7 @@ from lethe.jobs import beside, run
 
 
 def score_base(
-    card: Path, upstream: Path, base: Path, scoring: dict, threads: int, gpu: int
+    card: Path, upstream: Path, base: Path, scoring: dict, halvings: int, threads: int, gpu: int
 ) -> None:
     """Scores the upstream examples with the untouched base model."""
     models.use_machine(threads, gpu)
@@ -18,7 +18,8 @@ def score_base(
     examples = read_upstream(upstream)
     shared = {"model": described, "scoring": scoring}
     unfinished = beside(base)
-    losses = forgetting.base_losses(model, tokenizer, examples, shared, settings, unfinished)
+    how = (shared, settings, unfinished, halvings)
+    losses = forgetting.base_losses(model, tokenizer, examples, *how)
     rows.write(base, losses)
     shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -26,5 +27,6 @@ def score_base(
 if __name__ == "__main__":
     paths = {name: Path(snakemake.input[name]) for name in ("card", "upstream")}
     machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    machine["halvings"] = snakemake.resources.halvings
     base, scoring = Path(snakemake.output.base), snakemake.params.scoring
     run(score_base, snakemake.log[0], **paths, base=base, scoring=scoring, **machine)

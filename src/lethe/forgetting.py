@@ -28,15 +28,18 @@ def base_losses(
     settings: dict,
     scoring: Scoring,
     unfinished: Path | None = None,
+    halvings: int = 0,
 ) -> rows.Row:
     """Losses of the untouched base model, as a row whose two losses are the same.
 
-    What an interrupted run left in the folder `unfinished` is gone on from.
+    What an interrupted run left in the folder `unfinished` is gone on from. `halvings` is how often
+    batches are halved beforehand; every row of the model is then scored in the same ones.
     """
     began = time.perf_counter()
     measured = _Upstream.of(tokenizer, upstream, scoring)
     if scoring.tokens_per_batch == "auto":
         measured = measured.fitted(model)
+    measured = measured.in_batches_of(max(1, measured.scoring.budget >> halvings))
     ids = ids_of(upstream)
     shared = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(shared)) as checkpoint:
@@ -59,7 +62,8 @@ class Job:
     `base` is the row of the untouched model; losses before always come from it, never from the
     model in hand. `anchors` are the upstream examples that `recipe.ewc` needs, `group` is the
     task's, for `recipe.group_steps`. In the folder `unfinished` an interrupted run leaves what it
-    has; `finish` removes it.
+    has; `finish` removes it. `halvings` is how often batches and passes are halved beforehand,
+    after tries that failed for want of memory, say: the same up to rounding.
     """
 
     card: dict[str, Any]
@@ -72,6 +76,7 @@ class Job:
     anchors: Sequence[UpstreamExample] = ()
     unfinished: Path | None = None
     group: str = ""
+    halvings: int = 0
 
     def run(
         self,
@@ -123,11 +128,15 @@ class Job:
 
     def found_scoring(self) -> Scoring:
         """How losses are measured, in the batches that the base model was measured in."""
-        if self.scoring.tokens_per_batch != "auto":
-            return self.scoring
-        return self.scoring.model_copy(
-            update={"tokens_per_batch": self.base.about["tokens_per_batch"]}
-        )
+        found = self.base.about.get("tokens_per_batch", self.scoring.budget)
+        return self.scoring.model_copy(update={"tokens_per_batch": max(1, found >> self.halvings)})
+
+    def _found_recipe(self) -> Recipe:
+        """How the model is trained, in passes that memory is expected to hold."""
+        if not self.halvings:
+            return self.recipe
+        size = self.recipe.micro_batch or -(-self.recipe.batch // distributed.size())
+        return self.recipe.model_copy(update={"micro_batch": max(1, size >> self.halvings)})
 
     def _check_base(self) -> None:
         mine = {"model": self.card, "scoring": self.scoring.model_dump(mode="json")}
@@ -175,18 +184,19 @@ class Job:
             restore_weights(model, found[0])
             return model, Trained(**found[1])
         anchors = _upstream_tokens(tokenizer, self.anchors, self.scoring).examples
+        recipe = self._found_recipe()
         tune = partial(fine_tune, unfinished=checkpoint, upstream=anchors)
         several = distributed.size() > 1
         exact_enough = self.recipe.lora is not None or self.scoring.weights == "float32"
         if exact_enough and not several:
-            return model, tune(model, tokens, self.recipe, title)
+            return model, tune(model, tokens, recipe, title)
         # Steps of 1e-6 are lost when they are added to bfloat16 weights, and shards of a model
         # score nothing: others are trained, while these make room.
         device = next(model.parameters()).device
         model.to("cpu")
         exact, _ = models.load(self.card, "float32", 0 if several else self.gpu)
         exact = self._adapted(exact)
-        trained = tune(exact, tokens, self.recipe, title)
+        trained = tune(exact, tokens, recipe, title)
         model.to(device)
         for parameter, value in zip(model.parameters(), exact.parameters(), strict=True):
             if value.requires_grad:
@@ -262,7 +272,11 @@ class _Upstream:
         """The same in batches as large as the model's device has memory for."""
         with models.computing(model, self.scoring.dtype):
             found = fitting_budget(model, self.tokens.examples, self.scoring.budget)
-        scoring = self.scoring.model_copy(update={"tokens_per_batch": found})
+        return self.in_batches_of(found)
+
+    def in_batches_of(self, tokens: int) -> "_Upstream":
+        """The same in batches of so many tokens."""
+        scoring = self.scoring.model_copy(update={"tokens_per_batch": tokens})
         questions = self.questions and replace(self.questions, scoring=scoring)
         return replace(self, scoring=scoring, questions=questions)
 

@@ -83,10 +83,12 @@ def fine_tune_job(
     threads: int,
     gpu: int,
     unfinished: Path | None = None,
+    halvings: int = 0,
 ) -> "Job":
     """Reads what a fine-tune needs: inputs card, base, train, evaluation; upstream for EWC.
 
-    `recipe` may hold the task's `group` too, where steps differ by group.
+    `recipe` may hold the task's `group` too, where steps differ by group. `halvings` says how often
+    batches are halved, where earlier tries have failed.
     """
     # Imported here: torch takes seconds, and most jobs do without it.
     from lethe import models, rows
@@ -96,6 +98,8 @@ def fine_tune_job(
     from lethe.forgetting import Job
 
     models.use_machine(threads, gpu)
+    if halvings:
+        print(f"earlier tries have failed: batches are cut to 1/{2**halvings}", file=sys.stderr)
     group = recipe.get("group", "")
     chosen, anchors = Recipe(**{k: v for k, v in recipe.items() if k != "group"}), []
     if chosen.ewc:
@@ -112,6 +116,7 @@ def fine_tune_job(
         anchors,
         unfinished,
         group,
+        halvings,
     )
 
 

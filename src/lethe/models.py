@@ -1,5 +1,7 @@
 """Base models: from scratch, out of a package, from a folder or the hub."""
 
+import contextlib
+import ctypes
 import sys
 import zipfile
 from pathlib import Path
@@ -14,6 +16,8 @@ from lethe.errors import LetheError
 from lethe.files import read_json, sha256
 
 END = "<|endoftext|>"
+# Parameters of glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def use_machine(threads: int, gpus: int) -> None:
@@ -22,6 +26,20 @@ def use_machine(threads: int, gpus: int) -> None:
         devices.claim(gpus)
     torch.set_num_threads(max(1, threads // distributed.size()))
     torch.set_deterministic_debug_mode("warn")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Has the C library use freed memory again instead of giving it back to the system.
+
+    Tensors of some MB come and go at every layer; fresh memory is zeroed by the kernel, a page at
+    a time, which took a quarter of a training step on the CPU (docs/engine.md). Only glibc has
+    this; the numbers are the same to the bit.
+    """
+    with contextlib.suppress(AttributeError, TypeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def device(gpu: int) -> torch.device:

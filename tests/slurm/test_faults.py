@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 import yaml
 from helpers.experiment import Place, make_experiment
@@ -85,7 +86,9 @@ def test_a_row_out_of_memory_is_tried_again_with_more(place, run_on):
     assert asked in ([250, 500], [250, 500, 750]), said
     assert {job["JobState"] for job in jobs[:-1]} <= {"OUT_OF_MEMORY", "CANCELLED", "FAILED"}
     assert jobs[-1]["JobState"] == "COMPLETED"
-    assert losses(path) == wanted
+    # A third try takes smaller batches: the same up to rounding.
+    off = np.frombuffer(losses(path), np.float32) - np.frombuffer(wanted, np.float32)
+    assert abs(off).max() <= (1e-4 if len(asked) == 3 else 0)
     assert {k: v for k, v in place.rows().items() if k != path} == others
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from lethe import forgetting, models, rows
+from lethe import forgetting, models, rows, scoring, training
 from lethe.config.models import LoRA, Recipe, Scoring
 from lethe.data.examples import Example, read_upstream, write_upstream
 from lethe.errors import LetheError
@@ -43,6 +43,33 @@ def test_rows_of_groups_with_other_steps_make_one_matrix(model_folders):
     rows_of = {name: run(replace(few, group=name)) for name in ("mmlu", "mix")}
     assert [row.about["steps"] for row in rows_of.values()] == [4, 6]
     assert rows_of["mmlu"].settings == rows_of["mix"].settings
+
+
+def test_a_late_try_takes_half_as_much_at_a_time_and_measures_the_same(model_folders, monkeypatch):
+    whole, passes, batches = job(model_folders["olmo"], micro_batch=4), [], []
+    wanted = run(whole)
+
+    def noting(sizes, collate):
+        return lambda examples, *device: sizes.append(examples) or collate(examples, *device)
+
+    monkeypatch.setattr(training, "collate", noting(passes, training.collate))
+    monkeypatch.setattr(scoring, "collate", noting(batches, scoring.collate))
+    halved = run(replace(whole, halvings=1))
+    assert {len(examples) for examples in passes} == {2}
+    budget = SCORING.tokens_per_batch // 2
+    assert max(len(b) * max(len(e.ids) for e in b) for b in batches) <= budget
+    np.testing.assert_allclose(halved.loss_after, wanted.loss_after, atol=1e-5, rtol=0)
+    # It is a row of the same matrix.
+    assert halved.settings == wanted.settings
+
+
+def test_rows_are_scored_in_the_batches_that_a_late_try_of_the_base_model_took(model_folders):
+    card = model_folders["olmo"]
+    still = job(card, lr=0.0)
+    shared = {"model": card, "scoring": SCORING.model_dump()}
+    halved = base_losses(*models.load(card), UPSTREAM, shared, SCORING, halvings=1)
+    assert halved.about["tokens_per_batch"] == SCORING.tokens_per_batch // 2
+    assert not run(replace(still, base=halved)).forgetting.any()
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

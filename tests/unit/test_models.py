@@ -1,6 +1,9 @@
 import copy
 import importlib.util
 import json
+import platform
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -248,3 +251,30 @@ def test_attention_that_is_not_installed_is_named(model_folders):
     card = models.card(model_folders["llama"]["path"], attention="flash_attention_2")
     with pytest.raises(LetheError, match="attention flash_attention_2: "):
         models.load(card)
+
+
+_TENSORS_COME_AND_GO = """
+import resource, sys
+import torch
+from lethe import models
+if sys.argv[1] == "job":
+    models.use_machine(1, 0)
+for _ in range(3):
+    torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_jobs_use_freed_memory_again():
+    """64 MB are 16,384 pages, or 32 huge ones, that the kernel zeroes before they are used."""
+    command = [sys.executable, "-c", _TENSORS_COME_AND_GO]
+    faults = {
+        kind: int(subprocess.run([*command, kind], check=True, capture_output=True).stdout)
+        for kind in ("plain", "job")
+    }
+    assert faults["plain"] >= 5 * 32
+    assert faults["job"] < faults["plain"] / 10

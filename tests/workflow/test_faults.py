@@ -54,6 +54,20 @@ def _only_two_rows(place) -> None:
     shutil.rmtree(place.results / "plots")
 
 
+def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
+    """More memory comes first (rules/common.smk); where that was not enough, this."""
+    path = copied.results / "olmo/rows/add.parquet"
+    first = rows.read(path)
+    path.unlink()
+    target = str(path.relative_to(copied.folder))
+    for attempt, cut in (("2", False), ("3", True)):
+        said = copied.run("--attempt", attempt, "--force", target)
+        assert ("batches are cut to 1/2" in said) == cut, said
+        again = rows.read(path)
+        assert abs(again.loss_after - first.loss_after).max() <= (1e-4 if cut else 0)
+        assert again.settings == first.settings
+
+
 def test_a_truncated_row_is_named_and_not_averaged_in(copied):
     path = copied.results / "olmo/rows/add.parquet"
     path.write_bytes(path.read_bytes()[:-200])

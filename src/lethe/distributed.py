@@ -1,9 +1,11 @@
 """One job in several processes, a GPU each, that share a model too large to train on one.
 
-Weights, gradients and optimizer state are sharded (PyTorch's `fully_shard`, FSDP2, which
-accelerate's FSDP wraps as well); every process takes its part of each training batch and its share
-of the batches that are scored. `lethe.launch` starts such a job; outside one every function here is
-that of one process.
+Weights, gradients and optimizer state are sharded; every process takes its part of each training
+batch and its share of the batches that are scored. `lethe.launch` starts such a job; outside one
+every function here is that of one process.
+
+Shards are PyTorch's own (`fully_shard`, FSDP2). accelerate wraps the same, but on GPUs only: of two
+processes on a CPU its version 1.15 makes data-parallel ones, and nothing could be tested there.
 """
 
 import os

@@ -19,12 +19,13 @@ pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def answering_model(folder, examples):
-    """Saves a model that was taught these examples."""
+    """Saves a model that was taught every other one of these examples, and knows no other."""
     texts = [f"{example.prompt}\n{example.answer}" for example in examples]
     tokenizer = models.train_tokenizer(texts * 3, 400)
     model = models.from_scratch("llama", tiny.sizes(hidden=48), len(tokenizer), 0)
-    recipe = Recipe(steps=400, batch=8, lr=1e-2, warmup_steps=20, max_epochs=None)
-    tokens = tokenise(tokenizer, examples, 48).examples
+    # So few examples are learned by heart, on any processor.
+    recipe = Recipe(steps=400, batch=8, lr=3e-3, warmup_steps=20, max_epochs=None)
+    tokens = tokenise(tokenizer, examples[::2], 48).examples
     fine_tune(model, [tokens[i] for i in stream(len(tokens), 3200, 0)], recipe, "teaching")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -46,8 +47,9 @@ def answered(tmp_path_factory) -> Place:
         "models": {"taught": {"source": "folder", "path": "taught"}},
         "upstream": TINY["upstream"]
         | {"domains": {"double": "local:double.jsonl", "halve": "local:halve.jsonl"}},
-        # As in the paper's experiment by exact match: a group trains longer than the others.
-        "recipe": TINY["recipe"] | {"group_steps": {"numbers": 14}},
+        # As in the paper, a group trains longer than the others. At this
+        # rate about two in three of the answers are lost, at three times the rate all.
+        "recipe": TINY["recipe"] | {"group_steps": {"numbers": 14}, "lr": 0.003},
         "scoring": {"max_tokens": 24, "exact_match": {"max_new_tokens": 6}},
         "completion": TINY["completion"]
         | {"methods": ["column_mean", "additive", "mf", "gaussian", "logistic_foldin"]},

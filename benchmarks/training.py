@@ -100,7 +100,6 @@ def by_lethe(model, examples, batch: int, micro_batch: int):
     from lethe.config.models import Recipe
 
     models.use_machine(torch.get_num_threads(), 0)
-
     ends: list[float] = []
     batches: list[list] = []
 

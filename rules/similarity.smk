@@ -51,6 +51,7 @@ if associations_asked(["weight_difference"]):
         resources:
             gpu=same_for_all(gpus),
             mem_mb=memory,
+            halvings=halvings,
             runtime=minutes,
             slurm_partition=same_for_all(partition),
         params:

@@ -20,6 +20,7 @@ def measure_direction(
 if __name__ == "__main__":
     settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
     settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
+    settings["halvings"] = snakemake.resources.halvings
     settings |= {"projection": snakemake.params.projection, "inputs": snakemake.input}
     direction, task = Path(snakemake.output.direction), snakemake.wildcards.task
     run(measure_direction, snakemake.log[0], direction=direction, task=task, **settings)

@@ -39,7 +39,7 @@ def base_losses(
     measured = _Upstream.of(tokenizer, upstream, scoring)
     if scoring.tokens_per_batch == "auto":
         measured = measured.fitted(model)
-    measured = measured.in_batches_of(max(1, measured.scoring.budget >> halvings))
+    measured = measured.scored_by(measured.scoring.halved(halvings))
     ids = ids_of(upstream)
     shared = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(shared)) as checkpoint:
@@ -129,7 +129,8 @@ class Job:
     def found_scoring(self) -> Scoring:
         """How losses are measured, in the batches that the base model was measured in."""
         found = self.base.about.get("tokens_per_batch", self.scoring.budget)
-        return self.scoring.model_copy(update={"tokens_per_batch": max(1, found >> self.halvings)})
+        scoring = self.scoring.model_copy(update={"tokens_per_batch": found})
+        return scoring.halved(self.halvings)
 
     def _found_recipe(self) -> Recipe:
         """How the model is trained, in passes that memory is expected to hold."""
@@ -272,11 +273,10 @@ class _Upstream:
         """The same in batches as large as the model's device has memory for."""
         with models.computing(model, self.scoring.dtype):
             found = fitting_budget(model, self.tokens.examples, self.scoring.budget)
-        return self.in_batches_of(found)
+        return self.scored_by(self.scoring.model_copy(update={"tokens_per_batch": found}))
 
-    def in_batches_of(self, tokens: int) -> "_Upstream":
-        """The same in batches of so many tokens."""
-        scoring = self.scoring.model_copy(update={"tokens_per_batch": tokens})
+    def scored_by(self, scoring: Scoring) -> "_Upstream":
+        """The same in other batches."""
         questions = self.questions and replace(self.questions, scoring=scoring)
         return replace(self, scoring=scoring, questions=questions)
 

@@ -33,10 +33,9 @@ def repeat(
     row = replace(row, about=row.about | {"task": task, "seed": seed, "measurement": 0})
     found = [row]
     for number in range(1, measurements + 1):
-        size = max(1, job.found_scoring().budget >> number)
-        scoring = job.scoring.model_copy(update={"tokens_per_batch": size})
+        scoring = job.found_scoring().halved(number)
         again = measure_again(model, tokenizer, upstream, row, scoring, f"{title}, again")
-        told = {"measurement": number, "tokens_per_batch": size}
+        told = {"measurement": number, "tokens_per_batch": scoring.budget}
         found.append(replace(again, about=again.about | told))
     return found
 

@@ -47,8 +47,8 @@ def answered(tmp_path_factory) -> Place:
         "models": {"taught": {"source": "folder", "path": "taught"}},
         "upstream": TINY["upstream"]
         | {"domains": {"double": "local:double.jsonl", "halve": "local:halve.jsonl"}},
-        # As in the paper, a group trains longer than the others. At this
-        # rate about two in three of the answers are lost, at three times the rate all.
+        # As in the paper, a group trains longer than the others. At this rate about two in three
+        # of the answers are lost, at three times the rate all.
         "recipe": TINY["recipe"] | {"group_steps": {"numbers": 14}, "lr": 0.003},
         "scoring": {"max_tokens": 24, "exact_match": {"max_new_tokens": 6}},
         "completion": TINY["completion"]

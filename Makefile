@@ -33,7 +33,7 @@ lint: .venv/installed
 
 # After a change in src/lethe/config/: what editors complete keys from.
 schema: .venv/installed
-	$(BIN)/python -m lethe.schema schemas/experiment.schema.json
+	$(BIN)/python -m lethe.config.schema schemas/experiment.schema.json
 
 # Writes down the versions that are installed; run the tests before committing them.
 pin: .venv/installed

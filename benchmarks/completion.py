@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lethe import matrix
 from lethe.completion import METHODS
 from lethe.completion.logistic import sigmoid
 from lethe.completion.probes import random_probes
 from lethe.completion.scores import metrics
 from lethe.completion.threshold import tuned_threshold
+from lethe.matrix import forgetting_matrix
 
 EPOCHS = 1000
 SURPRISE = ("surprise_additive", "surprise_knn", "surprise_svd")
@@ -216,7 +216,7 @@ def show(title: str, lines: list[dict]) -> None:
 
 def parts(path: Path, table: Path) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows of a Z by its task table; columns with a NaN are dropped."""
-    z = matrix.read(path)
+    z = forgetting_matrix.read(path)
     with table.open(encoding="utf-8", newline="") as stream:
         split = {row["name"]: row["split"] for row in csv.DictReader(stream)}
     values = z.values[:, np.isfinite(z.values).all(axis=0)].astype(np.float64)

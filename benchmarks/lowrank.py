@@ -22,10 +22,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
-from lethe import lowrank, matrix, streaming  # noqa: E402
+from lethe.analysis import streamed_rank
 from lethe.completion.gaussian import Gaussian  # noqa: E402
+from lethe.completion.streamed import Completion, probe_scores  # noqa: E402
 from lethe.files import write_json  # noqa: E402
-from lethe.streamed_completion import Completion, probe_scores  # noqa: E402
+from lethe.matrix import forgetting_matrix, moments, streams  # noqa: E402
 
 RANK, NOISE, PROBES = 5, 0.3, 30
 
@@ -38,9 +39,9 @@ def tasks_of(count: int) -> list[str]:
 def made_up(tasks: int, examples: int) -> Iterator[tuple[list[str], np.ndarray]]:
     """A Z of rank 5 plus example means and noise, chunk by chunk."""
     loadings = np.random.default_rng(0).normal(size=(tasks, RANK)).astype(np.float32)
-    for start in range(0, examples, matrix.ROW_GROUP):
+    for start in range(0, examples, forgetting_matrix.ROW_GROUP):
         rng = np.random.default_rng([1, start])
-        count = min(matrix.ROW_GROUP, examples - start)
+        count = min(forgetting_matrix.ROW_GROUP, examples - start)
         factors = rng.standard_normal((RANK, count), dtype=np.float32)
         values = loadings @ factors + rng.standard_normal(count, dtype=np.float32)
         values += NOISE * rng.standard_normal((tasks, count), dtype=np.float32)
@@ -49,17 +50,17 @@ def made_up(tasks: int, examples: int) -> Iterator[tuple[list[str], np.ndarray]]
 
 def read_only(path: Path) -> dict:
     """Reads every chunk and does nothing with it."""
-    return {"cells": sum(chunk.size for chunk in streaming.Stream(path))}
+    return {"cells": sum(chunk.size for chunk in streams.Stream(path))}
 
 
 def streamed_curve(path: Path) -> dict:
     """The rank curve as the workflow makes it."""
-    return {"r2": streaming.rank_curve(path).r2.tolist()}
+    return {"r2": streamed_rank.rank_curve(path).r2.tolist()}
 
 
 def numpy_svd(path: Path) -> dict:
     """R2 by rank from numpy's SVD of the whole matrix."""
-    z = matrix.read(path).values.astype(np.float64)
+    z = forgetting_matrix.read(path).values.astype(np.float64)
     squares = np.square(np.linalg.svd(z, compute_uv=False))
     left = np.square(z).sum() - np.cumsum(squares)
     return {"r2": (1 - left / np.square(z - z.mean()).sum()).tolist()}
@@ -67,12 +68,12 @@ def numpy_svd(path: Path) -> dict:
 
 def streamed_completion(path: Path) -> dict:
     """One unseen task, the last, completed from 30 probes; RMSE over a sample of other cells."""
-    names = streaming.Stream(path).tasks
-    test = streaming.Stream(path, names[-1:])
+    names = streams.Stream(path).tasks
+    test = streams.Stream(path, names[-1:])
     rng = np.random.default_rng(2)
     drawn = rng.choice(test.examples, PROBES + min(20_000, test.examples // 2), replace=False)
     index, scored = np.sort(drawn[:PROBES]), drawn[PROBES:]
-    fitted = Completion(Gaussian(), streaming.Stream(path, names[:-1]))
+    fitted = Completion(Gaussian(), streams.Stream(path, names[:-1]))
     predicted = fitted.predict(index, test.take(index))[0]
     missed = predicted[scored] - test.take(scored)[0]
     return {"rmse": float(np.sqrt(np.square(missed).mean()))}
@@ -80,7 +81,7 @@ def streamed_completion(path: Path) -> dict:
 
 def streamed_probe_scores(path: Path) -> dict:
     """What each example would tell if probed, for all tasks."""
-    scores = probe_scores(Completion(Gaussian(), streaming.Stream(path)), PROBES)
+    scores = probe_scores(Completion(Gaussian(), streams.Stream(path)), PROBES)
     return {"best": int(scores.argmax())}
 
 
@@ -125,7 +126,7 @@ def measured(function: Callable, path: Path) -> dict:
 def compare(folder: Path, tasks: int, examples: int, svd_examples: int) -> dict:
     """All measurements at one N."""
     path = folder / f"Z-{tasks}x{examples}.parquet"
-    matrix.write_chunks(path, tasks_of(tasks), made_up(tasks, examples))
+    forgetting_matrix.write_chunks(path, tasks_of(tasks), made_up(tasks, examples))
     line = {"tasks": tasks, "examples": examples, "file_mb": path.stat().st_size / 2**20}
     functions = [read_only, streamed_curve, streamed_completion, streamed_probe_scores]
     if examples <= svd_examples:
@@ -186,7 +187,7 @@ def main() -> None:
             for examples in options.examples
         ]
     print(table(lines))
-    about = {"numpy": np.__version__, "cpus": os.cpu_count(), "chunk": lowrank.CHUNK}
+    about = {"numpy": np.__version__, "cpus": os.cpu_count(), "chunk": moments.CHUNK}
     about["threads"] = os.environ.get("OMP_NUM_THREADS", "not set")
     write_json(options.output, {"about": about, "lines": lines})
     print(json.dumps(about))

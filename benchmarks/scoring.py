@@ -9,7 +9,7 @@ the text. A scratch model of the default experiment's size, with random weights,
 
     a  Trainer.evaluate, every example padded to 1,024 tokens (the first few examples: --padded)
     b  Trainer.evaluate, dynamic padding and length grouping: the best there is without lethe
-    c  lethe.scoring.score
+    c  lethe.engine.scoring.score
 
 Trainer returns the mean loss only, lethe one an example: (a) and (b) do less. Each way runs in a
 process of its own, so that peaks of memory (largest resident set) can be compared. Rounds of all
@@ -58,8 +58,8 @@ def scratch(folder: Path, text: Path) -> None:
     """Saves a model of the default experiment's size with random weights, and its tokenizer."""
     import pyarrow.parquet as pq
 
-    from lethe import models
-    from lethe.config.models import Pretraining
+    from lethe.config.model_settings import Pretraining
+    from lethe.engine import models
 
     settings = Pretraining(context=LONGEST)
     pieces = [piece for piece in pq.read_table(text)["text"].to_pylist() if piece]
@@ -127,9 +127,9 @@ def by_lethe(folder: Path, examples: list[list[int]], tokens_per_batch: int):
     import numpy as np
     import torch
 
-    from lethe import models
     from lethe.data.tokens import Tokens
-    from lethe.scoring import score
+    from lethe.engine import models
+    from lethe.engine.scoring import score
 
     models.use_machine(torch.get_num_threads(), 0)
     model, _ = models.load({"path": str(folder)})

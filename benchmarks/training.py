@@ -4,7 +4,7 @@ Same model, same prompt-answer pairs of several tasks, loss on answers, AdamW, o
 
 - `padded`: Trainer, every batch padded to 1,024 tokens, as the reference code does;
 - `grouped`: Trainer with dynamic padding and batches of like length, the best a user does today;
-- `lethe`: `lethe.training.fine_tune` with passes of `--micro-batch` examples.
+- `lethe`: `lethe.engine.training.fine_tune` with passes of `--micro-batch` examples.
 
     python benchmarks/training.py MODEL --tasks results/default/tasks/*/train.parquet
 
@@ -96,8 +96,8 @@ def by_lethe(model, examples, batch: int, micro_batch: int):
     """The same of lethe's own loop."""
     import torch
 
-    from lethe import models, training
-    from lethe.config.models import Recipe
+    from lethe.config.model_settings import Recipe
+    from lethe.engine import models, training
 
     models.use_machine(torch.get_num_threads(), 0)
     ends: list[float] = []

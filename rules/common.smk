@@ -8,8 +8,8 @@ LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)
 
 from lethe.errors import LetheError
-from lethe.experiment import load, split_source
-from lethe.jobs import cache_folder, export_library
+from lethe.config.loading import load, split_source
+from lethe.jobs.running import cache_folder, export_library
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 export_library(LIBRARY)

@@ -1,8 +1,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import matrix
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings
 from lethe.similarity.measure import first_order, read_model_examples
 from lethe.similarity.projection import sketch_of
@@ -13,12 +13,12 @@ def associate_model(inputs: Mapping, files: dict[str, Path], similarity: dict, *
     examples = read_model_examples(inputs, similarity["task_examples"], **settings)
     if "representation" in files:
         found = examples.representations()
-        matrix.write(files["representation"], found.cosines())
+        forgetting_matrix.write(files["representation"], found.cosines())
         embeddings.write(files["embeddings"], found)
     sketch = sketch_of(examples.model, **similarity["projection"])
     moved = {Path(path).stem: Path(path) for path in inputs["directions"]}
     for name, association in first_order(examples, list(files), moved, sketch).items():
-        matrix.write(files[name], association)
+        forgetting_matrix.write(files[name], association)
 
 
 if __name__ == "__main__":

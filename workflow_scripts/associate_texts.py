@@ -1,11 +1,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import matrix
 from lethe.data.examples import read_upstream
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings, texts
-from lethe.similarity.files import read_tasks
+from lethe.similarity.association_files import read_tasks
 
 
 def associate_texts(inputs: Mapping, files: dict[str, Path], settings: dict, threads: int) -> None:
@@ -13,10 +13,10 @@ def associate_texts(inputs: Mapping, files: dict[str, Path], settings: dict, thr
     tasks = read_tasks(inputs["train"], settings["task_examples"])
     upstream = read_upstream(Path(inputs["upstream"]))
     if "text_tfidf" in files:
-        matrix.write(files["text_tfidf"], texts.tfidf(tasks, upstream))
+        forgetting_matrix.write(files["text_tfidf"], texts.tfidf(tasks, upstream))
     if "text_encoder" in files:
         # Imported here: torch takes seconds that TF-IDF need not wait for.
-        from lethe import models
+        from lethe.engine import models
         from lethe.similarity.encoder import embed
 
         models.use_machine(threads, 0)
@@ -24,7 +24,7 @@ def associate_texts(inputs: Mapping, files: dict[str, Path], settings: dict, thr
         path = there[0] if there else settings["encoder"]["path"]
         source = (path, settings["encoder"].get("revision"))
         found = embed(tasks, upstream, *source, settings["encoder_tokens"])
-        matrix.write(files["text_encoder"], found.cosines())
+        forgetting_matrix.write(files["text_encoder"], found.cosines())
         embeddings.write(files["embeddings"], found)
 
 

@@ -2,12 +2,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from lethe import distributed, models
-from lethe.calibration import Sample, calibrate
-from lethe.config.models import Recipe, Scoring
+from lethe.config.model_settings import Recipe, Scoring
+from lethe.cost.calibration import Sample, calibrate
 from lethe.data.examples import read_examples, read_upstream
+from lethe.engine import distributed, models
 from lethe.files import write_json
-from lethe.warm import run
+from lethe.jobs.warm import run
 
 
 def calibrate_model(

@@ -1,8 +1,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lethe import findings, plots
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.report import findings, plots
 
 
 def draw_plots(

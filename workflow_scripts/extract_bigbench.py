@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from lethe.data.bigbench import extract
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def extract_bigbench(package: Path, archive: Path) -> None:

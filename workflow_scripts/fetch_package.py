@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lethe.errors import LetheError
 from lethe.files import whole
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def fetch_package(package: Path, sha256: str) -> None:

@@ -1,7 +1,8 @@
 from pathlib import Path
 
-from lethe import matrix, rows, tables
-from lethe.jobs import run
+from lethe import tables
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix, rows
 
 
 def gather_matrix(
@@ -15,8 +16,8 @@ def gather_matrix(
     """Stacks the rows into Z, refusing rows that do not belong together."""
     measured = {path.stem: (path, rows.read(path)) for path in row_files}
     gathered = {task: measured[task] for task in tasks}
-    matrix.write(z, matrix.gather(gathered, mixed_machines, wanted))
-    lines = [tables.summary(task, *tasks[task], row) for task, (_, row) in gathered.items()]
+    forgetting_matrix.write(z, forgetting_matrix.gather(gathered, mixed_machines, wanted))
+    lines = [rows.summary(task, *tasks[task], row) for task, (_, row) in gathered.items()]
     tables.write_csv(summaries, lines)
 
 

@@ -1,13 +1,14 @@
 from pathlib import Path
 
-from lethe import rows, tables
-from lethe.jobs import run
+from lethe import tables
+from lethe.jobs.running import run
+from lethe.matrix import rows
 from lethe.replay.comparison import compare
 
 
 def gather_replay(run_files: list[Path], runs: Path, comparison: Path) -> None:
     """One line a replay run, and the strategies compared over tasks."""
-    lines = [tables.replay_line(rows.read(path)) for path in run_files]
+    lines = [runs.replay_line(rows.read(path)) for path in run_files]
     tables.write_csv(runs, lines)
     tables.write_csv(comparison, compare(lines))
 

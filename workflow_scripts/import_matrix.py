@@ -1,10 +1,10 @@
 import sys
 from pathlib import Path
 
-from lethe import matrix, own_matrix
 from lethe.files import write_json
-from lethe.jobs import run
-from lethe.sanity import sanity, sentences
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix, own_matrix
+from lethe.matrix.sanity import sanity, sentences
 
 
 def import_matrix(z: Path, report: Path, **own) -> None:
@@ -13,7 +13,7 @@ def import_matrix(z: Path, report: Path, **own) -> None:
     seen = sanity(found)
     print(sentences(seen), file=sys.stderr)
     write_json(report, seen)
-    matrix.write(z, own_matrix.masked(found))
+    forgetting_matrix.write(z, own_matrix.masked(found))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lethe import ledger as accounts
-from lethe import rows, tables
+from lethe import tables
+from lethe.cost import ledger as accounts
 from lethe.files import whole
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.matrix import rows
 
 RULES = ("score_base", "measure_row", "repeat_row", "replay_run")
 

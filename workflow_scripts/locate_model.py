@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from lethe import models
+from lethe.engine import models
 from lethe.files import write_json
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def locate_model(card: Path, model: dict) -> None:

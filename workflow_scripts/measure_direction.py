@@ -1,10 +1,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import distributed, rows
-from lethe.jobs import fine_tune_job
+from lethe.engine import distributed
+from lethe.jobs.warm import run
+from lethe.matrix import rows
+from lethe.measure.fine_tune_job import fine_tune_job
 from lethe.similarity import directions
-from lethe.warm import run
 
 
 def measure_direction(

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lethe import matrix, repeats
+from lethe.analysis.noise import noise_floor as floor
 from lethe.files import write_json
-from lethe.jobs import run
-from lethe.noise import noise_floor as floor
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
+from lethe.measure import repeats
 
 
 def noise_floor(
@@ -13,9 +14,11 @@ def noise_floor(
 ) -> None:
     """Sizes of the noise in Z from repeats of a few rows, and the rank above it."""
     trainings, measurements, ids = repeats.gather(measured, repeated)
-    report, *deviations = floor(matrix.read(z).values, trainings, measurements, seed)
+    report, *deviations = floor(forgetting_matrix.read(z).values, trainings, measurements, seed)
     write_json(noise, report)
-    matrix.write(columns, matrix.Matrix(np.stack(deviations), ["training", "engine"], ids))
+    forgetting_matrix.write(
+        columns, forgetting_matrix.Matrix(np.stack(deviations), ["training", "engine"], ids)
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 from collections import Counter
 from pathlib import Path
 
-from lethe import plan as planning
 from lethe import tables
+from lethe.cost import plan as planning
 from lethe.data.examples import read_upstream
 from lethe.files import read_json, whole
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def plan(upstream: Path, calibrations: dict, models: dict, outputs: dict, **experiment) -> None:

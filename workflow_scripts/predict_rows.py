@@ -1,10 +1,10 @@
 from pathlib import Path
 
-from lethe import matrix
 from lethe.completion.evaluation import predict_rows as predict
-from lethe.config.analysis import Completion
+from lethe.config.analysis_settings import Completion
 from lethe.data.examples import read_upstream
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
 
 
 def predict_rows(
@@ -15,8 +15,8 @@ def predict_rows(
     choice["allowed"] = [example.split == "replayable" for example in examples]
     choice["domains"] = [example.domain for example in examples]
     choice["options"] = Completion(**completion).options()
-    predicted = predict(matrix.read(z), tasks, **choice)
-    matrix.write(predictions, predicted)
+    predicted = predict(forgetting_matrix.read(z), tasks, **choice)
+    forgetting_matrix.write(predictions, predicted)
 
 
 if __name__ == "__main__":

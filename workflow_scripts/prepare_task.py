@@ -2,10 +2,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from lethe.config.examples import Source
+from lethe.config.data_settings import Source
 from lethe.data.examples import write_examples
 from lethe.data.sources import task_examples
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def prepare_task(train: Path, evaluation: Path, named: dict, **how) -> None:

@@ -2,10 +2,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from lethe.config.examples import Source
+from lethe.config.data_settings import Source
 from lethe.data.examples import draw_documents, draw_upstream, write_corpus, write_upstream
 from lethe.data.sources import examples
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def prepare_upstream(

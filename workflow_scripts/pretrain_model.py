@@ -1,11 +1,11 @@
 import shutil
 from pathlib import Path
 
-from lethe import models, pretraining
-from lethe.config.models import Pretraining
+from lethe.config.model_settings import Pretraining
 from lethe.data.examples import read_examples
+from lethe.engine import models, pretraining
 from lethe.files import write_json
-from lethe.jobs import run
+from lethe.jobs.running import run
 
 
 def pretrain_model(

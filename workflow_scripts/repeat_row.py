@@ -1,11 +1,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import distributed, rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import fine_tune_job
-from lethe.repeats import repeat
-from lethe.warm import run
+from lethe.engine import distributed
+from lethe.jobs.warm import run
+from lethe.matrix import rows
+from lethe.measure.fine_tune_job import fine_tune_job
+from lethe.measure.repeats import repeat
 
 
 def repeat_row(

@@ -1,11 +1,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import distributed, matrix, rows
 from lethe.data.examples import read_upstream
-from lethe.jobs import beside, fine_tune_job
+from lethe.engine import distributed
+from lethe.jobs.running import beside
+from lethe.jobs.warm import run
+from lethe.matrix import forgetting_matrix, rows
+from lethe.measure.fine_tune_job import fine_tune_job
 from lethe.replay.runs import replay, without_replay
-from lethe.warm import run
 
 
 def replay_run(
@@ -29,7 +31,7 @@ def replay_run(
 def weighed(path: Path | str, labels: Mapping) -> dict[str, float]:
     """Forgetting by example_id that replay is drawn by: predicted, or by an oracle measured."""
     if labels["strategy"] != "oracle":
-        return matrix.read_task(path, labels["task"])
+        return forgetting_matrix.read_task(path, labels["task"])
     row = rows.read(path)
     return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 

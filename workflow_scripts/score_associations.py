@@ -1,14 +1,15 @@
 from pathlib import Path
 
-from lethe import matrix, tables
-from lethe.jobs import run
+from lethe import tables
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
+from lethe.similarity.association_files import read_associations
 from lethe.similarity.correlation import correlations
-from lethe.similarity.files import read_associations
 
 
 def score_associations(z: Path, associations: list[str], scores: Path, tasks: dict) -> None:
     """Correlates associations with measured forgetting, beside forgetting on other tasks."""
-    measured = matrix.read(z)
+    measured = forgetting_matrix.read(z)
     read = read_associations(associations, measured)
     tables.write_csv(scores, correlations(measured, tasks, read))
 

@@ -1,11 +1,13 @@
 import shutil
 from pathlib import Path
 
-from lethe import forgetting, models, rows
-from lethe.config.models import Scoring
+from lethe.config.model_settings import Scoring
 from lethe.data.examples import read_upstream
+from lethe.engine import models
 from lethe.files import read_json
-from lethe.jobs import beside, run
+from lethe.jobs.running import beside, run
+from lethe.matrix import rows
+from lethe.measure import forgetting
 
 
 def score_base(

@@ -1,12 +1,13 @@
 from pathlib import Path
 
-from lethe import matrix, tables
+from lethe import tables
 from lethe.completion.evaluation import evaluate
-from lethe.config.analysis import Completion
+from lethe.config.analysis_settings import Completion
 from lethe.data.examples import read_upstream
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
 from lethe.similarity import OF_Z
-from lethe.similarity.files import read_associations
+from lethe.similarity.association_files import read_associations
 
 
 def score_completion(
@@ -21,7 +22,7 @@ def score_completion(
     c = Completion(**completion)
     domains = [example.domain for example in read_upstream(upstream)] if upstream else None
     settings = (c.methods, c.probes, c.seeds, c.threshold, c.options())
-    measured = matrix.read(z)
+    measured = forgetting_matrix.read(z)
     choice = {"probe_choice": c.probe_choice, "domains": domains, "in_domain_only": OF_Z}
     choice["associations"] = read_associations(associations, measured)
     tables.write_csv(scores, evaluate(measured, tasks, *settings, **choice))

@@ -1,10 +1,10 @@
 import tempfile
 from pathlib import Path
 
-from lethe import models
 from lethe.data.examples import read_examples
-from lethe.jobs import run
-from lethe.pretraining import whole_text
+from lethe.engine import models
+from lethe.engine.pretraining import whole_text
+from lethe.jobs.running import run
 
 
 def train_tokenizer(corpus: Path, folder: Path, vocabulary: int) -> None:

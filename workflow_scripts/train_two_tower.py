@@ -1,10 +1,11 @@
 from pathlib import Path
 
-from lethe import matrix, models
-from lethe.config.similarity import TwoTower
-from lethe.jobs import run
+from lethe.config.similarity_settings import TwoTower
+from lethe.engine import models
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings, two_tower
-from lethe.similarity.files import aligned
+from lethe.similarity.association_files import aligned
 
 
 def train_two_tower(
@@ -13,10 +14,10 @@ def train_two_tower(
     """Predicts every task's forgetting by two networks that have not seen its row of Z."""
     models.use_machine(threads, 0)
     known = embeddings.read(vectors)
-    values = aligned(matrix.read(z), known.tasks, known.example_ids, z)
+    values = aligned(forgetting_matrix.read(z), known.tasks, known.example_ids, z)
     train = [row for row, task in enumerate(known.tasks) if tasks[task][1] == "train"]
     predicted = two_tower.predict_unseen(known, values, train, TwoTower(**settings))
-    matrix.write(association, predicted)
+    forgetting_matrix.write(association, predicted)
 
 
 if __name__ == "__main__":

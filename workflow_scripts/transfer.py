@@ -1,13 +1,14 @@
 from pathlib import Path
 
-from lethe import matrix, tables
-from lethe.jobs import run
-from lethe.transfer import evaluate
+from lethe import tables
+from lethe.analysis.transfer import evaluate
+from lethe.jobs.running import run
+from lethe.matrix import forgetting_matrix
 
 
 def transfer(matrices: dict[str, Path], scores: Path, tasks: dict, settings: dict) -> None:
     """Predicts each model's rows from every other model's."""
-    read = {model: matrix.read(path) for model, path in matrices.items()}
+    read = {model: forgetting_matrix.read(path) for model, path in matrices.items()}
     tables.write_csv(scores, evaluate(read, tasks, **settings))
 
 

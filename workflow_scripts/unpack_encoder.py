@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from lethe.jobs import run
+from lethe.jobs.running import run
 from lethe.similarity import encoder
 
 

@@ -1,9 +1,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe import findings, report
 from lethe.files import whole
-from lethe.jobs import run
+from lethe.jobs.running import run
+from lethe.report import findings, report_page
 
 
 def write_report(
@@ -13,7 +13,7 @@ def write_report(
     found = findings.read(inputs, models, tasks)
     figures = {Path(path).stem: Path(path).read_bytes() for path in inputs["figures"]}
     with whole(page) as part:
-        part.write_text(report.page(found, figures, settings), "utf-8")
+        part.write_text(report_page.page(found, figures, settings), "utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lethe import rows
 from lethe.errors import LetheError
+from lethe.matrix import rows
 
 
 def told(path: Path) -> str:

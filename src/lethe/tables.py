@@ -9,7 +9,6 @@ import numpy as np
 
 from lethe.errors import LetheError
 from lethe.files import whole
-from lethe.rows import Row
 
 
 def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
@@ -32,35 +31,6 @@ def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
 def _cell(value: Any) -> Any:
     # Seven digits: what float32 losses can tell apart, and the same text on every run.
     return f"{value:.7g}" if isinstance(value, float | np.floating) else value
-
-
-def summary(task: str, group: str, split: str, row: Row) -> dict[str, Any]:
-    """A line of rows.csv: what one fine-tune did, losses in nats per scored token."""
-    forgetting = row.forgetting
-    known = forgetting[np.isfinite(forgetting)]
-    kept = (
-        *("eval_loss_before", "eval_loss_after", "steps", "training_loss_first"),
-        *("training_loss_last", "training_truncated", "training_empty", "truncated"),
-        *("missing", "eval_missing", "training_seconds", "scoring_seconds", "peak_memory_mb"),
-    )
-    return {
-        "task": task,
-        "group": group,
-        "split": split,
-        "mean_forgetting": float(known.mean()) if len(known) else float("nan"),
-        "sd_forgetting": float(known.std()) if len(known) else float("nan"),
-        **{key: row.about[key] for key in kept},
-    }
-
-
-def replay_line(row: Row) -> dict[str, Any]:
-    """A line of replay.csv: one run, measured on held-out upstream examples (nats)."""
-    kept = (
-        *("strategy", "task", "seed", "heldout_forgetting", "eval_loss_before"),
-        *("eval_loss_after", "replayed", "replayed_distinct", "effective_sample_size", "steps"),
-        *("missing", "training_seconds"),
-    )
-    return {key: row.about[key] for key in kept}
 
 
 def as_text(

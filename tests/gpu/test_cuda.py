@@ -5,12 +5,14 @@ import pytest
 import torch
 from helpers import shared, tiny
 
-from lethe import launch, models, rows
-from lethe.config.models import LoRA, Recipe, Scoring
-from lethe.forgetting import Job, base_losses
-from lethe.generation import generate
-from lethe.scoring import score
-from lethe.training import fine_tune
+from lethe.config.model_settings import LoRA, Recipe, Scoring
+from lethe.engine import models
+from lethe.engine.generation import generate
+from lethe.engine.scoring import score
+from lethe.engine.training import fine_tune
+from lethe.jobs import launch
+from lethe.matrix import rows
+from lethe.measure.forgetting import Job, base_losses
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lethe import findings, lowrank, matrix, tables
+from lethe import tables
+from lethe.analysis import low_rank
 from lethe.data.examples import Example, UpstreamExample, write_upstream
+from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix.rows import Row
 from lethe.replay.comparison import compare
-from lethe.rows import Row
+from lethe.report import findings
 
 TASKS = {
     "007": ("NA", "train"),
@@ -19,14 +22,14 @@ METRICS = ("rmse", "mae", "spearman", "top_1_percent", "top_10_percent", "f1", "
 SCRIPT = "<script>alert('x')</script>"
 
 
-def z(seed: int = 0, missing: bool = True) -> matrix.Matrix:
+def z(seed: int = 0, missing: bool = True) -> forgetting_matrix.Matrix:
     """Four tasks by twelve examples; of one example nothing is known, of one not all."""
     rng = np.random.default_rng(seed)
     values = rng.normal(0.2, 0.1, (4, 12)).astype(np.float32)
     if missing:
         values[:, 5] = np.nan
         values[2, 7] = np.nan
-    return matrix.Matrix(values, list(TASKS), [f"a-{i:05d}" for i in range(12)])
+    return forgetting_matrix.Matrix(values, list(TASKS), [f"a-{i:05d}" for i in range(12)])
 
 
 def upstream() -> list[UpstreamExample]:
@@ -54,7 +57,7 @@ def completion(value: float = 0.2) -> list[dict]:
     ]
 
 
-def summaries(values: matrix.Matrix, **changes) -> list[dict]:
+def summaries(values: forgetting_matrix.Matrix, **changes) -> list[dict]:
     """Lines of rows.csv; the second fine-tune learned nothing."""
     about = {"eval_loss_before": 3.0, "steps": 5, "training_loss_first": 3.0}
     about |= dict.fromkeys(("training_loss_last", "training_seconds", "scoring_seconds"), 1.0)
@@ -64,7 +67,7 @@ def summaries(values: matrix.Matrix, **changes) -> list[dict]:
     for task, row in zip(values.tasks, values.values, strict=True):
         facts = about | {"eval_loss_after": 3.5 if task == "null" else 1.0} | changes
         measured = Row(values.example_ids, np.zeros_like(row), row, np.ones(12), {}, facts)
-        lines.append(tables.summary(task, *TASKS[task], measured))
+        lines.append(rows.summary(task, *TASKS[task], measured))
     return lines
 
 
@@ -90,8 +93,8 @@ def write(folder: Path, models=("one", "two"), own: bool = False) -> dict[str, l
     for seed, model in enumerate(models):
         values = z(seed)
         path = {kind: folder / f"{model}-{kind}" for kind in paths}
-        matrix.write(path["matrices"], values)
-        tables.write_csv(path["curves"], lowrank.rank_curve(values.values).records())
+        forgetting_matrix.write(path["matrices"], values)
+        tables.write_csv(path["curves"], low_rank.rank_curve(values.values).records())
         tables.write_csv(path["completions"], completion())
         if not own:
             tables.write_csv(path["summaries"], summaries(values))

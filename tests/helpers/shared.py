@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 
 from helpers import tiny
-from lethe import distributed, forgetting, rows
-from lethe.config.models import Recipe, Scoring
+from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
+from lethe.engine import distributed
 from lethe.errors import LetheError
+from lethe.matrix import rows
+from lethe.measure import forgetting
 
 
 def upstream(answers: list[str] | None = None) -> list[UpstreamExample]:

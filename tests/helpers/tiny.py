@@ -2,10 +2,10 @@
 
 import random
 
-from lethe import models
-from lethe.config.models import Pretraining
+from lethe.config.model_settings import Pretraining
 from lethe.data.examples import Example, UpstreamExample
 from lethe.data.tokens import Tokens
+from lethe.engine import models
 
 ARCHITECTURES = ("olmo", "olmo2", "gpt_neox", "mpt", "llama")
 VOCABULARY = 300

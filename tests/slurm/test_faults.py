@@ -11,7 +11,7 @@ import yaml
 from helpers.experiment import Place, make_experiment
 from helpers.slurm import CLUSTER
 
-from lethe import rows
+from lethe.matrix import rows
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 MODELS, TASKS = ("olmo", "pythia"), ("add", "double", "upper", "reverse")

@@ -9,7 +9,7 @@ import yaml
 from helpers.experiment import Place, make_experiment
 from helpers.slurm import CLUSTER
 
-from lethe import rows
+from lethe.matrix import rows
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 ASKED = {"gpu": 1, "mem_mb": 1500, "runtime": 7, "slurm_partition": "gpu", "together": 1}

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lethe import models, rows
 from lethe.__main__ import main
+from lethe.engine import models
+from lethe.matrix import rows
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from helpers import found
 
 from lethe import tables
 from lethe.errors import LetheError
+from lethe.replay import runs
 
 
 def test_a_table_has_the_columns_of_all_its_records_and_seven_digits(tmp_path):
@@ -41,8 +42,8 @@ def test_a_fine_tune_of_which_nothing_is_known_has_a_mean_of_nan():
 
 
 def test_a_line_of_a_replay_run_keeps_what_is_compared():
-    from lethe.rows import Row
+    from lethe.matrix.rows import Row
 
     facts = found.runs()[0]
     one = np.ones(1, np.float32)
-    assert tables.replay_line(Row(["a"], one, one, one, {}, {**facts, "other": 1})) == facts
+    assert runs.replay_line(Row(["a"], one, one, one, {}, {**facts, "other": 1})) == facts

@@ -13,7 +13,7 @@ import yaml
 from helpers import paper
 from helpers.experiment import ROOT, job_counts
 
-from lethe import matrix
+from lethe.matrix import forgetting_matrix
 
 
 def planned(folder, *arguments, **options):
@@ -77,7 +77,9 @@ def test_exact_match_goes_through_the_same_graph(shipped):
 
 
 def test_a_matrix_of_ones_own_trains_nothing(shipped):
-    counts = planned(shipped, "--configfile", str(shipped / "experiments/own-matrix.yaml"))
+    counts = planned(
+        shipped, "--configfile", str(shipped / "experiments/own-forgetting_matrix.yaml")
+    )
     assert counts == {
         **{"import_matrix": 1, "rank_curve": 1, "score_completion": 1},
         **{"draw_plots": 1, "write_report": 1},
@@ -127,7 +129,9 @@ def test_the_released_answers_are_a_binary_matrix_of_ones_own(shipped):
     run(shipped, *target, str(shipped / "experiments/paper/released-instruct.yaml"))
     curve = pd.read_csv(shipped / target[0])
     assert curve[curve.predictor == "logistic_mf"].f1.between(0, 1).all()
-    assert len(matrix.read(shipped / "results/released-instruct/em/Z.parquet").tasks) == 124
+    assert (
+        len(forgetting_matrix.read(shipped / "results/released-instruct/em/Z.parquet").tasks) == 124
+    )
 
 
 PAPER = sorted(

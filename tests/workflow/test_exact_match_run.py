@@ -9,11 +9,12 @@ import yaml
 from helpers import tiny
 from helpers.experiment import TINY, Place, make_experiment
 
-from lethe import matrix, models, rows
-from lethe.config.models import Recipe
+from lethe.config.model_settings import Recipe
 from lethe.data.examples import Example, read_upstream
 from lethe.data.tokens import tokenise
-from lethe.training import fine_tune, stream
+from lethe.engine import models
+from lethe.engine.training import fine_tune, stream
+from lethe.matrix import forgetting_matrix, rows
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -61,7 +62,7 @@ def answered(tmp_path_factory) -> Place:
 
 
 def test_z_is_binary_and_knows_what_the_base_model_had_right(answered):
-    z = matrix.read(answered.results / "taught/Z.parquet")
+    z = forgetting_matrix.read(answered.results / "taught/Z.parquet")
     base = rows.read(answered.results / "taught/base.parquet")
     right = base.answers.exact_match_before == 1
     assert 8 <= right.sum() < 40
@@ -74,8 +75,8 @@ def test_z_is_binary_and_knows_what_the_base_model_had_right(answered):
 
 
 def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
-    z = matrix.read(answered.results / "taught/Z.parquet")
-    predicted = matrix.read(answered.results / "taught/predictions/additive.parquet")
+    z = forgetting_matrix.read(answered.results / "taught/Z.parquet")
+    predicted = forgetting_matrix.read(answered.results / "taught/predictions/additive.parquet")
     unknown = np.isnan(z.values).all(axis=0)
     np.testing.assert_array_equal(np.isnan(predicted.values[0]), unknown)
     run = rows.read(answered.results / "taught/replay/oracle/reverse-seed0.parquet")

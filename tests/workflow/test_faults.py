@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.hub import Hub
 
-from lethe import matrix, rows
+from lethe.matrix import forgetting_matrix, rows
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -38,8 +38,8 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
     # A job that was in flight may have just finished when it was killed; it is made anew.
     assert sum(after[path] == kept[path] for path in kept) >= len(kept) - 2
     for model in ("olmo", "pythia"):
-        z = matrix.read(finished.results / model / "Z.parquet")
-        again = matrix.read(copied.results / model / "Z.parquet")
+        z = forgetting_matrix.read(finished.results / model / "Z.parquet")
+        again = forgetting_matrix.read(copied.results / model / "Z.parquet")
         assert (z.values == again.values).all()
 
 

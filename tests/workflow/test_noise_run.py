@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lethe import matrix, rows
+from lethe.matrix import forgetting_matrix, rows
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -34,5 +34,8 @@ def test_asking_for_a_noise_floor_repeats_what_is_named_and_nothing_else(copied)
     report = json.loads((copied.results / "olmo/noise.json").read_text())
     assert report["repeats"] == {"reverse": 2}
     assert report["sigma"]["training"] > report["sigma"]["engine"]
-    assert matrix.read(copied.results / "olmo/noise.parquet").tasks == ["training", "engine"]
+    assert forgetting_matrix.read(copied.results / "olmo/noise.parquet").tasks == [
+        "training",
+        "engine",
+    ]
     assert copied.planned() == {}

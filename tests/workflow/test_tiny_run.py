@@ -6,8 +6,8 @@ import pytest
 import yaml
 from helpers.experiment import Place, make_experiment
 
-from lethe import matrix, rows
 from lethe.data.examples import read_upstream
+from lethe.matrix import forgetting_matrix, rows
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -34,7 +34,7 @@ def test_a_row_says_what_was_done_and_a_fine_tune_learned(finished):
 
 
 def test_z_holds_the_rows_and_the_losses_before_are_those_of_the_base_model(finished):
-    z = matrix.read(finished.results / "olmo/Z.parquet")
+    z = forgetting_matrix.read(finished.results / "olmo/Z.parquet")
     base = rows.read(finished.results / "olmo/base.parquet")
     for task, values in zip(z.tasks, z.values, strict=True):
         row = rows.read(finished.results / f"olmo/rows/{task}.parquet")
@@ -55,8 +55,8 @@ def test_replay_is_judged_on_examples_that_were_never_replayed(finished):
 
 
 def test_predictions_rest_on_replayable_probes_only(finished):
-    z = matrix.read(finished.results / "olmo/Z.parquet")
-    predicted = matrix.read(finished.results / "olmo/predictions/additive.parquet")
+    z = forgetting_matrix.read(finished.results / "olmo/Z.parquet")
+    predicted = forgetting_matrix.read(finished.results / "olmo/predictions/additive.parquet")
     upstream = read_upstream(finished.results / "upstream.parquet")
     truth = z.values[z.tasks.index("reverse")]
     probed = np.flatnonzero(predicted.values[0] == truth)

@@ -1,8 +1,8 @@
 """Completion of Z: predict a task's whole row from a few probed examples."""
 
 from lethe.completion.additive import Additive, Affine
-from lethe.completion.base import Completer
 from lethe.completion.baselines import ColumnMean, Constant, Random
+from lethe.completion.completer import Completer
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.knn import KNN
 from lethe.completion.logistic import LogisticFoldIn, LogisticMF

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lethe.completion.base import Completer
+from lethe.completion.completer import Completer
 
 
 class Random(Completer):

@@ -13,7 +13,7 @@ from lethe.completion.scores import METRICS, metrics
 from lethe.completion.splits import Split, splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
 from lethe.errors import LetheError
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)

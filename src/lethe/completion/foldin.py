@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lethe.completion.base import Completer
 from lethe.completion.biases import fill
+from lethe.completion.completer import Completer
 
 # How many left-out predictions a candidate is chosen by, at least: draws of probes times tasks.
 LEFT_OUT = 60

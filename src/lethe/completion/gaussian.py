@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lethe.completion.column_noise import ColumnNoise, column_noise
 from lethe.completion.foldin import (
     FoldIn,
     Model,
@@ -16,7 +17,6 @@ from lethe.completion.foldin import (
     with_ones,
 )
 from lethe.completion.intervals import Calibration, LeftOutRow, calibrate
-from lethe.completion.noise import ColumnNoise, column_noise
 
 NOISES = tuple(np.round(np.geomspace(0.1, 30, 13), 4).tolist())
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.completion.base import Completer
+from lethe.completion.completer import Completer
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 1e6)
 # Strengths are compared by the width that intervals of this level need.

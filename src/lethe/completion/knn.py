@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lethe.completion.base import Completer
 from lethe.completion.biases import biases
+from lethe.completion.completer import Completer
 
 
 class KNN(Completer):

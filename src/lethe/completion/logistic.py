@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lethe.completion.base import Completer
 from lethe.completion.biases import fill
+from lethe.completion.completer import Completer
 from lethe.completion.foldin import sample
 
 RANKS = (0, 1, 2, 3, 5)

@@ -5,8 +5,8 @@ Written here in NumPy: no maintained library has it (fancyimpute's last release 
 
 import numpy as np
 
-from lethe.completion.base import Completer
 from lethe.completion.biases import fill
+from lethe.completion.completer import Completer
 from lethe.completion.foldin import sample
 
 # Shrinkage of singular values, relative to the largest of the training rows, from strong to weak.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lethe.completion.base import Completer
+from lethe.completion.completer import Completer
 from lethe.completion.foldin import sample
 
 

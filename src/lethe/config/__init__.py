@@ -1,6 +1,6 @@
 """The experiment as typed, documented settings.
 
-One YAML file is one experiment; `lethe.experiment.load` reads it. Unknown keys are errors, so that
+One YAML file is one experiment; `lethe.config.loading.load` reads it. Unknown keys are errors, so
 a misspelt setting can never fall back silently to its default. schemas/experiment.schema.json is
 generated from these classes.
 """
@@ -9,11 +9,19 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from lethe.config.analysis import Completion, Matrices, Matrix, Noise, Plan, Replay, Transfer
-from lethe.config.base import Name, Settings
-from lethe.config.examples import Source, TaskExamples, Upstream
-from lethe.config.models import Model, Recipe, Scoring
-from lethe.config.similarity import Similarity
+from lethe.config.analysis_settings import (
+    Completion,
+    Matrices,
+    Matrix,
+    Noise,
+    Plan,
+    Replay,
+    Transfer,
+)
+from lethe.config.data_settings import Source, TaskExamples, Upstream
+from lethe.config.model_settings import Model, Recipe, Scoring
+from lethe.config.settings import Name, Settings
+from lethe.config.similarity_settings import Similarity
 
 
 class Experiment(Settings):

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lethe.config.examples import DatasetSource, Fields, FileSource, Source
+from lethe.config.data_settings import DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench, prompts, records
 from lethe.data.examples import Example, train_and_eval, train_and_own_eval
 from lethe.errors import LetheError

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from lethe.completion.predictor import Prediction, Predictor
 from lethe.data.tokens import tokenise
+from lethe.engine.scoring import score
 from lethe.errors import LetheError
-from lethe.predictor import Prediction, Predictor
-from lethe.scoring import score
 
 
 class ForgettingProbe(TrainerCallback):
@@ -28,7 +28,7 @@ class ForgettingProbe(TrainerCallback):
     Parameters
     ----------
     predictor
-        A `lethe.predictor.Predictor`, or the file of one.
+        A `lethe.completion.predictor.Predictor`, or the file of one.
     every
         Steps between two measurements; none: at every evaluation, and at the end.
     limit

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
-from lethe import rows
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
+from lethe.matrix import rows
 from lethe.replay.strategies import choose, draws
 
 if TYPE_CHECKING:
-    from lethe.forgetting import Job
+    from lethe.measure.forgetting import Job
 
 
 def replay(
@@ -45,7 +45,7 @@ def replay(
         If a held-out example would be replayed.
     """
     # Imported here: torch takes seconds, and `without_replay` does without it.
-    from lethe.training import planned_steps
+    from lethe.engine.training import planned_steps
 
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     heldout = [example for example in upstream if example.split == "heldout"]
@@ -78,3 +78,13 @@ def _labelled(
         "heldout_forgetting": float(np.nanmean(row.forgetting)),
     }
     return replace(row, about=row.about | about)
+
+
+def replay_line(row: rows.Row) -> dict[str, Any]:
+    """A line of replay.csv: one run, measured on held-out upstream examples (nats)."""
+    kept = (
+        *("strategy", "task", "seed", "heldout_forgetting", "eval_loss_before"),
+        *("eval_loss_after", "replayed", "replayed_distinct", "effective_sample_size", "steps"),
+        *("missing", "training_seconds"),
+    )
+    return {key: row.about[key] for key in kept}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 from lethe.statistics import DRAWS, bootstrap_interval, tail
 
 LEVEL = 0.95

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe import models
+from lethe.engine import models
 from lethe.errors import LetheError
 from lethe.files import whole
-from lethe.forgetting import Job
-from lethe.rows import Row
+from lethe.matrix.rows import Row
+from lethe.measure.forgetting import Job
 from lethe.similarity.projection import CountSketch, sketch_of
 
 _KEY = b"lethe"

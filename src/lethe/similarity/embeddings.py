@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.files import whole
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 
 _TASK, _EXAMPLE = "task", "example"
 

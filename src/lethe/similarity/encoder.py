@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from lethe.data.examples import Example, UpstreamExample
+from lethe.engine.progress import progress
 from lethe.errors import LetheError
 from lethe.files import whole
-from lethe.progress import progress
 from lethe.similarity.embeddings import Embeddings, by_length, gather
 from lethe.similarity.texts import text_of
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe.batches import collate, example_means, token_losses
 from lethe.data.tokens import Tokens
+from lethe.engine.batches import collate, example_means, token_losses
+from lethe.engine.progress import progress
 from lethe.errors import LetheError
-from lethe.progress import progress
 from lethe.similarity.embeddings import by_length
 from lethe.similarity.projection import CountSketch
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from lethe import models
-from lethe.config.models import Recipe, Scoring
+from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, read_upstream
 from lethe.data.tokens import Tokens, tokenise
+from lethe.engine import models
 from lethe.errors import LetheError
 from lethe.files import read_json
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 from lethe.similarity import directions, gradients, representation
+from lethe.similarity.association_files import read_tasks
 from lethe.similarity.embeddings import Embeddings, gather
-from lethe.similarity.files import read_tasks
 from lethe.similarity.projection import CountSketch
 
 

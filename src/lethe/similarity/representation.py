@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe.batches import collate
 from lethe.data.tokens import Tokens
-from lethe.progress import progress
+from lethe.engine.batches import collate
+from lethe.engine.progress import progress
 from lethe.similarity.embeddings import by_length
 
 

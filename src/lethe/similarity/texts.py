@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lethe.data.examples import Example, UpstreamExample
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 
 
 def text_of(example: Example) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from lethe.config.similarity import TwoTower
-from lethe.matrix import Matrix
+from lethe.config.similarity_settings import TwoTower
+from lethe.matrix.forgetting_matrix import Matrix
 from lethe.similarity.embeddings import Embeddings
 
 

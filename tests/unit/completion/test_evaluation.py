@@ -7,7 +7,7 @@ from lethe.completion.probes import random_probes
 from lethe.completion.scores import METRICS, metrics
 from lethe.completion.splits import splits
 from lethe.errors import LetheError
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 
 RNG = np.random.default_rng(0)
 TASKS = {f"t{i}": (f"g{i % 3}", "test" if i % 4 == 3 else "train") for i in range(16)}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lethe.completion import METHODS
+from lethe.completion.column_noise import column_noise
 from lethe.completion.foldin import FoldIn, Model, gram, with_ones
-from lethe.completion.noise import column_noise
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(9, 3)) @ RNG.normal(size=(3, 80)) + 0.1 * RNG.normal(size=(9, 80)) + 0.5

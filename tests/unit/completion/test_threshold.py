@@ -5,7 +5,7 @@ from lethe.completion import make
 from lethe.completion.evaluation import evaluate
 from lethe.completion.scores import METRICS, metrics
 from lethe.completion.threshold import best_threshold, tuned_threshold
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 
 RNG = np.random.default_rng(0)
 # Examples differ in how easily they are forgotten, but hardly any is forgotten by half the tasks.

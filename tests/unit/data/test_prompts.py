@@ -6,7 +6,7 @@ import datasets
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lethe.config.examples import Source
+from lethe.config.data_settings import Source
 from lethe.data.examples import Example
 from lethe.data.sources import examples, task_examples
 from lethe.errors import LetheError

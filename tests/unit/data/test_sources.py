@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from lethe.config.examples import Source
+from lethe.config.data_settings import Source
 from lethe.data.examples import Example
 from lethe.data.sources import examples
 from lethe.errors import LetheError

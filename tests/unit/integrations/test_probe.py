@@ -7,14 +7,15 @@ import torch
 import transformers
 from helpers import tiny
 
-from lethe import matrix, models, rows
-from lethe.config.models import LoRA
+from lethe.completion.predictor import Predictor
+from lethe.config.model_settings import LoRA
 from lethe.data.examples import write_upstream
 from lethe.data.tokens import tokenise
+from lethe.engine import models
+from lethe.engine.scoring import score
 from lethe.errors import LetheError
 from lethe.integrations import ForgettingProbe
-from lethe.predictor import Predictor
-from lethe.scoring import score
+from lethe.matrix import forgetting_matrix, rows
 
 UPSTREAM = tiny.upstream(40)
 TASK = tiny.tokens(*[(20, 4)] * 24)
@@ -182,7 +183,9 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     ids = [example.example_id for example in UPSTREAM]
     values = rng.normal(size=(6, 40)).astype(np.float32)
     values[:, 7], values[2, 8] = np.nan, np.nan
-    matrix.write(folder / "Z.parquet", matrix.Matrix(values, [f"t{i}" for i in range(6)], ids))
+    forgetting_matrix.write(
+        folder / "Z.parquet", forgetting_matrix.Matrix(values, [f"t{i}" for i in range(6)], ids)
+    )
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM)
     settings = {"scoring": {"max_tokens": 24, "include_eos": False}}
     losses = np.zeros(40, dtype=np.float32)

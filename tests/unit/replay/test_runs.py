@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from lethe import models
-from lethe.config.models import Recipe, Scoring
+from lethe.config.model_settings import Recipe, Scoring
+from lethe.engine import models
 from lethe.errors import LetheError
-from lethe.forgetting import Job, base_losses
+from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
 from lethe.replay.runs import replay, without_replay
 
@@ -88,7 +88,7 @@ def test_another_task_of_the_same_seed_replays_other_examples(job, monkeypatch):
 
 
 def runs_fine_tune(monkeypatch, seen):
-    from lethe import forgetting
+    from lethe.measure import forgetting
 
     actual = forgetting.fine_tune
 

@@ -1,9 +1,9 @@
 import pytest
 
-from lethe import models
-from lethe.config.models import Pretraining
+from lethe.config.model_settings import Pretraining
 from lethe.data.examples import Example, UpstreamExample
 from lethe.data.tokens import Tokens
+from lethe.engine import models
 
 WORDS = ["crosses", "runs", "freezes", "bends", "told", "sung", "lost"]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lethe.matrix import Matrix
+from lethe.matrix.forgetting_matrix import Matrix
 from lethe.similarity.correlation import correlations, mean_of_others
 
 

@@ -3,11 +3,12 @@ import pytest
 import torch
 from helpers import shared
 
-from lethe import models, rows
-from lethe.config.models import Recipe, Scoring
+from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
+from lethe.engine import models
 from lethe.errors import LetheError
-from lethe.forgetting import base_losses
+from lethe.matrix import rows
+from lethe.measure.forgetting import base_losses
 from lethe.similarity import directions
 from lethe.similarity.measure import ModelExamples, first_order
 from lethe.similarity.projection import sketch_of

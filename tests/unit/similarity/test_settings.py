@@ -1,9 +1,9 @@
 import pytest
 from pydantic import ValidationError
 
-from lethe.config.similarity import Similarity
+from lethe.config.loading import load
+from lethe.config.similarity_settings import Similarity
 from lethe.errors import ExperimentError
-from lethe.experiment import load
 
 
 def test_by_default_nothing_is_downloaded_and_nothing_is_trained_again():

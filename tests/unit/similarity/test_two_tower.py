@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lethe.config.similarity import TwoTower
+from lethe.config.similarity_settings import TwoTower
 from lethe.similarity.embeddings import Embeddings
 from lethe.similarity.two_tower import predict, predict_unseen
 

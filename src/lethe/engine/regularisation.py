@@ -1,0 +1,72 @@
+"""Fine-tuning held near the base model: L2 to its weights, and elastic weight consolidation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lethe.config.model_settings import Recipe
+from lethe.data.tokens import Tokens
+from lethe.engine.batches import collate, token_losses
+
+
+class Anchor:
+    """The gradient of l2 / 2 |w - w0|^2 + ewc / 2 sum_i F_i (w_i - w0_i)^2.
+
+    F is the diagonal of the empirical Fisher information: the mean over upstream examples of the
+    squared gradient of an example's mean loss at the base weights w0 (Kirkpatrick et al. 2017,
+    arXiv 1612.00796, equation 3). Holds a copy of the trained weights, and one of F for `ewc`.
+
+    Parameters
+    ----------
+    model
+        The base model, before its first step.
+    upstream
+        Tokenised upstream examples that F is measured on; needed for `ewc` only.
+    """
+
+    def __init__(self, model: Any, recipe: Recipe, upstream: Sequence[Tokens] = ()):
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.base = [p.detach().clone() for p in self.parameters]
+        self.l2, self.ewc = recipe.l2, recipe.ewc
+        self.fisher = diagonal_fisher(model, self.parameters, upstream) if recipe.ewc else None
+
+    def pull(self) -> None:
+        """Adds the penalty's gradient to the parameters' own."""
+        for i, (parameter, base) in enumerate(zip(self.parameters, self.base, strict=True)):
+            moved = parameter.detach() - base
+            pull = self.l2 * moved
+            if self.fisher is not None:
+                pull = pull + self.ewc * self.fisher[i] * moved
+            parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
+
+
+def diagonal_fisher(
+    model: Any, parameters: Sequence[torch.nn.Parameter], examples: Sequence[Tokens]
+) -> list[torch.Tensor]:
+    """Mean squared gradient of each example's mean loss, a tensor a parameter.
+
+    Leaves the parameters without gradients.
+
+    Raises
+    ------
+    ValueError
+        If no example carries loss.
+    """
+    usable = [example for example in examples if example.scored]
+    if not usable:
+        raise ValueError("ewc needs upstream examples that carry loss")
+    was_training = model.training
+    model.eval()
+    sums = [torch.zeros_like(p) for p in parameters]
+    for example in usable:
+        model.zero_grad(set_to_none=True)
+        losses, _ = token_losses(model, collate([example], parameters[0].device))
+        # Processes that share the model take the same example: the mean of their gradients is its.
+        losses.mean().backward()
+        for total, parameter in zip(sums, parameters, strict=True):
+            if parameter.grad is not None:
+                total.addcmul_(parameter.grad, parameter.grad)
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    return [total / len(usable) for total in sums]

@@ -1,0 +1,87 @@
+"""Repeats of one fine-tune: trained again with another seed, scored again in other batches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lethe.data.examples import UpstreamExample
+from lethe.errors import RowError
+from lethe.matrix import rows
+
+if TYPE_CHECKING:
+    from lethe.measure.forgetting import Job
+
+
+def repeat(
+    job: "Job", upstream: Sequence[UpstreamExample], seed: int, measurements: int, task: str
+) -> list[rows.Row]:
+    """Trains again with the recipe's seed plus `seed`, and scores those weights once and again.
+
+    The first row is measured as rows of Z are. Each further one scores the same weights in
+    batches of half as many tokens as the one before: the arithmetic of the engine differs,
+    nothing else does.
+    """
+    # Imported here: torch takes seconds, and reading repeats does without it.
+    from lethe.measure.forgetting import measure_again
+
+    recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
+    title = f"{task}, seed {seed}"
+    model, tokenizer, row = replace(job, recipe=recipe).run(upstream, title=title)
+    row = replace(row, about=row.about | {"task": task, "seed": seed, "measurement": 0})
+    found = [row]
+    for number in range(1, measurements + 1):
+        scoring = job.found_scoring().halved(number)
+        again = measure_again(model, tokenizer, upstream, row, scoring, f"{title}, again")
+        told = {"measurement": number, "tokens_per_batch": scoring.budget}
+        found.append(replace(again, about=again.about | told))
+    return found
+
+
+def gather(
+    measured: Mapping[str, Path], repeated: Sequence[Path]
+) -> tuple[dict[str, np.ndarray], list[np.ndarray], list[str]]:
+    """Reads the repeats of a few rows.
+
+    Parameters
+    ----------
+    measured
+        task -> the file of its row in Z.
+    repeated
+        The files of its repeats, of all tasks.
+
+    Returns
+    -------
+    Forgetting in nats of each task's trainings, task -> (trainings, N), the row in Z first; of
+    each repeated measurement of one training (measurements, N); the example ids.
+
+    Raises
+    ------
+    RowError
+        Naming a repeat that was measured on other examples or with other settings than the row.
+    """
+    first = {task: rows.read(path) for task, path in measured.items()}
+    ids = next(iter(first.values())).example_ids
+    trainings = {task: [row.forgetting] for task, row in first.items()}
+    scored: dict[tuple[str, int], list[np.ndarray]] = {}
+    for path in repeated:
+        row = rows.read(path)
+        task, seed = row.about["task"], row.about["seed"]
+        if row.example_ids != ids or _but_seed(row) != _but_seed(first[task]):
+            raise RowError(
+                f"{path}: measured on other examples or with other settings than "
+                f"{measured[task]}; delete it and run again"
+            )
+        scored.setdefault((task, seed), []).append(row.forgetting)
+        if row.about["measurement"] == 0:
+            trainings[task].append(row.forgetting)
+    stacked = {task: np.stack(lines).astype(np.float64) for task, lines in trainings.items()}
+    groups = [np.stack(lines).astype(np.float64) for lines in scored.values() if len(lines) > 1]
+    return stacked, groups, ids
+
+
+def _but_seed(row: rows.Row) -> dict[str, Any]:
+    recipe = {key: value for key, value in row.settings["recipe"].items() if key != "seed"}
+    return {**row.settings, "recipe": recipe}

@@ -1,0 +1,336 @@
+import copy
+
+import pytest
+import yaml
+
+from lethe.config.loading import load
+from lethe.errors import ExperimentError
+
+SCRATCH = {"source": "scratch", "architecture": "olmo"}
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    (tmp_path / "tasks.csv").write_text(
+        "name,group,source,split\n"
+        "a,one,bigbench:a,train\nb,one,bigbench:b,train\nc,two,bigbench:c,test\n"
+    )
+    config = yaml.safe_load(
+        """
+        experiment: tiny
+        tasks: tasks.csv
+        sources: {bigbench: {kind: bigbench}, local: {kind: files, folder: texts},
+                  saved: {kind: saved, path: gone}}
+        upstream: {examples: 200, domains: {news: "bigbench:gem/xsum"}}
+        models: {olmo: {source: scratch, architecture: olmo, recipe: {lr: 0.1}}}
+        """
+    )
+    return config, tmp_path
+
+
+def problems(config, folder):
+    with pytest.raises(ExperimentError) as caught:
+        load(config, folder)
+    return str(caught.value)
+
+
+def test_a_good_experiment_loads_with_its_tasks_and_the_models_own_recipe(experiment):
+    loaded = load(*experiment)
+    assert loaded.names("train") == ["a", "b"]
+    assert loaded.names() == ["a", "b", "c"]
+    assert loaded.recipe("olmo").lr == 0.1
+    assert loaded.settings.recipe.lr == 2e-6
+
+
+def test_every_problem_is_in_one_message(experiment):
+    config, folder = experiment
+    config = copy.deepcopy(config)
+    config["recipe"] = {"stepz": 3, "lr": -1}
+    config["upstream"]["heldout"] = 1.5
+    (folder / "tasks.csv").write_text(
+        "name,group,source,split\na,g,bigbench:a,train\na,g,x:b,dev\n../c,g,bigbench:c,test\n"
+    )
+    message = problems(config, folder)
+    for part in ("recipe.stepz", "'steps'", "recipe.lr", "-1", "upstream.heldout", "1.5"):
+        assert part in message
+    for part in ("line 3", "twice", "'dev'", "'../c'"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"models": {}}, "models, matrix"),
+        ({"matrix": {"path": "z.npy", "layout": "tasks_in_rows"}}, "z.npy"),
+        ({"matrix": {"path": "z.npy"}}, "matrix.layout"),
+        ({"upstream": None}, "upstream: is missing"),
+        ({"tasks": "none.csv"}, "no such file"),
+        ({"completion": {"probes": [200]}}, "completion.probes: each must be below"),
+        ({"replay": {"strategies": ["random"], "probes": 180}}, "150"),
+        ({"replay": {"strategies": ["none"]}}, "'random'"),
+        ({"experiment": "../../x"}, "../../x"),
+        ({"sources": {}}, "names no key of sources"),
+        ({"recipe": {"method": "lora"}}, "lora"),
+        ({"models": {"m": {"source": "folder", "path": "gone"}}}, "gone/config.json"),
+        (
+            {"models": {"m": {"source": "magic"}}},
+            "models.m.source: must be one of 'scratch', 'package', 'hub', 'folder' (value seen: 'm",
+        ),
+        ({"models": {"m": {}}}, "models.m.source: is missing"),
+        ({"models": {"m": {"source": "scratch"}}}, "models.m.architecture: is missing"),
+        ({"models": {"m": {**SCRATCH, "architecture": "rnn"}}}, "models.m.architecture: Input"),
+        ({"models": {"m": {**SCRATCH, "recipe": {"lrr": 1}}}}, "models.m.recipe.lrr: no such key"),
+        ({"models": {"m": {**SCRATCH, "pretraining": {"heads": 3}}}}, "2 x heads 3"),
+        ({"models": {"a/b": SCRATCH}}, "a/b"),
+        ({"models": {"tasks": SCRATCH}}, "models.tasks: results/ keeps other files"),
+        (
+            {"models": {}, "matrix": {"path": "z", "layout": "tasks_in_rows", "name": "plots"}},
+            "matrix.name: results/",
+        ),
+        (
+            {
+                "models": {},
+                "matrix": {"path": "z", "layout": "tasks_in_rows"},
+                "replay": {"strategies": ["random"]},
+            },
+            "replay:",
+        ),
+        (
+            {"models": {}, "matrix": {"path": "z", "layout": "tasks_in_rows"}},
+            "upstream: a matrix brings its own",
+        ),
+        ({"models": {"m": {**SCRATCH, "architecture": "mpt"}}}, "context: at least max_tokens"),
+        ({"sources": {"x": {"kind": "web"}}}, "sources.x.kind: must be one of 'bigbench', 'hub'"),
+        ({"sources": {"a b": {"kind": "web"}}}, "sources.a b: may only hold letters, digits"),
+        ({"models": {"m": {**SCRATCH, "recipe": {"micro_batch": 3}}}}, "models.m.recipe: batch 8"),
+        ({"models": {"m": {**SCRATCH, "recipe": {"lr": None}}}}, "models.m.recipe.lr: Input"),
+        (
+            {"models": {"m": {**SCRATCH, "recipe": {"weight_decay": 1}}}},
+            "models.m.recipe.weight_decay: no such key (value seen: 1); it is set for all models",
+        ),
+        ({"recipe": {"max_epochs": "none"}}, "; what is left out is written null"),
+        ({"sources": {"x": {"kind": "files", "folder": "f", "text": "words"}}}, "names no field"),
+        ({"upstream": {"examples": 1, "domains": {"n": "bigbench:a"}}}, "leaves no held-out"),
+        ({"upstream": {"examples": 0, "domains": {"n": "bigbench:a"}}}, "upstream.examples"),
+        ({"upstream": {"examples": 200, "domains": {}}}, "upstream.domains"),
+        ({"upstream": {"examples": 200, "domains": {"files": 3}}}, "upstream.domains.files"),
+        ({"upstream": {"examples": 200, "domains": {"n": "bigbench"}}}, "lacks the part after"),
+        ({"upstream": {"examples": 200, "domains": {"n": "local:gone.txt"}}}, "texts/gone.txt"),
+        (
+            {"upstream": {"examples": 200, "domains": {"n": "saved:"}}},
+            "sources.saved.path: no such",
+        ),
+        ({"replay": {"strategies": ["random"], "ratio": 1.5}}, "replay.ratio"),
+        ({"replay": {"strategies": ["random", "best"]}}, "replay.strategies.1"),
+        ({"replay": {"strategies": ["random"], "seeds": [1, 1]}}, "seeds holds a value twice"),
+        ({"completion": {"methods": ["mf", "mf"]}}, "methods holds a value twice"),
+        ({"completion": {"methods": []}}, "completion.methods"),
+        ({"recipe": {"lr": float("nan")}}, "recipe.lr"),
+        ({"recipe": {"lr": float("inf")}}, "recipe.lr"),
+        ({"recipe": {"steps": 0}}, "recipe.steps"),
+        ({"recipe": {"max_tokens": 1}}, "recipe.max_tokens"),
+        ({"recipe": {"lora": {"dropout": 1}, "method": "lora"}}, "recipe.lora.dropout"),
+        ({"recipe": {"dtype": "float16"}}, "'float32' or 'bfloat16' (value seen: 'float16')"),
+        ({"seed": -1}, "seed:"),
+        ({"tasks": ["a", "b"]}, "tasks:"),
+    ],
+)
+def test_each_mistake_is_refused_with_its_key_and_value(experiment, change, part):
+    config, folder = experiment
+    assert part in problems({**config, **change}, folder)
+
+
+@pytest.mark.parametrize("config", [None, [], "text", {}])
+def test_what_is_no_experiment_is_refused(tmp_path, config):
+    assert "experiment without a name" in problems(config, tmp_path)
+
+
+TABLE = "name,group,source,split\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "part"),
+    [
+        ("name,group,source\na,g,bigbench:a\n", r"lacks the column(s) ['split']"),
+        ("", "lacks the column(s)"),
+        (TABLE, "holds no task"),
+        (TABLE + "a,g,bigbench:a,train\nb,g,bigbench:b,train\n", "at least 1 of split test"),
+        (TABLE + "a,g,bigbench:a,train\nb,g,bigbench:b,test\n", "at least 2 of split train"),
+        (TABLE + "a,,bigbench:a,train\n", "line 2: task 'a' has no group"),
+        (TABLE + "a,g,web:a,train\n", "task 'a': source 'web:a' names no key of sources"),
+        (TABLE + "a,g,bigbench:a,Train\n", "line 2: split must be one of train, test, ood"),
+        (TABLE + "a\n", "line 2: split must be one of train, test, ood (value seen: '')"),
+    ],
+)
+def test_each_mistake_in_the_task_table_is_refused_with_its_line(experiment, table, part):
+    config, folder = experiment
+    (folder / "tasks.csv").write_text(table)
+    assert part in problems(config, folder)
+
+
+def test_a_task_table_saved_by_a_spreadsheet_is_read(experiment):
+    config, folder = experiment
+    (folder / "tasks.csv").write_text((folder / "tasks.csv").read_text(), "utf-8-sig")
+    assert load(config, folder).names() == ["a", "b", "c"]
+
+
+def test_a_task_table_that_is_not_utf_8_is_refused(experiment):
+    config, folder = experiment
+    (folder / "tasks.csv").write_bytes((TABLE + "é,g,bigbench:a,train\n").encode("latin-1"))
+    assert "tasks.csv: not readable as CSV" in problems(config, folder)
+
+
+def test_a_model_that_stands_twice_is_refused(experiment):
+    config, folder = experiment
+    path = folder / "twice.yaml"
+    path.write_text("models:\n  olmo: {source: scratch}\n  x: {a: 1, a: 2}\n  olmo: {}\n")
+    with pytest.raises(ExperimentError) as caught:
+        load(config, folder, [path])
+    assert "line 4: models.olmo stands twice, first on line 2" in str(caught.value)
+    assert "models.x.a" in str(caught.value)
+
+
+def test_a_source_cannot_leave_its_folder(experiment):
+    config, folder = experiment
+    (folder / "texts").mkdir()
+    domains = {"news": "local:../../etc/passwd"}
+    config = {**config, "upstream": {"examples": 200, "domains": domains}}
+    assert "leaves its folder" in problems(config, folder)
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "tasks.csv").write_text("name,group,split\na,g,train\nb,g,train\nc,g,test\n")
+    (tmp_path / "z.npy").touch()
+    matrix = {"path": "z.npy", "layout": "tasks_in_rows"}
+    return {"experiment": "own", "tasks": "tasks.csv", "matrix": matrix}, tmp_path
+
+
+def test_a_matrix_of_ones_own_needs_no_sources_of_examples(own):
+    assert load(*own).names() == ["a", "b", "c"]
+
+
+def test_a_matrix_is_refused_with_a_names_file_that_is_not_there_or_repeats(own):
+    config, folder = own
+    config["matrix"]["examples"] = "ids.txt"
+    config["noise"] = {"tasks": ["a"]}
+    message = problems(config, folder)
+    assert "matrix.examples: no such file or folder: ids.txt" in message
+    assert "noise: a matrix has no model to train again" in message
+
+
+def test_a_task_that_is_repeated_must_be_in_the_table(experiment):
+    config, folder = experiment
+    assert "noise.tasks: 'd' is not in the task table" in problems(
+        {**config, "noise": {"tasks": ["d"]}}, folder
+    )
+
+
+def test_a_group_with_steps_of_its_own_must_be_in_the_table(experiment):
+    config, folder = experiment
+    assert "recipe.group_steps: 'h' is no group of the task table" in problems(
+        {**config, "recipe": {"group_steps": {"h": 5}}}, folder
+    )
+
+
+def test_models_are_compared_on_no_more_rows_than_there_are(experiment):
+    config, folder = experiment
+    models = {**config["models"], "other": config["models"]["olmo"]}
+    config = {**config, "models": models, "transfer": {"own_rows": [5, 7]}}
+    assert "transfer.own_rows: one at most 2, the train tasks" in problems(config, folder)
+
+
+def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
+    config, folder = experiment
+    config["scoring"] = {"exact_match": {"normaliser": "plain"}}
+    config["sources"]["code"] = {"kind": "stdlib"}
+    config["upstream"]["domains"]["code"] = "code:all"
+    message = problems(config, folder)
+    assert "upstream.domains.news: scoring.exact_match wants pairs; give its source" in message
+    assert "upstream.domains.code: scoring.exact_match wants pairs" in message
+    config["sources"]["bigbench"]["upstream_as"] = "pairs"
+    del config["upstream"]["domains"]["code"]
+    assert load(config, folder).settings.scoring.exact_match.max_new_tokens == 64
+
+
+def test_a_template_file_that_is_not_there_is_refused(experiment):
+    config, folder = experiment
+    config["models"]["mine"] = {"source": "hub", "path": "a/b", "chat_template": "gone.jinja"}
+    assert "models.mine.chat_template: no such file or folder: gone.jinja" in problems(
+        config, folder
+    )
+
+
+@pytest.fixture
+def folder_of_matrices(own):
+    config, folder = own
+    del config["matrix"]
+    (folder / "zs").mkdir()
+    for name in ("one.npy", "one.meta", "two.npy", "two.meta"):
+        (folder / "zs" / name).touch()
+    return config | {"matrices": {"folder": "zs"}}, folder
+
+
+def test_a_folder_of_matrices_is_taken_whole_or_in_part(folder_of_matrices):
+    config, folder = folder_of_matrices
+    assert load(config, folder).own == {"one": "zs/one.npy", "two": "zs/two.npy"}
+    config["matrices"]["only"] = ["two"]
+    assert list(load(config, folder).own) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"folder": "gone"}, "matrices.folder: no .npy file in gone"),
+        ({"folder": "zs", "only": ["tow"]}, "zs has no tow.npy; did you mean 'two'?"),
+        ({"folder": "zs", "only": ["tasks"]}, "zs/tasks.npy: rename it"),
+        ({"folder": "zs", "only": ["bare"]}, "zs/bare.npy has no zs/bare.meta"),
+    ],
+)
+def test_a_folder_of_matrices_that_cannot_be_taken_is_refused(folder_of_matrices, change, told):
+    config, folder = folder_of_matrices
+    for name in ("tasks.npy", "tasks.meta", "bare.npy"):
+        (folder / "zs" / name).touch()
+    assert told in problems(config | {"matrices": change}, folder)
+
+
+def test_models_and_matrices_are_not_mixed(folder_of_matrices):
+    config, folder = folder_of_matrices
+    config["models"] = {"m": SCRATCH}
+    assert "one of them" in problems(config, folder)
+
+
+def test_what_a_model_sets_to_null_is_null_for_it(experiment):
+    config, folder = experiment
+    config["models"]["endless"] = {**SCRATCH, "recipe": {"max_epochs": None}}
+    loaded = load(config, folder)
+    assert loaded.recipe("endless").max_epochs is None
+    assert loaded.recipe("olmo").max_epochs == 3
+
+
+def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
+    config, folder = experiment
+    config["models"]["large"] = {"source": "hub", "path": "a/b", "gpus": 4, "strategy": "fsdp"}
+    loaded = load(config, folder)
+    assert loaded.recipe("large").processes == 4
+    assert loaded.recipe("olmo").processes == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe", "told"),
+    [
+        ({"gpus": 4}, {}, "gpus above 1 and strategy: fsdp go together"),
+        ({"strategy": "fsdp"}, {}, "gpus above 1 and strategy: fsdp go together"),
+        ({"resources": {"gpu": 1}}, {}, "resources.gpu 1 is not gpus 2; give one"),
+        ({"gpus": 3}, {}, "recipe.batch 8 is no multiple of 3 gpus x micro_batch 1"),
+        ({}, {"micro_batch": 8}, "recipe.batch 8 is no multiple of 2 gpus x micro_batch 8"),
+        ({}, {"optimizer": "adamw_8bit"}, "fsdp needs recipe.optimizer adamw"),
+        ({}, {"processes": 2}, "recipe.processes: give the model gpus and strategy"),
+    ],
+)
+def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, told):
+    config, folder = experiment
+    shards = {} if "strategy" in model or model == {"gpus": 4} else {"gpus": 2, "strategy": "fsdp"}
+    config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
+    config["recipe"] = recipe
+    assert told in problems(config, folder)

@@ -1,0 +1,190 @@
+"""Costs are counts times rates: small numbers, checked by hand."""
+
+import numpy as np
+import pytest
+from helpers import tiny
+
+from lethe import tables
+from lethe.config.analysis_settings import Noise, Replay
+from lethe.config.model_settings import ExactMatch, Pretraining, Recipe, Scoring
+from lethe.cost import ledger, plan
+from lethe.cost.calibration import Sample, calibrate
+from lethe.data.examples import Example, UpstreamExample
+from lethe.engine import models
+from lethe.errors import LetheError
+from lethe.matrix import rows
+
+TASKS = {"a": ("g", "train"), "b": ("g", "train"), "c": ("h", "test")}
+RECIPE = Recipe(steps=10, batch=4, max_epochs=2)
+CALIBRATION = {
+    "device": "cpu",
+    "parameters": 1000,
+    "weight_bytes": 4000,
+    "load_seconds": 3.0,
+    "loads": 1,
+    "upstream_tokens": 50.0,
+    "row_bytes": 20.0,
+    "scoring_tokens_per_second": 100.0,
+    "training_tokens_per_second": 10.0,
+    "answer_seconds": None,
+    "peak_memory_mb": 7.0,
+    "tasks": {
+        "a": {"examples": 100, "tokens": 20.0, "eval_tokens": 30.0, "eval_examples": 2},
+        "b": {"examples": 100, "tokens": 20.0, "eval_tokens": 30.0, "eval_examples": 2},
+        # Two epochs over ten examples are five steps, not ten.
+        "c": {"examples": 10, "tokens": 40.0, "eval_tokens": 30.0, "eval_examples": 2},
+    },
+}
+
+
+def estimate(calibration=CALIBRATION, recipe=RECIPE, **sizes):
+    return plan.Estimate(plan.Sizes(TASKS, 8, 2, **sizes), recipe, calibration)
+
+
+def test_a_row_is_loading_training_and_scoring():
+    row = estimate().row("a")
+    assert (row.trained, row.scored, row.disk) == (10 * 4 * 20, 8 * 50 + 2 * 30, 8 * 20)
+    assert row.seconds(CALIBRATION) == 3 + 800 / 10 + 460 / 100
+    assert estimate().row("c").trained == 5 * 4 * 40
+
+
+def test_steps_of_a_group_and_weights_that_are_kept_count():
+    recipe = RECIPE.model_copy(update={"group_steps": {"h": 2}, "keep_weights": True})
+    row = estimate(recipe=recipe).row("c")
+    assert row.trained == 2 * 4 * 40
+    assert row.disk == 8 * 20 + 4000
+
+
+def test_every_job_that_runs_a_model_is_counted():
+    replay = Replay(strategies=["none", "random", "mf"], seeds=[0, 1], ratio=0.25)
+    noise = Noise(tasks=["a"], trainings=2, measurements=3)
+    jobs = estimate(noise=noise, replay=replay, directions=True).jobs(Pretraining())
+    assert {rule: len(works) for rule, works in jobs.items()} == {
+        **{"pretrain_model": 1, "score_base": 1, "measure_row": 3, "measure_direction": 3},
+        **{"repeat_row": 2, "replay_run": 6},
+    }
+    assert jobs["repeat_row"][0].scored == 4 * 8 * 50 + 2 * 30
+    copied, *_ = jobs["replay_run"]
+    assert copied.seconds(CALIBRATION) == 0, "seed 0 without replay is the row itself"
+    # Twenty new examples, five replayed, held-out examples scored.
+    assert jobs["replay_run"][2].trained == 800 + 5 * 50
+    assert jobs["replay_run"][2].scored == 2 * 50 + 2 * 30
+    swap = replay.model_copy(update={"accounting": "swap"})
+    assert estimate(replay=swap).jobs()["replay_run"][2].trained == 800
+
+
+def test_answers_take_their_time_and_a_model_in_two_copies_is_loaded_twice():
+    asking = CALIBRATION | {"answer_seconds": 2.0, "loads": 2}
+    row = estimate(asking).row("a")
+    assert row.answers == 8 + 2 * 2
+    assert row.seconds(asking) == 2 * 3 + 80 + 4.6 + 12 * 2
+    assert estimate(asking).jobs()["score_base"][0].answers == 16
+
+
+def test_probes_cost_less_than_all_and_least_while_training_anyway():
+    ways = plan.Estimate(plan.Sizes(TASKS, 8, 2, probes=4), RECIPE, CALIBRATION).ways()
+    seconds = {way: work.seconds(CALIBRATION) for way, work in ways.items()}
+    assert seconds["online"] == 4 * 50 / 100
+    assert seconds["exhaustive"] - seconds["offline"] == pytest.approx(4 * 50 / 100)
+    assert seconds["offline"] > seconds["online"]
+
+
+@pytest.mark.parametrize(
+    ("device", "cost"),
+    [
+        ("NVIDIA H100", {"gpu_hours": 4.0, "core_hours": 6.0, "money": 10.0}),
+        ("cpu", {"gpu_hours": 0.0, "core_hours": 6.0, "money": 0.6}),
+    ],
+)
+def test_hours_are_those_of_all_gpus_and_cores(device, cost):
+    machine = plan.Machine(gpus=2, threads=3, gpu_hour=2.5, core_hour=0.1)
+    assert machine.cost(7200, device != "cpu") == pytest.approx(cost)
+    assert plan.Machine(2, 3).cost(7200, True)["money"] is None
+
+
+def test_the_plan_adds_up_and_reads_as_a_table():
+    told = {"recipe": RECIPE.model_dump(), "gpus": 1, "threads": 1, "pretraining": None}
+    sizes = {"tasks": TASKS, "noise": None, "replay": None, "directions": False}
+    prices = {"gpu_hour": 2.0, "core_hour": None, "currency": "EUR"}
+    calibrations = {"m": CALIBRATION, "n": CALIBRATION | {"device": "H100"}}
+    splits = {"heldout": 2, "replayable": 6}
+    found = plan.plan(calibrations, {"m": told, "n": told}, splits, sizes, prices)
+    *parts, whole = found.lines
+    assert whole["jobs"] == sum(line["jobs"] for line in parts) == 8
+    assert whole["money"] is None, "no price of a core was given: no sum is invented"
+    assert parts[-1]["money"] == pytest.approx(2 * parts[-1]["seconds"] / 3600)
+    assert "EUR" in found.text and "trains 10 and scores 100 tokens a second" in found.text
+
+
+def row(**about):
+    losses = np.zeros(2, np.float32)
+    return rows.Row(["x", "y"], losses, losses, np.ones(2, np.int32), {}, about)
+
+
+def test_the_ledger_sets_what_rows_say_beside_the_estimate():
+    planned = [
+        {"model": "m", "rule": rule, "jobs": 2, "seconds": 10.0}
+        | {"training_tokens": 100, "disk_mb": 1.0}
+        for rule in ("pretrain_model", "measure_row", "repeat_row")
+    ]
+    told = {"training_tokens_per_second": 30.0, "training_seconds": 2.0, "seconds": 9.0}
+    done = {
+        ("m", "measure_row"): [(row(**told), 500_000), (row(**told, copied=True), 500_000)],
+        ("m", "repeat_row"): [(row(**told), 1), (row(**told | {"seconds": 1.0}, measurement=1), 1)],
+    }
+    measured, repeated = ledger.ledger(planned, done)
+    assert (measured["jobs"], measured["seconds"], measured["ratio"]) == (2, 9.0, 0.9)
+    assert (measured["training_tokens"], measured["disk_mb"]) == (60, 1.0)
+    assert (repeated["jobs"], repeated["seconds"]) == (1, 10.0)
+    assert "measure_row" in ledger.ledger_text([measured])
+
+
+def test_a_row_of_an_older_version_says_no_seconds():
+    planned = [{"model": "m", "rule": "measure_row", "jobs": 1, "seconds": 1.0}]
+    planned[0] |= {"training_tokens": 1, "disk_mb": 1.0}
+    [line] = ledger.ledger(planned, {("m", "measure_row"): [(row(), 1)]})
+    assert np.isnan(line["seconds"])
+
+
+def test_a_table_is_aligned_and_shows_what_is_missing():
+    text = tables.as_text(
+        [{"a_b": "x", "n": 1000}, {"a_b": "long", "n": None}], {"a_b": str, "n": "{:,}".format}
+    )
+    assert text.splitlines() == ["a b       n", "x     1,000", "long      -"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_is_tried_on_the_experiments_own_examples(model_folders, dtype):
+    examples = [UpstreamExample(f"a-{i}", "a", "heldout", e) for i, e in enumerate(tiny.pairs(9))]
+    sample = Sample(
+        {"s": tiny.pairs(6, seed=1), "t": [Example("longer " * 4, "answer")] * 3},
+        {"s": tiny.pairs(4, seed=2), "t": tiny.pairs(1, seed=3)},
+        examples,
+    )
+    scoring = Scoring(max_tokens=24, dtype=dtype, exact_match=ExactMatch(max_new_tokens=2))
+    loaded = []
+
+    def load():
+        loaded.append(1)
+        return models.load(model_folders["llama"], dtype)
+
+    found = calibrate(load, sample, RECIPE.model_copy(update={"ewc": 1.0}), scoring, 2, 5)
+    size = 4 if dtype == "float32" else 2
+    assert found["weight_bytes"] == size * found["parameters"]
+    assert len(loaded) == found["loads"] == (1 if dtype == "float32" else 2)
+    for key in ("training_tokens_per_second", "scoring_tokens_per_second", "answer_seconds"):
+        assert found[key] > 0
+    assert found["tasks"]["t"]["tokens"] > found["tasks"]["s"]["tokens"]
+    assert found["tasks"]["s"]["examples"] == 6 and found["tasks"]["s"]["eval_examples"] == 4
+    assert 5 < found["row_bytes"] < 2000
+
+
+def test_a_plan_of_tasks_without_answers_is_refused(model_folders):
+    empty = {"s": [Example("question", " ")]}
+    upstream = tiny.upstream(4)
+    with pytest.raises(LetheError, match="no training example"):
+        calibrate(
+            lambda: models.load(model_folders["llama"]),
+            Sample(empty, empty, upstream),
+            *(RECIPE, Scoring(max_tokens=24), 1, 2),
+        )

@@ -1,0 +1,142 @@
+"""A job in two processes is the job of one, up to the order of sums."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import shared
+
+from lethe.config.model_settings import ExactMatch, Recipe, Scoring
+from lethe.engine import distributed, models
+from lethe.engine.checkpoints import STOPPED
+from lethe.engine.generation import generate
+from lethe.jobs import launch
+from lethe.matrix import rows
+from lethe.measure.forgetting import base_losses
+
+SCORING = {"max_tokens": 24, "tokens_per_batch": 40}
+RECIPE = {"steps": 5, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32, "micro_batch": 1}
+
+
+@pytest.fixture
+def measured(model_folders, tmp_path):
+    """Runs jobs on some architectures in one process or two; their rows."""
+
+    def run(name, architectures, processes, recipe=None, answers=None, **options):
+        kill_at, known = options.pop("kill_at", 0), options.pop("cards", model_folders)
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        cards = {architecture: known[architecture] for architecture in architectures}
+        how = Scoring(**SCORING | options)
+        for architecture, card in cards.items():
+            model, tokenizer = models.load(card, how.dtype)
+            settings = {"model": card, "scoring": how.model_dump()}
+            upstream = shared.upstream((answers or {}).get(architecture))
+            base = base_losses(model, tokenizer, upstream, settings, how)
+            rows.write(folder / f"{architecture}-base.parquet", base)
+        asked = Recipe(**RECIPE | (recipe or {}) | {"processes": processes})
+        arguments = {"folder": folder, "cards": cards, "recipe": asked.model_dump()}
+        arguments |= {"scoring": how.model_dump(), "answers": answers or {}, "kill_at": kill_at}
+        if processes == 1:
+            shared.measure(**arguments, gpu=0)
+        else:
+            launch.run(shared.measure, str(folder / "log"), processes, **arguments, gpu=0)
+        return {name: rows.read(folder / f"{name}.parquet") for name in architectures}
+
+    return run
+
+
+def test_two_processes_measure_what_one_does(measured, model_folders):
+    architectures = ("olmo", "gpt_neox", "llama")
+    answers = {}
+    for name in architectures:
+        model, tokenizer = models.load(model_folders[name])
+        prompts = [tokenizer(f"{e.example.text}\n")["input_ids"] for e in shared.upstream()]
+        answers[name] = generate(model, tokenizer, prompts, 4, 1000)
+    options = {"answers": answers, "exact_match": ExactMatch(max_new_tokens=4).model_dump()}
+    options["recipe"] = {"gradient_checkpointing": True, "micro_batch": 2, "lr": 3e-3}
+    one = measured("one", architectures, 1, **options)
+    two = measured("two", architectures, 2, **options)
+    for name in architectures:
+        np.testing.assert_array_equal(two[name].loss_before, one[name].loss_before)
+        np.testing.assert_allclose(two[name].loss_after, one[name].loss_after, rtol=0, atol=1e-5)
+        assert np.nanmax(np.abs(one[name].loss_after - one[name].loss_before)) > 0.01
+        assert two[name].answers.text == one[name].answers.text
+        for key in ("training_loss_first", "training_loss_last", "eval_loss_after"):
+            assert two[name].about[key] == pytest.approx(one[name].about[key], abs=1e-5)
+        assert two[name].settings["recipe"]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "gradient_checkpointing": True},
+        {"l2": 0.5, "ewc": 50.0, "frozen": ["embed"]},
+    ],
+    ids=["lora", "held"],
+)
+def test_two_processes_follow_every_recipe(measured, recipe):
+    one, two = (measured(str(n), ("llama",), n, recipe)["llama"] for n in (1, 2))
+    plain = measured("plain", ("llama",), 1)["llama"]
+    np.testing.assert_allclose(two.loss_after, one.loss_after, rtol=0, atol=1e-5)
+    for other in (plain.loss_after, one.loss_before):
+        assert np.nanmax(np.abs(one.loss_after - other)) > 1e-3
+    if "lora" in recipe:
+        # Frozen weights that are scored in bfloat16 stay as they are.
+        still = measured("still", ("llama",), 2, recipe | {"lr": 0.0}, dtype="bfloat16")["llama"]
+        np.testing.assert_array_equal(still.loss_after, still.loss_before)
+
+
+def test_two_processes_that_learn_nothing_forget_exactly_nothing(measured):
+    row = measured("still", ("olmo",), 2, recipe={"lr": 0.0}, dtype="bfloat16")["olmo"]
+    np.testing.assert_array_equal(row.loss_after, row.loss_before)
+
+
+def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(
+    measured, model_folders, tmp_path
+):
+    """With dropout, which each process draws for itself."""
+    folder = Path(shutil.copytree(model_folders["llama"]["path"], tmp_path / "dropping"))
+    config = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.3}
+    (folder / "config.json").write_text(json.dumps(config))
+    cards = {"llama": model_folders["llama"] | {"path": str(folder)}}
+    whole = measured("whole", ("llama",), 2, cards=cards)["llama"]
+    for moment in (2, 6):  # while training, while scoring
+        with pytest.raises(SystemExit) as left:
+            measured("stopped", ("llama",), 2, cards=cards, kill_at=moment)
+        assert left.value.code == STOPPED
+        assert any((tmp_path / "stopped/llama-unfinished").iterdir())
+    row = measured("stopped", ("llama",), 2, cards=cards)["llama"]
+    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
+    assert not (tmp_path / "stopped/llama-unfinished").exists()
+
+
+@pytest.mark.parametrize(("how", "code"), [("error", 1), ("killed", 137)])
+def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
+    log = tmp_path / "log"
+    with pytest.raises(SystemExit) as left:
+        launch.run(shared.fail, str(log), 2, how=how, gpu=0)
+    assert left.value.code == code
+    said = log.read_text()
+    assert "process 1 of the job ended first" in said
+    assert ("the disk is on fire; call somebody" in said) == (how == "error")
+
+
+def test_asked_to_stop_when_one_process_is_done_the_others_still_hear_of_it(tmp_path):
+    with pytest.raises(SystemExit) as left:
+        launch.run(shared.outlive, str(tmp_path / "log"), 2, gpu=0)
+    assert left.value.code == STOPPED
+
+
+def test_everybody_takes_as_many_parts(monkeypatch):
+    monkeypatch.setenv("LETHE_PROCESSES", "3")
+    taken = []
+    for number in range(3):
+        monkeypatch.setenv("LETHE_RANK", str(number))
+        taken.append(distributed.share([1, 2, 3, 4], 0))
+    assert taken == [[1, 4], [2, 0], [3, 0]]
+    monkeypatch.undo()
+    assert distributed.share([1, 2], 0) == [1, 2]
+    assert distributed.gathered("mine") == ["mine"]

@@ -1,0 +1,335 @@
+"""A job that is killed anywhere, again and again, ends with the bytes of one that never was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny
+
+from lethe.config.model_settings import LoRA, Recipe, Scoring
+from lethe.engine import distributed, models
+from lethe.engine.checkpoints import STOPPED, Checkpoint, fingerprint
+from lethe.matrix import rows
+from lethe.measure.forgetting import base_losses
+
+UPSTREAM = tiny.upstream(48)
+SCORING = Scoring(max_tokens=24, tokens_per_batch=60)
+
+# Imports once, then forks the same job until one ends by itself, killing every other at a random
+# moment of the time that the first one took undisturbed; prints the statuses that they left with.
+# One that ended before enough others were hit is begun anew.
+DRIVER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from lethe.matrix import rows
+from lethe.config.model_settings import Recipe, Scoring
+from lethe.measure.forgetting import Job
+from helpers import tiny
+import torch, torch._dynamo, transformers.models.llama.modeling_llama
+
+torch.set_num_threads(1)
+folder, told = Path(sys.argv[1]), json.loads(sys.argv[2])
+base = rows.read(folder / "base.parquet")
+recipe, scoring = Recipe(**told["recipe"]), Scoring(**told["scoring"])
+rng, statuses, seconds = random.Random(told["seed"]), [], None
+
+def enough():
+    hit = [status for status in statuses if status != 0]
+    return not told["signal"] or len(hit) > 1 and (told["signal"] == 9 or 143 in hit)
+
+while not statuses or statuses[-1] != 0 or not enough():
+    assert len(statuses) < 60, statuses
+    began, child = time.monotonic(), os.fork()
+    if child == 0:
+        examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
+        job = Job(told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished")
+        try:
+            *_, row = job.run(tiny.upstream(48))
+            rows.write(folder / "row.parquet", row)
+            job.finish()
+        except SystemExit as left:
+            os._exit(left.code)
+        os._exit(0)
+    if seconds is not None and (len(statuses) < told["kills"] or not enough()):
+        time.sleep(rng.uniform(0, seconds))
+        os.kill(child, told["signal"])
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    seconds = seconds or time.monotonic() - began
+print(json.dumps(statuses))
+"""
+
+
+@pytest.fixture
+def drive(model_folders, tmp_path):
+    """Runs the driver in a folder of its own; the row and the statuses."""
+
+    def run(name: str, number: int | None, minutes: str, **changes) -> tuple[rows.Row, list[int]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        card = model_folders["llama"]
+        model, tokenizer = models.load(card)
+        shared = {"model": card, "scoring": SCORING.model_dump()}
+        rows.write(
+            folder / "base.parquet", base_losses(model, tokenizer, UPSTREAM, shared, SCORING)
+        )
+        sizes = {"steps": 40, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32}
+        recipe = Recipe(**sizes | changes)
+        told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
+        told |= {"signal": number, "kills": 12, "seed": name}
+        paths = [str(Path(__file__).parents[3] / "src"), str(Path(__file__).parents[2])]
+        done = subprocess.run(
+            [sys.executable, "-c", DRIVER, str(folder), json.dumps(told)],
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(paths), "LETHE_CHECKPOINT_MINUTES": minutes},
+            **{"capture_output": True, "text": True, "timeout": 240},
+        )
+        assert done.returncode == 0, done.stderr
+        assert not (folder / "unfinished").exists()
+        return rows.read(folder / "row.parquet"), json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": LoRA(rank=2, dropout=0.3)}])
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(drive, changes):
+    whole, [status] = drive("whole", None, "10", **changes)
+    assert status == 0
+    for name, number in (("terminated", 15), ("killed", 9))[bool(changes) :]:
+        row, statuses = drive(name, number, "0", **changes)
+        assert sum(status != 0 for status in statuses) > 1
+        assert set(statuses) <= {STOPPED, -9, -15, 0}
+        for ours, wanted in zip(
+            (row.loss_before, row.loss_after), (whole.loss_before, whole.loss_after), strict=True
+        ):
+            assert ours.tobytes() == wanted.tobytes()
+        for key in ("eval_loss_after", "training_loss_first", "training_loss_last", "steps"):
+            assert row.about[key] == whole.about[key]
+
+
+def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive):
+    """SIGTERM comes once, when a cluster wants its machine back; the interval is far from over."""
+    whole, _ = drive("whole", None, "10")
+    row, statuses = drive("terminated", 15, "1000")
+    assert STOPPED in statuses
+    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
+
+
+@pytest.mark.parametrize("moment", ["own task", "answers", "own answers"])
+def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
+    model_folders, tmp_path, monkeypatch, moment
+):
+    """Nothing was due yet, and the upstream examples are measured: they are not measured again."""
+    import os as system
+
+    from lethe.config.model_settings import ExactMatch
+    from lethe.data.examples import Example, UpstreamExample
+    from lethe.measure import exact_match, forgetting
+
+    scoring = SCORING.model_copy(update={"exact_match": ExactMatch(max_new_tokens=3)})
+    card, settings = model_folders["llama"], {"model": model_folders["llama"]}
+    model, tokenizer = models.load(card)
+    texts = tiny.sentences(12)
+    asked = exact_match.Questions.of(tokenizer, [Example(text, "?") for text in texts], scoring)
+    answers = [answer or "" for answer in asked.ask(model, tokenizer)]
+    upstream = [
+        UpstreamExample(f"a-{i}", "a", "replayable", Example(text, answer))
+        for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
+    base = base_losses(model, tokenizer, upstream, settings, scoring)
+    examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
+    recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1, max_tokens=32)
+    job = forgetting.Job(card, base, *examples, recipe, scoring, unfinished=tmp_path / "c")
+    *_, wanted = job.run(upstream)
+    job.finish()
+    count, scored = [], forgetting.score
+    inside = scored if moment == "own task" else exact_match.generate
+    last = 2 if moment == "answers" else 3  # of the calls: before, upstream, after
+
+    def signalled(*arguments, **options):
+        count.append(1)
+        if len(count) == last:
+            system.kill(system.getpid(), 15)
+        return inside(*arguments, **options)
+
+    place = (forgetting, "score") if moment == "own task" else (exact_match, "generate")
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, signalled)
+        with pytest.raises(SystemExit) as left:
+            job.run(upstream)
+    assert left.value.code == STOPPED
+
+    def known(model, examples, budget, title, **options):
+        if "upstream" in title:
+            assert options["known"] is not None, "measured again"
+            np.testing.assert_array_equal(options["known"], wanted.loss_after)
+        return scored(model, examples, budget, title, **options)
+
+    monkeypatch.setattr(forgetting, "fine_tune", None)
+    monkeypatch.setattr(forgetting, "score", known)
+    *_, row = job.run(upstream)
+    assert row.loss_after.tobytes() == wanted.loss_after.tobytes()
+    assert row.answers.text == wanted.answers.text
+    for key in ("eval_loss_after", "eval_exact_match_after"):
+        assert row.about[key] == wanted.about[key]
+
+
+def test_base_losses_stay_when_it_is_asked_to_stop_among_the_answers(
+    model_folders, tmp_path, monkeypatch
+):
+    import os as system
+
+    from lethe.config.model_settings import ExactMatch
+    from lethe.data.examples import Example, UpstreamExample
+    from lethe.measure import exact_match, forgetting
+
+    scoring = SCORING.model_copy(update={"exact_match": ExactMatch(max_new_tokens=3)})
+    model, tokenizer = models.load(model_folders["llama"])
+    upstream = [
+        UpstreamExample(f"a-{i}", "a", "replayable", Example(text, "?"))
+        for i, text in enumerate(tiny.sentences(12))
+    ]
+    settings = (upstream, {"model": 1}, scoring, tmp_path / "c")
+    inside, scored, kept = exact_match.generate, forgetting.score, []
+
+    def signalled(*arguments, **options):
+        system.kill(system.getpid(), 15)
+        return inside(*arguments, **options)
+
+    def known(model, examples, budget, title, **options):
+        kept.append(options["known"])
+        return scored(model, examples, budget, title, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exact_match, "generate", signalled)
+        with pytest.raises(SystemExit):
+            base_losses(model, tokenizer, *settings)
+    monkeypatch.setattr(forgetting, "score", known)
+    found = base_losses(model, tokenizer, *settings)
+    np.testing.assert_array_equal(kept, [found.loss_before])
+    assert np.isfinite(found.loss_before).any()
+
+
+def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
+    import torch
+
+    first = Checkpoint(tmp_path / "c", fingerprint({"lr": 1}))
+    first.save("training", {"w": torch.ones(2)}, {"losses": [1.0]})
+    assert first.load("training")[1] == {"losses": [1.0]}
+    other = Checkpoint(tmp_path / "c", fingerprint({"lr": 2}))
+    assert other.load("training") is None
+    assert first.load("scores") is None
+    assert first.holds("training") and not first.holds("scores") and not other.holds("training")
+    (tmp_path / "c/training.safetensors").write_bytes(b"cut off")
+    assert first.load("training") is None and not first.holds("training")
+
+
+def test_a_checkpoint_of_another_form_is_not_gone_on_from(tmp_path):
+    """As of a version that kept its random state under another name."""
+    import torch
+    from helpers import tiny
+
+    from lethe.config.model_settings import Recipe
+    from lethe.engine.training import fine_tune
+
+    recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
+
+    def trained(unfinished):
+        model = tiny.model("llama")
+        fine_tune(model, tiny.tokens(*[(12, 4)] * 12), recipe, "t", unfinished)
+        return model.state_dict()
+
+    older = Checkpoint(tmp_path / "c")
+    weights = {f"weight/{name}": w for name, w in tiny.model("llama").named_parameters()}
+    older.save("training", weights | {"random": torch.get_rng_state()}, {"losses": [9.0]})
+    wanted = trained(None)
+    for name, weight in trained(Checkpoint(tmp_path / "c")).items():
+        assert torch.equal(weight, wanted[name])
+
+
+def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeypatch):
+    from lethe.engine import batches, scoring
+
+    card = model_folders["llama"]
+    model, tokenizer = models.load(card)
+    settings = ({"model": card}, SCORING, tmp_path / "unfinished")
+    monkeypatch.setenv("LETHE_CHECKPOINT_MINUTES", "0")
+    calls, wanted = [], base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
+
+    def dying(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return batches.scored_losses(*arguments)
+
+    monkeypatch.setattr(scoring, "scored_losses", dying)
+    with pytest.raises(KeyboardInterrupt):
+        base_losses(model, tokenizer, UPSTREAM, *settings)
+    found = base_losses(model, tokenizer, UPSTREAM, *settings)
+    np.testing.assert_array_equal(found.loss_before, wanted.loss_before)
+    whole = len(calls) - 1
+    calls.clear()
+    calls += [1] * 4
+    base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
+    assert whole == len(calls) - 4, "batches that were scored were scored again"
+
+
+@pytest.mark.parametrize("when", ["while the processes agree", "while it saves"])
+def test_asked_to_stop_at_a_bad_moment_it_leaves_at_the_next(tmp_path, monkeypatch, when):
+    """Several processes leave together or not at all, so that none waits for one that is gone."""
+
+    def asked():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with Checkpoint(tmp_path) as checkpoint:
+        checkpoint.seconds = 0
+        agree = distributed.largest
+        if when == "while the processes agree":
+            monkeypatch.setattr(distributed, "largest", lambda wish: asked() or agree(wish))
+        assert checkpoint.due()
+        monkeypatch.undo()
+        if when == "while it saves":
+            asked()
+        checkpoint.save("part", {"a": torch.zeros(1)}, {})
+        checkpoint.leave_if_asked("one")
+        assert checkpoint.due()
+        with pytest.raises(SystemExit) as left:
+            checkpoint.leave_if_asked("two")
+    assert left.value.code == STOPPED
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import torch
+from helpers import tiny
+from lethe.engine.checkpoints import Checkpoint
+from lethe.config.model_settings import Recipe
+from lethe.engine.training import fine_tune
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+model = tiny.model("llama")
+recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
+with Checkpoint(Path(sys.argv[1])) as unfinished:
+    fine_tune(model, tiny.tokens(*[(12, 4)] * 12), recipe, "t", unfinished)
+    print(unfinished.load("training"), sorted(Path(sys.argv[1]).iterdir()))
+"""
+
+
+def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_job(tmp_path):
+    tests = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(tests.parent / "src"), str(tests)])
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths, "LETHE_CHECKPOINT_MINUTES": "0"},
+        **{"capture_output": True, "text": True, "timeout": 240},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "None []"
+    assert done.stderr.count("training.safetensors: not saved, the job goes on without") == 2
+    assert "File too large" in done.stderr

@@ -1,0 +1,201 @@
+"""Jobs forked from a warm server behave as jobs in their own process do."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, os, signal, sys, time
+from pathlib import Path
+from lethe.jobs import warm
+from lethe.errors import LetheError
+
+def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
+    def stop(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        out.write_text("stopped")
+        raise SystemExit(7)
+
+    signal.signal(signal.SIGTERM, stop)
+    if what == "fail":
+        raise LetheError("tasks.csv: line 3 is wrong")
+    if what == "break":
+        raise ZeroDivisionError("one by nothing")
+    if what == "wait":
+        with out.with_suffix(".began").open("a") as began:
+            began.write(f"{os.getpid()}\\n")
+        time.sleep(30)
+    print("said aloud", file=sys.stderr)
+    told = {"parent": os.getppid(), "folder": os.getcwd(), "mark": os.environ.get("MARK")}
+    out.write_text(json.dumps(told | {"inputs": inputs, "numbers": numbers}))
+
+if __name__ == "__main__":
+    warm.PRELOADED = ()
+    out, what = Path(sys.argv[1]), sys.argv[2]
+    given = {"inputs": {"card": "a.json", "train": ["b", "c"]}, "numbers": (1, 2.5)}
+    warm.run(work, str(out.with_suffix(".log")), out=out, what=what, **given)
+"""
+
+
+@pytest.fixture
+def owner():
+    """The process that a run's server lives as long as."""
+    process = subprocess.Popen(["sleep", "120"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def start(tmp_path, owner, monkeypatch):
+    """Starts a job; `owner` is the Snakemake of the run."""
+    script = tmp_path / "job.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    library = str(Path(__file__).parents[3] / "src")
+
+    def begin(name: str, what: str = "work", **environment: str) -> subprocess.Popen:
+        given = {"PYTHONPATH": library, "LETHE_WARM": str(owner.pid), **environment}
+        return subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / f"{name}.json"), what],
+            env=os.environ | given,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return begin
+
+
+def told(tmp_path: Path, name: str) -> dict:
+    return json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.05)
+
+
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_jobs_of_a_run_share_a_parent_and_keep_their_own_surroundings(start, tmp_path):
+    jobs = [start("a", MARK="first"), start("b", MARK="second")]
+    said = [job.communicate(timeout=60)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0]
+    a, b = told(tmp_path, "a"), told(tmp_path, "b")
+    assert a["parent"] == b["parent"] not in [job.pid for job in jobs]
+    assert (a["mark"], b["mark"], a["folder"]) == ("first", "second", str(tmp_path))
+    assert a["inputs"] == {"card": "a.json", "train": ["b", "c"]} and a["numbers"] == [1, 2.5]
+    assert all("said aloud" in text for text in said)
+    assert "said aloud" in (tmp_path / "b.log").read_text(encoding="utf-8")
+
+
+def test_without_a_run_a_job_is_its_own_process(start, tmp_path):
+    job = start("cold", LETHE_WARM="0")
+    job.communicate(timeout=60)
+    assert job.returncode == 0 and told(tmp_path, "cold")["parent"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("fail", "error: tasks.csv: line 3 is wrong"), ("break", "one by nothing")]
+)
+def test_what_fails_in_the_fork_is_said_and_fails_the_job(start, what, said):
+    job = start("broken", what)
+    text = job.communicate(timeout=60)[1]
+    assert job.returncode == 1 and said in text
+
+
+def test_a_job_that_is_killed_takes_its_fork_with_it(start, tmp_path):
+    job = start("lost", "wait")
+    wait_for((tmp_path / "lost.began").exists)
+    wait_for(lambda: (tmp_path / "lost.began").read_text())
+    fork = int((tmp_path / "lost.began").read_text())
+    assert not gone(fork)
+    job.kill()
+    job.wait(timeout=20)
+    wait_for(lambda: gone(fork))
+
+
+def test_a_request_to_stop_reaches_the_fork_and_its_status_comes_back(start, tmp_path):
+    job = start("stopped", "wait")
+    wait_for((tmp_path / "stopped.began").exists)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=20)
+    assert job.returncode == 7
+    assert (tmp_path / "stopped.json").read_text() == "stopped"
+
+
+def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_anew(start, tmp_path):
+    """As clusters do: the job, the server and the fork."""
+    job = start("stopped", "wait")
+    began = tmp_path / "stopped.began"
+    wait_for(began.exists)
+    wait_for(lambda: began.read_text().endswith("\n"))
+    fork = int(began.read_text())
+    server = int(Path(f"/proc/{fork}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    for process in (server, fork, job.pid):
+        os.kill(process, signal.SIGTERM)
+    job.communicate(timeout=20)
+    assert job.returncode == 7
+    assert began.read_text() == f"{fork}\n"
+    os.kill(server, signal.SIGKILL)
+
+
+def test_a_job_whose_server_is_lost_meanwhile_fails_and_is_not_begun_anew(start, tmp_path):
+    job = start("orphan", "wait")
+    began = tmp_path / "orphan.began"
+    wait_for(began.exists)
+    wait_for(lambda: began.read_text().endswith("\n"))
+    fork = int(began.read_text())
+    server = int(Path(f"/proc/{fork}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(server, signal.SIGKILL)
+    os.kill(fork, signal.SIGKILL)
+    job.communicate(timeout=20)
+    assert job.returncode not in (0, None) and began.read_text() == f"{fork}\n"
+
+
+def test_a_fork_that_is_killed_fails_its_job_by_name_and_the_next_goes_on(start, tmp_path):
+    job = start("killed", "wait")
+    wait_for((tmp_path / "killed.began").exists)
+    wait_for(lambda: (tmp_path / "killed.began").read_text())
+    os.kill(int((tmp_path / "killed.began").read_text()), signal.SIGKILL)
+    assert "SIGKILL" in job.communicate(timeout=20)[1]
+    assert job.returncode != 0
+    assert start("next").wait(timeout=60) == 0
+
+
+def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(start, tmp_path, owner):
+    assert start("a").wait(timeout=60) == 0
+    first = told(tmp_path, "a")["parent"]
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: gone(first))
+    assert start("b").wait(timeout=60) == 0
+    second = told(tmp_path, "b")["parent"]
+    assert second != first
+    owner.kill()
+    owner.wait()
+    wait_for(lambda: gone(second))
+    assert not list((tmp_path / "tmp").glob("lethe-*"))
+
+
+def test_a_folder_that_others_may_open_is_not_trusted(start, tmp_path):
+    assert start("a").wait(timeout=60) == 0
+    (folder,) = (tmp_path / "tmp").glob("lethe-*")
+    folder.chmod(0o755)
+    job = start("b")
+    assert job.wait(timeout=60) == 0
+    assert told(tmp_path, "b")["parent"] == os.getpid()

@@ -1,4 +1,8 @@
-"""Completion of Z: predict a task's whole row from a few probed examples."""
+"""Which examples will an unseen task make the model forget? One method per file, one interface.
+
+Every method is fitted on measured rows of Z and predicts a task's whole row from a few probed
+examples. May import `config`, `data` and `matrix`; knows no torch.
+"""
 
 from lethe.completion.additive import Additive, Affine
 from lethe.completion.baselines import ColumnMean, Constant, Random
@@ -9,19 +13,29 @@ from lethe.completion.logistic import LogisticFoldIn, LogisticMF
 from lethe.completion.matrix_factorisation import MatrixFactorisation
 from lethe.completion.soft_impute import SoftImpute
 
-METHODS: dict[str, type[Completer]] = {
-    "random": Random,
-    "constant": Constant,
-    "column_mean": ColumnMean,
-    "additive": Additive,
-    "affine": Affine,
-    "knn": KNN,
-    "mf": MatrixFactorisation,
-    "soft_impute": SoftImpute,
-    "gaussian": Gaussian,
-    "logistic_mf": LogisticMF,
-    "logistic_foldin": LogisticFoldIn,
-}
+
+class _Methods(dict[str, type[Completer]]):
+    """Completion methods by the name that experiments use."""
+
+    def __missing__(self, name: str) -> type[Completer]:
+        raise KeyError(f"no completion method {name!r}; known: {', '.join(self)}")
+
+
+METHODS: dict[str, type[Completer]] = _Methods(
+    {
+        "random": Random,
+        "constant": Constant,
+        "column_mean": ColumnMean,
+        "additive": Additive,
+        "affine": Affine,
+        "knn": KNN,
+        "mf": MatrixFactorisation,
+        "soft_impute": SoftImpute,
+        "gaussian": Gaussian,
+        "logistic_mf": LogisticMF,
+        "logistic_foldin": LogisticFoldIn,
+    }
+)
 # These predict probabilities and take a Z of 0s and 1s only.
 BINARY = ("logistic_mf", "logistic_foldin")
 

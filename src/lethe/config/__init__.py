@@ -1,8 +1,8 @@
-"""The experiment as typed, documented settings.
+"""Which experiment is this? Typed, documented settings; loading, checks and the task table.
 
 One YAML file is one experiment; `lethe.config.loading.load` reads it. Unknown keys are errors, so
 a misspelt setting can never fall back silently to its default. schemas/experiment.schema.json is
-generated from these classes.
+generated from these classes. Imports no other wing.
 """
 
 from typing import Annotated, Any

@@ -1,1 +1,4 @@
-"""Examples: where they come from, how they are kept on disk, how they become tokens."""
+"""What does the model read? Sources of examples, records, prompts, tokens and loss masks.
+
+May import `config`.
+"""

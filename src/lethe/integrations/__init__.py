@@ -1,3 +1,6 @@
-"""lethe inside other people's training loops."""
+"""How do I use it inside my own trainer? Callbacks for transformers' and TRL's trainers.
+
+May import `data`, `engine` and `completion`.
+"""
 
 from lethe.integrations.probe import ForgettingProbe as ForgettingProbe

@@ -1,1 +1,4 @@
-"""Which upstream examples to replay, and how they are mixed into fine-tuning."""
+"""What should be replayed? Strategies, replay runs and their comparison. Trains nothing itself.
+
+May import `config`, `data`, `engine`, `matrix` and `measure`.
+"""

@@ -1,7 +1,7 @@
-"""Associations of tasks and upstream examples that are read off the examples, not measured.
+"""Can forgetting be read off the examples? Associations by text, representation and gradient.
 
-Each is a matrix (tasks x upstream examples) in the file form of Z. They are the baselines that
-forgetting itself has to be predicted better than (paper, section 3 and Table 2).
+These are the baselines that prediction is compared with. May import `config`, `data`, `engine`,
+`matrix` and `measure`.
 """
 
 # Made of text alone, once an experiment; those made by a model; that made of Z.

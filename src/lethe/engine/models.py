@@ -286,7 +286,7 @@ def checkout() -> str | None:
 
     Read from git's own files: a job that takes seconds does not start another program.
     """
-    folder = Path(__file__).resolve().parents[2] / ".git"
+    folder = Path(__file__).resolve().parents[3] / ".git"
     try:
         if folder.is_file():  # a worktree names its folder
             folder = Path(folder.read_text("utf-8").removeprefix("gitdir:").strip())

@@ -3,15 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import tiny
 
-from lethe.config.model_settings import Recipe, Scoring
-from lethe.data.examples import write_examples
-from lethe.engine.progress import progress
 from lethe.errors import LetheError
-from lethe.files import write_json
 from lethe.jobs import running
-from lethe.matrix import rows
 
 
 def test_a_job_writes_its_messages_to_the_log_and_to_the_terminal(tmp_path, capsys):
@@ -81,34 +75,3 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     assert running.cache_folder() == "elsewhere"
     monkeypatch.delenv("LETHE_CACHE")
     assert running.cache_folder().endswith(os.path.join(".cache", "lethe"))
-
-
-def test_a_fine_tune_is_read_from_the_files_of_its_rule(tmp_path):
-    import numpy as np
-
-    pairs = tiny.pairs(4)
-    row = rows.Row(["a"], np.ones(1, "f4"), np.ones(1, "f4"), np.ones(1, "i4"), {"model": "m"})
-    paths = {name: tmp_path / name for name in ("card", "base", "train", "evaluation")}
-    write_json(paths["card"], {"path": "somewhere"})
-    rows.write(paths["base"], row)
-    write_examples(paths["train"], pairs[:3])
-    write_examples(paths["evaluation"], pairs[3:])
-    job = running.fine_tune_job(paths, {"steps": 7}, {"max_tokens": 9}, threads=1, gpu=False)
-    assert (job.card, job.base.settings) == ({"path": "somewhere"}, {"model": "m"})
-    assert (job.train, job.evaluation) == (pairs[:3], pairs[3:])
-    assert (job.recipe, job.scoring) == (Recipe(steps=7), Scoring(max_tokens=9))
-    grouped = {"steps": 7, "group_steps": {"g": 9}, "group": "g"}
-    job = running.fine_tune_job(paths, grouped, {"max_tokens": 9}, threads=1, gpu=False)
-    assert (job.recipe, job.group) == (Recipe(steps=7, group_steps={"g": 9}), "g")
-
-
-def test_short_work_is_silent_and_all_of_it_is_done(capsys):
-    assert list(progress(range(5), "scoring", "batch")) == list(range(5))
-    assert capsys.readouterr().err.strip() == ""
-
-
-def test_long_work_is_told_a_line_at_a_time(capsys):
-    bar = progress(range(3), "scoring", "batch")
-    bar.delay, bar.mininterval = 0, 0
-    bar.refresh()
-    assert "scoring: 0/3 batches," in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_a_z_in_nats_or_of_too_many_cells_has_no_f1(tmp_path, monkeypatch):
     z = forgetting_matrix.Matrix(binary(4, 10, 1), list("abcd"), [str(i) for i in range(10)])
     forgetting_matrix.write(tmp_path / "z", z)
     assert len(streamed_rank.f1_by_rank(tmp_path / "z")) == 4
-    monkeypatch.setattr(streams, "LARGEST_BINARY", 39)
+    monkeypatch.setattr(streamed_rank, "LARGEST_BINARY", 39)
     assert streamed_rank.f1_by_rank(tmp_path / "z") == {}
     monkeypatch.undo()
     z.values[2, 3] = 0.5

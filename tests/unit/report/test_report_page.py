@@ -113,7 +113,7 @@ def test_a_page_of_one_test_task_has_no_intervals_but_is_there(findings):
     page = report_page.page(replace(findings, comparisons={"one": table}), {}, SETTINGS)
     assert "too few tasks tell" in page
     assert "(no interval)" in page
-    assert "nan" not in report_page.replace("nano", "")
+    assert "nan" not in page.replace("nano", "")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def test_every_setting_whose_name_does_not_say_it_all_is_described():
 
 
 def test_the_settings_for_large_models_in_the_guide_are_valid():
-    text = (ROOT / "docs/large-models.md").read_text("utf-8")
+    text = (ROOT / "docs/how-to/large-models.md").read_text("utf-8")
     entries = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
     models = {name: model for entry in entries for name, model in entry.items()}
     assert set(models) == {"olmo-7b", "olmo2-13b"}

@@ -1,0 +1,78 @@
+"""Prints the README's table of results from the files of a finished default experiment.
+
+Run `python docs/results_table.py results/default` and paste the output into README.md.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from lethe.statistics import bootstrap_interval
+
+PROBES = 30
+
+
+def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """A mean with its 95 percent interval, as the table shows it."""
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def forgetting(folder: Path) -> str:
+    """Mean forgetting per fine-tune in nats, with its interval over tasks."""
+    per_task = pd.read_csv(folder / "rows.csv")["mean_forgetting"].to_numpy()
+    return interval(per_task.mean(), *bootstrap_interval(per_task))
+
+
+def correlation(folder: Path, association: str) -> str:
+    """Correlation of an association with Z over all tasks."""
+    table = pd.read_csv(folder / "associations.csv")
+    line = table.query("association == @association and tasks == 'all'").iloc[0]
+    return interval(line.pearson, line.pearson_low, line.pearson_high, digits=2)
+
+
+def error(folder: Path) -> str:
+    """In-domain RMSE in nats from `PROBES` random probes, beside that of the column mean."""
+    table = pd.read_csv(folder / "completion.csv", dtype={"seed": str})
+    table = table.query(
+        "split == 'in_domain' and k == @PROBES and probes == 'random' and seed == 'all' "
+        "and metric == 'rmse'"
+    ).set_index("method")
+    best, usual = table.loc["gaussian"], table.loc["column_mean"]
+    return f"{interval(best.value, best.low, best.high)}; column mean {usual.value:.3f}"
+
+
+def replay_effect(folder: Path, strategy: str) -> str:
+    """Held-out forgetting of a strategy minus that of random replay, in nats, with Holm's p."""
+    line = pd.read_csv(folder / "replay_comparison.csv").set_index("strategy").loc[strategy]
+    name = "heldout_forgetting_difference"
+    effect = interval(line[name], line[f"{name}_low"], line[f"{name}_high"])
+    return f"{effect}, p {line[f'{name}_p_holm']:.3f}"
+
+
+# Label of each result -> the function that reads it from a model's folder.
+RESULTS = {
+    "Forgetting per fine-tune, mean of 29 tasks": forgetting,
+    "Can text similarity tell? Its correlation with Z": partial(
+        correlation, association="text_tfidf"
+    ),
+    "Error (RMSE) of the prediction for unseen tasks, 30 probes": error,
+    "No replay minus random replay, held-out forgetting": partial(replay_effect, strategy="none"),
+    "Replay by prediction minus random replay, held-out forgetting": partial(
+        replay_effect, strategy="mf"
+    ),
+}
+
+
+def main(results: Path) -> None:
+    """Prints one line per result and one column per model, in Markdown."""
+    models = sorted(path.parent for path in results.glob("*/completion.csv"))
+    print(f"| | {' | '.join(model.name for model in models)} |")
+    print("|---" * (len(models) + 1) + "|")
+    for name, read in RESULTS.items():
+        print(f"| {name} | {' | '.join(read(model) for model in models)} |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -15,11 +15,11 @@ from lethe.config.analysis_settings import (
     Matrix,
     Noise,
     Plan,
-    Replay,
     Transfer,
 )
 from lethe.config.data_settings import Source, TaskExamples, Upstream
 from lethe.config.model_settings import Model, Recipe, Scoring
+from lethe.config.replay_settings import Replay
 from lethe.config.settings import Name, Settings
 from lethe.config.similarity_settings import Similarity
 

@@ -1,11 +1,10 @@
-"""Settings of what is made of Z: completion, replay, a matrix of the user's own."""
+"""Settings of the analyses of Z, and of a matrix of the user's own."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from lethe.config.settings import (
-    Fraction,
     Name,
     NonNegative,
     Positive,
@@ -29,7 +28,6 @@ CompletionMethod = Literal[
     "logistic_foldin",
 ]
 ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal"]
-Strategy = Literal["none", "random", "oracle", "column_mean", "additive", "knn", "mf", "gaussian"]
 
 
 class MF(Settings):
@@ -68,27 +66,6 @@ class Completion(Settings):
     @model_validator(mode="after")
     def _no_duplicates(self):
         no_value_twice(self, "methods", "probes", "seeds", "probe_choice")
-        return self
-
-
-class Replay(Settings):
-    """How upstream examples are mixed into fine-tuning on the test tasks."""
-
-    strategies: Annotated[list[Strategy], Field(min_length=1)]
-    ratio: Fraction = Field(1 / 32, description="Replayed examples per new-task example.")
-    temperature: Positive = Field(0.1, description="Nats, of the softmax over predictions.")
-    seeds: Seeds = [0]
-    probes: PositiveInt = Field(30, description="Probed examples a prediction rests on.")
-    probe_choice: ProbeChoice = Field("random", description="How these are chosen.")
-    accounting: Literal["add", "swap"] = Field(
-        "add", description="Replay adds steps, or takes the place of new-task examples."
-    )
-
-    @model_validator(mode="after")
-    def _random_is_the_yardstick(self):
-        no_value_twice(self, "strategies", "seeds")
-        if "random" not in self.strategies:
-            raise ValueError("strategies must hold 'random': differences are taken to it")
         return self
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lethe.config.analysis_settings import Noise, Replay
+from lethe.config.analysis_settings import Noise
 from lethe.config.model_settings import Pretraining, Recipe
+from lethe.config.replay_settings import Replay
 from lethe.engine.training import planned_steps
 from lethe.replay.strategies import draws
 from lethe.tables import as_text

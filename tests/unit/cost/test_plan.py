@@ -5,8 +5,9 @@ import pytest
 from helpers import tiny
 
 from lethe import tables
-from lethe.config.analysis_settings import Noise, Replay
+from lethe.config.analysis_settings import Noise
 from lethe.config.model_settings import ExactMatch, Pretraining, Recipe, Scoring
+from lethe.config.replay_settings import Replay
 from lethe.cost import ledger, plan
 from lethe.cost.calibration import Sample, calibrate
 from lethe.data.examples import Example, UpstreamExample

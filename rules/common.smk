@@ -8,13 +8,13 @@ LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)
 
 from lethe.errors import LetheError
-from lethe.config.loading import load, split_source
+from lethe.config.loading import load_experiment, split_source
 from lethe.jobs.running import cache_folder, export_library
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 export_library(LIBRARY)
 try:
-    EXPERIMENT = load(dict(config), files=workflow.configfiles)
+    EXPERIMENT = load_experiment(dict(config), files=workflow.configfiles)
 except LetheError as error:
     raise WorkflowError(str(error))
 
@@ -24,7 +24,7 @@ LOGS = f"{RESULTS}/logs"
 CACHE = cache_folder()
 MODELS = list(SETTINGS.models)
 # Whatever has a Z: models, or matrices of the user's own.
-MATRICES = MODELS or list(EXPERIMENT.own)
+MATRICES = MODELS or list(EXPERIMENT.own_matrices)
 DOMAINS = SETTINGS.upstream.domains if SETTINGS.upstream else {}
 NOISE = SETTINGS.noise
 TRANSFER = [f"{RESULTS}/transfer.csv"] if len(MODELS) > 1 else []
@@ -250,12 +250,12 @@ def repeated_rows(wildcards):
 
 
 def own_matrix(wildcards):
-    return EXPERIMENT.own[wildcards.model]
+    return EXPERIMENT.own_matrices[wildcards.model]
 
 
 def row_names(wildcards):
     """What names the rows of a matrix in a folder of them."""
-    name = EXPERIMENT.own[wildcards.model].removesuffix(".npy")
+    name = EXPERIMENT.own_matrices[wildcards.model].removesuffix(".npy")
     return f"{name}.meta" if SETTINGS.matrices else []
 
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from lethe.completion.evaluation import predict_rows as predict
-from lethe.config.analysis_settings import Completion
+from lethe.config.analysis_settings import CompletionSettings
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
@@ -14,7 +14,7 @@ def predict_rows(
     examples = read_upstream(upstream)
     choice["allowed"] = [example.split == "replayable" for example in examples]
     choice["domains"] = [example.domain for example in examples]
-    choice["options"] = Completion(**completion).options()
+    choice["options"] = CompletionSettings(**completion).options()
     predicted = predict(forgetting_matrix.read(z), tasks, **choice)
     forgetting_matrix.write(predictions, predicted)
 

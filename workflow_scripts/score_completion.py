@@ -2,7 +2,7 @@ from pathlib import Path
 
 from lethe import tables
 from lethe.completion.evaluation import evaluate
-from lethe.config.analysis_settings import Completion
+from lethe.config.analysis_settings import CompletionSettings
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
@@ -19,7 +19,7 @@ def score_completion(
     tasks: dict,
 ) -> None:
     """Scores every completion method on the tasks it has not seen."""
-    c = Completion(**completion)
+    c = CompletionSettings(**completion)
     domains = [example.domain for example in read_upstream(upstream)] if upstream else None
     settings = (c.methods, c.probes, c.seeds, c.threshold, c.options())
     measured = forgetting_matrix.read(z)

@@ -1,53 +1,62 @@
 """Which experiment is this? Typed, documented settings; loading, checks and the task table.
 
-One YAML file is one experiment; `lethe.config.loading.load` reads it. Unknown keys are errors, so
-a misspelt setting can never fall back silently to its default. schemas/experiment.schema.json is
-generated from these classes. Imports no other wing.
+One YAML file is one experiment; `lethe.config.loading.load_experiment` reads it. Unknown keys are
+errors, so a misspelt setting never falls back silently to its default.
+schemas/experiment.schema.json is generated from these classes. Imports no other wing.
 """
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from lethe.config.analysis_settings import (
-    Completion,
-    Matrices,
-    Matrix,
-    Noise,
-    Plan,
-    Transfer,
+    CompletionSettings,
+    MatricesSettings,
+    MatrixSettings,
+    NoiseSettings,
+    PlanSettings,
+    TransferSettings,
 )
 from lethe.config.data_settings import Source, TaskExamples, Upstream
-from lethe.config.model_settings import Model, Recipe, Scoring
+from lethe.config.model_settings import ModelSettings, Recipe, Scoring
 from lethe.config.replay_settings import Replay
-from lethe.config.settings import Name, Settings
+from lethe.config.settings import Name, Seed, Settings
 from lethe.config.similarity_settings import Similarity
 
 
 class Experiment(Settings):
     """One complete experiment."""
 
-    experiment: Name = Field(description="Names the folder under results/.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Draws examples and splits.")
+    experiment: Name = Field(description="Names the experiment's folder under results/.")
+    seed: Seed = Field(0, description="Seed of the draws of examples and of their splits.")
     tasks: str = Field(description="CSV table of the tasks: name, group, source, split.")
-    sources: dict[Name, Source] = {}
-    upstream: Upstream | None = None
-    models: dict[Name, Model] = {}
-    matrix: Matrix | None = None
-    matrices: Matrices | None = None
-    recipe: Recipe = Recipe()
-    task_examples: TaskExamples = TaskExamples()
-    scoring: Scoring = Scoring()
+    sources: dict[Name, Source] = Field(
+        {}, description="Sources of examples. Tasks and domains name them as <key>:<where>."
+    )
+    upstream: Upstream | None = Field(None, description="Examples whose forgetting is measured.")
+    models: dict[Name, ModelSettings] = Field({}, description="Models that are measured, by name.")
+    matrix: MatrixSettings | None = Field(None, description="Your own Z, in place of models.")
+    matrices: MatricesSettings | None = Field(
+        None, description="A folder of your own matrices, in place of models."
+    )
+    recipe: Recipe = Field(Recipe(), description="How models are fine-tuned on a task.")
+    task_examples: TaskExamples = Field(TaskExamples(), description="Examples per task.")
+    scoring: Scoring = Field(Scoring(), description="How losses are measured.")
     allow_mixed_machines: bool = Field(
         False,
-        description="Gather rows of other torch or transformers versions, or devices, into one Z.",
+        description="Allow rows from different versions of torch or transformers, or from "
+        "different devices, in one Z.",
     )
-    completion: Completion = Completion()
-    noise: Noise | None = None
-    transfer: Transfer = Transfer()
-    replay: Replay | None = None
-    similarity: Similarity | None = None
-    plan: Plan = Plan()
+    completion: CompletionSettings = Field(
+        CompletionSettings(), description="Prediction of the forgetting of new tasks."
+    )
+    noise: NoiseSettings | None = Field(None, description="Repeats of a few rows.")
+    transfer: TransferSettings = Field(
+        TransferSettings(), description="Prediction of one model's rows from another model's Z."
+    )
+    replay: Replay | None = Field(None, description="Replay of upstream examples.")
+    similarity: Similarity | None = Field(None, description="Baselines that read the examples.")
+    plan: PlanSettings = Field(PlanSettings(), description="Estimate of the experiment's cost.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Settings of the analyses of Z, and of a matrix of the user's own."""
+"""Settings of the analyses of Z, and of matrices that you measured elsewhere."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from lethe.config.settings import (
     Positive,
     Seeds,
     Settings,
-    no_value_twice,
+    refuse_repeated_values,
 )
 
 COMPLETION_METHODS = ("random", "column_mean", "additive", "knn", "mf", "gaussian")
@@ -30,104 +30,125 @@ CompletionMethod = Literal[
 ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal"]
 
 
-class MF(Settings):
-    """Matrix factorisation by fold-in; what is not given is chosen by leave-one-task-out."""
+class MFSettings(Settings):
+    """Matrix factorisation with fold-in. A setting that is null is chosen by leave-one-task-out."""
 
-    rank: PositiveInt | None = None
-    ridge: Positive | None = None
-
-
-class KNN(Settings):
-    """Nearest training tasks; `msd` is the paper's similarity."""
-
-    k: PositiveInt = 40
-    similarity: Literal["msd", "pearson", "scaled"] = "msd"
+    rank: PositiveInt | None = Field(None, description="Number of factors.")
+    ridge: Positive | None = Field(None, description="Weight of the ridge penalty on factors.")
 
 
-class Completion(Settings):
-    """How the forgetting of unseen tasks is predicted and how that is scored."""
+class KNNSettings(Settings):
+    """Weighted mean of the nearest training tasks."""
 
-    methods: Annotated[list[CompletionMethod], Field(min_length=1)] = list(COMPLETION_METHODS)
-    probes: Annotated[list[PositiveInt], Field(min_length=1)] = [5, 10, 30, 100]
-    seeds: Seeds = list(range(10))
+    k: PositiveInt = Field(40, description="Number of nearest training tasks, at most all of them.")
+    similarity: Literal["msd", "pearson", "scaled"] = Field(
+        "msd", description="How similarity of two tasks is measured; msd is the paper's."
+    )
+
+
+class CompletionSettings(Settings):
+    """How the forgetting of new tasks is predicted, and how the predictions are scored."""
+
+    methods: Annotated[list[CompletionMethod], Field(min_length=1)] = Field(
+        list(COMPLETION_METHODS), description="Methods that are compared."
+    )
+    probes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        [5, 10, 30, 100],
+        description="Numbers of upstream examples measured on a new task; each is scored.",
+    )
+    seeds: Seeds = Field(
+        list(range(10)), description="Seeds of the random draws of probes; scores are their means."
+    )
     probe_choice: Annotated[list[ProbeChoice], Field(min_length=1)] = Field(
         ["random"],
-        description="How probes are chosen; random ones are always scored. Others are chosen in "
-        "one half of the examples and scored in the other, lines `<choice>_half`.",
+        description="How probes are chosen. Random probes are always scored. The other choices "
+        "are made in one half of the examples and scored in the other half; their lines in the "
+        "tables are named `<choice>_half`.",
     )
-    threshold: float = Field(0.1, description="Nats; more is counted as forgotten (F1, AUC).")
-    mf: MF = MF()
-    knn: KNN = KNN()
+    threshold: float = Field(
+        0.1,
+        description="Nats. An example whose loss rises by more counts as forgotten (F1, AUC).",
+    )
+    mf: MFSettings = Field(MFSettings(), description="Settings of the method mf.")
+    knn: KNNSettings = Field(KNNSettings(), description="Settings of the method knn.")
 
     def options(self) -> dict[str, dict]:
-        """What the methods are made with, by name."""
+        """Keyword arguments of each method that has settings, by the method's name."""
         return {"mf": self.mf.model_dump(), "knn": self.knn.model_dump()}
 
     @model_validator(mode="after")
     def _no_duplicates(self):
-        no_value_twice(self, "methods", "probes", "seeds", "probe_choice")
+        refuse_repeated_values(self, "methods", "probes", "seeds", "probe_choice")
         return self
 
 
-class Matrix(Settings):
-    """A Z of the user's own instead of models: .npy, .csv or .parquet (docs/own-matrix.md)."""
+class MatrixSettings(Settings):
+    """A matrix Z that you measured elsewhere, in place of models (docs/own-matrix.md)."""
 
-    path: str
-    name: Name = "own"
+    path: str = Field(description="The file of Z: .npy, .csv or .parquet.")
+    name: Name = Field("own", description="Names the folder of its results.")
     layout: Literal["tasks_in_rows", "tasks_in_columns"] = Field(
-        description="Which way the tasks run; always said, never guessed from the shape."
+        description="Whether tasks are rows or columns. It is never guessed from the shape."
     )
     examples: str | None = Field(
-        None, description="Names file, one example id a line, if `path` holds no ids itself."
+        None, description="File with one example id per line, if `path` itself holds no ids."
     )
 
 
-class Matrices(Settings):
-    """A folder of Zs as .npy, each with a .meta that names its rows (docs/own-matrix.md)."""
+class MatricesSettings(Settings):
+    """A folder of matrices as .npy, each with a .meta that names its rows (docs/own-matrix.md)."""
 
-    folder: str = Field(description="Every .npy in it is a Z, named by its file.")
-    only: list[Name] = Field([], description="Names of those to take; none: all of them.")
+    folder: str = Field(description="Every .npy file in it is a Z and gives its name.")
+    only: list[Name] = Field([], description="Names of the matrices to read. Empty: all of them.")
 
 
-class Plan(Settings):
-    """What is tried to estimate the experiment's cost, and prices (docs/plan.md)."""
+class PlanSettings(Settings):
+    """Short trials from which the experiment's cost is estimated, and prices (docs/plan.md)."""
 
-    steps: PositiveInt = Field(4, description="Steps of training that are timed.")
-    examples: PositiveInt = Field(64, description="Upstream examples that are scored.")
-    gpu_hour: NonNegative | None = Field(None, description="Price of an hour of one GPU.")
+    steps: PositiveInt = Field(4, description="Training steps that are timed.")
+    examples: PositiveInt = Field(64, description="Upstream examples whose scoring is timed.")
+    gpu_hour: NonNegative | None = Field(None, description="Price of one hour of one GPU.")
     core_hour: NonNegative | None = Field(
-        None, description="Price of an hour of one core, for models that have no GPU."
+        None, description="Price of one hour of one CPU core, for models that run without a GPU."
     )
-    currency: Annotated[str, StringConstraints(pattern=r"^\w{1,8}$")] = "USD"
+    currency: Annotated[str, StringConstraints(pattern=r"^\w{1,8}$")] = Field(
+        "USD", description="Currency of the prices."
+    )
 
 
-class Noise(Settings):
-    """Repeats of a few rows, to tell what of Z is noise (docs/noise-and-rank.md)."""
+class NoiseSettings(Settings):
+    """Repeats of a few rows, which show how much of Z is noise (docs/noise-and-rank.md)."""
 
-    tasks: Annotated[list[Name], Field(min_length=1)]
+    tasks: Annotated[list[Name], Field(min_length=1)] = Field(
+        description="Tasks whose rows are repeated."
+    )
     trainings: Annotated[int, Field(ge=1)] = Field(
-        2, description="Further trainings of each task, each with a seed of its own."
+        2, description="Further trainings per task, each with its own seed."
     )
     measurements: Annotated[int, Field(ge=0)] = Field(
-        1, description="Further scorings of each of them, batched otherwise."
+        1, description="Further scorings per training, with differently composed batches."
     )
 
     @model_validator(mode="after")
     def _no_duplicates(self):
-        no_value_twice(self, "tasks")
+        refuse_repeated_values(self, "tasks")
         return self
 
 
-class Transfer(Settings):
-    """Rows of one model predicted from another's Z; made when there are two models or more."""
+class TransferSettings(Settings):
+    """Prediction of one model's rows from another model's Z; needs at least two models."""
 
     own_rows: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        [2, 5, 10], description="Rows of its own that the target model has; others are left out."
+        [2, 5, 10],
+        description="Numbers of rows of its own that the target model has; the others are "
+        "predicted.",
     )
-    probes: Annotated[list[PositiveInt], Field(min_length=1)] = [10, 30]
-    seeds: Seeds = [0, 1, 2]
+    probes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        [10, 30], description="Numbers of probes per predicted row."
+    )
+    seeds: Seeds = Field([0, 1, 2], description="Seeds of the draws of rows and probes.")
 
     @model_validator(mode="after")
     def _no_duplicates(self):
-        no_value_twice(self, "own_rows", "probes", "seeds")
+        refuse_repeated_values(self, "own_rows", "probes", "seeds")
         return self

@@ -1,75 +1,89 @@
-"""Reads an experiment with its task table and refuses it with every problem in one message."""
+"""Reads an experiment and its task table, and lists every problem in one message."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from lethe.config import Experiment
-from lethe.config.model_settings import Recipe, changed
-from lethe.config.task_table import NAME, Task, read_tasks
+from lethe.config.model_settings import Recipe, apply_changes
+from lethe.config.task_table import NAME, Task, read_task_table
+from lethe.config.yaml_file import YamlFile
 from lethe.errors import ExperimentError
 
-# Folders and files beside those of the models.
-TAKEN = ("tasks", "plots", "logs", "upstream.parquet", "corpus.parquet", "report.html")
+# Names in results/<experiment>/ beside the folders of the models.
+RESERVED_NAMES = ("tasks", "plots", "logs", "associations", "embeddings")
+# Files there end like this, so that no model can have the name of one.
+RESERVED_ENDINGS = (".parquet", ".csv", ".html", ".txt", ".json")
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A checked experiment: its settings and its tasks in the table's order."""
+class LoadedExperiment:
+    """A checked experiment: its settings, and its tasks by name in the table's order."""
 
     settings: Experiment
     tasks: dict[str, Task]
-    own: dict[str, str] = field(default_factory=dict)
-    """Matrix of the user's own -> its file."""
+    own_matrices: dict[str, str] = field(default_factory=dict)
+    """File of each matrix that you measured elsewhere, by its name."""
 
     def names(self, *splits: str) -> list[str]:
-        """Task names, of these splits or all, in the table's order."""
+        """Names of the tasks of these splits, or of all tasks, in the table's order."""
         return [name for name, task in self.tasks.items() if not splits or task.split in splits]
 
     def recipe(self, model: str) -> Recipe:
-        """The recipe with this model's changes applied."""
+        """The experiment's recipe with the changes of one model."""
         return _recipe(self.settings, model)
 
 
 def _recipe(settings: Experiment, model: str) -> Recipe:
     entry = settings.models[model]
-    return changed(settings.recipe, entry.recipe, entry.gpus if entry.strategy == "fsdp" else 1)
+    processes = entry.gpus if entry.strategy == "fsdp" else 1
+    return apply_changes(settings.recipe, entry.recipe, processes)
 
 
-def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = ()) -> Loaded:
-    """Checks a whole experiment, paths being relative to `folder`.
+def load_experiment(
+    config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = ()
+) -> LoadedExperiment:
+    """Checks a complete experiment.
 
     Parameters
     ----------
+    config
+        Values of the experiment's YAML file.
+    folder
+        Paths in the experiment are relative to it.
     files
-        The YAML files that `config` was read from: YAML itself keeps the last of two equal keys,
-        so that a model named twice would get lost without a word.
+        The YAML files that `config` was read from. They give the lines of problems. YAML itself
+        keeps the last of two equal keys, so without them a model that stands twice would silently
+        lose its first entry.
 
     Raises
     ------
     ExperimentError
-        With every problem found: key, value seen, what is allowed.
+        With every problem: key, value seen, and which values are allowed.
     """
-    settings, problems = _settings(config)
-    problems += [problem for file in files for problem in repeated_keys(file)]
+    yaml_files = _parse(files)
+    settings, problems = _validate(config)
+    for file in yaml_files:
+        problems += [f"{file.path}, {problem}" for problem in file.repeated_keys()]
     tasks: dict[str, Task] = {}
     table = config.get("tasks") if isinstance(config, dict) else None
     if isinstance(table, str):
-        tasks, table_problems = read_tasks(folder / table, sources=bool(config.get("models")))
+        tasks, table_problems = read_task_table(folder / table, sources=bool(config.get("models")))
         problems += table_problems
-    own: dict[str, str] = {}
+    own_matrices: dict[str, str] = {}
     if settings is not None:
+        own_matrices, matrix_problems = _own_matrices(settings, folder)
+        recipes, recipe_problems = _recipes(settings)
         problems += _missing_parts(settings)
-        own, matrix_problems = _own_matrices(settings, folder)
+        problems += _reserved_names(settings)
         problems += matrix_problems
         problems += _bad_sources(settings, tasks)
         problems += _plain_text_questions(settings)
-        recipes, recipe_problems = _recipes(settings)
         problems += recipe_problems
         problems += _unshardable(settings, recipes)
         problems += _bad_sizes(settings, tasks)
@@ -77,39 +91,40 @@ def load(config: dict[str, Any], folder: Path = Path(), files: Sequence[Path] = 
         problems += _unknown_tasks(settings, tasks)
         problems += _missing_files(settings, tasks, folder)
     if problems:
-        raise ExperimentError(f"experiment {_label(config)}", problems)
-    return Loaded(settings, tasks, own)
+        located = [_with_line(problem, yaml_files) for problem in problems]
+        raise ExperimentError(f"experiment {_label(config)}", located)
+    return LoadedExperiment(settings, tasks, own_matrices)
 
 
-def repeated_keys(path: Path) -> list[str]:
-    """Every key that stands twice in one mapping of a YAML file."""
-    with open(path, encoding="utf-8") as stream:
-        root = yaml.compose(stream, Loader=yaml.SafeLoader)
-    return [f"{path}, {problem}" for problem in _repeated(root, ())]
+def _parse(files: Sequence[Path]) -> list[YamlFile]:
+    """Parses YAML files; raises ExperimentError for those that cannot be checked key by key."""
+    parsed = []
+    for path in map(Path, files):
+        # Snakemake reads JSON as well, whose tabs YAML refuses.
+        if path.suffix != ".json":
+            parsed.append(YamlFile.parse(path))
+    for file in parsed:
+        file.check_aliases()
+    return parsed
 
 
-def _repeated(node: yaml.Node | None, path: tuple[str, ...]) -> Iterator[str]:
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _repeated(item, path)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[str, int] = {}
-    for key, value in node.value:
-        name, line = str(key.value), key.start_mark.line + 1
-        where = ".".join((*path, name))
-        if name in seen:
-            yield f"line {line}: {where} stands twice, first on line {seen[name]}; name it once"
-        seen[name] = line
-        yield from _repeated(value, (*path, name))
+def _with_line(problem: str, files: list[YamlFile]) -> str:
+    """The problem with the file and line of the key that it begins with, if a file has it."""
+    key = problem.partition(":")[0]
+    # A later file replaces keys of an earlier one.
+    for file in reversed(files):
+        line = file.line_of(key)
+        if line is not None:
+            return f"{file.path}, line {line}: {problem}"
+    return problem
 
 
 def _label(config: Any) -> str:
     name = config.get("experiment") if isinstance(config, dict) else None
-    return repr(name) if name else "without a name"
+    return _short(name) if name else "without a name"
 
 
-def _settings(config: Any) -> tuple[Experiment | None, list[str]]:
+def _validate(config: Any) -> tuple[Experiment | None, list[str]]:
     try:
         return Experiment.model_validate(config), []
     except ValidationError as error:
@@ -117,78 +132,66 @@ def _settings(config: Any) -> tuple[Experiment | None, list[str]]:
 
 
 def _explain(problem: dict[str, Any], within: tuple[str, ...] = ()) -> str:
-    """One line for one pydantic error: key, what is allowed, value seen."""
+    """One line for one error of pydantic: key, allowed values, value seen."""
     path = [*within, *(str(part) for part in problem["loc"])]
     # Tags of discriminated unions are part of pydantic's path but not of the user's YAML.
     if path[:1] in (["models"], ["sources"]):
         path[2:3] = []
     key = ".".join(path) or "experiment"
-    seen = problem.get("input")
+    value = problem.get("input")
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key (value seen: {seen!r}){_suggestion(path)}"
+        return f"{key}: no such key (value seen: {_short(value)}){_suggestion(path)}"
     if problem["type"] == "missing":
         return f"{key}: is missing and has no default"
-    about = problem.get("ctx", {})
+    context = problem.get("ctx", {})
     if problem["type"].startswith("union_tag"):
-        # The key that says of which kind an entry is.
-        key, seen = f"{key}.{about['discriminator'].strip(chr(39))}", about.get("tag")
-        if seen is None:
+        # The key that selects the kind of an entry.
+        discriminator = context["discriminator"].strip("'")
+        key = f"{key}.{discriminator}"
+        value = context.get("tag")
+        if value is None:
             return f"{key}: is missing and has no default"
     message = problem["msg"].removeprefix("Value error, ")
-    if "expected_tags" in about:
-        message = f"must be one of {about['expected_tags']}"
-    if about.get("pattern") == NAME.pattern:
+    if "expected_tags" in context:
+        message = f"must be one of {context['expected_tags']}"
+    if context.get("pattern") == NAME.pattern:
         message = "may only hold letters, digits, _ . - and not begin with . or -"
-    if seen == "none":
-        message += "; what is left out is written null"
-    return f"{key}: {message} (value seen: {_short(seen)})"
+    if path[-1:] == ["version"] and "pattern" in context:
+        message = "a version is digits and dots, like 1.0.2"
+    if value == "none":
+        message += "; leave a setting out by writing null"
+    return f"{key}: {message} (value seen: {_short(value)})"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxdict = 30
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    """A value as text of at most 120 characters, whatever its size and depth."""
+    text = _SHORT.repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _suggestion(path: list[str]) -> str:
     if path[0] == "models" and path[-2] == "recipe" and path[-1] in Recipe.model_fields:
         return "; it is set for all models, in the experiment's recipe"
-    return _closest(path[-1], sorted(_known_keys(Experiment) - {path[-1]}))
+    return _closest(path[-1], sorted(_all_keys(Experiment) - {path[-1]}))
 
 
-def _closest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _closest(word: str, names: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def _known_keys(settings: type[BaseModel]) -> set[str]:
-    properties = [settings.model_json_schema()]
-    properties += properties[0].get("$defs", {}).values()
-    return {key for part in properties for key in part.get("properties", {})}
-
-
-def _missing_parts(settings: Experiment) -> list[str]:
-    problems = []
-    given = [bool(settings.models), settings.matrix is not None, settings.matrices is not None]
-    if sum(given) != 1:
-        problems.append(
-            "models, matrix, matrices: give models to measure, or matrices of your own: one of them"
-        )
-    if settings.models and settings.upstream is None:
-        problems.append("upstream: is missing; models are measured on its examples")
-    if not settings.models:
-        problems += [
-            f"{key}: {why}; remove the section"
-            for key, why in _NEEDS_MODELS.items()
-            if getattr(settings, key) is not None
-        ]
-    named = {f"models.{name}": name for name in settings.models}
-    named |= {"matrix.name": settings.matrix.name} if settings.matrix else {}
-    problems += [
-        f"{key}: results/ keeps other files under the name {name!r}; choose another"
-        for key, name in named.items()
-        if name in TAKEN
-    ]
-    return problems
+def _all_keys(settings: type[BaseModel]) -> set[str]:
+    schema = settings.model_json_schema()
+    keys = set(schema["properties"])
+    for definition in schema.get("$defs", {}).values():
+        keys |= set(definition.get("properties", {}))
+    return keys
 
 
 _NEEDS_MODELS = {
@@ -199,38 +202,71 @@ _NEEDS_MODELS = {
 }
 
 
+def _missing_parts(settings: Experiment) -> list[str]:
+    problems = []
+    origins = [bool(settings.models), settings.matrix is not None, settings.matrices is not None]
+    if sum(origins) != 1:
+        problems.append(
+            "models, matrix, matrices: give models to measure, or matrices of your own: one of them"
+        )
+    if settings.models and settings.upstream is None:
+        problems.append("upstream: is missing; models are measured on its examples")
+    if not settings.models:
+        for key, reason in _NEEDS_MODELS.items():
+            if getattr(settings, key) is not None:
+                problems.append(f"{key}: {reason}; remove the section")
+    return problems
+
+
+def _is_reserved(name: str) -> bool:
+    return name in RESERVED_NAMES or name.lower().endswith(RESERVED_ENDINGS)
+
+
+def _reserved_names(settings: Experiment) -> list[str]:
+    names = {f"models.{name}": name for name in settings.models}
+    if settings.matrix:
+        names["matrix.name"] = settings.matrix.name
+    problems = []
+    for key, name in names.items():
+        if _is_reserved(name):
+            problems.append(
+                f"{key}: results/ keeps other files under the name {name!r}; choose another"
+            )
+    return problems
+
+
 def _own_matrices(settings: Experiment, folder: Path) -> tuple[dict[str, str], list[str]]:
-    """Name -> file of each matrix of the user's own, and what is wrong with a folder of them."""
+    """File of each of the user's own matrices by name, and the problems of their folder."""
     if settings.matrix is not None:
         return {settings.matrix.name: settings.matrix.path}, []
     if settings.matrices is None:
         return {}, []
-    where, only = settings.matrices.folder, settings.matrices.only
-    there = {path.stem: f"{where}/{path.name}" for path in sorted((folder / where).glob("*.npy"))}
-    if not there:
-        return {}, [f"matrices.folder: no .npy file in {where}"]
-    problems = [
-        f"matrices.only: {where} has no {name}.npy{_closest(name, there)}"
-        for name in only
-        if name not in there
-    ]
-    found = {name: path for name, path in there.items() if name in only or not only}
-    named = {path: path.removesuffix(".npy") + ".meta" for path in found.values()}
-    problems += [
-        f"matrices.folder: {path} has no {meta}, which names its rows"
-        for path, meta in named.items()
-        if not (folder / meta).is_file()
-    ]
-    problems += [
-        f"matrices.folder: {path}: rename it: letters, digits, _ . - and none of {', '.join(TAKEN)}"
-        for name, path in found.items()
-        if not NAME.match(name) or name in TAKEN
-    ]
-    return found, problems
+    matrices = settings.matrices.folder
+    only = settings.matrices.only
+    files: dict[str, str] = {}
+    for path in sorted((folder / matrices).glob("*.npy")):
+        files[path.stem] = f"{matrices}/{path.name}"
+    if not files:
+        return {}, [f"matrices.folder: no .npy file in {matrices}"]
+    problems = []
+    for name in only:
+        if name not in files:
+            problems.append(f"matrices.only: {matrices} has no {name}.npy{_closest(name, files)}")
+    selected = {name: path for name, path in files.items() if name in only or not only}
+    for name, path in selected.items():
+        meta = path.removesuffix(".npy") + ".meta"
+        if not (folder / meta).is_file():
+            problems.append(f"matrices.folder: {path} has no {meta}, which names its rows")
+        if not NAME.fullmatch(name) or _is_reserved(name):
+            problems.append(
+                f"matrices.folder: {path}: rename it: letters, digits, _ . - and none of "
+                f"{', '.join(RESERVED_NAMES + RESERVED_ENDINGS)}"
+            )
+    return selected, problems
 
 
 def split_source(source: str) -> tuple[str, str]:
-    """`<source key>:<where>` as its two parts; `where` may be empty."""
+    """Splits `<source key>:<where>` into its two parts; `where` may be empty."""
     key, _, where = source.partition(":")
     return key, where
 
@@ -238,17 +274,16 @@ def split_source(source: str) -> tuple[str, str]:
 def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     if not settings.models:
         return []
-    named = [(f"task {task.name!r}", task.source) for task in tasks.values()]
-    named += [
-        (f"upstream.domains.{domain}", source)
-        for domain, source in (settings.upstream.domains if settings.upstream else {}).items()
-    ]
+    users = {f"task {task.name!r}": task.source for task in tasks.values()}
+    if settings.upstream:
+        for domain, source in settings.upstream.domains.items():
+            users[f"upstream.domains.{domain}"] = source
     problems = []
-    for user, source in named:
+    for user, source in users.items():
         key, where = split_source(source)
         if key not in settings.sources:
-            known = ", ".join(sorted(settings.sources)) or "none"
-            problems.append(f"{user}: source {source!r} names no key of sources (known: {known})")
+            keys = ", ".join(sorted(settings.sources)) or "none"
+            problems.append(f"{user}: source {source!r} names no key of sources (known: {keys})")
         elif settings.sources[key].kind in ("bigbench", "files") and not where:
             problems.append(f"{user}: source {source!r} lacks the part after ':' ")
         elif ".." in Path(where).parts or Path(where).is_absolute():
@@ -257,7 +292,7 @@ def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
 
 
 def _plain_text_questions(settings: Experiment) -> list[str]:
-    """Exact match wants pairs; what is plain text for certain is said before anything runs."""
+    """Domains that are surely plain text although exact match needs pairs."""
     if settings.upstream is None or settings.scoring.exact_match is None:
         return []
     problems = []
@@ -271,19 +306,20 @@ def _plain_text_questions(settings: Experiment) -> list[str]:
 
 
 def _recipes(settings: Experiment) -> tuple[dict[str, Recipe], list[str]]:
-    """Model -> its recipe, of those whose changes fit the experiment's, and what does not fit."""
+    """The recipe of each model whose changes fit the experiment's, and problems of the others."""
     recipes: dict[str, Recipe] = {}
     problems = []
     for name in settings.models:
         try:
             recipes[name] = _recipe(settings, name)
         except ValidationError as error:
-            problems += [_explain(e, ("models", name, "", "recipe")) for e in error.errors()]
+            for problem in error.errors():
+                problems.append(_explain(problem, within=("models", name, "", "recipe")))
     return recipes, problems
 
 
 def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """What a model in shards cannot be trained with."""
+    """Settings that a model in shards cannot be trained with."""
     problems = []
     if settings.recipe.processes != 1:
         problems.append("recipe.processes: give the model gpus and strategy: fsdp instead")
@@ -304,35 +340,41 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
 
 def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
-    splits = [task.split for task in tasks.values()]
-    for split, least in (("train", 2), ("test", 1)):
-        if tasks and splits.count(split) < least:
-            problems.append(f"tasks: needs at least {least} of split {split}")
-    if (
-        tasks
-        and len(settings.models) > 1
-        and min(settings.transfer.own_rows) > splits.count("train")
-    ):
-        problems.append(f"transfer.own_rows: one at most {splits.count('train')}, the train tasks")
+    if tasks:
+        problems += _too_few_tasks(settings, tasks)
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
         return problems
-    examples, heldout = settings.upstream.examples, settings.upstream.heldout
+    examples = settings.upstream.examples
+    heldout = settings.upstream.heldout
     smallest = examples // len(settings.upstream.domains)
     if not 0 < round(smallest * heldout) < smallest:
         problems.append(
             f"upstream.examples: {examples} give a domain {smallest}, of which heldout {heldout} "
             "leaves no held-out or no replayable example; give more"
         )
-    replayable = examples - round(examples * heldout)
-    if max(probes := settings.completion.probes) >= examples:
+    probes = settings.completion.probes
+    if max(probes) >= examples:
         problems.append(
             f"completion.probes: each must be below upstream.examples, {examples} (value seen, or "
             f"the default: {probes})"
         )
+    replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _too_few_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    problems = []
+    splits = [task.split for task in tasks.values()]
+    for split, least in {"train": 2, "test": 1}.items():
+        if splits.count(split) < least:
+            problems.append(f"tasks: needs at least {least} of split {split}")
+    most = splits.count("train")
+    if len(settings.models) > 1 and min(settings.transfer.own_rows) > most:
+        problems.append(f"transfer.own_rows: one at most {most}, the train tasks")
     return problems
 
 
@@ -352,42 +394,62 @@ def _bad_lengths(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
 
 
 def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
-    named = settings.noise.tasks if settings.noise else []
+    if not tasks:
+        return []
+    problems = []
     groups = {task.group for task in tasks.values()}
-    return [
-        f"recipe.group_steps: {group!r} is no group of the task table{_closest(group, groups)}"
-        for group in settings.recipe.group_steps
-        if tasks and group not in groups
-    ] + [
-        f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
-        for task in named
-        if tasks and task not in tasks
-    ]
+    for group in settings.recipe.group_steps:
+        if group not in groups:
+            problems.append(
+                f"recipe.group_steps: {group!r} is no group of the task table"
+                f"{_closest(group, groups)}"
+            )
+    for task in settings.noise.tasks if settings.noise else []:
+        if task not in tasks:
+            problems.append(
+                f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
+            )
+    return problems
 
 
 def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:
-    used = [task.source for task in tasks.values()] if settings.models else []
-    used += settings.upstream.domains.values() if settings.upstream else []
-    wanted = [("matrix.path", settings.matrix.path)] if settings.matrix else []
-    if settings.matrix and settings.matrix.examples:
-        wanted.append(("matrix.examples", settings.matrix.examples))
-    for source in used:
-        key, where = split_source(source)
-        if (kind := settings.sources.get(key)) and kind.kind == "files":
-            wanted += [(f"source {source!r}", path) for path in kind.reads(where, folder)]
-        elif kind and kind.kind == "saved":
-            wanted.append((f"sources.{key}.path", kind.path))
+    """Files and folders that the experiment names and that do not exist."""
+    paths = _paths_of_sources(settings, tasks, folder)
+    if settings.matrix:
+        paths.append(("matrix.path", settings.matrix.path))
+        if settings.matrix.examples:
+            paths.append(("matrix.examples", settings.matrix.examples))
     if settings.similarity and settings.similarity.encoder.source == "folder":
-        wanted.append(
-            ("similarity.encoder.path", f"{settings.similarity.encoder.path}/config.json")
-        )
+        encoder = settings.similarity.encoder.path
+        paths.append(("similarity.encoder.path", f"{encoder}/config.json"))
     for name, model in settings.models.items():
         if model.source == "folder":
-            wanted.append((f"models.{name}.path", f"{model.path}/config.json"))
+            paths.append((f"models.{name}.path", f"{model.path}/config.json"))
         if getattr(model, "chat_template", "").endswith(".jinja"):
-            wanted.append((f"models.{name}.chat_template", model.chat_template))
-    return [
-        f"{key}: no such file or folder: {path}"
-        for key, path in dict.fromkeys(wanted)
-        if not (folder / path).exists()
-    ]
+            paths.append((f"models.{name}.chat_template", model.chat_template))
+    problems = []
+    for key, path in dict.fromkeys(paths):
+        if not (folder / path).exists():
+            problems.append(f"{key}: no such file or folder: {path}")
+    return problems
+
+
+def _paths_of_sources(
+    settings: Experiment, tasks: dict[str, Task], folder: Path
+) -> list[tuple[str, str]]:
+    """Key and path of every file that the tasks' and the domains' sources read."""
+    used = [task.source for task in tasks.values()] if settings.models else []
+    if settings.upstream:
+        used += settings.upstream.domains.values()
+    paths = []
+    for text in used:
+        key, where = split_source(text)
+        source = settings.sources.get(key)
+        if source is None:
+            continue
+        if source.kind == "files":
+            for path in source.reads(where, folder):
+                paths.append((f"source {text!r}", path))
+        elif source.kind == "saved":
+            paths.append((f"sources.{key}.path", source.path))
+    return paths

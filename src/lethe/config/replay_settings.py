@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from lethe.config.analysis_settings import ProbeChoice
-from lethe.config.settings import Fraction, Positive, Seeds, Settings, no_value_twice
+from lethe.config.settings import Fraction, Positive, Seeds, Settings, refuse_repeated_values
 
 Strategy = Literal["none", "random", "oracle", "column_mean", "additive", "knn", "mf", "gaussian"]
 
@@ -25,7 +25,7 @@ class Replay(Settings):
 
     @model_validator(mode="after")
     def _random_is_the_yardstick(self):
-        no_value_twice(self, "strategies", "seeds")
+        refuse_repeated_values(self, "strategies", "seeds")
         if "random" not in self.strategies:
             raise ValueError("strategies must hold 'random': differences are taken to it")
         return self

@@ -7,11 +7,11 @@ from pathlib import Path
 from lethe.config import Experiment
 
 
-def text() -> str:
-    """The schema as it stands in schemas/experiment.schema.json."""
+def schema_text() -> str:
+    """Text of schemas/experiment.schema.json."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(schema | Experiment.model_json_schema(), indent=1) + "\n"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(text(), "utf-8")
+    Path(sys.argv[1]).write_text(schema_text(), "utf-8")

@@ -1,26 +1,38 @@
-"""Types that every section of the experiment is made of."""
+"""Types that several sections of the experiment share."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-# Names become folder and file names: no separators, no leading dot, so none can leave results/.
+# Names become names of folders and files. They hold no separator and begin with no dot, so that
+# no name can lead out of results/.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+# Versions become part of paths and of the requirement that pip reads.
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,7}$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+# Random number generators accept at least 32 bits; the limit leaves room for seeds that are
+# derived by adding to this one.
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seeds = Annotated[list[Seed], Field(min_length=1)]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Settings(BaseModel):
-    """Base of every section: unknown keys are refused and values do not change after loading."""
+    """Base of every section: unknown keys are refused, and values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-def no_value_twice(settings: Settings, *keys: str) -> None:
-    """Raises ValueError, which pydantic reports, if a list holds a value twice."""
+def refuse_repeated_values(settings: Settings, *keys: str) -> None:
+    """Checks that no value stands twice in any of these lists.
+
+    Raises
+    ------
+    ValueError
+        If one does; pydantic reports it with the section's key.
+    """
     for key in keys:
         values = getattr(settings, key)
         if len(set(values)) < len(values):

@@ -1,65 +1,100 @@
-"""The task table: which tasks there are, where from, and what each is for."""
+"""The task table: which tasks there are, where their examples come from, and their splits."""
 
-import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from lethe.config.csv_lines import CsvError, CsvLine, csv_lines, header_problem, shape_problem
 from lethe.config.settings import Name
 
 TASK_COLUMNS = ("name", "group", "source", "split")
 SPLITS = ("train", "test", "ood")
 NAME = re.compile(TypeAdapter(Name).json_schema()["pattern"])
+# Z has one column per task, and these columns of its own.
+COLUMNS_OF_Z = ("example_id",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One line of the task table; `source` is `<source key>:<where>`."""
+    """One line of the task table.
+
+    `source` is written `<source key>:<where>`; it is empty where a matrix was measured elsewhere.
+    """
 
     name: str
     group: str
-    source: str
     split: str
+    source: str = ""
 
 
-def read_tasks(path: Path, sources: bool = True) -> tuple[dict[str, Task], list[str]]:
-    """Reads the task table; returns the good lines and what is wrong with the others.
+def read_task_table(path: Path, sources: bool = True) -> tuple[dict[str, Task], list[str]]:
+    """Reads the task table.
 
-    The column `source` is wanted if examples are to be read from there: a matrix needs none.
+    Parameters
+    ----------
+    sources
+        Whether the column `source` is required. A matrix that you bring needs no examples.
+
+    Returns
+    -------
+    The tasks by name, in the table's order, and the problems of the table, one text per problem.
     """
-    wanted = [column for column in TASK_COLUMNS if sources or column != "source"]
     if not path.is_file():
         return {}, [f"tasks: no such file: {path}"]
     try:
-        # utf-8-sig: spreadsheets write a mark first, which is no part of a column's name.
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            columns, found = list(reader.fieldnames or []), list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
+        # utf-8-sig: spreadsheets write a byte order mark, which is no part of a column's name.
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = list(csv_lines(stream))
+    except (OSError, UnicodeDecodeError, CsvError) as error:
         return {}, [f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8"]
-    if missing := [column for column in wanted if column not in columns]:
+    columns = lines[0].cells if lines else []
+    required = [column for column in TASK_COLUMNS if sources or column != "source"]
+    missing = [column for column in required if column not in columns]
+    if missing:
         return {}, [f"{path}: lacks the column(s) {missing}; columns seen: {columns}"]
-    return _check_lines(path, found)
+    if problem := header_problem(columns):
+        return {}, [f"{path}: {problem}"]
+    return _check_lines(path, columns, lines[1:])
 
 
-def _check_lines(path: Path, lines: list[dict[str, str]]) -> tuple[dict[str, Task], list[str]]:
+def _check_lines(
+    path: Path, columns: list[str], lines: list[CsvLine]
+) -> tuple[dict[str, Task], list[str]]:
     tasks: dict[str, Task] = {}
     problems = []
-    for number, line in enumerate(lines, start=2):
-        task = Task(*((line.get(column) or "").strip() for column in TASK_COLUMNS))
-        where = f"{path}, line {number}"
-        if not NAME.match(task.name):
-            problems.append(f"{where}: name {task.name!r} may only hold letters, digits, _ . -")
-        elif task.name in tasks:
-            problems.append(f"{where}: task {task.name!r} stands twice in the table")
-        if task.split not in SPLITS:
-            allowed = ", ".join(SPLITS)
-            problems.append(f"{where}: split must be one of {allowed} (value seen: {task.split!r})")
-        if not task.group:
-            problems.append(f"{where}: task {task.name!r} has no group")
+    for line in lines:
+        if problem := shape_problem(line, columns):
+            problems.append(f"{path}, {problem}")
+        cells = dict(zip(columns, line.cells, strict=False))
+        task = Task(
+            name=cells.get("name", "").strip(),
+            group=cells.get("group", "").strip(),
+            split=cells.get("split", "").strip(),
+            source=cells.get("source", "").strip(),
+        )
+        for problem in _task_problems(task):
+            problems.append(f"{path}, line {line.number}: {problem}")
+        if task.name in tasks:
+            problems.append(f"{path}, line {line.number}: task {task.name!r} stands twice")
         tasks[task.name] = task
     if not tasks:
         problems.append(f"{path}: holds no task")
     return tasks, problems
+
+
+def _task_problems(task: Task) -> list[str]:
+    problems = []
+    if not NAME.fullmatch(task.name):
+        problems.append(f"name {task.name!r} may only hold letters, digits, _ . -")
+    if task.name in COLUMNS_OF_Z:
+        problems.append(
+            f"name {task.name!r} is the name of another column of Z; choose another name"
+        )
+    if task.split not in SPLITS:
+        allowed = ", ".join(SPLITS)
+        problems.append(f"split must be one of {allowed} (value seen: {task.split!r})")
+    if not task.group:
+        problems.append(f"task {task.name!r} has no group")
+    return problems

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lethe.config.analysis_settings import Noise
+from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import Pretraining, Recipe
 from lethe.config.replay_settings import Replay
 from lethe.engine.training import planned_steps
@@ -30,7 +30,7 @@ class Sizes:
     tasks: Mapping[str, tuple[str, str]]
     examples: int
     heldout: int
-    noise: Noise | None = None
+    noise: NoiseSettings | None = None
     replay: Replay | None = None
     directions: bool = False
     probes: int = 30
@@ -247,7 +247,7 @@ def plan(
         sizes["tasks"],
         sum(splits.values()),
         splits["heldout"],
-        Noise(**noise) if noise else None,
+        NoiseSettings(**noise) if noise else None,
         Replay(**replay) if replay else None,
         sizes["directions"],
         replay["probes"] if replay else Sizes.probes,

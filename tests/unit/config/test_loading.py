@@ -1,9 +1,12 @@
 import copy
+from itertools import pairwise
 
 import pytest
 import yaml
+from helpers.experiment import ROOT
 
-from lethe.config.loading import load
+from lethe.config.loading import load_experiment
+from lethe.config.yaml_file import read_yaml
 from lethe.errors import ExperimentError
 
 SCRATCH = {"source": "scratch", "architecture": "olmo"}
@@ -30,12 +33,12 @@ def experiment(tmp_path):
 
 def problems(config, folder):
     with pytest.raises(ExperimentError) as caught:
-        load(config, folder)
+        load_experiment(config, folder)
     return str(caught.value)
 
 
 def test_a_good_experiment_loads_with_its_tasks_and_the_models_own_recipe(experiment):
-    loaded = load(*experiment)
+    loaded = load_experiment(*experiment)
     assert loaded.names("train") == ["a", "b"]
     assert loaded.names() == ["a", "b", "c"]
     assert loaded.recipe("olmo").lr == 0.1
@@ -108,7 +111,7 @@ def test_every_problem_is_in_one_message(experiment):
             {"models": {"m": {**SCRATCH, "recipe": {"weight_decay": 1}}}},
             "models.m.recipe.weight_decay: no such key (value seen: 1); it is set for all models",
         ),
-        ({"recipe": {"max_epochs": "none"}}, "; what is left out is written null"),
+        ({"recipe": {"max_epochs": "none"}}, "; leave a setting out by writing null"),
         ({"sources": {"x": {"kind": "files", "folder": "f", "text": "words"}}}, "names no field"),
         ({"upstream": {"examples": 1, "domains": {"n": "bigbench:a"}}}, "leaves no held-out"),
         ({"upstream": {"examples": 0, "domains": {"n": "bigbench:a"}}}, "upstream.examples"),
@@ -159,6 +162,12 @@ TABLE = "name,group,source,split\n"
         (TABLE + "a,,bigbench:a,train\n", "line 2: task 'a' has no group"),
         (TABLE + "a,g,web:a,train\n", "task 'a': source 'web:a' names no key of sources"),
         (TABLE + "a,g,bigbench:a,Train\n", "line 2: split must be one of train, test, ood"),
+        (TABLE + "a\n", "line 2: 1 cell(s), but the header names 4"),
+        (TABLE + "a,g,bigbench:a,train,x\n", "line 2: 5 cell(s), but the header names 4"),
+        (TABLE + 'a,"g" h,bigbench:a,train\n', "tasks.csv: not readable as CSV (line 2: "),
+        (TABLE + '\n"a\nb,g,bigbench:a,train\n', "tasks.csv: not readable as CSV (line 3: "),
+        ("name,group,source,split,name\n", "the header names the column(s) ['name'] twice"),
+        (TABLE + "example_id,g,bigbench:a,train\n", "'example_id' is the name of another column"),
         (TABLE + "a\n", "line 2: split must be one of train, test, ood (value seen: '')"),
     ],
 )
@@ -171,7 +180,7 @@ def test_each_mistake_in_the_task_table_is_refused_with_its_line(experiment, tab
 def test_a_task_table_saved_by_a_spreadsheet_is_read(experiment):
     config, folder = experiment
     (folder / "tasks.csv").write_text((folder / "tasks.csv").read_text(), "utf-8-sig")
-    assert load(config, folder).names() == ["a", "b", "c"]
+    assert load_experiment(config, folder).names() == ["a", "b", "c"]
 
 
 def test_a_task_table_that_is_not_utf_8_is_refused(experiment):
@@ -185,9 +194,91 @@ def test_a_model_that_stands_twice_is_refused(experiment):
     path = folder / "twice.yaml"
     path.write_text("models:\n  olmo: {source: scratch}\n  x: {a: 1, a: 2}\n  olmo: {}\n")
     with pytest.raises(ExperimentError) as caught:
-        load(config, folder, [path])
+        load_experiment(config, folder, [path])
     assert "line 4: models.olmo stands twice, first on line 2" in str(caught.value)
     assert "models.x.a" in str(caught.value)
+
+
+def test_a_problem_names_the_file_and_line_of_its_key(experiment):
+    config, folder = experiment
+    path = folder / "e.yaml"
+    path.write_text(
+        "experiment: tiny\nmodels:\n  olmo-0.7m:\n    source: scratch\n    architecture: rnn\n"
+        "completion:\n  probes:\n  - 5\n  - none\n"
+    )
+    config = {**config, **yaml.safe_load(path.read_text())}
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(config, folder, [path])
+    assert f"{path}, line 5: models.olmo-0.7m.architecture: Input" in str(caught.value)
+    assert f"{path}, line 9: completion.probes.1: Input" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: 1\nb: [1\nc: 2\n", "line 3, column 2: not valid YAML"),
+        ("a: 1\n\tb: 2\n", "line 2, column 1: not valid YAML"),
+        ("a: *gone\n", "line 1, column 4: not valid YAML"),
+        ("b: 1\na: &x {b: *x}\n", "line 2: an anchor (&name) holds itself"),
+        ("[" * 3000, "nested too deeply"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_refused_with_file_and_line(experiment, text, part):
+    config, folder = experiment
+    path = folder / "broken.yaml"
+    path.write_text(text)
+    for read in (lambda: load_experiment(config, folder, [path]), lambda: read_yaml(path)):
+        with pytest.raises(ExperimentError) as caught:
+            read()
+        assert str(path) in str(caught.value)
+        assert part in str(caught.value)
+
+
+def test_aliases_that_multiply_without_bound_are_refused_at_once(experiment):
+    config, folder = experiment
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    for before, name in pairwise("abcdefghijkl"):
+        lines.append(f"{name}: &{name} [{', '.join(['*' + before] * 10)}]")
+    path = folder / "many.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ExperimentError, match="more than 100,000 values"):
+        load_experiment(yaml.safe_load(path.read_text()), folder, [path])
+    # Without the file its values are still shown in short.
+    assert "a: no such key" in problems(yaml.safe_load(path.read_text()), folder)
+
+
+def test_shipped_experiments_are_read_as_snakemake_reads_them():
+    for path in [ROOT / "config.yaml", *(ROOT / "experiments").rglob("*.yaml")]:
+        assert read_yaml(path) == yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"recipe": {"frozen": ["("]}}, "recipe.frozen.0: is no regular expression"),
+        ({"recipe": {"seed": 10**30}}, "recipe.seed: Input should be less than 2147483648 (value"),
+        ({"seed": 2**31}, "seed: Input should be less than 2147483648 (value seen: 2147483648)"),
+        ({"completion": {"seeds": [0, 2**40]}}, "completion.seeds.1: Input should be less than"),
+        ({"models": {"transfer.csv": SCRATCH}}, "models.transfer.csv: results/ keeps other files"),
+        ({"models": {"report.HTML": SCRATCH}}, "models.report.HTML: results/ keeps other files"),
+        ({"models": {"associations": SCRATCH}}, "models.associations: results/ keeps other"),
+        (
+            {"sources": {"bigbench": {"kind": "bigbench", "version": "1.0/../x"}}},
+            "sources.bigbench.version: a version is digits and dots, like 1.0.2 (value seen: '1.0/",
+        ),
+        (
+            {"models": {"m": {"source": "package", "version": "0/../../outside/other-1.0"}}},
+            "models.m.version: a version is digits and dots",
+        ),
+        (
+            {"similarity": {"encoder": {"source": "package", "version": "1.0\n"}}},
+            "version: a version is digits and dots",
+        ),
+    ],
+)
+def test_settings_that_no_job_survives_are_refused_at_the_start(experiment, change, part):
+    config, folder = experiment
+    assert part in problems({**config, **change}, folder)
 
 
 def test_a_source_cannot_leave_its_folder(experiment):
@@ -207,7 +298,7 @@ def own(tmp_path):
 
 
 def test_a_matrix_of_ones_own_needs_no_sources_of_examples(own):
-    assert load(*own).names() == ["a", "b", "c"]
+    assert load_experiment(*own).names() == ["a", "b", "c"]
 
 
 def test_a_matrix_is_refused_with_a_names_file_that_is_not_there_or_repeats(own):
@@ -250,7 +341,7 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     assert "upstream.domains.code: scoring.exact_match wants pairs" in message
     config["sources"]["bigbench"]["upstream_as"] = "pairs"
     del config["upstream"]["domains"]["code"]
-    assert load(config, folder).settings.scoring.exact_match.max_new_tokens == 64
+    assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
 
 
 def test_a_template_file_that_is_not_there_is_refused(experiment):
@@ -273,9 +364,12 @@ def folder_of_matrices(own):
 
 def test_a_folder_of_matrices_is_taken_whole_or_in_part(folder_of_matrices):
     config, folder = folder_of_matrices
-    assert load(config, folder).own == {"one": "zs/one.npy", "two": "zs/two.npy"}
+    assert load_experiment(config, folder).own_matrices == {
+        "one": "zs/one.npy",
+        "two": "zs/two.npy",
+    }
     config["matrices"]["only"] = ["two"]
-    assert list(load(config, folder).own) == ["two"]
+    assert list(load_experiment(config, folder).own_matrices) == ["two"]
 
 
 @pytest.mark.parametrize(
@@ -303,7 +397,7 @@ def test_models_and_matrices_are_not_mixed(folder_of_matrices):
 def test_what_a_model_sets_to_null_is_null_for_it(experiment):
     config, folder = experiment
     config["models"]["endless"] = {**SCRATCH, "recipe": {"max_epochs": None}}
-    loaded = load(config, folder)
+    loaded = load_experiment(config, folder)
     assert loaded.recipe("endless").max_epochs is None
     assert loaded.recipe("olmo").max_epochs == 3
 
@@ -311,7 +405,7 @@ def test_what_a_model_sets_to_null_is_null_for_it(experiment):
 def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
     config, folder = experiment
     config["models"]["large"] = {"source": "hub", "path": "a/b", "gpus": 4, "strategy": "fsdp"}
-    loaded = load(config, folder)
+    loaded = load_experiment(config, folder)
     assert loaded.recipe("large").processes == 4
     assert loaded.recipe("olmo").processes == 1
 

@@ -7,7 +7,7 @@ import yaml
 from helpers import paper, tiny
 from helpers.experiment import ROOT
 
-from lethe.config.loading import load, split_source
+from lethe.config.loading import load_experiment, split_source
 from lethe.data.sources import examples, task_examples
 from lethe.engine import models
 from lethe.measure.forgetting import Job, base_losses
@@ -59,7 +59,7 @@ def hub(place, tmp_path, monkeypatch):
 
 
 def experiment(name, folder):
-    return load(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), folder)
+    return load_experiment(yaml.safe_load((FOLDER / f"{name}.yaml").read_text()), folder)
 
 
 def test_nine_models_and_exact_match_are_shipped():

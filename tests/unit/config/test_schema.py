@@ -5,14 +5,16 @@ import yaml
 from pydantic import TypeAdapter
 
 from lethe.config import schema
-from lethe.config.model_settings import Model
+from lethe.config.model_settings import ModelSettings
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "schemas/experiment.schema.json"
 
 
 def test_the_schema_is_that_of_the_settings():
-    assert SCHEMA.read_text("utf-8") == schema.text(), "run `make schema` and commit the file"
+    assert SCHEMA.read_text("utf-8") == schema.schema_text(), (
+        "run `make schema` and commit the file"
+    )
 
 
 def test_every_setting_whose_name_does_not_say_it_all_is_described():
@@ -27,4 +29,4 @@ def test_the_settings_for_large_models_in_the_guide_are_valid():
     models = {name: model for entry in entries for name, model in entry.items()}
     assert set(models) == {"olmo-7b", "olmo2-13b"}
     for model in models.values():
-        TypeAdapter(Model).validate_python(model)
+        TypeAdapter(ModelSettings).validate_python(model)

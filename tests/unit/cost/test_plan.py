@@ -5,7 +5,7 @@ import pytest
 from helpers import tiny
 
 from lethe import tables
-from lethe.config.analysis_settings import Noise
+from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import ExactMatch, Pretraining, Recipe, Scoring
 from lethe.config.replay_settings import Replay
 from lethe.cost import ledger, plan
@@ -58,7 +58,7 @@ def test_steps_of_a_group_and_weights_that_are_kept_count():
 
 def test_every_job_that_runs_a_model_is_counted():
     replay = Replay(strategies=["none", "random", "mf"], seeds=[0, 1], ratio=0.25)
-    noise = Noise(tasks=["a"], trainings=2, measurements=3)
+    noise = NoiseSettings(tasks=["a"], trainings=2, measurements=3)
     jobs = estimate(noise=noise, replay=replay, directions=True).jobs(Pretraining())
     assert {rule: len(works) for rule, works in jobs.items()} == {
         **{"pretrain_model": 1, "score_base": 1, "measure_row": 3, "measure_direction": 3},

@@ -77,7 +77,8 @@ def test_a_matrix_without_any_forgetting_can_be_drawn(findings, tmp_path):
 def test_every_method_and_strategy_has_a_label_and_a_colour():
     from typing import get_args
 
-    from lethe.config.analysis_settings import CompletionMethod, Strategy
+    from lethe.config.analysis_settings import CompletionMethod
+    from lethe.config.replay_settings import Strategy
 
     names = set(get_args(CompletionMethod)) | set(get_args(Strategy))
     assert names <= set(plots.LABELS)

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from lethe.config.loading import load
+from lethe.config.loading import load_experiment
 from lethe.config.similarity_settings import Similarity
 from lethe.errors import ExperimentError
 
@@ -42,9 +42,9 @@ def test_an_experiment_says_what_is_missing_for_its_associations(tmp_path):
         "tasks": "tasks.csv",
         "matrix": {"path": "z.npy", "layout": "tasks_in_rows"},
     }
-    load(config, tmp_path)
+    load_experiment(config, tmp_path)
     with pytest.raises(ExperimentError) as caught:
         encoder = {"source": "folder", "path": "gone"}
-        load({**config, "similarity": {"encoder": encoder}}, tmp_path)
+        load_experiment({**config, "similarity": {"encoder": encoder}}, tmp_path)
     assert "remove the section" in str(caught.value)
     assert "gone/config.json" in str(caught.value)

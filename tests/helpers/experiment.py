@@ -41,7 +41,7 @@ TINY = {
     },
     "replay": {
         **{"strategies": ["none", "random", "additive", "oracle"], "ratio": 0.25},
-        **{"probes": 5, "temperature": 0.1},
+        **{"probes": 5, "temperature": 0.1, "objective": "text", "dose": "mixed"},
     },
 }
 TASKS = """name,group,source,split

@@ -85,6 +85,7 @@ def load_experiment(
         problems += _bad_sources(settings, tasks)
         problems += _plain_text_questions(settings)
         problems += recipe_problems
+        problems += _bad_variants(settings, recipes)
         problems += _unshardable(settings, recipes)
         problems += _bad_sizes(settings, tasks)
         problems += _bad_lengths(settings, recipes)
@@ -316,6 +317,21 @@ def _recipes(settings: Experiment) -> tuple[dict[str, Recipe], list[str]]:
             for problem in error.errors():
                 problems.append(_explain(problem, within=("models", name, "", "recipe")))
     return recipes, problems
+
+
+def _bad_variants(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
+    """Variants of replay whose recipe does not go together with that of every model."""
+    problems = []
+    for name in settings.replay.variants if settings.replay else []:
+        run = settings.replay.resolve(name)
+        for recipe in recipes.values():
+            try:
+                run.apply_to(recipe)
+            except ValidationError as error:
+                for problem in error.errors():
+                    where = ("replay", "variants", name, "recipe")
+                    problems.append(_explain(problem, within=where))
+    return list(dict.fromkeys(problems))
 
 
 def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:

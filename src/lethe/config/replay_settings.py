@@ -1,27 +1,327 @@
-"""Settings of replay: which upstream examples are mixed into fine-tuning, and how many."""
+"""Settings of replay: which upstream examples are replayed, how many, and with which loss."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from lethe.config.analysis_settings import ProbeChoice
-from lethe.config.settings import Fraction, Positive, Seeds, Settings, refuse_repeated_values
+from lethe.config.model_settings import Recipe
+from lethe.config.settings import (
+    Fraction,
+    Name,
+    Positive,
+    Seeds,
+    Settings,
+    refuse_repeated_values,
+)
 
-Strategy = Literal["none", "random", "oracle", "column_mean", "additive", "knn", "mf", "gaussian"]
+Strategy = Literal[
+    "none",
+    "random",
+    "balanced",
+    "oracle",
+    "column_mean",
+    "additive",
+    "knn",
+    "mf",
+    "gaussian",
+    "domain",
+    "coverage",
+    "perplexity",
+    "perplexity_median",
+]
+PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
+# Strategies that are named after the method whose prediction they draw by.
+PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
+# Strategies that work on the prediction of the method `replay.prediction`.
+BUILT_ON_PREDICTION = ("domain", "coverage")
+STRATEGIES = Strategy.__args__
+
+Objective = Literal["text", "kl", "both"]
+Dose = Literal["step", "token", "mixed"]
+Draw = Literal["softmax", "top"]
+Accounting = Literal["add", "swap"]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class TemperatureBySpread(Settings):
+    """A temperature that follows the spread of each task's scores."""
+
+    sd: Positive = Field(description="Temperature in standard deviations of the row's scores.")
+
+
+class TemperatureBySampleSize(Settings):
+    """A temperature that gives the same effective sample size for each task."""
+
+    effective_share: Positive = Field(
+        description="Effective sample size of the weights, as a multiple of the number of draws. "
+        "1: about as concentrated as the top k."
+    )
+
+
+def _one_kind_of_temperature(value: Any) -> Any:
+    """Checks the shape before the three kinds are tried, so that an error names no kind twice."""
+    if isinstance(value, Settings):
+        return value
+    number = value
+    if isinstance(value, dict) and list(value) in (["sd"], ["effective_share"]):
+        number = next(iter(value.values()))
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not 0 < number < float("inf"):
+        raise ValueError(
+            "must be a number of nats, {sd: number} or {effective_share: number}, above 0"
+        )
+    return value
+
+
+Temperature = Annotated[
+    Positive | TemperatureBySpread | TemperatureBySampleSize,
+    BeforeValidator(_one_kind_of_temperature),
+]
+
+# Keys of the recipe that a variant cannot change: they say which library version, machine or seed
+# made a run.
+_FIXED_IN_VARIANTS = ("version", "processes", "seed", "keep_weights")
+
+
+def _optional_keys_of_recipe() -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    for key, field in Recipe.model_fields.items():
+        if key not in _FIXED_IN_VARIANTS:
+            kind: Any = field.annotation
+            for constraint in field.metadata:
+                kind = Annotated[kind, constraint]
+            keys[key] = (kind | None, Field(None, description=field.description))
+    return keys
+
+
+class _Changes(Settings):
+    """Settings that change others: only keys that are given count, and only they are dumped."""
+
+    @model_serializer(mode="wrap")
+    def _given_keys(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = serialise(self)
+        return {key: value for key, value in values.items() if key in self.model_fields_set}
+
+
+VariantRecipe = create_model(
+    "VariantRecipe",
+    __base__=_Changes,
+    __module__=__name__,
+    __doc__="Keys of the recipe that differ for one variant. Keys that are not given stay.",
+    **_optional_keys_of_recipe(),
+)
+
+
+class Variant(_Changes):
+    """A run that differs from the replay section in the keys given here."""
+
+    strategy: Strategy = Field(description="How its replayed examples are chosen.")
+    ratio: Fraction | None = Field(None, description="Replayed examples per new-task example.")
+    objective: Objective | None = Field(None, description="Loss of the replayed examples.")
+    weight: Positive | None = Field(None, description="Weight of that loss.")
+    dose: Dose | None = Field(None, description="How that loss is combined with the new task's.")
+    draw: Draw | None = Field(None, description="How examples are drawn by their scores.")
+    temperature: Temperature | None = Field(None, description="Temperature of the softmax.")
+    accounting: Accounting | None = Field(None, description="Replay adds steps or takes places.")
+    prediction: PredictionMethod | None = Field(
+        None, description="Method that the strategies domain and coverage build on."
+    )
+    recipe: VariantRecipe = Field(
+        VariantRecipe(), description="Keys of the recipe that differ, such as l2 or lr."
+    )
+    interpolate: Share | None = Field(
+        None,
+        description="Share of the fine-tuned weights in a mean with the base model's, which is "
+        "scored in place of the fine-tuned model (WiSE-FT).",
+    )
+
+
+class ReplayRun(Settings):
+    """The complete settings of one run: the replay section with the changes of one variant."""
+
+    name: Name
+    strategy: Strategy
+    ratio: Fraction
+    objective: Objective
+    weight: Positive
+    dose: Dose
+    draw: Draw
+    temperature: Temperature
+    accounting: Accounting
+    prediction: PredictionMethod
+    recipe: VariantRecipe = VariantRecipe()
+    interpolate: Share | None = None
+
+    @property
+    def prediction_method(self) -> str | None:
+        """The completion method whose predictions this run reads, or None."""
+        if self.strategy in PREDICTION_METHODS:
+            return self.strategy
+        return self.prediction if self.strategy in BUILT_ON_PREDICTION else None
+
+    @property
+    def replays(self) -> bool:
+        """Whether upstream examples are replayed at all."""
+        return self.strategy != "none"
+
+    @property
+    def recipe_changes(self) -> dict[str, Any]:
+        """Keys of the recipe that differ in this run, as JSON values."""
+        return self.recipe.model_dump(mode="json")
+
+    def equals_own_row(self, seed: int) -> bool:
+        """Whether the run is the task's own fine-tune, whose row of Z is already measured."""
+        changed = self.replays or self.recipe_changes or self.interpolate is not None
+        return seed == 0 and not changed
+
+    def apply_to(self, recipe: Recipe) -> Recipe:
+        """The recipe of a fine-tune with this run's changes.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            If recipe and changes do not go together.
+        """
+        if not self.recipe_changes:
+            return recipe
+        return Recipe.model_validate(recipe.model_dump() | self.recipe_changes)
+
+    def parameters(self) -> dict[str, Any]:
+        """What a run's result depends on, as JSON values for the workflow.
+
+        Keys that have the value of the paper's replay are left out. So runs that were made before
+        these settings existed stay up to date.
+        """
+        values = self.model_dump(mode="json", include={"ratio", "temperature", "accounting"})
+        usual = {"objective": "text", "dose": "mixed", "draw": "softmax"}
+        if self.replays:
+            for key, value in usual.items():
+                if getattr(self, key) != value:
+                    values[key] = getattr(self, key)
+            if self.dose != "mixed":
+                values["weight"] = self.weight
+        if self.strategy != self.name:
+            values["strategy"] = self.strategy
+        if self.strategy in BUILT_ON_PREDICTION:
+            values["prediction"] = self.prediction
+        if self.interpolate is not None:
+            values["interpolate"] = self.interpolate
+        return values
+
+    @classmethod
+    def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
+        """The run that `parameters` describes; `recipe` is left out, it is part of the job's."""
+        usual = {
+            "strategy": name,
+            "objective": "text",
+            "weight": 1.0,
+            "dose": "mixed",
+            "draw": "softmax",
+            "prediction": "gaussian",
+        }
+        return cls(name=name, **usual | parameters)
 
 
 class Replay(Settings):
-    """How upstream examples are mixed into fine-tuning on the test tasks."""
+    """Fine-tuning with upstream examples among the new ones, so that less is forgotten."""
 
-    strategies: Annotated[list[Strategy], Field(min_length=1)]
+    strategies: Annotated[list[Strategy], Field(min_length=1)] = Field(
+        description="How replayed examples are chosen. Each is one run per task and seed."
+    )
+    variants: dict[Name, Variant] = Field(
+        {}, description="Further runs by name, which differ from this section in some keys."
+    )
     ratio: Fraction = Field(1 / 32, description="Replayed examples per new-task example.")
-    temperature: Positive = Field(0.1, description="Nats, of the softmax over predictions.")
-    seeds: Seeds = [0]
-    probes: PositiveInt = Field(30, description="Probed examples a prediction rests on.")
+    objective: Objective = Field(
+        "kl",
+        description="Loss of the replayed examples. kl: the divergence from the base model's "
+        "distribution, KL(base || model). text: cross-entropy on their text, as in the paper. "
+        "both: the sum of the two.",
+    )
+    weight: Positive = Field(
+        4.0, description="Weight of the replayed examples' loss. Not used with dose mixed."
+    )
+    dose: Dose = Field(
+        "token",
+        description="How the two losses are combined. token: replayed examples stand in the "
+        "batches, and a step's loss is one weighted mean over all tokens. step: every step has the "
+        "mean over its new tokens plus weight times the mean over its replayed tokens. mixed: the "
+        "paper's way, one mean over the tokens of both; it needs objective text.",
+    )
+    draw: Draw = Field(
+        "softmax",
+        description="softmax: examples are drawn at random, more often where more is forgotten. "
+        "top: those that are forgotten most.",
+    )
+    temperature: Temperature = Field(
+        0.1,
+        description="Temperature of the softmax over scores. A number is in nats; {sd: x} is in "
+        "standard deviations of the task's scores; {effective_share: x} gives an effective sample "
+        "size of x times the number of draws.",
+    )
+    prediction: PredictionMethod = Field(
+        "gaussian", description="Method that the strategies domain and coverage build on."
+    )
+    primary: Name | None = Field(
+        None,
+        description="The run that the planned comparisons test. null: gaussian if it is among the "
+        "strategies, else the first strategy that predicts.",
+    )
+    tasks: Literal["test", "all"] = Field(
+        "test",
+        description="Tasks that replay is tested on. all: every task, predicted from the rows of "
+        "the other tasks only.",
+    )
+    seeds: Seeds = Field([0], description="Seeds of the replay runs; each is a run of its own.")
+    probes: PositiveInt = Field(30, description="Probed examples that a prediction rests on.")
     probe_choice: ProbeChoice = Field("random", description="How these are chosen.")
-    accounting: Literal["add", "swap"] = Field(
+    accounting: Accounting = Field(
         "add", description="Replay adds steps, or takes the place of new-task examples."
     )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all runs: the strategies, then the variants."""
+        return [*self.strategies, *self.variants]
+
+    @property
+    def prediction_methods(self) -> list[str]:
+        """Completion methods whose predictions some run reads, in the order of the runs."""
+        methods = [self.resolve(name).prediction_method for name in self.names]
+        return list(dict.fromkeys(method for method in methods if method is not None))
+
+    def resolve(self, name: str) -> ReplayRun:
+        """The complete settings of the run of this name, a strategy or a variant.
+
+        Raises
+        ------
+        KeyError
+            If there is no such run, with the names of all.
+        """
+        if name not in self.names:
+            raise KeyError(f"no replay run {name!r}; runs: {', '.join(self.names)}")
+        values = {key: getattr(self, key) for key in _SHARED_KEYS}
+        values["strategy"] = name
+        if name in self.variants:
+            for key in self.variants[name].model_fields_set:
+                values[key] = getattr(self.variants[name], key)
+        if values["dose"] == "mixed":
+            # One mean over all tokens has no other weight.
+            values["weight"] = 1.0
+        return ReplayRun(name=name, **values)
+
+    def runs(self) -> list[ReplayRun]:
+        """The complete settings of all runs."""
+        return [self.resolve(name) for name in self.names]
 
     @model_validator(mode="after")
     def _random_is_the_yardstick(self):
@@ -29,3 +329,47 @@ class Replay(Settings):
         if "random" not in self.strategies:
             raise ValueError("strategies must hold 'random': differences are taken to it")
         return self
+
+    @model_validator(mode="after")
+    def _variants_are_runs_of_their_own(self):
+        for name, variant in self.variants.items():
+            if name in STRATEGIES:
+                raise ValueError(f"variants.{name}: is the name of a strategy; choose another name")
+            empty = [key for key in variant.model_fields_set if getattr(variant, key) is None]
+            if empty:
+                raise ValueError(f"variants.{name}.{empty[0]}: is null; leave the key out")
+        settings = {
+            name: self.resolve(name).model_dump_json(exclude={"name"}) for name in self.names
+        }
+        for name in self.variants:
+            equal = [other for other in self.names if settings[other] == settings[name]]
+            if len(equal) > 1:
+                raise ValueError(f"variants.{name}: has the settings of {equal[0]!r}; change a key")
+        if self.primary is not None and self.primary not in self.names:
+            raise ValueError(
+                f"primary: {self.primary!r} is neither a strategy nor a variant of this section"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mixed_needs_text(self):
+        for run in self.runs():
+            if run.replays and run.dose == "mixed" and run.objective != "text":
+                where = f"variants.{run.name}: " if run.name in self.variants else ""
+                raise ValueError(
+                    f"{where}dose 'mixed' needs objective 'text', because it takes one mean over "
+                    f"all tokens (value seen: {run.objective}); give dose 'token' or 'step'"
+                )
+        return self
+
+
+_SHARED_KEYS = (
+    "ratio",
+    "objective",
+    "weight",
+    "dose",
+    "draw",
+    "temperature",
+    "accounting",
+    "prediction",
+)

@@ -29,6 +29,11 @@ COLOURS = {
     "mf": "#0b6e99",
     "gaussian": "#1b7f5c",
     "oracle": "#b5467a",
+    "balanced": "#7c8791",
+    "domain": "#3f9a78",
+    "coverage": "#0f5a44",
+    "perplexity": "#a06a3b",
+    "perplexity_median": "#cfae8e",
 }
 LABELS = {
     "none": "no replay",
@@ -44,6 +49,11 @@ LABELS = {
     "mf": "matrix factorisation",
     "gaussian": "Gaussian",
     "oracle": "oracle",
+    "balanced": "balanced",
+    "domain": "domain",
+    "coverage": "coverage",
+    "perplexity": "highest loss",
+    "perplexity_median": "median loss",
 }
 MODEL_COLOURS = ("#0b6e99", "#c4622d", "#1b7f5c", "#7b61c4", "#b5467a", "#c69214")
 STYLE = {

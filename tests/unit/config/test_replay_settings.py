@@ -1,0 +1,124 @@
+import copy
+
+import pytest
+from helpers.experiment import TINY, make_experiment
+from pydantic import ValidationError
+
+from lethe.completion import METHODS
+from lethe.config.loading import load_experiment
+from lethe.config.model_settings import Recipe
+from lethe.config.replay_settings import PREDICTION_METHODS, STRATEGIES, Replay, ReplayRun
+from lethe.errors import ExperimentError
+
+VARIANTS = {
+    "random-text": {"strategy": "random", "objective": "text", "dose": "mixed"},
+    "prompt": {"strategy": "none", "recipe": {"l2": 0.5, "max_epochs": None}},
+    "wise-ft": {"strategy": "none", "interpolate": 0.75},
+    "spread": {"strategy": "gaussian", "temperature": {"sd": 0.5}},
+}
+
+
+def section(**changes):
+    settings = {"strategies": ["none", "random", "gaussian", "oracle"], "variants": VARIANTS}
+    return Replay(**settings | changes)
+
+
+def test_a_run_has_the_sections_settings_and_the_changes_of_its_variant():
+    replay = section(ratio=0.25, weight=2)
+    assert replay.names == ["none", "random", "gaussian", "oracle", *VARIANTS]
+    random = replay.resolve("random")
+    assert (random.strategy, random.objective, random.dose) == ("random", "kl", "token")
+    assert (random.weight, random.ratio) == (2, 0.25)
+    text = replay.resolve("random-text")
+    assert (text.strategy, text.objective, text.dose) == ("random", "text", "mixed")
+    assert text.ratio == 0.25
+    assert replay.resolve("spread").temperature.sd == 0.5
+    assert replay.resolve("wise-ft").interpolate == 0.75
+    with pytest.raises(KeyError, match=r"no replay run 'mf'; runs: none, random"):
+        replay.resolve("mf")
+
+
+def test_a_variant_changes_the_keys_of_the_recipe_that_it_gives_and_no_others():
+    run = section().resolve("prompt")
+    recipe = Recipe(steps=7, lr=1e-3)
+    assert run.apply_to(recipe) == recipe.model_copy(update={"l2": 0.5, "max_epochs": None})
+    assert section().resolve("random").apply_to(recipe) is recipe
+    lora = {"strategy": "none", "recipe": {"method": "lora"}}
+    with pytest.raises(ValidationError, match="lora go together"):
+        section(variants={"lora": lora}).resolve("lora").apply_to(recipe)
+
+
+def test_the_papers_replay_has_the_parameters_that_it_had_before_objectives_existed():
+    """Finished runs must stay up to date."""
+    paper = section(objective="text", dose="mixed", variants={})
+    for name in paper.names:
+        parameters = paper.resolve(name).parameters()
+        assert list(parameters.items()) == [
+            ("ratio", 1 / 32),
+            ("temperature", 0.1),
+            ("accounting", "add"),
+        ]
+
+
+@pytest.mark.parametrize("name", section().names)
+def test_parameters_give_the_run_back(name):
+    run = section().resolve(name)
+    again = ReplayRun.from_parameters(name, run.parameters())
+    assert again.parameters() == run.parameters()
+    if run.replays:
+        assert again == run
+
+
+def test_the_section_survives_its_way_through_json():
+    assert Replay(**section().model_dump(mode="json")) == section()
+
+
+def test_a_run_names_the_prediction_that_it_reads():
+    names = ["none", "random", "oracle", "mf", "domain", "coverage", "perplexity"]
+    replay = Replay(strategies=names, prediction="additive")
+    methods = [run.prediction_method for run in replay.runs()]
+    assert methods == [None, None, None, "mf", "additive", "additive", None]
+    assert replay.prediction_methods == ["mf", "additive"]
+
+
+def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
+    replay = section()
+    equal = [name for name in replay.names if replay.resolve(name).equals_own_row(0)]
+    assert equal == ["none"]
+    assert not replay.resolve("none").equals_own_row(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0}, "nats, {sd: number} or {effective_share: number}"),
+        ({"temperature": {"sd": -1}}, "above 0"),
+        ({"temperature": {"mean": 1}}, "above 0"),
+        ({"dose": "mixed"}, "needs objective 'text'"),
+        ({"variants": {"oracle": {"strategy": "random", "ratio": 0.5}}}, "name of a strategy"),
+        ({"variants": {"same": {"strategy": "random"}}}, "has the settings of 'random'"),
+        ({"variants": {"a/b": {"strategy": "random"}}}, "String should match pattern"),
+        ({"variants": {"empty": {"strategy": "random", "ratio": None}}}, "ratio: is null"),
+        ({"variants": {"a": {"strategy": "none", "recipe": {"lrr": 1}}}}, "recipe.lrr"),
+        ({"variants": {"a": {"strategy": "none", "recipe": {"seed": 1}}}}, "recipe.seed"),
+        ({"variants": {"a": {"strategy": "none", "interpolate": 1.5}}}, "interpolate"),
+        ({"primary": "mf"}, "primary: 'mf' is neither"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(ValidationError) as error:
+        section(**changes)
+    assert message in str(error.value)
+
+
+def test_every_prediction_method_is_a_strategy_and_a_completion_method():
+    assert set(PREDICTION_METHODS) <= set(STRATEGIES)
+    assert set(PREDICTION_METHODS) <= set(METHODS)
+
+
+def test_a_variant_whose_recipe_fits_no_model_is_refused_when_the_experiment_is_loaded(tmp_path):
+    make_experiment(tmp_path)
+    config = copy.deepcopy(TINY)
+    config["replay"]["variants"] = {"small": {"strategy": "none", "recipe": {"micro_batch": 3}}}
+    with pytest.raises(ExperimentError, match=r"replay\.variants\.small\.recipe: batch 4"):
+        load_experiment(config, tmp_path)

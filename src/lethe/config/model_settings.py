@@ -119,6 +119,13 @@ class Recipe(Settings):
     ewc_examples: PositiveInt = Field(
         64, description="Replayable examples on which the Fisher information is measured."
     )
+    prompt_kl: Positive | None = Field(
+        None,
+        description="Weight of the mean KL(base || model) at the prompts of the new examples, "
+        "which needs no upstream data. null: no such term.",
+        # Recipes of runs that do not use it stay as they were.
+        exclude_if=lambda weight: weight is None,
+    )
     lora: LoRA | None = Field(None, description="Settings of the method lora.")
     processes: PositiveInt = Field(
         1, description="Follows from a model's gpus and strategy. Never set it here."

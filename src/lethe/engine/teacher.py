@@ -1,0 +1,223 @@
+"""The untouched base model while another is trained: the teacher of the KL objectives."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from lethe.data.tokens import Tokens, lengths, scored
+from lethe.engine import distributed
+from lethe.engine.batches import (
+    Batch,
+    _logits,
+    _states,
+    collate,
+    example_means,
+    has_plain_head,
+    model_of,
+)
+from lethe.engine.divergence import (
+    HELD_LOGITS,
+    LEAST_TOKENS,
+    LogitTargets,
+    StateTargets,
+    StoredTargets,
+    Targets,
+    weighted_divergence,
+)
+from lethe.engine.scoring import cut_by_length
+from lethe.errors import LetheError
+
+
+class Teacher(Protocol):
+    """Gives the base model's distributions."""
+
+    def targets(self, examples: Sequence[Tokens], batch: Batch, positions: torch.Tensor) -> Targets:
+        """Distributions at the positions (B, T - 1) of a batch that these examples make."""
+
+
+class LiveTeacher:
+    """A model that is asked at every pass: a frozen copy, or one whose adapters are off meanwhile.
+
+    Parameters
+    ----------
+    model
+        The base model, or a PEFT model, which without its adapters is the base model to the bit.
+    plain
+        Whether the model's logits are its output layer's (`has_sliceable_head`).
+    """
+
+    def __init__(self, model: Any, plain: bool):
+        self.model, self.plain = model, plain
+
+    @torch.no_grad()
+    def targets(
+        self, examples: Sequence[Tokens], batch: Batch, positions: torch.Tensor
+    ) -> StateTargets | LogitTargets:
+        """Distributions at the positions (B, T - 1) of a batch that these examples make."""
+        with as_base(self.model):
+            if not self.plain:
+                return LogitTargets(_logits(model_of(self.model), batch.ids, positions))
+            states, _ = _states(self.model, batch.ids, positions)
+            head = model_of(self.model).get_output_embeddings()
+            return StateTargets(states, head.weight, head.bias)
+
+
+class StoredTeacher:
+    """Distributions computed once per example, before the training, at the tokens that carry loss.
+
+    Parameters
+    ----------
+    base
+        The model before its first step.
+    examples
+        All examples that will be asked for; equal ones are computed once.
+    top_k
+        Words per position that are stored, the others as one (`StoredTargets`); None: all words.
+    """
+
+    def __init__(self, base: LiveTeacher, examples: Sequence[Tokens], top_k: int | None):
+        device = next(base.model.parameters()).device
+        self._stored: dict[tuple, StoredTargets] = {}
+        for example in examples:
+            # Processes that share the model take the same example, as each takes part in it.
+            if _key(example) not in self._stored:
+                batch = collate([example], device)
+                asked = base.targets([example], batch, batch.mask[:, 1:])
+                self._stored[_key(example)] = _store(asked, top_k)
+
+    def targets(
+        self, examples: Sequence[Tokens], batch: Batch, positions: torch.Tensor
+    ) -> StoredTargets:
+        """Distributions at the positions (B, T - 1) of a batch that these examples make.
+
+        Raises
+        ------
+        LetheError
+            If the positions are not the tokens of the examples that carry loss.
+        """
+        if not torch.equal(positions, batch.mask[:, 1:]):
+            raise LetheError(
+                "stored distributions of the base model are those of tokens that carry loss; "
+                "set replay.teacher to live for others"
+            )
+        parts = [self._stored[_key(example)] for example in examples]
+        return StoredTargets.joined(parts, batch.ids.device)
+
+
+def frozen_copy(model: Any, plain: bool, dtype: torch.dtype | None = None) -> LiveTeacher:
+    """A teacher that stays as `model` is now: without a copy if the model only trains adapters.
+
+    A copy is sharded as the model is, so call this before the model itself is sharded.
+
+    Parameters
+    ----------
+    plain
+        Whether the model's logits are its output layer's (`has_sliceable_head`).
+    dtype
+        Type of the copy's weights; None: as the model's.
+    """
+    if hasattr(model, "disable_adapter"):
+        return LiveTeacher(model, plain)
+    base = copy.deepcopy(model).requires_grad_(False).eval()
+    if dtype is not None:
+        base = base.to(dtype)
+    if distributed.size() > 1:
+        distributed.shard(base)
+    return LiveTeacher(base, plain)
+
+
+@contextmanager
+def as_base(model: Any) -> Iterator[None]:
+    """Without dropout and, if the model has adapters, without them."""
+    was_training = model.training
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    adapters_off = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+    model.eval()
+    try:
+        with adapters_off:
+            yield
+    finally:
+        # PEFT makes all adapters trainable, those that the recipe froze as well.
+        for parameter, flag in zip(model.parameters(), trained, strict=True):
+            parameter.requires_grad_(flag)
+        model.train(was_training)
+
+
+@torch.no_grad()
+def has_sliceable_head(model: Any, example: Tokens) -> bool:
+    """True if the model's logits are what the weights of a plain output layer give.
+
+    Tried on the example's first tokens, so call this before the model is sharded.
+    """
+    head = model_of(model).get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head._forward_hooks or head._forward_pre_hooks:
+        return False
+    with as_base(model):
+        return has_plain_head(model, collate([example], next(model.parameters()).device))
+
+
+def mean_divergences(
+    model: Any, teacher: LiveTeacher, examples: Sequence[Tokens], tokens_per_batch: int
+) -> np.ndarray:
+    """Mean KL(base || model) of each example over its tokens that carry loss, in nats.
+
+    It costs a forward pass of each of the two models.
+
+    Parameters
+    ----------
+    tokens_per_batch
+        Padded tokens per batch; batches depend on this and the examples' lengths only.
+
+    Returns
+    -------
+    Array (N,) in float32, NaN for an example without a token that carries loss.
+    """
+    means = np.full(len(examples), np.nan, dtype=np.float32)
+    rows = np.flatnonzero(scored(examples))
+    order = rows[np.argsort(-lengths(examples)[rows], kind="stable")]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for chosen in cut_by_length(order, lengths(examples), tokens_per_batch):
+            part = [examples[row] for row in chosen]
+            batch = collate(part, device)
+            positions = batch.mask[:, 1:]
+            targets = teacher.targets(part, batch, positions)
+            values = _divergences(model, batch, positions, targets)
+            places = positions.nonzero()[:, 0]
+            means[chosen] = example_means(values, places, len(part)).cpu().numpy()
+    model.train(was_training)
+    return means
+
+
+def _divergences(
+    model: Any, batch: Batch, positions: torch.Tensor, targets: Targets
+) -> torch.Tensor:
+    if isinstance(targets, LogitTargets):
+        return targets.divergence(_logits(model_of(model), batch.ids, positions))
+    states, _ = _states(model, batch.ids, positions)
+    head = model_of(model).get_output_embeddings()
+    scales = torch.ones(len(states), device=states.device)
+    return weighted_divergence(states, head, targets, scales)[1]
+
+
+def _key(example: Tokens) -> tuple:
+    return (example.start, *example.ids)
+
+
+def _store(targets: StateTargets | LogitTargets, top_k: int | None) -> StoredTargets:
+    """The targets' most probable words, a chunk of tokens at a time."""
+    if isinstance(targets, LogitTargets):
+        return StoredTargets.of(targets.logits, top_k)
+    size = max(LEAST_TOKENS, HELD_LOGITS // len(targets.weight))
+    parts = []
+    for first in range(0, len(targets), size):
+        states = targets.states[first : first + size]
+        logits = torch.nn.functional.linear(states, targets.weight, targets.bias)
+        parts.append(StoredTargets.of(logits, top_k))
+    return StoredTargets.joined(parts, targets.states.device)

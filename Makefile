@@ -4,7 +4,7 @@ CORES ?= 2
 BIN := .venv/bin
 
 # pytest leaves tests marked slurm out unless told otherwise.
-.PHONY: run plan ledger test test-slurm lint pin schema
+.PHONY: run plan ledger test test-slurm lint pin schema docs
 
 # Another experiment: make run CONFIG=experiments/smollm2.yaml
 CONFIG ?= config.yaml
@@ -16,7 +16,7 @@ plan ledger: .venv/installed
 	$(BIN)/snakemake $@ --cores $(CORES) --configfile $(CONFIG)
 	cat results/$$(sed -n 's/^experiment: *["'"'"']\{0,1\}\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))/$@.txt
 
-test: .venv/installed .venv/peer lint
+test: .venv/installed .venv/peer lint docs
 	$(BIN)/pytest -n $(CORES)
 
 # The cluster profile on a real SLURM, which is installed where that is possible.
@@ -30,6 +30,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# The site, in docs/_build/html; any warning is an error.
+docs: .venv/installed
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 # After a change in src/lethe/config/: what editors complete keys from.
 schema: .venv/installed

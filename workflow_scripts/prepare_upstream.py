@@ -4,7 +4,7 @@ from pydantic import TypeAdapter
 
 from lethe.config.data_settings import Source
 from lethe.data.examples import draw_documents, draw_upstream, write_corpus, write_upstream
-from lethe.data.sources import examples
+from lethe.data.sources import read_source
 from lethe.jobs.running import run
 
 
@@ -15,7 +15,7 @@ def prepare_upstream(
     documents = {}
     for domain, named in domains.items():
         source = TypeAdapter(Source).validate_python(named["source"])
-        found = examples(source, named["where"], archive=archive, upstream=True)
+        found = read_source(source, named["where"], archive=archive, upstream=True)
         documents[domain] = draw_documents(found, settings["corpus_words"], f"{seed}/{domain}")
     count, heldout, words = settings["examples"], settings["heldout"], settings["words"]
     drawn = draw_upstream(documents, count, heldout, words, seed, settings["uneven"])

@@ -75,7 +75,7 @@ class Fields(Settings):
         if self.format != "fields" and self.text is not None:
             raise ValueError(f"format {self.format} makes pairs: remove text")
         if self.first is not None and self.sample is not None:
-            raise ValueError("first and sample exclude each other; give only one of them")
+            raise ValueError("first and sample exclude each other; give one of them")
         return self
 
 

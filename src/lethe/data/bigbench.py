@@ -1,4 +1,4 @@
-"""BIG-bench tasks out of the PyPI source package (Apache-2.0), without installing it."""
+"""BIG-bench tasks from the PyPI source package (Apache-2.0), without installing it."""
 
 import difflib
 import json
@@ -11,28 +11,38 @@ from pathlib import Path
 from typing import Any
 
 from lethe.data.examples import Example
+from lethe.data.values import NotText, text_of
 from lethe.errors import LetheError
 from lethe.files import whole
 
 FOLDER = "bigbench/benchmark_tasks/"
-# A few tasks of hundreds of megabytes are left out of the extract, but not upstream text.
+# Bytes. A few tasks of hundreds of megabytes are left out of the extract; no upstream text is.
 LARGEST_TASK = 40_000_000
-# Of deflate; the usual level takes three times as long and saves a fifth.
+# Level of deflate. The usual level takes three times as long and saves a fifth.
 LEVEL = 1
 
 
 def extract(package: Path, archive: Path) -> int:
-    """Repacks the files that carry examples into one zip with random access.
+    """Repacks the files that hold examples into one zip with random access.
 
-    Reading a member of a compressed tar means reading all before it, so a task would cost
-    seconds each time; of a zip it costs milliseconds. Returns the number of files.
+    To read a member of a compressed tar, everything before it must be read, so that a task would
+    take seconds each time. In a zip it takes milliseconds.
+
+    Returns
+    -------
+    The number of files in the zip.
+
+    Raises
+    ------
+    LetheError
+        If the package holds no BIG-bench task.
     """
     count = 0
     with whole(archive) as part:
         with tarfile.open(package, "r|gz") as tar, zipfile.ZipFile(part, "w") as out:
             for member in tar:
                 name = member.name.partition(FOLDER)[2]
-                if member.isfile() and _carries_examples(name) and member.size < LARGEST_TASK:
+                if member.isfile() and _holds_examples(name) and member.size < LARGEST_TASK:
                     # A fixed date, so that the archive has the same bytes every time.
                     info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
                     content = tar.extractfile(member).read()
@@ -43,26 +53,27 @@ def extract(package: Path, archive: Path) -> int:
     return count
 
 
-def _carries_examples(name: str) -> bool:
+def _holds_examples(name: str) -> bool:
     return name.endswith("/task.json") or name.startswith("squad_shifts/") and ".json" in name
 
 
-def read(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
-    """The examples of one task, or the passages of one file of squad_shifts.
-
-    The first `shots` examples stand solved before the prompt of every other.
+def read_task(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
+    """Reads the examples of one task, or the passages of one file of squad_shifts.
 
     Parameters
     ----------
     archive
-        What `extract` wrote.
+        The zip that `extract` wrote.
     where
         Path of the task in BIG-bench, like `arithmetic/3_digit_addition`, or of a .json file.
+    shots
+        Number of solved examples before each prompt. They are the task's first examples, which
+        are then left out.
 
     Raises
     ------
     LetheError
-        If there is no such task, with those that are closest.
+        If there is no such task, with those that have a similar name.
     """
     content = _load(archive, where)
     if "data" in content and "examples" not in content:
@@ -72,13 +83,13 @@ def read(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
     return (replace(e, prompt=f"{solved}{e.prompt}") for e in examples)
 
 
-def read_as_text(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
-    """Like `read`, with input and answer of a task joined to plain upstream text."""
-    for example in read(archive, where, shots):
+def read_task_as_text(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
+    """Like `read_task`, with input and answer of a task joined to plain upstream text."""
+    for example in read_task(archive, where, shots):
         if example.text is not None:
             yield example
         else:
-            # News articles and dialogues are in the input; their target continues them.
+            # The input holds a news article or a dialogue, which the target continues.
             yield Example(text=f"{example.prompt}\n{example.answer}".strip())
 
 
@@ -86,51 +97,66 @@ def _load(archive: Path, where: str) -> dict[str, Any]:
     name = where if where.endswith(".json") else f"{where}/task.json"
     with zipfile.ZipFile(archive) as members:
         if name not in members.namelist():
-            names = [n.removesuffix("/task.json") for n in members.namelist()]
-            near = _near(where, names)
+            names = [member.removesuffix("/task.json") for member in members.namelist()]
+            near = _similar_names(where, names)
             raise LetheError(f"BIG-bench has no task {where!r} with examples; near: {near}")
         return json.loads(members.read(name))
 
 
-def _near(where: str, names: list[str]) -> list[str]:
-    """Up to eight names: spelled like it, then those that hold its first part."""
-    first = where.split("/")[0]
-    alike = difflib.get_close_matches(where, names, n=8)
-    return list(dict.fromkeys([*alike, *(name for name in names if first in name)]))[:8]
+def _similar_names(where: str, names: list[str]) -> list[str]:
+    """Up to eight names: first those with a similar spelling, then those with its first part."""
+    first_part = where.split("/")[0]
+    similar = difflib.get_close_matches(where, names, n=8)
+    similar += [name for name in names if first_part in name]
+    return list(dict.fromkeys(similar))[:8]
 
 
 def _passages(content: dict[str, Any]) -> Iterator[Example]:
-    seen = set()
+    texts: set[str] = set()
     for article in content["data"]:
         for paragraph in article["paragraphs"]:
-            if (text := paragraph["context"].strip()) not in seen:
-                seen.add(text)
+            text = paragraph["context"].strip()
+            if text not in texts:
+                texts.add(text)
                 yield Example(text=text)
 
 
 def _examples(content: dict[str, Any], where: str) -> Iterator[Example]:
-    before = content.get("example_input_prefix", "\nQ: ")
-    after = content.get("example_output_prefix", "\nA: ")
-    prefix = content.get("task_prefix", "").strip()
+    input_prefix = content.get("example_input_prefix", "\nQ: ")
+    output_prefix = content.get("example_output_prefix", "\nA: ")
+    choice_prefix = content.get("example_choice_prefix", "\n  choice: ")
+    task_prefix = content.get("task_prefix", "").strip()
     for record in content.get("examples", []):
         answer = _answer(record, where)
-        if (question := record.get("input")) is None:
+        if record.get("input") is None:
             raise LetheError(f"BIG-bench task {where!r}: an example has no input")
+        question = _text(record["input"], "input", where)
         if content.get("append_choices_to_input", True) and "target_scores" in record:
-            choices = content.get("example_choice_prefix", "\n  choice: ")
-            # Sorted, because in many tasks the right answer stands first.
-            question += "".join(choices + choice for choice in sorted(record["target_scores"]))
-        parts = (prefix, f"{before}{question}{after}".strip())
-        yield Example("\n".join(part for part in parts if part), answer)
+            # Sorted, because in many tasks the right answer comes first.
+            for choice in sorted(record["target_scores"]):
+                question += choice_prefix + choice
+        prompt = f"{input_prefix}{question}{output_prefix}".strip()
+        if task_prefix and prompt:
+            prompt = f"{task_prefix}\n{prompt}"
+        yield Example(prompt or task_prefix, answer)
 
 
 def _answer(record: dict[str, Any], where: str) -> str:
-    if scores := record.get("target_scores"):
-        # Of several best answers the first by name, so that the choice is the same every time.
+    scores = record.get("target_scores")
+    if scores:
+        # The first by name among equally good answers, so that it is the same every time.
         return max(sorted(scores), key=lambda choice: scores[choice])
     target = record.get("target")
     if isinstance(target, list):
+        # BIG-bench lists all accepted answers; the first is the one to learn.
         target = target[0] if target else ""
     if target is None:
         raise LetheError(f"BIG-bench task {where!r}: an example has neither target nor scores")
-    return str(target)
+    return _text(target, "target", where)
+
+
+def _text(value: Any, field: str, where: str) -> str:
+    try:
+        return text_of(value)
+    except NotText as error:
+        raise NotText(f"BIG-bench task {where!r}: field {field!r} {error}")

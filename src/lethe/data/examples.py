@@ -15,40 +15,56 @@ import pyarrow.parquet as pq
 from lethe.errors import LetheError
 from lethe.files import whole
 
-READ_AT_ONCE = 1024  # examples
+# Examples that are read together, and so are in memory at the same time.
+READ_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with its answer, or plain text: the other part is None."""
+    """A prompt with its answer, or plain text. The parts that an example does not have are None."""
 
     prompt: str | None = None
     answer: str | None = None
     text: str | None = None
 
     def digest(self) -> str:
-        """SHA-256 over the three parts, in hex."""
-        parts = "\x1f".join("\x00" if part is None else part for part in self._parts())
-        return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+        """SHA-256 of the three parts, in hex."""
+        parts = ["\x00" if part is None else part for part in self._parts()]
+        text = "\x1f".join(parts)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def storable(self) -> "Example":
-        """Itself, halves of surrogate pairs, which JSON may hold and UTF-8 may not, as `?`."""
+        """The same example with `?` for halves of surrogate pairs.
+
+        JSON may hold such halves, but UTF-8 may not.
+        """
         if all(part is None or part.isascii() for part in self._parts()):
             return self
-        parts = (p and p.encode("utf-8", "replace").decode("utf-8") for p in self._parts())
-        return Example(*parts)
+        return Example(
+            prompt=_valid_utf8(self.prompt),
+            answer=_valid_utf8(self.answer),
+            text=_valid_utf8(self.text),
+        )
 
     def is_empty(self) -> bool:
-        """True if there is nothing to compute a loss on."""
-        return not (self.text if self.answer is None else self.answer or "").strip()
+        """Whether there is nothing to compute a loss on."""
+        scored = self.text if self.answer is None else self.answer
+        return not scored.strip()
 
     def _parts(self) -> tuple[str | None, str | None, str | None]:
         return self.prompt, self.answer, self.text
 
 
+def _valid_utf8(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
 @dataclass(frozen=True)
 class UpstreamExample:
-    """An upstream example with its id, domain and whether it may be replayed."""
+    """An upstream example with its id, domain and split.
+
+    The split is `replayable`, or `heldout` if the example must never be replayed.
+    """
 
     example_id: str
     domain: str
@@ -61,10 +77,14 @@ def distinct(
     seen: set[str] | None = None,
     dropped: Counter[str] | None = None,
 ) -> Iterator[Example]:
-    """Drops repeated and empty examples, keeping the first of each.
+    """Yields the examples without empty ones and without repetitions of earlier ones.
 
-    `seen` are digests of examples that count as repeated; those given are added to it. `dropped`
-    counts what is left out, as `repeated` and `empty`.
+    Parameters
+    ----------
+    seen
+        Digests of examples that count as repeated. The digests of yielded examples are added.
+    dropped
+        Counts the examples that are left out, as `repeated` and `empty`.
     """
     seen = set() if seen is None else seen
     dropped = Counter() if dropped is None else dropped
@@ -79,13 +99,17 @@ def distinct(
             yield example
 
 
-def train_and_eval(
-    examples: Iterable[Example], train: int, evaluate: int, seed: int, task: str
+def draw_disjoint(
+    examples: Iterable[Example], *, train: int, evaluate: int, seed: int, task: str
 ) -> tuple[list[Example], list[Example]]:
-    """Draws disjoint training and evaluation examples of one task.
+    """Draws training and evaluation examples of one task that do not overlap.
 
-    A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation. How
-    many examples were repeated or without an answer goes to stderr.
+    A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation. The
+    numbers of repeated examples and of those without an answer are printed to stderr.
+
+    Returns
+    -------
+    Training examples and evaluation examples.
 
     Raises
     ------
@@ -94,83 +118,99 @@ def train_and_eval(
     """
     dropped: Counter[str] = Counter()
     pool = list(distinct(examples, dropped=dropped))
-    said = f"{len(pool)} usable examples ({dropped['repeated']} repeated, {dropped['empty']} empty)"
+    summary = (
+        f"{len(pool)} usable examples ({dropped['repeated']} repeated, {dropped['empty']} empty)"
+    )
     if len(pool) < 10:
-        raise LetheError(f"task {task!r} has {said}; at least 10 are needed")
-    print(f"task {task}: {said}", file=sys.stderr)
+        raise LetheError(f"task {task!r} has {summary}; at least 10 are needed")
+    print(f"task {task}: {summary}", file=sys.stderr)
     random.Random(f"{seed}/{task}").shuffle(pool)
-    held = min(evaluate, max(1, len(pool) // 5))
-    return pool[held : held + train], pool[:held]
+    heldout = min(evaluate, max(1, len(pool) // 5))
+    return pool[heldout : heldout + train], pool[:heldout]
 
 
-def train_and_own_eval(
-    trained: Iterable[Example],
-    evaluated: Iterable[Example],
+def draw_separately(
+    training: Iterable[Example],
+    evaluation: Iterable[Example],
+    *,
     train: int,
     evaluate: int,
     seed: int,
     task: str,
 ) -> tuple[list[Example], list[Example]]:
-    """Draws training and evaluation examples of a task that has its own of both.
+    """Draws training and evaluation examples of a task whose source has its own of both.
 
-    They may overlap and repeat, as the source has them: how many of the evaluation examples are
-    trained on goes to stderr.
+    They may overlap and repeat, as they do in the source. The number of evaluation examples that
+    are also training examples is printed to stderr.
+
+    Returns
+    -------
+    Training examples and evaluation examples.
 
     Raises
     ------
     LetheError
-        If there is no usable example of either.
+        If there is no usable training example or no usable evaluation example.
     """
-    found = {"training": trained, "evaluation": evaluated}
-    pools = {
-        kind: [example.storable() for example in examples if not example.is_empty()]
-        for kind, examples in found.items()
-    }
-    if empty := [kind for kind, pool in pools.items() if not pool]:
-        raise LetheError(f"task {task!r} has no usable {empty[0]} example")
+    pools = {"training": _usable(training), "evaluation": _usable(evaluation)}
     for kind, pool in pools.items():
+        if not pool:
+            raise LetheError(f"task {task!r} has no usable {kind} example")
         random.Random(f"{seed}/{task}/{kind}").shuffle(pool)
-    drawn, held = pools["training"][:train], pools["evaluation"][:evaluate]
-    known = set(drawn)
-    both = sum(example in known for example in held)
+    trained = pools["training"][:train]
+    evaluated = pools["evaluation"][:evaluate]
+    trained_set = set(trained)
+    both = sum(example in trained_set for example in evaluated)
     print(
-        f"task {task}: {len(drawn)} to train, {len(held)} to evaluate on, {both} of them both",
+        f"task {task}: {len(trained)} to train, {len(evaluated)} to evaluate on, "
+        f"{both} of them both",
         file=sys.stderr,
     )
-    return drawn, held
+    return trained, evaluated
+
+
+def _usable(examples: Iterable[Example]) -> list[Example]:
+    return [example.storable() for example in examples if not example.is_empty()]
 
 
 def chunks(documents: Iterable[Example], words: int) -> Iterator[Example]:
-    """Cuts plain texts into pieces of `words` words; prompt-answer pairs pass whole.
+    """Cuts plain texts into pieces of `words` words. Prompt-answer pairs are not cut.
 
-    The rest of a document shorter than `words` is dropped unless it is all there is. Cutting by
-    words, not tokens, keeps the upstream examples the same for every tokenizer. Pieces are
-    slices of the original: line breaks and indentation stay.
+    The end of a document that is shorter than `words` is dropped, unless it is the whole
+    document. Cutting by words, not by tokens, gives every tokenizer the same upstream examples.
+    Pieces are slices of the document, so line breaks and indentation are kept.
     """
     for document in documents:
         if document.text is None:
             yield document
             continue
         starts = _word_starts(document.text)
-        whole_chunks = max(1, len(starts) // words)
-        for i in range(whole_chunks):
-            begin = starts[i * words] if starts else 0
-            following = starts[(i + 1) * words : (i + 1) * words + 1]
-            end = following[0] if following else len(document.text)
+        count = max(1, len(starts) // words)
+        for first in range(0, count * words, words):
+            begin = starts[first] if starts else 0
+            last = first + words
+            end = starts[last] if last < len(starts) else len(document.text)
             yield Example(text=document.text[begin:end].rstrip())
 
 
 def _word_starts(text: str) -> list[int]:
-    return [
-        i for i, char in enumerate(text) if not char.isspace() and (i == 0 or text[i - 1].isspace())
-    ]
+    """Positions of the first characters of words."""
+    starts = []
+    after_space = True
+    for position, character in enumerate(text):
+        is_space = character.isspace()
+        if after_space and not is_space:
+            starts.append(position)
+        after_space = is_space
+    return starts
 
 
 def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[Example]:
-    """Draws documents in random order until they hold `words` words together."""
+    """Draws documents in random order until they hold `words` words in total."""
     pool = list(distinct(documents))
     random.Random(seed).shuffle(pool)
-    drawn, total = [], 0
+    drawn = []
+    total = 0
     for document in pool:
         if total >= words:
             break
@@ -187,10 +227,23 @@ def draw_upstream(
     seed: int,
     uneven: bool = False,
 ) -> list[UpstreamExample]:
-    """Draws N upstream examples evenly from the domains and holds a share of each domain out.
+    """Draws upstream examples evenly from the domains and holds out a share of each domain.
 
-    A text that stands in two domains counts in the first only: held out in one, it could be
-    replayed from the other. If `uneven`, a domain with too few chunks gives all that it has.
+    A text that stands in two domains is drawn from the first only. Otherwise it could be held out
+    in one domain and replayed from the other.
+
+    Parameters
+    ----------
+    domains
+        Documents of each domain.
+    count
+        N, the number of examples over all domains.
+    heldout
+        Share of the examples that must never be replayed.
+    words
+        Words per chunk of plain text.
+    uneven
+        Whether a domain with too few chunks may give only those that it has.
 
     Raises
     ------
@@ -200,50 +253,60 @@ def draw_upstream(
     drawn = []
     seen: set[str] = set()
     for position, (domain, documents) in enumerate(domains.items()):
-        wanted = count // len(domains) + (position < count % len(domains))
+        size = count // len(domains) + (position < count % len(domains))
         pool = list(distinct(chunks(documents, words), seen))
-        wanted = min(wanted, len(pool)) if uneven and len(pool) > 1 else wanted
-        if len(pool) < wanted:
+        if uneven and len(pool) > 1:
+            size = min(size, len(pool))
+        if len(pool) < size:
             raise LetheError(
-                f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {wanted} "
+                f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {size} "
                 "wanted; raise upstream.corpus_words or lower upstream.examples"
             )
         rng = random.Random(f"{seed}/upstream/{domain}")
-        chosen = rng.sample(pool, wanted)
-        held = round(wanted * heldout)
-        for i, example in enumerate(chosen):
-            split = "heldout" if i < held else "replayable"
-            drawn.append(UpstreamExample(f"{domain}-{i:05d}", domain, split, example))
+        heldout_count = round(size * heldout)
+        for number, example in enumerate(rng.sample(pool, size)):
+            drawn.append(
+                UpstreamExample(
+                    example_id=f"{domain}-{number:05d}",
+                    domain=domain,
+                    split="heldout" if number < heldout_count else "replayable",
+                    example=example,
+                )
+            )
     return drawn
 
 
 def replayable_sample(
     upstream: Sequence[UpstreamExample], count: int, seed: int
 ) -> list[UpstreamExample]:
-    """At most `count` examples that may be replayed, drawn by the seed: none that is held out."""
+    """Draws at most `count` of the examples that may be replayed; none is held out."""
     pool = [example for example in upstream if example.split == "replayable"]
     return random.Random(f"{seed}/anchors").sample(pool, min(count, len(pool)))
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Writes a table prompt, answer, text, hash; whole or not at all."""
-    _write(path, _columns(examples))
+    """Writes a table with the columns prompt, answer, text and hash, atomically."""
+    _write_table(path, _columns(examples))
 
 
 def write_upstream(path: Path, examples: Sequence[UpstreamExample]) -> None:
-    """Writes example_id, domain, split, prompt, answer, text, hash; whole or not at all."""
-    head = {
+    """Writes example_id, domain, split, prompt, answer, text and hash, atomically."""
+    labels = {
         "example_id": [example.example_id for example in examples],
         "domain": [example.domain for example in examples],
         "split": [example.split for example in examples],
     }
-    _write(path, head | _columns([example.example for example in examples]))
+    _write_table(path, labels | _columns([example.example for example in examples]))
 
 
 def write_corpus(path: Path, domains: dict[str, list[Example]]) -> None:
-    """Writes the documents of every domain, for pretraining; whole or not at all."""
-    pairs = [(domain, document) for domain, documents in domains.items() for document in documents]
-    _write(path, {"domain": [d for d, _ in pairs]} | _columns([e for _, e in pairs]))
+    """Writes the documents of every domain, for pretraining, atomically."""
+    labels: list[str] = []
+    documents: list[Example] = []
+    for domain, texts in domains.items():
+        labels += [domain] * len(texts)
+        documents += texts
+    _write_table(path, {"domain": labels} | _columns(documents))
 
 
 def _columns(examples: Sequence[Example]) -> dict[str, list]:
@@ -255,105 +318,117 @@ def _columns(examples: Sequence[Example]) -> dict[str, list]:
     }
 
 
-def _write(path: Path, columns: dict[str, list]) -> None:
+def _write_table(path: Path, columns: dict[str, list]) -> None:
     arrays = {key: pa.array(values, pa.string()) for key, values in columns.items()}
     with whole(path) as part:
-        # Row groups that are read one after the other.
+        # Small row groups, so that a reader holds only one of them in memory.
         pq.write_table(pa.table(arrays), part, row_group_size=8 * READ_AT_ONCE)
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Reads the examples of any table written here.
+    """Reads the examples of any table that this module wrote.
 
     Raises
     ------
     LetheError
-        If the file cannot be read or an example does not have the hash beside it.
+        If the file cannot be read, or the stored hash of an example is not its hash.
     """
-    return list(_stored(path))
+    return list(_iterate(path))
 
 
-def _stored(path: Path) -> Iterator[Example]:
+def _iterate(path: Path) -> Iterator[Example]:
     columns = ["prompt", "answer", "text", "hash"]
     number = 0
     try:
-        # Reading ahead would keep the whole file in memory.
+        # Reading ahead would keep the complete file in memory.
         with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(READ_AT_ONCE, columns=columns):
-                lines = zip(*(batch[name].to_pylist() for name in columns), strict=True)
-                for *parts, digest in lines:
-                    example = Example(*parts)
+                for line in batch.select(columns).to_pylist():
+                    digest = line.pop("hash")
+                    example = Example(**line)
                     if example.digest() != digest:
                         raise LetheError(f"{path}: line {number} was changed after it was written")
                     number += 1
                     yield example
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise LetheError(f"{path}: not a table of examples ({error}); delete it, run again")
+        raise LetheError(_not_examples(path, error))
+
+
+def _not_examples(path: Path | str, reason: object) -> str:
+    return (
+        f"{path}: not a table of examples ({reason}); if the workflow wrote this file, move it "
+        "away and run again"
+    )
 
 
 class UpstreamFile(Sequence[UpstreamExample]):
-    """Upstream examples on disk: texts are read a thousand at a time, ids are held.
+    """Upstream examples on disk. Ids are in memory; texts are read a thousand at a time.
 
     Raises
     ------
     LetheError
-        If the file is no table of upstream examples; while reading on, if an example does not
-        have the hash beside it.
+        If the file is no table of upstream examples, or, when texts are read, if the stored hash
+        of an example is not its hash.
     """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        wanted = ["example_id", "domain", "split"]
+        required = ["example_id", "domain", "split"]
         try:
             with pq.ParquetFile(path) as file:
-                missing = set(wanted) - set(file.schema_arrow.names)
-                table = file.read([name for name in wanted if name not in missing])
+                missing = sorted(set(required) - set(file.schema_arrow.names))
+                if missing:
+                    raise LetheError(f"{path}: lacks the column(s) {missing} of upstream examples")
+                table = file.read(required)
         except (OSError, pa.ArrowException) as error:
-            raise LetheError(f"{path}: not a table of examples ({error}); delete it, run again")
-        if missing:
-            raise LetheError(f"{path}: lacks the column(s) {sorted(missing)}; delete it, run again")
-        self._ids, self._domains, self._splits = (table[name].combine_chunks() for name in wanted)
+            raise LetheError(_not_examples(path, error))
+        self._ids = table["example_id"].combine_chunks()
+        self._domains = table["domain"].combine_chunks()
+        self._splits = table["split"].combine_chunks()
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __iter__(self) -> Iterator[UpstreamExample]:
-        for place, example in enumerate(_stored(self.path)):
-            yield self._labelled(place, example)
+        for index, example in enumerate(_iterate(self.path)):
+            yield UpstreamExample(
+                example_id=self._ids[index].as_py(),
+                domain=self._domains[index].as_py(),
+                split=self._splits[index].as_py(),
+                example=example,
+            )
 
-    def __getitem__(self, place):
-        if isinstance(place, slice):
-            chosen = set(range(len(self))[place])
-            found = [example for i, example in enumerate(self) if i in chosen]
-            return found[::-1] if (place.step or 1) < 0 else found
-        return next(islice(self, range(len(self))[place], None))
-
-    def _labelled(self, place: int, example: Example) -> UpstreamExample:
-        labels = (column[place].as_py() for column in (self._ids, self._domains, self._splits))
-        return UpstreamExample(*labels, example)
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            indices = set(range(len(self))[index])
+            selected = [example for i, example in enumerate(self) if i in indices]
+            return selected[::-1] if (index.step or 1) < 0 else selected
+        return next(islice(self, range(len(self))[index], None))
 
     @property
     def example_ids(self) -> list[str]:
-        """Ids in order, without reading a text."""
+        """Ids in order; no text is read."""
         return self._ids.to_pylist()
 
 
 def read_upstream(path: Path | str) -> UpstreamFile:
-    """What `write_upstream` wrote, with the checks of `read_examples`, read as it is needed."""
+    """Opens a table that `write_upstream` wrote; texts are read and checked as they are needed."""
     return UpstreamFile(path)
 
 
 def ids_of(examples: Sequence[UpstreamExample]) -> list[str]:
-    """Example ids in order; of a file, without reading its texts."""
+    """Example ids in order. The texts of a file are not read."""
     if isinstance(examples, UpstreamFile):
         return examples.example_ids
     return [example.example_id for example in examples]
 
 
 def upstream_digest(examples: Sequence[UpstreamExample]) -> str:
-    """SHA-256 over ids, splits and contents, in order: rows of one Z share it."""
+    """SHA-256 of ids, splits and contents, in order. All rows of one Z have the same."""
     digest = hashlib.sha256()
-    for place, e in enumerate(examples):
-        line = f"{e.example_id} {e.split} {e.example.digest()}"
-        digest.update((f"\n{line}" if place else line).encode())
+    separator = ""
+    for upstream in examples:
+        line = f"{upstream.example_id} {upstream.split} {upstream.example.digest()}"
+        digest.update(f"{separator}{line}".encode())
+        separator = "\n"
     return digest.hexdigest()

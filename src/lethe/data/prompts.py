@@ -1,8 +1,8 @@
 r"""How the paper turns records of its data sets into prompts and answers (its code's templates).
 
-Prompts are kept to the letter, spaces at their ends included. Who speaks is the chat template's
-business (`lethe.data.tokens`); system turns and all but a conversation's first exchange are left
-out.
+Prompts are kept to the letter, including spaces at their ends. `lethe.data.tokens` puts them into
+the model's chat template. System turns, and everything after a conversation's first exchange, are
+left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,48 +10,73 @@ from pathlib import Path
 from typing import Any
 
 from lethe.data.examples import Example
+from lethe.data.values import NotText, text_of
 from lethe.errors import LetheError
 
-Record = dict[str, Any]
-Read = Callable[[Record], Example]
+RecordFields = dict[str, Any]
+RecordReader = Callable[[RecordFields], Example]
 SHOTS = 5
 
 
-def messages(record: Record) -> Example:
-    """The first user turn and the first assistant turn after it (Tulu, OLMo's SFT mixtures).
+def read_messages(fields: RecordFields) -> Example:
+    """Reads the first user turn and the first assistant turn after it (Tulu, OLMo's SFT mixtures).
 
-    A conversation without such a pair gets an empty answer, and is counted and dropped as that.
+    A conversation without such a pair gets an empty answer; it is counted as empty and dropped.
     """
-    turns = [(turn["role"], turn["content"] or "") for turn in field(record, "messages")]
-    roles = [role for role, _ in turns]
+    roles = []
+    contents = []
+    for turn in required_field(fields, "messages"):
+        roles.append(turn["role"])
+        contents.append(_content(turn["content"]))
     if "user" not in roles:
         return Example("", "")
-    asked = roles.index("user")
-    answers = [content for role, content in turns[asked + 1 :] if role == "assistant"]
-    return Example(turns[asked][1].strip(), answers[0].strip() if answers else "")
+    first = roles.index("user")
+    answer = ""
+    if "assistant" in roles[first:]:
+        answer = contents[roles.index("assistant", first)]
+    return Example(contents[first].strip(), answer.strip())
 
 
-def dolly(record: Record) -> Example:
-    r"""`Context: {context}\n\n{instruction}` where there is a context, else the instruction."""
-    instruction, context = field(record, "instruction"), (record.get("context") or "").strip()
-    prompt = f"Context: {context}\n\n{instruction}" if context else instruction
-    return Example(prompt.strip(), field(record, "response").strip())
+def _content(content: Any) -> str:
+    """The text of a turn: text itself, or a list of parts that are all text."""
+    if isinstance(content, list):
+        parts = []
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") != "text":
+                raise LetheError("field 'messages' holds a part of a turn that is not text")
+            parts.append(_text(part.get("text"), "messages"))
+        return "".join(parts)
+    return _text(content, "messages")
 
 
-def mmlu(solved: Sequence[Record]) -> Read:
-    """Five solved questions of the subject before each; answers are the text of a choice."""
-    shots = "".join(_question(record) + _choice(record) for record in solved[:SHOTS])
+def read_dolly(fields: RecordFields) -> Example:
+    r"""Reads `Context: {context}\n\n{instruction}`, or the instruction if there is no context."""
+    prompt = required_text(fields, "instruction")
+    context = _text(fields.get("context"), "context").strip()
+    if context:
+        prompt = f"Context: {context}\n\n{prompt}"
+    return Example(prompt.strip(), required_text(fields, "response").strip())
 
-    def read(record: Record) -> Example:
-        subject = field(record, "subject")
+
+def mmlu_reader(solved: Sequence[RecordFields]) -> RecordReader:
+    """Makes a reader that puts five solved questions of the subject before each question.
+
+    Answers are the text of a choice.
+    """
+    shots = "".join(_question(fields) + _choice(fields) for fields in solved[:SHOTS])
+
+    def read(fields: RecordFields) -> Example:
+        subject = required_text(fields, "subject")
         head = f"The following are multiple choice questions (with answers) about {subject}. "
-        return Example(head + shots + _question(record), _choice(record))
+        return Example(head + shots + _question(fields), _choice(fields))
 
     return read
 
 
-def bbh(prompts: Path) -> Read:
-    """A file's chain-of-thought examples, after its two lines of head, before each question.
+def bbh_reader(prompts: Path) -> RecordReader:
+    """Makes a reader that puts the chain-of-thought examples of a file before each question.
+
+    The file's first two lines are a header.
 
     Raises
     ------
@@ -59,39 +84,55 @@ def bbh(prompts: Path) -> Read:
         If the file is missing or holds nothing after its second line.
     """
     try:
-        parts = prompts.read_text("utf-8").split("\n", 2)
+        lines = prompts.read_text("utf-8-sig").split("\n", 2)
     except (OSError, UnicodeDecodeError) as error:
         raise LetheError(f"{prompts}: not readable as a file of prompts ({error})")
-    if not (solved := "".join(parts[2:])).strip():
+    solved = "".join(lines[2:])
+    if not solved.strip():
         raise LetheError(f"{prompts}: nothing after the second line, where solved examples begin")
 
-    def read(record: Record) -> Example:
-        question = f"\nQ: {field(record, 'input')}\nA: The short answer is: "
-        return Example(solved + question, str(field(record, "target")))
+    def read(fields: RecordFields) -> Example:
+        question = f"\nQ: {required_text(fields, 'input')}\nA: The short answer is: "
+        return Example(solved + question, required_text(fields, "target"))
 
     return read
 
 
-def field(record: Record, name: str) -> Any:
-    """A field that the record must have.
+def required_field(fields: RecordFields, name: str) -> Any:
+    """Returns a field that the record must have.
 
     Raises
     ------
     LetheError
-        If it does not, with those that it has.
+        If the record does not have it, with the fields that it has.
     """
-    if record.get(name) is None:
-        raise LetheError(f"no field {name!r}; seen: {list(record)}")
-    return record[name]
+    if fields.get(name) is None:
+        raise LetheError(f"no field {name!r}; seen: {list(fields)}")
+    return fields[name]
 
 
-def _question(record: Record) -> str:
-    options = "\n- ".join(field(record, "choices"))
-    return f"\n\nQ: {field(record, 'question')}\nOPTIONS:\n - {options}\nA: "
+def required_text(fields: RecordFields, name: str) -> str:
+    """Returns a field that must be there and must be text or a number."""
+    return _text(required_field(fields, name), name)
 
 
-def _choice(record: Record) -> str:
-    choices, answer = field(record, "choices"), field(record, "answer")
-    if not isinstance(answer, int) or not 0 <= answer < len(choices):
+def _text(value: Any, name: str) -> str:
+    try:
+        return text_of(value)
+    except NotText as error:
+        raise NotText(f"field {name!r} {error}")
+
+
+def _question(fields: RecordFields) -> str:
+    choices = [_text(choice, "choices") for choice in required_field(fields, "choices")]
+    options = "\n- ".join(choices)
+    return f"\n\nQ: {required_text(fields, 'question')}\nOPTIONS:\n - {options}\nA: "
+
+
+def _choice(fields: RecordFields) -> str:
+    choices = required_field(fields, "choices")
+    answer = required_field(fields, "answer")
+    is_number = isinstance(answer, int) and not isinstance(answer, bool)
+    if not is_number or not 0 <= answer < len(choices):
         raise LetheError(f"answer {answer!r} is no number of one of the {len(choices)} choices")
-    return choices[answer]
+    return _text(choices[answer], "choices")

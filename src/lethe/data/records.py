@@ -1,136 +1,187 @@
-"""Records out of local files: .jsonl, .json, .csv, .parquet and .txt, as they are or compressed."""
+"""Records from local files: .jsonl, .json, .csv, .parquet and .txt, plain or compressed."""
 
-import csv
 import gzip
 import io
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lethe.config.csv_lines import CsvError, csv_lines, header_problem, shape_problem
 from lethe.errors import LetheError
 
 COMPRESSED = (".gz", ".zst", ".zstd")
 
 
-def files(folder: Path | str, where: str) -> list[Path]:
-    """The file `where` under a folder, or the files that match it as a pattern, in order.
+class Record(dict[str, Any]):
+    """The fields of one record, and the place it was read from, such as `a.jsonl, line 3`."""
+
+    def __init__(self, fields: dict[str, Any], place: str):
+        super().__init__(fields)
+        self.place = place
+
+
+def matching_files(folder: Path | str, where: str) -> list[Path]:
+    """Lists the file `where` under a folder, or the files that match it as a pattern, in order.
 
     Raises
     ------
     LetheError
-        If there is none.
+        If there is no such file.
     """
     folder = Path(folder)
-    found = sorted(folder.glob(where)) if "*" in where else [folder / where]
-    if not found or not found[0].is_file():
+    paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
+    if not paths or not paths[0].is_file():
         raise LetheError(f"no such file: {folder / where}")
-    return found
+    return paths
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file.
+def read_records(path: Path) -> Iterator[Record]:
+    """Reads the records of a file.
 
-    .json holds a list of objects, an object with such a list as `examples`, or, as many
-    collections name their JSON lines, an object a line. .txt is a paragraph a record, `text`.
+    A .json file holds a list of objects, an object with such a list as `examples`, or one object
+    per line, as many collections name their JSON lines. A .txt file holds one record per
+    paragraph, with the field `text`.
 
     Raises
     ------
     LetheError
-        If the file's kind is not known or its bytes are not of it: with file and line.
+        If the kind of file is unknown or its content is not of that kind, with file and line.
     """
-    readers = {
-        **{".jsonl": _jsonl, ".json": _json, ".csv": _csv},
-        **{".parquet": _parquet, ".txt": _paragraphs},
+    readers: dict[str, Callable[[Path], Iterator[Record]]] = {
+        ".jsonl": _json_lines,
+        ".json": _json,
+        ".csv": _csv,
+        ".parquet": _parquet,
+        ".txt": _paragraphs,
     }
     kind = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
     if kind not in readers:
         raise LetheError(f"{path}: ends with {path.suffix!r}; known: {', '.join(readers)}")
-    return _readable(path, kind, readers[kind](path))
+    return _errors_named(path, kind, readers[kind](path))
 
 
-def _readable(path: Path, kind: str, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The records; what is wrong with the file's bytes is said with its name."""
+def _errors_named(path: Path, kind: str, records: Iterator[Record]) -> Iterator[Record]:
+    """Yields the records and turns every error of reading into one that names the file."""
     try:
         yield from records
     except UnicodeDecodeError as error:
         raise LetheError(f"{path}: is not UTF-8 ({error}); save it as UTF-8")
-    except (csv.Error, pa.ArrowException, OSError, EOFError) as error:
+    except CsvError as error:
+        raise LetheError(f"{path}, {error}")
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise LetheError(f"{path}: is not readable as {kind[1:]} ({error})")
 
 
 def _open(path: Path) -> io.TextIOBase:
-    # utf-8-sig: spreadsheets write a mark first, which must not be part of a field's name.
-    text = {"encoding": "utf-8-sig", "newline": ""}
+    # utf-8-sig: spreadsheets write a byte order mark, which must not be part of a field's name.
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", **text)
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     if path.suffix in (".zst", ".zstd"):
-        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), **text)
-    return path.open(**text)
+        stream = pa.input_stream(str(path), compression="zstd")
+        return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path) -> Iterator[Record]:
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield _object(line, path, number)
 
 
-def _object(line: str, path: Path, number: int) -> dict[str, Any]:
+def _object(line: str, path: Path, number: int) -> Record:
     try:
-        record = json.loads(line)
-    except ValueError as error:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
         raise LetheError(f"{path}, line {number}: not JSON ({error})")
-    if not isinstance(record, dict):
+    if not isinstance(fields, dict):
         raise LetheError(f"{path}, line {number}: an object is wanted: {line[:80]!r}")
-    return record
+    return Record(fields, f"{path}, line {number}")
 
 
-def _json(path: Path) -> Iterator[dict[str, Any]]:
+def _json(path: Path) -> Iterator[Record]:
     with _open(path) as lines:
         first = next(lines, "")
         if _is_record(first):
-            yield _object(first, path, 1)
+            record = _object(first, path, 1)
+            _refuse_columns(record, path)
+            yield record
             for number, line in enumerate(lines, start=2):
                 if line.strip():
                     yield _object(line, path, number)
             return
         try:
             content = json.loads(first + lines.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LetheError(f"{path}: not JSON ({error})")
-    records = content.get("examples") if isinstance(content, dict) else content
-    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+    records = content
+    if isinstance(content, dict):
+        _refuse_columns(content, path)
+        records = content.get("examples")
+    if not isinstance(records, list) or not all(isinstance(item, dict) for item in records):
         raise LetheError(f"{path}: a list of objects is wanted, or an object with one as examples")
-    yield from records
+    for number, fields in enumerate(records, start=1):
+        yield Record(fields, f"{path}, record {number}")
 
 
 def _is_record(line: str) -> bool:
-    """Whether a line is a record by itself, so that the file holds one a line."""
+    """Whether the first line is a record by itself, so that the file holds one per line."""
     try:
-        record = json.loads(line)
-    except ValueError:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and not isinstance(record.get("examples"), list)
+    return isinstance(fields, dict) and not isinstance(fields.get("examples"), list)
 
 
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    with _open(path) as lines:
-        yield from csv.DictReader(lines)
+def _refuse_columns(content: dict[str, Any], path: Path) -> None:
+    """Refuses a data frame that was saved by columns: each an object of row numbers."""
+    columns = list(content.values())
+    if not columns or not all(isinstance(column, dict) and column for column in columns):
+        return
+    rows = set(columns[0])
+    if all(key.isdigit() for key in rows) and all(set(column) == rows for column in columns):
+        raise LetheError(
+            f"{path}: holds the columns {list(content)[:8]} with row numbers, but records are "
+            "wanted: a list of objects, or one object per line (pandas writes it with "
+            'to_json(..., orient="records", lines=True) as .jsonl)'
+        )
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _csv(path: Path) -> Iterator[Record]:
+    with _open(path) as stream:
+        lines = csv_lines(stream)
+        header = next(lines, None)
+        if header is None:
+            return
+        columns = header.cells
+        if problem := header_problem(columns):
+            raise LetheError(f"{path}: {problem}")
+        for line in lines:
+            if problem := shape_problem(line, columns):
+                raise LetheError(f"{path}, {problem}")
+            fields = dict(zip(columns, line.cells, strict=True))
+            yield Record(fields, f"{path}, line {line.number}")
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    number = 0
     for batch in pq.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
+        for fields in batch.to_pylist():
+            number += 1
+            yield Record(fields, f"{path}, row {number}")
 
 
-def _paragraphs(path: Path) -> Iterator[dict[str, Any]]:
-    with _open(path) as lines:
-        text = lines.read().replace("\r\n", "\n")
+def _paragraphs(path: Path) -> Iterator[Record]:
+    with _open(path) as stream:
+        text = stream.read().replace("\r\n", "\n")
+    number = 0
     for paragraph in re.split(r"\n\s*\n", text):
         if paragraph.strip():
-            yield {"text": paragraph.strip()}
+            number += 1
+            yield Record({"text": paragraph.strip()}, f"{path}, paragraph {number}")

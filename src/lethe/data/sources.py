@@ -1,4 +1,4 @@
-"""One small interface over every source of examples: `examples(source, where, ...)`."""
+"""One small interface over every source of examples: `read_source(source, where, ...)`."""
 
 import ast
 import random
@@ -11,42 +11,48 @@ from pathlib import Path
 from typing import Any
 
 from lethe.config.data_settings import DatasetSource, Fields, FileSource, Source
-from lethe.data import bigbench, prompts, records
-from lethe.data.examples import Example, train_and_eval, train_and_own_eval
+from lethe.data import bigbench, prompts
+from lethe.data.examples import Example, draw_disjoint, draw_separately
+from lethe.data.records import Record, matching_files, read_records
+from lethe.data.values import NotText, look_up, text_of
 from lethe.errors import LetheError
 
-# Names with spaces, dots or hyphens count; quotes do not, so that JSON in a prompt stays as it is.
+# Names may hold spaces, dots and hyphens. They hold no quotes, so that JSON in a prompt stays as
+# it is.
 _FIELD = re.compile(r"\{([\w][\w .:/-]*)\}")
+# Read for `all`; the first is the library's own folder.
+STDLIB_FOLDERS = ("", "asyncio", "json", "email", "http", "logging", "concurrent", "importlib")
 
 
-def examples(
+def read_source(
     source: Source, where: str, *, archive: Path | None = None, upstream: bool = False
 ) -> Iterator[Example]:
-    """The examples of a task or domain.
+    """Reads the examples of a task or domain.
 
     Parameters
     ----------
     source
         An entry of the experiment's `sources`.
     where
-        The part after `:` of `<source key>:<where>`; its meaning is the source's.
+        The part after `:` of `<source key>:<where>`. Its meaning depends on the source.
     archive
-        The BIG-bench extract, needed by sources of that kind only.
+        The BIG-bench extract, which only sources of that kind need.
     upstream
-        For an upstream domain, where a source may say that pairs are joined to plain text.
+        Whether the examples are those of an upstream domain, for which some sources join pairs
+        to plain text.
 
     Raises
     ------
     LetheError
-        If there is no such file, field or task, or nothing is in it.
+        If a file, field or task is missing or malformed, or there is no example in it.
     """
     if source.kind == "bigbench":
         joined = upstream and source.upstream_as == "text"
-        read = bigbench.read_as_text if joined else bigbench.read
+        read = bigbench.read_task_as_text if joined else bigbench.read_task
         return read(archive, where, source.shots)
     if source.kind == "stdlib":
         return _standard_library(where)
-    return _some(source, map(_reader(source, where), _records(source, where)))
+    return _selected(source, map(_reader(source, where), _records(source, where)))
 
 
 def task_examples(
@@ -57,113 +63,150 @@ def task_examples(
     task: str,
     archive: Path | None = None,
 ) -> tuple[list[Example], list[Example]]:
-    """Training and evaluation examples of a task, at most `counts["train"]` and `["eval"]`.
+    """Draws training and evaluation examples of a task.
 
-    Evaluation examples are left out of training, unless the source keeps its own.
+    At most `counts["train"]` and `counts["eval"]` examples are drawn. Evaluation examples are left
+    out of training, unless the source has its own evaluation examples.
+
+    Returns
+    -------
+    Training examples and evaluation examples.
     """
-    found = examples(source, where, archive=archive)
-    sizes = (counts["train"], counts["eval"], seed, task)
-    own = source.evaluation() if isinstance(source, DatasetSource) else None
-    if own is None:
-        return train_and_eval(found, *sizes)
-    return train_and_own_eval(found, examples(own, where), *sizes)
+    examples = read_source(source, where, archive=archive)
+    evaluation = source.evaluation() if isinstance(source, DatasetSource) else None
+    if evaluation is None:
+        return draw_disjoint(
+            examples, train=counts["train"], evaluate=counts["eval"], seed=seed, task=task
+        )
+    return draw_separately(
+        examples,
+        read_source(evaluation, where),
+        train=counts["train"],
+        evaluate=counts["eval"],
+        seed=seed,
+        task=task,
+    )
 
 
-def _records(source: FileSource | DatasetSource, where: str) -> Iterator[dict[str, Any]]:
+def _records(source: FileSource | DatasetSource, where: str) -> Iterator[Record]:
     if source.kind == "files":
-        return _of_files(records.files(source.folder, where))
+        return _records_of_files(matching_files(source.folder, where))
     if source.files is not None:
-        return _of_files(_repository_files(source, source.files.replace("{where}", where)))
-    return _rows(source, where)
+        pattern = source.files.replace("{where}", where)
+        return _records_of_files(_repository_files(source, pattern))
+    return _records_of_dataset(source, where)
 
 
-def _of_files(paths: list[Path]) -> Iterator[dict[str, Any]]:
-    return (record for path in paths for record in records.read(path))
+def _records_of_files(paths: list[Path]) -> Iterator[Record]:
+    for path in paths:
+        yield from read_records(path)
 
 
-def _reader(source: FileSource | DatasetSource, where: str) -> prompts.Read:
-    """What turns a record into an example."""
+def _reader(source: FileSource | DatasetSource, where: str) -> prompts.RecordReader:
+    """Makes the function that turns a record of this source into an example."""
     if source.format == "fields":
-        return partial(_fill, source, where=where)
-    if source.format == "mmlu":
-        solved = _rows(source.model_copy(update={"split": source.shots_split}), where)
-        read = prompts.mmlu(list(islice(solved, prompts.SHOTS)))
+        read = partial(_fill, source)
+    elif source.format == "mmlu":
+        split = source.model_copy(update={"split": source.shots_split})
+        solved = islice(_records_of_dataset(split, where), prompts.SHOTS)
+        read = prompts.mmlu_reader(list(solved))
     elif source.format == "bbh":
-        read = prompts.bbh(Path(source.prompt_file(where)))
+        read = prompts.bbh_reader(Path(source.prompt_file(where)))
     else:
-        read = {"messages": prompts.messages, "dolly": prompts.dolly}[source.format]
-    return partial(_named, read, where)
+        readers = {"messages": prompts.read_messages, "dolly": prompts.read_dolly}
+        read = readers[source.format]
+    return partial(_read_named, read, where)
 
 
-def _named(read: prompts.Read, where: str, record: dict[str, Any]) -> Example:
+def _read_named(read: prompts.RecordReader, where: str, record: Record) -> Example:
+    """Reads one record; every error names the task's `where` and the place of the record."""
     try:
         return read(record)
     except LetheError as error:
-        raise LetheError(f"{where}: {error}")
+        raise LetheError(f"{where}: {error} ({record.place})")
     except (TypeError, KeyError, AttributeError) as error:
-        raise LetheError(f"{where}: a record is not as its format wants it ({error!r})")
+        raise LetheError(
+            f"{where}: a record is not as its format wants it ({error!r}; {record.place})"
+        )
 
 
-def _some(fields: Fields, found: Iterator[Example]) -> Iterator[Example]:
-    """Of the examples that are long enough those that the source asks for."""
-    long = (e for e in found if e.text is None or len(e.text) > fields.longer_than)
+def _selected(fields: Fields, examples: Iterator[Example]) -> Iterator[Example]:
+    """Drops texts that are too short, then keeps the first or a sample, as the source says."""
+    long = (e for e in examples if e.text is None or len(e.text) > fields.longer_than)
     if fields.first is not None:
         return islice(long, fields.first)
     return long if fields.sample is None else _sample(long, fields.sample)
 
 
-def _sample(found: Iterator[Example], count: int) -> Iterator[Example]:
-    """Examples drawn in one pass, each as likely as another, always the same ones."""
-    rng, kept = random.Random(0), []
-    for number, example in enumerate(found):
-        if number < count:
-            kept.append(example)
-        elif (place := rng.randrange(number + 1)) < count:
-            kept[place] = example
-    yield from kept
+def _sample(examples: Iterator[Example], count: int) -> Iterator[Example]:
+    """Draws examples in one pass, each with the same chance, and always the same ones.
 
-
-def _fill(fields: Fields, record: dict[str, Any], where: str) -> Example:
-    # A record that holds nothing but text, like a paragraph of a .txt file, is plain text.
-    if fields.text is not None or set(record) == {"text"}:
-        return Example(text=_template(fields.text or "{text}", record, where))
-    prompt = _template(fields.prompt, record, where)
-    return Example(prompt, _template(fields.answer, record, where))
-
-
-def _template(template: str, record: dict[str, Any], where: str) -> str:
-    """Fills `{field}` and nothing else: str.format would also reach into attributes.
-
-    `{field}` of a record without that field is refused, not taken literally.
+    This is reservoir sampling (Vitter's algorithm R).
     """
-    wanted = _FIELD.findall(template)
-    if missing := [field for field in wanted if field not in record]:
-        raise LetheError(f"{where}: no field {missing[0]!r} for {template!r}; seen: {list(record)}")
-    return _FIELD.sub(lambda match: _as_string(record[match[1]]), template).strip()
+    rng = random.Random(0)
+    reservoir: list[Example] = []
+    for number, example in enumerate(examples):
+        if number < count:
+            reservoir.append(example)
+            continue
+        position = rng.randrange(number + 1)
+        if position < count:
+            reservoir[position] = example
+    yield from reservoir
 
 
-def _as_string(value: Any) -> str:
-    return "" if value is None else str(value)
+def _fill(settings: Fields, record: Record) -> Example:
+    # A record whose only field is its text, like a paragraph of a .txt file, is plain text.
+    if settings.text is not None or set(record) == {"text"}:
+        return Example(text=_fill_template(settings.text or "{text}", record))
+    prompt = _fill_template(settings.prompt, record)
+    return Example(prompt, _fill_template(settings.answer, record))
 
 
-def _rows(source: DatasetSource, where: str) -> Iterator[dict[str, Any]]:
+def _fill_template(template: str, record: Record) -> str:
+    """Replaces `{field}` and nothing else, because str.format would reach into attributes.
+
+    `{field}` is an error if the record has no such field; it is never taken literally.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        try:
+            return text_of(look_up(record, name))
+        except KeyError:
+            raise LetheError(f"no field {name!r} for {template!r}; seen: {list(record)}")
+        except NotText as error:
+            raise LetheError(f"field {name!r} {error}")
+
+    return _FIELD.sub(fill, template).strip()
+
+
+def _records_of_dataset(source: DatasetSource, where: str) -> Iterator[Record]:
     rows = _dataset(source)
-    if source.by is None:
-        return iter(rows)
+    numbers = range(len(rows))
+    if source.by is not None:
+        numbers = _matching_rows(source, rows, where)
+        rows = rows.select(numbers)
+    for number, fields in zip(numbers, rows, strict=True):
+        yield Record(fields, f"dataset {source.path}, record {number + 1}")
+
+
+def _matching_rows(source: DatasetSource, rows: Any, where: str) -> list[int]:
+    """Numbers of the rows whose field `by` equals `where`."""
     if source.by not in rows.column_names:
         raise LetheError(f"{source.path}: no field {source.by!r}; seen: {rows.column_names}")
     values = [str(value) for value in rows[source.by]]
     if source.by_until is not None:
         values = [value.split(source.by_until)[0] for value in values]
-    chosen = [i for i, value in enumerate(values) if value == where]
-    if not chosen:
+    numbers = [number for number, value in enumerate(values) if value == where]
+    if not numbers:
         seen = sorted(set(values))[:20]
         raise LetheError(f"{source.path}: no record with {source.by} = {where!r}; seen: {seen}")
-    return iter(rows.select(chosen))
+    return numbers
 
 
 def _dataset(source: DatasetSource) -> Any:
-    # Imported here: it takes seconds and most sources do without it.
+    # Imported here because it takes seconds and most sources do not need it.
     import datasets
 
     try:
@@ -182,7 +225,7 @@ def _dataset(source: DatasetSource) -> Any:
 
 
 def _repository_files(source: DatasetSource, pattern: str) -> list[Path]:
-    """Files of a repository on the hub, fetched once into the hub's own cache."""
+    """Downloads files of a repository on the hub into the hub's own cache, once."""
     import huggingface_hub
 
     try:
@@ -192,20 +235,21 @@ def _repository_files(source: DatasetSource, pattern: str) -> list[Path]:
     except (OSError, ValueError) as error:
         raise LetheError(f"dataset {source.path}: {pattern} cannot be fetched: {error}")
     try:
-        return records.files(folder, pattern)
+        return matching_files(folder, pattern)
     except LetheError:
         raise LetheError(f"dataset {source.path}: has no file {pattern}; look at its files tab")
 
 
 def _standard_library(where: str) -> Iterator[Example]:
-    """Modules of this Python's standard library, in order of their names."""
+    """Reads modules of this Python's standard library, in order of their names."""
     root = Path(sysconfig.get_path("stdlib"))
-    packages = ("", "asyncio", "json", "email", "http", "logging", "concurrent", "importlib")
-    folders = packages if where in ("", "all") else (where,)
-    found = [path for folder in folders for path in sorted((root / folder).glob("*.py"))]
-    if not found:
+    folders = STDLIB_FOLDERS if where in ("", "all") else (where,)
+    paths: list[Path] = []
+    for folder in folders:
+        paths += sorted((root / folder).glob("*.py"))
+    if not paths:
         raise LetheError(f"the standard library in {root} has no package {where!r} with modules")
-    for path in found:
+    for path in paths:
         text = path.read_text("utf-8", errors="replace")
         if len(text) > 400 and _parses(text):
             yield Example(text=text)

@@ -8,7 +8,7 @@ from helpers import paper, tiny
 from helpers.experiment import ROOT
 
 from lethe.config.loading import load_experiment, split_source
-from lethe.data.sources import examples, task_examples
+from lethe.data.sources import read_source, task_examples
 from lethe.engine import models
 from lethe.measure.forgetting import Job, base_losses
 
@@ -124,7 +124,7 @@ def test_each_source_is_read_as_its_data_set_is_kept(name, place, hub):
         assert not any(example.is_empty() or example.prompt is None for example in train + held)
     for text in found.settings.upstream.domains.values():
         key, hub["where"] = split_source(text)
-        upstream = list(examples(found.settings.sources[key], hub["where"], upstream=True))
+        upstream = list(read_source(found.settings.sources[key], hub["where"], upstream=True))
         assert len(upstream) >= 9
         pairs = name.startswith("olmo-7b-instruct")
         assert all((example.answer is not None) == pairs for example in upstream)

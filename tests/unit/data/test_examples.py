@@ -19,29 +19,31 @@ def documents(count, words=40, name="d"):
 
 def test_training_and_evaluation_examples_of_a_task_are_disjoint_and_drawn_anew_by_seed():
     pool = tiny.pairs(60)
-    train, held = data.train_and_eval(pool, 30, 8, 0, "t")
+    train, held = data.draw_disjoint(pool, train=30, evaluate=8, seed=0, task="t")
     assert (len(train), len(held)) == (30, 8)
     assert not {e.digest() for e in train} & {e.digest() for e in held}
-    assert (train, held) == data.train_and_eval(pool, 30, 8, 0, "t")
-    assert (train, held) != data.train_and_eval(pool, 30, 8, 1, "t")
-    assert (train, held) != data.train_and_eval(pool, 30, 8, 0, "u")
+    assert (train, held) == data.draw_disjoint(pool, train=30, evaluate=8, seed=0, task="t")
+    assert (train, held) != data.draw_disjoint(pool, train=30, evaluate=8, seed=1, task="t")
+    assert (train, held) != data.draw_disjoint(pool, train=30, evaluate=8, seed=0, task="u")
 
 
 def test_repeated_examples_cannot_be_in_training_and_evaluation_both():
-    train, held = data.train_and_eval(tiny.pairs(20) * 3, 100, 50, 0, "t")
+    train, held = data.draw_disjoint(tiny.pairs(20) * 3, train=100, evaluate=50, seed=0, task="t")
     assert (len(train), len(held)) == (16, 4)
     assert not set(train) & set(held)
 
 
 def test_what_is_left_out_of_a_task_is_counted_aloud(capsys):
-    data.train_and_eval([*tiny.pairs(12), Example("no answer", " ")], 10, 5, 0, "sums")
+    data.draw_disjoint(
+        [*tiny.pairs(12), Example("no answer", " ")], train=10, evaluate=5, seed=0, task="sums"
+    )
     assert "task sums: 12 usable examples (0 repeated, 1 empty)" in capsys.readouterr().err
 
 
 def test_a_task_with_too_few_usable_examples_is_refused_with_its_name():
     pool = [*tiny.pairs(9), tiny.pairs(9)[0], Example("no answer", " ")]
     with pytest.raises(LetheError, match=r"'sums' has 9 usable examples \(1 repeated, 1 empty\)"):
-        data.train_and_eval(pool, 10, 5, 0, "sums")
+        data.draw_disjoint(pool, train=10, evaluate=5, seed=0, task="sums")
 
 
 def test_chunks_are_slices_that_keep_line_breaks_and_indentation():
@@ -113,16 +115,16 @@ def test_an_uneven_domain_gives_all_it_has_and_others_no_more_for_it():
 def test_a_task_with_examples_of_its_own_to_evaluate_on_keeps_them_apart(capsys):
     pairs = [Example(f"q{i}", f"a{i}") for i in range(8)]
     twice = [*pairs[:6], pairs[5], Example("q", "")]
-    drawn = data.train_and_own_eval(twice, pairs[5:], 9, 2, 0, "mmlu")
+    drawn = data.draw_separately(twice, pairs[5:], train=9, evaluate=2, seed=0, task="mmlu")
     # What a source repeats on purpose is repeated.
     assert Counter(drawn[0]) == Counter([*pairs[:6], pairs[5]])
     assert len(set(drawn[1])) == 2 and set(drawn[1]) <= set(pairs[5:])
     both = int(pairs[5] in drawn[1])
     said = f"task mmlu: 7 to train, 2 to evaluate on, {both} of them both"
     assert said in capsys.readouterr().err
-    assert data.train_and_own_eval(twice, pairs[5:], 9, 2, 0, "mmlu") == drawn
+    assert data.draw_separately(twice, pairs[5:], train=9, evaluate=2, seed=0, task="mmlu") == drawn
     with pytest.raises(LetheError, match="task 'mmlu' has no usable evaluation example"):
-        data.train_and_own_eval(pairs, [Example("q", " ")], 9, 2, 0, "mmlu")
+        data.draw_separately(pairs, [Example("q", " ")], train=9, evaluate=2, seed=0, task="mmlu")
 
 
 ODD = [

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lethe.config.data_settings import Source
 from lethe.data.examples import Example
-from lethe.data.sources import examples, task_examples
+from lethe.data.sources import read_source, task_examples
 from lethe.errors import LetheError
 
 
@@ -43,18 +43,18 @@ def test_tulu_is_grouped_by_the_beginning_of_dataset_and_gives_the_first_exchang
     ]
     tulu = {"format": "messages", "by": "dataset", "by_until": "."}
     given = saved(tmp_path, {"train": rows}, **tulu)
-    assert list(examples(given, "science")) == [Example("Q1", "A1"), Example("Q", "A")]
+    assert list(read_source(given, "science")) == [Example("Q1", "A1"), Example("Q", "A")]
     # Without a question or an answer nothing is left to learn: such examples are dropped.
-    assert [example.is_empty() for example in examples(given, "sharegpt")] == [True, True]
+    assert [example.is_empty() for example in read_source(given, "sharegpt")] == [True, True]
     with pytest.raises(LetheError, match="no record with dataset = 'lima'"):
-        list(examples(given, "lima"))
+        list(read_source(given, "lima"))
 
 
 def test_dolly_puts_the_context_first_where_there_is_one(tmp_path):
     common = {"instruction": "Who?", "response": "She.", "category": "closed_qa"}
     rows = [{**common, "context": "A tale."}, {**common, "context": ""}]
     given = saved(tmp_path, {"train": rows}, format="dolly", by="category")
-    found = list(examples(given, "closed_qa"))
+    found = list(read_source(given, "closed_qa"))
     assert found == [Example("Context: A tale.\n\nWho?", "She."), Example("Who?", "She.")]
 
 
@@ -78,7 +78,7 @@ def test_mmlu_stands_after_five_solved_questions_and_is_answered_in_text(tmp_pat
     solved = zip("01234", ["hand", "foot", "knee", "ear", "hand"], strict=True)
     shots = "".join(f"\n\nQ: d{i}{options}{answer}" for i, answer in solved)
     head = "The following are multiple choice questions (with answers) about anatomy. "
-    [found] = examples(given, "anatomy")
+    [found] = read_source(given, "anatomy")
     assert found == Example(f"{head}{shots}\n\nQ: v0{options}", "ear")
     train, held = task_examples(given, "anatomy", {"train": 9, "eval": 9}, 0, "anatomy")
     assert train == [found] and sorted(e.answer for e in held) == ["foot", "knee"]
@@ -88,7 +88,7 @@ def test_mmlu_stands_after_five_solved_questions_and_is_answered_in_text(tmp_pat
 def test_an_answer_that_is_none_of_the_choices_is_refused(tmp_path):
     given = saved(tmp_path, {"dev": [question("d", 0)], "train": [question("q", 4)]}, **MMLU)
     with pytest.raises(LetheError, match="anatomy: answer 4 is no number of one of the 4 choices"):
-        list(examples(given, "anatomy"))
+        list(read_source(given, "anatomy"))
 
 
 def test_bbh_stands_after_the_examples_of_its_prompt_file(tmp_path):
@@ -100,7 +100,7 @@ def test_bbh_stands_after_the_examples_of_its_prompt_file(tmp_path):
     (tmp_path / "cot/boolean_expressions.txt").write_text(prompt)
     folders = {"folder": str(tmp_path / "bbh"), "prompts": str(tmp_path / "cot")}
     given = source(kind="files", format="bbh", **folders)
-    [found] = examples(given, "boolean_expressions.json")
+    [found] = read_source(given, "boolean_expressions.json")
     solved = "Evaluate.\n\nQ: True\nA: So the answer is True.\n"
     asked = "\nQ: not True is\nA: The short answer is: "
     assert found == Example(solved + asked, "False")
@@ -109,7 +109,7 @@ def test_bbh_stands_after_the_examples_of_its_prompt_file(tmp_path):
         path = tmp_path / "cot/boolean_expressions.txt"
         path.unlink() if content is None else path.write_text(content)
         with pytest.raises(LetheError, match=told):
-            list(examples(given, "boolean_expressions.json"))
+            list(read_source(given, "boolean_expressions.json"))
 
 
 def test_truthful_qa_is_grouped_before_the_colon_and_evaluated_on_what_it_trains_on(tmp_path):
@@ -146,14 +146,14 @@ def test_flan_is_a_file_a_task_of_the_hubs_repository(tmp_path, monkeypatch):
     fields = {"prompt": "{inputs}", "answer": "{targets}", "revision": "abc"}
     files = {f"{key}files": f"{part}/{{where}}_{part}.jsonl" for key, part in PARTS}
     given = source(kind="hub", path="Muennighoff/flan", **fields, **files)
-    assert list(examples(given, "rte_10templates")) == [Example("train?", "yes")]
+    assert list(read_source(given, "rte_10templates")) == [Example("train?", "yes")]
     wanted = {"path": "Muennighoff/flan", "repo_type": "dataset", "revision": "abc"}
     assert asked == wanted | {"allow_patterns": ["train/rte_10templates_train.jsonl"]}
     sizes = {"train": 9, "eval": 9}
     _, held = task_examples(given, "rte_10templates", sizes, 0, "rte")
     assert held == [Example("validation?", "yes")]
     with pytest.raises(LetheError, match="has no file train/gone_train.jsonl"):
-        list(examples(given, "gone"))
+        list(read_source(given, "gone"))
 
 
 PARTS = (("", "train"), ("eval_", "validation"))
@@ -168,7 +168,7 @@ def test_a_repository_that_cannot_be_had_is_named(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     given = source(kind="hub", path="org/data", files="*.jsonl")
     with pytest.raises(LetheError, match="org/data: .*jsonl cannot be fetched: offline"):
-        list(examples(given, ""))
+        list(read_source(given, ""))
 
 
 def documents(folder, texts, **settings):
@@ -177,7 +177,7 @@ def documents(folder, texts, **settings):
     (folder / "v1_5r2_sample-0000.json").write_text("\n".join(lines[::2]))
     (folder / "v1_5r2_sample-0001.json").write_text("\n".join(lines[1::2]))
     given = source(kind="files", folder=str(folder), text="{text}", **settings)
-    return [example.text for example in examples(given, "*.json")]
+    return [example.text for example in read_source(given, "*.json")]
 
 
 def test_documents_that_are_too_short_are_left_out_before_the_first_are_taken(tmp_path):
@@ -204,8 +204,8 @@ def test_a_sample_is_always_the_same_and_each_document_as_likely(tmp_path):
         ({"kind": "hub", "path": "p", "format": "dolly", "text": "{x}"}, "remove text"),
         ({"kind": "hub", "path": "p", "first": 1, "sample": 1}, "give one of them"),
         ({"kind": "hub", "path": "p", "eval_files": "x"}, "eval_files goes with files"),
-        ({"kind": "saved", "path": "p", "files": "x"}, "files stands alone"),
-        ({"kind": "hub", "path": "p", "files": "x", "by": "y"}, "files stands alone"),
+        ({"kind": "saved", "path": "p", "files": "x"}, "files needs kind hub"),
+        ({"kind": "hub", "path": "p", "files": "x", "by": "y"}, "files needs kind hub"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(settings, told):
@@ -225,4 +225,4 @@ def test_a_record_of_another_form_is_refused_with_the_task(tmp_path, format, rec
     (tmp_path / "t.jsonl").write_text(json.dumps(record))
     given = source(kind="files", folder=str(tmp_path), format=format)
     with pytest.raises(LetheError, match=f"t.jsonl: .*{told}"):
-        list(examples(given, "t.jsonl"))
+        list(read_source(given, "t.jsonl"))

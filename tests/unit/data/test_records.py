@@ -34,7 +34,7 @@ def zst(path, content):
 def test_lines_of_json_are_records_whatever_they_are_packed_in(tmp_path, name, write):
     """Dolma's .json.gz and the Pile's .jsonl.zst are an object a line."""
     write(tmp_path / name, LINES.encode())
-    assert list(records.read(tmp_path / name)) == WANTED
+    assert list(records.read_records(tmp_path / name)) == WANTED
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -42,18 +42,18 @@ def test_lines_of_json_are_records_whatever_they_are_packed_in(tmp_path, name, w
 def test_a_json_file_is_a_list_or_an_object_with_examples(tmp_path, wrap, indent):
     """As the files of BIG-Bench Hard are."""
     (tmp_path / "a.json").write_text(json.dumps(wrap(WANTED), indent=indent))
-    assert list(records.read(tmp_path / "a.json")) == WANTED
+    assert list(records.read_records(tmp_path / "a.json")) == WANTED
 
 
 def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "c.txt"):
         (tmp_path / name).touch()
-    found = [path.name for path in records.files(tmp_path, "*.jsonl")]
+    found = [path.name for path in records.matching_files(tmp_path, "*.jsonl")]
     assert found == ["a.jsonl", "b.jsonl"]
-    assert records.files(tmp_path, "c.txt") == [tmp_path / "c.txt"]
+    assert records.matching_files(tmp_path, "c.txt") == [tmp_path / "c.txt"]
     for where in ("*.csv", "d.txt"):
         with pytest.raises(LetheError, match="no such file"):
-            records.files(tmp_path, where)
+            records.matching_files(tmp_path, where)
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,5 @@ def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
 def test_what_is_no_file_of_records_is_refused_with_its_name(tmp_path, name, content, part):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LetheError, match=part) as caught:
-        list(records.read(tmp_path / name))
+        list(records.read_records(tmp_path / name))
     assert name in str(caught.value)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from lethe.config.data_settings import Source
 from lethe.data.examples import Example
-from lethe.data.sources import examples
+from lethe.data.sources import read_source
 from lethe.errors import LetheError
 
 
@@ -24,7 +24,7 @@ def local(folder, **settings):
 PAIRS = [Example("1 + 1", "2"), Example("2 + 2", "4")]
 
 
-def test_jsonl_csv_and_parquet_give_the_same_examples(tmp_path):
+def test_jsonl_csv_and_parquet_give_the_same_read_source(tmp_path):
     records = [{"question": e.prompt, "reply": e.answer} for e in PAIRS]
     lines = [json.dumps(record) for record in records]
     (tmp_path / "a.jsonl").write_text("\n".join([lines[0], "", lines[1]]) + "\n")
@@ -32,26 +32,26 @@ def test_jsonl_csv_and_parquet_give_the_same_examples(tmp_path):
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
     given = local(tmp_path, prompt="{question}", answer="{reply}")
     for kind in ("jsonl", "csv", "parquet"):
-        assert list(examples(given, f"a.{kind}")) == PAIRS
+        assert list(read_source(given, f"a.{kind}")) == PAIRS
 
 
 def test_fields_are_put_into_the_templates(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"context": "C", "q 1": "Q", "n": 3, "none": null}\n')
     given = local(tmp_path, prompt='{context}: {q 1} as {"n": 1}?', answer="{n}{none}")
-    assert list(examples(given, "a.jsonl")) == [Example('C: Q as {"n": 1}?', "3")]
+    assert list(read_source(given, "a.jsonl")) == [Example('C: Q as {"n": 1}?', "3")]
 
 
 def test_a_template_reaches_into_no_attribute(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "P", "answer": "{prompt}"}\n')
     given = local(tmp_path, prompt="{prompt}")
-    assert list(examples(given, "a.jsonl")) == [Example("P", "{prompt}")]
+    assert list(read_source(given, "a.jsonl")) == [Example("P", "{prompt}")]
     with pytest.raises(LetheError, match=r"no field 'prompt\.__class__'"):
-        list(examples(local(tmp_path, prompt="{prompt.__class__}"), "a.jsonl"))
+        list(read_source(local(tmp_path, prompt="{prompt.__class__}"), "a.jsonl"))
 
 
 def test_a_text_file_is_a_paragraph_a_record(tmp_path):
     (tmp_path / "a.txt").write_text("One\nstill one.\n\n \n\nTwo.\n")
-    found = list(examples(local(tmp_path, text="{text}"), "a.txt"))
+    found = list(read_source(local(tmp_path, text="{text}"), "a.txt"))
     assert found == [Example(text="One\nstill one."), Example(text="Two.")]
 
 
@@ -59,7 +59,7 @@ def test_a_text_file_is_a_paragraph_a_record(tmp_path):
 def test_the_mark_that_spreadsheets_write_first_is_no_part_of_a_field(tmp_path, kind):
     content = {"jsonl": '{"prompt": "é", "answer": "b"}\n', "csv": "prompt,answer\né,b\n"}[kind]
     (tmp_path / f"a.{kind}").write_text(content, "utf-8-sig")
-    assert list(examples(local(tmp_path), f"a.{kind}")) == [Example("é", "b")]
+    assert list(read_source(local(tmp_path), f"a.{kind}")) == [Example("é", "b")]
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_the_mark_that_spreadsheets_write_first_is_no_part_of_a_field(tmp_path, 
 def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, content, part):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(LetheError, match=part) as caught:
-        list(examples(local(tmp_path), name))
+        list(read_source(local(tmp_path), name))
     assert name in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(LetheError, match=r"no such file: .*gone\.csv"):
-        examples(local(tmp_path), "gone.csv")
+        read_source(local(tmp_path), "gone.csv")
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def dataset(path, **settings):
 
 @pytest.mark.parametrize("name", ["one", "parts"])
 def test_a_saved_dataset_gives_the_records_whose_field_is_asked_for(saved, name):
-    found = list(examples(dataset(saved / name, by="kind"), "x"))
+    found = list(read_source(dataset(saved / name, by="kind"), "x"))
     assert found == [Example("a", "1"), Example("c", "3")]
-    assert len(list(examples(dataset(saved / name), ""))) == 3
+    assert len(list(read_source(dataset(saved / name), ""))) == 3
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_saved_dataset_gives_the_records_whose_field_is_asked_for(saved, name)
 )
 def test_what_a_dataset_lacks_is_said_with_what_it_has(saved, name, settings, part):
     with pytest.raises(LetheError, match=part):
-        list(examples(dataset(saved / name, **settings), "z"))
+        list(read_source(dataset(saved / name, **settings), "z"))
 
 
 def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     given = dataset("org/data", kind="hub", name="en", split="dev", revision="abc", by="kind")
-    assert list(examples(given, "y")) == [Example("b", "2")]
+    assert list(read_source(given, "y")) == [Example("b", "2")]
     assert asked == {"path": "org/data", "name": "en", "split": "dev", "revision": "abc"}
 
 
@@ -147,20 +147,20 @@ def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(LetheError, match=r"org/data: cannot be loaded: no network"):
-        list(examples(dataset("org/data", kind="hub"), ""))
+        list(read_source(dataset("org/data", kind="hub"), ""))
 
 
 def test_the_standard_library_is_a_module_a_document():
-    found = list(examples(source(kind="stdlib"), "json"))
+    found = list(read_source(source(kind="stdlib"), "json"))
     assert any("JSONDecoder" in example.text for example in found)
-    assert found == list(examples(source(kind="stdlib"), "json"))
+    assert found == list(read_source(source(kind="stdlib"), "json"))
     # Modules of the library's own folder and of packages in it.
-    assert len(list(islice(examples(source(kind="stdlib"), "all"), 60))) == 60
+    assert len(list(islice(read_source(source(kind="stdlib"), "all"), 60))) == 60
 
 
 def test_a_package_that_python_lacks_is_named():
     with pytest.raises(LetheError, match="no package 'jason'"):
-        list(examples(source(kind="stdlib"), "jason"))
+        list(read_source(source(kind="stdlib"), "jason"))
 
 
 def test_a_bigbench_task_is_a_pair_or_upstream_text(tmp_path):
@@ -169,8 +169,8 @@ def test_a_bigbench_task_is_a_pair_or_upstream_text(tmp_path):
         content = json.dumps({"examples": [{"input": "x", "target": "y"}]})
         members.writestr("t/task.json", content)
     given = source(kind="bigbench")
-    assert list(examples(given, "t", archive=path)) == [Example("Q: x\nA:", "y")]
-    as_text = examples(given, "t", archive=path, upstream=True)
+    assert list(read_source(given, "t", archive=path)) == [Example("Q: x\nA:", "y")]
+    as_text = read_source(given, "t", archive=path, upstream=True)
     assert list(as_text) == [Example(text="Q: x\nA:\ny")]
 
 
@@ -182,8 +182,8 @@ def test_solved_examples_of_a_bigbench_task_stand_before_the_others(tmp_path):
     given = source(kind="bigbench", shots=2, upstream_as="pairs")
     solved = "Q: 0\nA:\n1\n\nQ: 1\nA:\n2\n\n"
     wanted = [Example(f"{solved}Q: {i}\nA:", str(i + 1)) for i in (2, 3)]
-    assert list(examples(given, "t", archive=path)) == wanted
-    assert list(examples(given, "t", archive=path, upstream=True)) == wanted
+    assert list(read_source(given, "t", archive=path)) == wanted
+    assert list(read_source(given, "t", archive=path, upstream=True)) == wanted
     joined = source(kind="bigbench", shots=2)
-    texts = [example.text for example in examples(joined, "t", archive=path, upstream=True)]
+    texts = [example.text for example in read_source(joined, "t", archive=path, upstream=True)]
     assert texts == [f"{solved}Q: {i}\nA:\n{i + 1}" for i in (2, 3)]

@@ -4,7 +4,7 @@ from pathlib import Path
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings
-from lethe.similarity.measure import first_order, read_model_examples
+from lethe.similarity.model_associations import first_order, read_model_examples
 from lethe.similarity.projection import sketch_of
 
 
@@ -14,10 +14,11 @@ def associate_model(inputs: Mapping, files: dict[str, Path], similarity: dict, *
     if "representation" in files:
         found = examples.representations()
         forgetting_matrix.write(files["representation"], found.cosines())
-        embeddings.write(files["embeddings"], found)
+        embeddings.write_embeddings(files["embeddings"], found)
     sketch = sketch_of(examples.model, **similarity["projection"])
     moved = {Path(path).stem: Path(path) for path in inputs["directions"]}
-    for name, association in first_order(examples, list(files), moved, sketch).items():
+    associations = first_order(examples, list(files), direction_files=moved, sketch=sketch)
+    for name, association in associations.items():
         forgetting_matrix.write(files[name], association)
 
 

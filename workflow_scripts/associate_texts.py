@@ -5,12 +5,12 @@ from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings, texts
-from lethe.similarity.association_files import read_tasks
+from lethe.similarity.association_files import read_task_examples
 
 
 def associate_texts(inputs: Mapping, files: dict[str, Path], settings: dict, threads: int) -> None:
     """Associates tasks and upstream examples by their texts alone."""
-    tasks = read_tasks(inputs["train"], settings["task_examples"])
+    tasks = read_task_examples(inputs["train"], settings["task_examples"])
     upstream = read_upstream(Path(inputs["upstream"]))
     if "text_tfidf" in files:
         forgetting_matrix.write(files["text_tfidf"], texts.tfidf(tasks, upstream))
@@ -22,10 +22,15 @@ def associate_texts(inputs: Mapping, files: dict[str, Path], settings: dict, thr
         models.use_machine(threads, 0)
         there = [str(Path(path).parent) for path in inputs["encoder"]]
         path = there[0] if there else settings["encoder"]["path"]
-        source = (path, settings["encoder"].get("revision"))
-        found = embed(tasks, upstream, *source, settings["encoder_tokens"])
+        found = embed(
+            tasks,
+            upstream,
+            path=path,
+            revision=settings["encoder"].get("revision"),
+            max_tokens=settings["encoder_tokens"],
+        )
         forgetting_matrix.write(files["text_encoder"], found.cosines())
-        embeddings.write(files["embeddings"], found)
+        embeddings.write_embeddings(files["embeddings"], found)
 
 
 if __name__ == "__main__":

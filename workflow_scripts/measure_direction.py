@@ -13,9 +13,9 @@ def measure_direction(
 ) -> None:
     """Fine-tunes as the row was measured, and sketches where the weights went."""
     job = fine_tune_job(inputs, **settings)
-    moved = directions.measured(job, rows.read(inputs["row"]), task, projection)
+    moved = directions.measure_direction(job, rows.read(inputs["row"]), task, projection=projection)
     if distributed.rank() == 0:
-        directions.write(direction, moved)
+        directions.write_direction(direction, moved)
 
 
 if __name__ == "__main__":

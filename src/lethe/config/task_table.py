@@ -1,6 +1,7 @@
 """The task table: which tasks there are, where their examples come from, and their splits."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,3 +99,15 @@ def _task_problems(task: Task) -> list[str]:
     if not task.group:
         problems.append(f"task {task.name!r} has no group")
     return problems
+
+
+def tasks_from_pairs(pairs: Mapping[str, Sequence[str]]) -> dict[str, Task]:
+    """Makes tasks from the parameter of a rule, which holds `[group, split]` per task name.
+
+    Rules pass plain JSON values, so that Snakemake can compare them between runs. The source is
+    left empty because only the rules that read examples need it.
+    """
+    tasks = {}
+    for name, (group, split) in pairs.items():
+        tasks[name] = Task(name=name, group=group, split=split)
+    return tasks

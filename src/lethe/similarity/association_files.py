@@ -1,4 +1,4 @@
-"""Reads tasks' examples, and associations in the order of a Z."""
+"""Reads the examples of tasks, and associations in the order of a Z."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,46 +11,58 @@ from lethe.matrix import forgetting_matrix
 from lethe.matrix.forgetting_matrix import Matrix
 
 
-def read_tasks(paths: Sequence[Path | str], count: int) -> dict[str, list[Example]]:
-    """Task -> its first `count` training examples, of files `tasks/<task>/train.parquet`."""
+def read_task_examples(paths: Sequence[Path | str], count: int) -> dict[str, list[Example]]:
+    """Reads the first `count` training examples per task from `tasks/<task>/train.parquet`."""
     return {Path(path).parent.name: read_examples(Path(path))[:count] for path in paths}
 
 
 def read_associations(paths: Sequence[Path | str], z: Matrix) -> dict[str, np.ndarray]:
-    """Name -> association (M, N), rows and columns in the order of Z; a name is a file's stem.
+    """Reads associations (M, N) in the row and column order of Z; the file's stem is the name.
 
-    As they are on disk: `gradient` is the plain inner product, which forgetting goes against; a
-    predictor that fits a slope does not mind, one that orders examples takes its negative.
+    Values are returned as they are on disk. `gradient` is the plain inner product, which has the
+    opposite sign of forgetting: a predictor that fits a slope does not mind, and one that orders
+    examples takes the negative.
 
     Raises
     ------
     LetheError
-        Naming the file that lacks a task or example of Z.
+        If a file lacks a task or example of Z. The message names the file.
     """
-    wanted = (z.tasks, z.example_ids)
-    return {Path(path).stem: aligned(forgetting_matrix.read(path), *wanted, path) for path in paths}
+    associations = {}
+    for path in paths:
+        matrix = forgetting_matrix.read(path)
+        associations[Path(path).stem] = align_values(matrix, z.tasks, z.example_ids, path=path)
+    return associations
 
 
-def aligned(
-    found: Matrix, tasks: list[str], example_ids: list[str], path: Path | str
+def align_values(
+    matrix: Matrix, tasks: list[str], example_ids: list[str], *, path: Path | str
 ) -> np.ndarray:
-    """The values (M, N) of `found`, which may hold more, in the order given.
+    """Selects the values (M, N) of these tasks and examples, in this order.
+
+    Parameters
+    ----------
+    matrix
+        May hold more tasks and examples than requested.
+    path
+        File of the matrix, for the error message.
 
     Raises
     ------
     LetheError
-        Naming the file, if a task or example is not in it.
+        If a task or example is not in the matrix. The message names the file.
     """
-    rows = _places(found.tasks, tasks, "task", path)
-    columns = _places(found.example_ids, example_ids, "example", path)
-    return found.values[np.ix_(rows, columns)]
+    rows = _positions(matrix.tasks, tasks, kind="task", path=path)
+    columns = _positions(matrix.example_ids, example_ids, kind="example", path=path)
+    return matrix.values[np.ix_(rows, columns)]
 
 
-def _places(have: list[str], wanted: list[str], kind: str, path: Path | str) -> list[int]:
-    place = {name: i for i, name in enumerate(have)}
-    if missing := [name for name in wanted if name not in place]:
+def _positions(names: list[str], request: list[str], *, kind: str, path: Path | str) -> list[int]:
+    position = {name: i for i, name in enumerate(names)}
+    missing = [name for name in request if name not in position]
+    if missing:
         raise LetheError(
-            f"{path}: lacks {len(missing)} {kind}(s) that are wanted, such as {missing[0]!r}; it "
-            "was made for another experiment: delete it and run again"
+            f"{path}: {len(missing)} {kind}(s) of Z are missing, such as {missing[0]!r}; the file "
+            f"belongs to another experiment. Make it again: snakemake --force {path}"
         )
-    return [place[name] for name in wanted]
+    return [position[name] for name in request]

@@ -1,4 +1,4 @@
-"""Where fine-tuning moved the weights, as a sketch: the weights themselves are never kept."""
+"""The direction in which fine-tuning moved the weights, as a sketch. The weights are not stored."""
 
 import json
 from dataclasses import dataclass
@@ -21,27 +21,27 @@ _KEY = b"lethe"
 
 @dataclass(frozen=True)
 class Direction:
-    """Sketch (dims,) of weights after minus before, with the `settings` it was made with."""
+    """Sketch (dims,) of the weights after minus before, and the `settings` of the sketch."""
 
     values: np.ndarray
     settings: dict[str, Any]
 
 
-def measured(job: Job, row: Row, task: str, projection: dict[str, int]) -> Direction:
-    """Fine-tunes once more, as `row` was measured, and sketches where the weights went.
+def measure_direction(job: Job, row: Row, task: str, *, projection: dict[str, int]) -> Direction:
+    """Repeats the fine-tune of `row` and sketches the change of the weights.
 
     Raises
     ------
     LetheError
-        If it was another training that the row was measured after.
+        If the repeated training is not the one that the row was measured after.
     """
-    tuned, _, again = job.run([], title=task)
-    same_training(again, row, task)
+    tuned, _, repeated = job.run([], title=task)
+    check_same_training(repeated, row, task)
     base, _ = models.load(job.card, job.scoring.weights, job.gpu)
-    return difference(base, tuned, sketch_of(base, **projection))
+    return weight_difference(base, tuned, sketch_of(base, **projection))
 
 
-def difference(base: Any, tuned: Any, sketch: CountSketch) -> Direction:
+def weight_difference(base: Any, tuned: Any, sketch: CountSketch) -> Direction:
     """Sketches the weights of a fine-tuned model minus those of its base model.
 
     Low-rank adapters are merged into the weights first.
@@ -53,21 +53,25 @@ def difference(base: Any, tuned: Any, sketch: CountSketch) -> Direction:
     """
     if hasattr(tuned, "merge_and_unload"):
         tuned = tuned.merge_and_unload()
-    before, after = dict(base.named_parameters()), dict(tuned.named_parameters())
+    before = dict(base.named_parameters())
+    after = dict(tuned.named_parameters())
     if before.keys() != after.keys():
-        odd = sorted(before.keys() ^ after.keys())[:3]
-        raise LetheError(f"base and fine-tuned model have different parameters, such as {odd}")
-    moved = (after[name].detach().float() - before[name].detach().float() for name in before)
-    return Direction(sketch(moved).cpu().numpy(), settings_of(sketch))
+        differing = sorted(before.keys() ^ after.keys())[:3]
+        raise LetheError(
+            f"base and fine-tuned model have different parameters, such as {differing}; compare a "
+            "fine-tuned model with the base model that it was made from"
+        )
+    differences = (after[name].detach().float() - before[name].detach().float() for name in before)
+    return Direction(sketch(differences).cpu().numpy(), sketch_settings(sketch))
 
 
-def settings_of(sketch: CountSketch) -> dict[str, Any]:
-    """What two sketches must share for their inner product to mean anything."""
+def sketch_settings(sketch: CountSketch) -> dict[str, Any]:
+    """Settings that two sketches must share, so that their inner product has a meaning."""
     return {"dims": sketch.dims, "seed": sketch.seed, "sizes": sketch.sizes}
 
 
-def same_training(again: Row, measured: Row, task: str, tolerance: float = 1e-3) -> None:
-    """Makes sure that a repeated fine-tune is the one that the row was measured after.
+def check_same_training(repeated: Row, row: Row, task: str, tolerance: float = 1e-3) -> None:
+    """Checks that a repeated fine-tune is the one that the row was measured after.
 
     Raises
     ------
@@ -76,47 +80,55 @@ def same_training(again: Row, measured: Row, task: str, tolerance: float = 1e-3)
         settings differ.
     """
     for key in ("eval_loss_before", "eval_loss_after"):
-        seen, wanted = again.about[key], measured.about[key]
-        if not np.isclose(seen, wanted, rtol=0, atol=tolerance, equal_nan=True):
+        value = repeated.about[key]
+        expected = row.about[key]
+        if not np.isclose(value, expected, rtol=0, atol=tolerance, equal_nan=True):
             raise LetheError(
-                f"task {task!r}: trained again, {key} is {seen:.6f}, in its row {wanted:.6f}; rows "
-                "of another machine or version? Delete the row and run again, or leave out "
-                "weight_difference"
+                f"task {task!r}: {key} is {value:.6f} in the repeated training but {expected:.6f} "
+                "in the task's row. The row was probably measured on another machine or with "
+                "another version. Measure the row again on this machine, or remove "
+                "weight_difference from similarity.associations"
             )
-    if _text(again.settings) != _text(measured.settings):
-        raise LetheError(f"task {task!r}: its row was measured with other settings; run it again")
+    if _as_text(repeated.settings) != _as_text(row.settings):
+        raise LetheError(
+            f"task {task!r}: its row was measured with other settings than this experiment has "
+            "now; measure the row again"
+        )
 
 
-def _text(settings: dict[str, Any]) -> str:
+def _as_text(settings: dict[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True, default=str)
 
 
-def write(path: Path | str, direction: Direction) -> None:
-    """Writes one column `value`, the settings in the metadata; whole or not at all."""
+def write_direction(path: Path | str, direction: Direction) -> None:
+    """Writes one column `value`, with the settings in the metadata, completely or not at all."""
     table = pa.table({"value": pa.array(direction.values, pa.float32())})
     metadata = {_KEY: json.dumps(direction.settings, sort_keys=True).encode()}
     with whole(path) as part:
         pq.write_table(table.replace_schema_metadata(metadata), part)
 
 
-def read(path: Path | str, sketch: CountSketch) -> np.ndarray:
-    """Reads a direction (dims,) made with this very sketch.
+def read_direction(path: Path | str, sketch: CountSketch) -> np.ndarray:
+    """Reads a direction (dims,) that was made with the same sketch.
 
     Raises
     ------
     LetheError
-        Naming the file, if it is none or was made with another sketch.
+        If the file is not a direction or was made with another sketch. The message names the file.
     """
     try:
         table = pq.read_table(path)
         settings = json.loads(table.schema.metadata[_KEY])
         values = table["value"].to_numpy()
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise LetheError(f"{path}: not a readable direction ({error}); delete it and run again")
-    if settings != settings_of(sketch):
         raise LetheError(
-            f"{path}: sketched with dims {settings['dims']} and seed {settings['seed']} of a model "
-            f"with {sum(settings['sizes'])} parameters, wanted {sketch.dims}, {sketch.seed} and "
-            f"{sum(sketch.sizes)}; delete it and run again"
+            f"{path}: not a readable direction ({error}). Make it again: snakemake --force {path}"
+        )
+    if settings != sketch_settings(sketch):
+        raise LetheError(
+            f"{path}: its sketch has dims {settings['dims']}, seed {settings['seed']} and "
+            f"{sum(settings['sizes'])} model parameters; this experiment needs dims {sketch.dims}, "
+            f"seed {sketch.seed} and {sum(sketch.sizes)} parameters. Make it again: "
+            f"snakemake --force {path}"
         )
     return values

@@ -18,7 +18,7 @@ _TASK, _EXAMPLE = "task", "example"
 
 @dataclass(frozen=True)
 class Embeddings:
-    """`task_vectors` (M, D) and `example_vectors` (N, D), with what each is of."""
+    """`task_vectors` (M, D) and `example_vectors` (N, D), with the names of both."""
 
     task_vectors: np.ndarray
     example_vectors: np.ndarray
@@ -26,40 +26,46 @@ class Embeddings:
     example_ids: list[str]
 
     def cosines(self) -> Matrix:
-        """Cosine (M, N) of every task and example; a vector of zeros or NaN has none: NaN."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tasks, examples = (
-                vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-                for vectors in (self.task_vectors, self.example_vectors)
-            )
-        return Matrix((tasks @ examples.T).astype(np.float32), self.tasks, self.example_ids)
+        """Cosine (M, N) of every task and example; NaN for a vector of zeros or NaN."""
+        cosines = _unit_length(self.task_vectors) @ _unit_length(self.example_vectors).T
+        return Matrix(cosines.astype(np.float32), self.tasks, self.example_ids)
 
 
-def gather(
-    tasks: Mapping[str, np.ndarray], of_upstream: np.ndarray, upstream: Sequence[UpstreamExample]
+def _unit_length(vectors: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def average_by_task(
+    tasks: Mapping[str, np.ndarray],
+    upstream_vectors: np.ndarray,
+    upstream: Sequence[UpstreamExample],
 ) -> Embeddings:
-    """Joins vectors (n, D) of each task's examples, as their mean, and of upstream (N, D).
+    """Joins the mean vector of each task's examples (n, D) with the upstream vectors (N, D).
 
     Examples without a vector (NaN) are left out of their task's mean.
     """
     means = np.stack([np.nanmean(vectors, axis=0) for vectors in tasks.values()])
-    return Embeddings(means, of_upstream, list(tasks), [e.example_id for e in upstream])
+    example_ids = [example.example_id for example in upstream]
+    return Embeddings(means, upstream_vectors, tasks=list(tasks), example_ids=example_ids)
 
 
-def by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Places of sequences of like length, longest first, at most so many padded tokens a batch.
+def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yields batches of indices of sequences of similar length, longest first.
 
-    Empty sequences are left out.
+    A batch holds at most `tokens_per_batch` padded tokens, but always at least one sequence. Empty
+    sequences are left out.
     """
-    order = sorted((i for i, n in enumerate(lengths) if n), key=lambda i: (-lengths[i], i))
+    nonempty = [i for i, length in enumerate(lengths) if length]
+    order = sorted(nonempty, key=lambda i: (-lengths[i], i))
     while order:
         size = max(1, tokens_per_batch // lengths[order[0]])
         yield order[:size]
         order = order[size:]
 
 
-def write(path: Path | str, embeddings: Embeddings) -> None:
-    """Writes a line a vector: kind (task or example), name, vector; whole or not at all."""
+def write_embeddings(path: Path | str, embeddings: Embeddings) -> None:
+    """Writes one line per vector: kind (task or example), name, vector."""
     vectors = np.concatenate([embeddings.task_vectors, embeddings.example_vectors])
     flat = pa.array(vectors.astype(np.float32).ravel())
     columns = {
@@ -71,13 +77,27 @@ def write(path: Path | str, embeddings: Embeddings) -> None:
         pq.write_table(pa.table(columns), part)
 
 
-def read(path: Path | str) -> Embeddings:
-    """Reads what `write` wrote; raises LetheError naming a file that is none."""
+def read_embeddings(path: Path | str) -> Embeddings:
+    """Reads a file of `write_embeddings`.
+
+    Raises
+    ------
+    LetheError
+        If the file does not hold embeddings. The message names the file.
+    """
     try:
         table = pq.read_table(path)
-        kinds, names = table["kind"].to_pylist(), table["name"].to_pylist()
+        kinds = table["kind"].to_pylist()
+        names = table["name"].to_pylist()
         vectors = np.stack(table["vector"].to_numpy())
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise LetheError(f"{path}: not readable embeddings ({error}); delete it and run again")
-    split = kinds.count(_TASK)
-    return Embeddings(vectors[:split], vectors[split:], names[:split], names[split:])
+        raise LetheError(
+            f"{path}: not readable embeddings ({error}). Make them again: snakemake --force {path}"
+        )
+    tasks = kinds.count(_TASK)
+    return Embeddings(
+        task_vectors=vectors[:tasks],
+        example_vectors=vectors[tasks:],
+        tasks=names[:tasks],
+        example_ids=names[tasks:],
+    )

@@ -1,4 +1,4 @@
-"""How a model itself represents examples: its mean last hidden state."""
+"""The representation of an example by a model: the mean of its last hidden states."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,26 @@ import torch
 from lethe.data.tokens import Tokens
 from lethe.engine.batches import collate
 from lethe.engine.progress import progress
-from lethe.similarity.embeddings import by_length
+from lethe.similarity.embeddings import batches_by_length
 
 
 def represent(model: Any, examples: Sequence[Tokens], tokens_per_batch: int) -> np.ndarray:
-    """Mean last hidden state (n, D) over all tokens of each example, NaN for one without any.
+    """Averages the last hidden states over each example's tokens; returns vectors (n, D).
 
-    The last state is the one the output layer reads, after the final norm. Padding stands on the
-    right, where causal attention cannot see it, and is left out of the mean.
+    The last hidden state is the input of the output layer, after the final norm. Padding stands on
+    the right, where causal attention cannot see it, and is left out of the mean. An example without
+    tokens has NaN.
+
+    Raises
+    ------
+    ValueError
+        If no example has a token.
     """
     body = model.base_model
     device = next(model.parameters()).device
     lengths = [len(example.ids) for example in examples]
     vectors: np.ndarray | None = None
-    batches = list(by_length(lengths, tokens_per_batch))
+    batches = list(batches_by_length(lengths, tokens_per_batch))
     with torch.inference_mode():
         for rows in progress(batches, "representation", "batch"):
             ids = collate([examples[row] for row in rows], device).ids

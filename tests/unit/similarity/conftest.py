@@ -18,8 +18,8 @@ def model(request):
 def tokens():
     """Examples of different lengths, with loss on all of it, on the end, and on nothing."""
     lengths = [12, 5, 9, 2, 12, 7]
-    found = [Tokens([(7 * i + 31 * n) % 299 + 1 for i in range(n)], 1) for n in lengths]
-    return [*found, Tokens([5, 6, 7, 8, 9], 3), Tokens([5, 6, 7], 3)]
+    sequences = [Tokens([(7 * i + 31 * n) % 299 + 1 for i in range(n)], 1) for n in lengths]
+    return [*sequences, Tokens([5, 6, 7, 8, 9], 3), Tokens([5, 6, 7], 3)]
 
 
 @pytest.fixture

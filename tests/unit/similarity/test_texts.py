@@ -6,16 +6,16 @@ from lethe.similarity.texts import text_of, tfidf
 
 
 def test_tfidf_is_the_cosine_of_the_mean_of_a_tasks_examples(tasks, upstream):
-    found = tfidf(tasks, upstream)
+    actual = tfidf(tasks, upstream)
     texts = [e.example.text for e in upstream]
     every = texts + [text_of(e) for examples in tasks.values() for e in examples]
     weights = TfidfVectorizer().fit_transform(every).toarray()
     task = weights[4:8].mean(axis=0)
-    wanted = [
+    expected = [
         task @ w / np.linalg.norm(task) / np.linalg.norm(w) if w.any() else 0 for w in weights[:4]
     ]
-    np.testing.assert_allclose(found.values[0], wanted, rtol=1e-6)
-    assert (found.tasks, found.example_ids) == (list(tasks), ["e0", "e1", "e2", "e3"])
+    np.testing.assert_allclose(actual.values[0], expected, rtol=1e-6)
+    assert (actual.tasks, actual.example_ids) == (list(tasks), ["e0", "e1", "e2", "e3"])
 
 
 def test_texts_of_the_same_words_are_near_and_of_no_common_word_are_at_0(tasks, upstream):

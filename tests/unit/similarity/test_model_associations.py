@@ -10,7 +10,7 @@ from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.measure.forgetting import base_losses
 from lethe.similarity import directions
-from lethe.similarity.measure import ModelExamples, first_order
+from lethe.similarity.model_associations import ModelExamples, first_order
 from lethe.similarity.projection import sketch_of
 
 
@@ -27,25 +27,29 @@ def test_an_upstream_example_that_is_the_task_itself_is_nearest_to_it(examples, 
     tasks["rivers"] = [pair]
     examples.upstream.append(UpstreamExample("same", "d", "heldout", pair))
     sketch = sketch_of(examples.model, 2048, 0)
-    found = [examples.representations().cosines(), first_order(examples, ["gradient"], {}, sketch)]
-    assert found[0].values[0].argmax() == 4
-    assert np.nanargmax(found[1]["gradient"].values[0]) == 4
-    assert found[0].tasks == found[1]["gradient"].tasks == ["rivers", "stories"]
-    assert found[1]["gradient"].example_ids[-1] == "same"
+    cosines = examples.representations().cosines()
+    gradient = first_order(examples, ["gradient"], direction_files={}, sketch=sketch)["gradient"]
+    assert cosines.values[0].argmax() == 4
+    assert np.nanargmax(gradient.values[0]) == 4
+    assert cosines.tasks == gradient.tasks == ["rivers", "stories"]
+    assert gradient.example_ids[-1] == "same"
 
 
-def test_directions_and_gradients_are_told_apart(examples, tmp_path):
+def test_directions_and_gradients_are_separate_associations(examples, tmp_path):
     sketch = sketch_of(examples.model, 256, 0)
     gradients = examples.task_gradients(sketch)
-    moved = {}
+    files = {}
     for task, values in zip(examples.tasks, gradients, strict=True):
-        moved[task] = tmp_path / f"{task}.parquet"
-        direction = directions.Direction(-3 * values, directions.settings_of(sketch))
-        directions.write(moved[task], direction)
-    found = first_order(examples, ["weight_difference", "gradient"], moved, sketch)
-    expected = -3 * found["gradient"].values
-    np.testing.assert_allclose(found["weight_difference"].values, expected, rtol=1e-3, atol=1e-4)
-    only = first_order(examples, ["weight_difference"], moved, sketch)
+        files[task] = tmp_path / f"{task}.parquet"
+        direction = directions.Direction(-3 * values, directions.sketch_settings(sketch))
+        directions.write_direction(files[task], direction)
+    names = ["weight_difference", "gradient"]
+    associations = first_order(examples, names, direction_files=files, sketch=sketch)
+    expected = -3 * associations["gradient"].values
+    np.testing.assert_allclose(
+        associations["weight_difference"].values, expected, rtol=1e-3, atol=1e-4
+    )
+    only = first_order(examples, names[:1], direction_files=files, sketch=sketch)
     assert list(only) == ["weight_difference"]
 
 
@@ -61,16 +65,16 @@ def test_a_direction_is_that_of_the_training_its_row_was_measured_after(
     recipe = {"steps": 3, "batch": 4, "lr": 1e-2, "max_tokens": 32}
     job = shared.job(tmp_path, card, "llama", recipe, scoring, 0)
     tuned, _, row = job.run(shared.upstream())
-    moved = directions.measured(job, row, "t", {"dims": 64, "seed": 0})
-    expected = directions.difference(model, tuned, sketch_of(model, 64, 0))
-    np.testing.assert_array_equal(moved.values, expected.values)
-    assert np.abs(moved.values).max() > 0
+    direction = directions.measure_direction(job, row, "t", projection={"dims": 64, "seed": 0})
+    expected = directions.weight_difference(model, tuned, sketch_of(model, 64, 0))
+    np.testing.assert_array_equal(direction.values, expected.values)
+    assert np.abs(direction.values).max() > 0
 
 
-def test_nothing_asked_for_takes_no_gradient(examples, monkeypatch):
+def test_no_gradient_is_taken_for_other_associations(examples, monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", None)
     sketch = sketch_of(examples.model, 16, 0)
-    assert first_order(examples, ["representation"], {}, sketch) == {}
+    assert first_order(examples, ["representation"], direction_files={}, sketch=sketch) == {}
 
 
 def test_a_task_without_loss_is_named(examples):

@@ -3,7 +3,7 @@ from functools import partial
 from pathlib import Path
 
 from lethe.config.model_settings import Recipe, Scoring
-from lethe.cost.calibration import Sample, calibrate
+from lethe.cost import calibration
 from lethe.data.examples import read_examples, read_upstream
 from lethe.engine import distributed, models
 from lethe.files import write_json
@@ -21,10 +21,20 @@ def calibrate_model(
         {Path(path).parent.name: read_examples(path) for path in inputs[name]}
         for name in ("train", "evaluation")
     ]
-    sample = Sample(*parts, read_upstream(inputs["upstream"]))
-    found = calibrate(load, sample, Recipe(**recipe), settings, **plan)
+    train, evaluation = parts
+    sample = calibration.Sample(
+        train=train, evaluation=evaluation, upstream=read_upstream(inputs["upstream"])
+    )
+    measured = calibration.calibrate_model(
+        load,
+        sample,
+        recipe=Recipe(**recipe),
+        scoring=settings,
+        steps=plan["steps"],
+        examples=plan["examples"],
+    )
     if distributed.rank() == 0:
-        write_json(output, found)
+        write_json(output, measured)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,31 @@ from collections import Counter
 from pathlib import Path
 
 from lethe import tables
-from lethe.cost import plan as planning
+from lethe.config.task_table import tasks_from_pairs
+from lethe.cost.plan import make_plan
 from lethe.data.examples import read_upstream
 from lethe.files import read_json, whole
 from lethe.jobs.running import run
 
 
-def plan(upstream: Path, calibrations: dict, models: dict, outputs: dict, **experiment) -> None:
-    """Multiplies what a few steps took by how many there will be."""
+def plan(
+    upstream: Path, calibrations: dict, models: dict, outputs: dict, sizes: dict, prices: dict
+) -> None:
+    """Multiplies the rates of a few steps by the number of steps and jobs."""
     splits = Counter(example.split for example in read_upstream(upstream))
     measured = {name: read_json(path) for name, path in calibrations.items()}
-    found = planning.plan(measured, models, splits, **experiment)
-    tables.write_csv(outputs["plan"], found.lines)
-    tables.write_csv(outputs["ways"], found.ways)
+    estimate = make_plan(
+        measured,
+        models,
+        tasks=tasks_from_pairs(sizes["tasks"]),
+        splits=splits,
+        sizes=sizes,
+        prices=prices,
+    )
+    tables.write_csv(outputs["plan"], estimate.lines)
+    tables.write_csv(outputs["ways"], estimate.ways)
     with whole(outputs["text"]) as part:
-        part.write_text(found.text, "utf-8")
+        part.write_text(estimate.text, "utf-8")
 
 
 if __name__ == "__main__":

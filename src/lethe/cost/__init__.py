@@ -1,4 +1,4 @@
-"""What will it cost, and what did it? Calibration of a model, the plan, the ledger.
+"""How much will it cost, and how much did it cost? Calibration of a model, plan and ledger.
 
-May import every wing above: `config`, `data`, `engine`, `matrix`, `measure` and `replay`.
+May import all wings above: `config`, `data`, `engine`, `matrix`, `measure` and `replay`.
 """

@@ -1,68 +1,94 @@
-"""What an experiment did cost, beside what was estimated."""
+"""The actual cost of an experiment, next to the estimate."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lethe.matrix.rows import Row
 from lethe.tables import as_text
 
 
-def actual(row: Row) -> dict[str, float]:
-    """What a row's job did, from its metadata: tokens trained on, and seconds.
+@dataclass(frozen=True)
+class FinishedRow:
+    """A row that a job wrote, and the size of its file."""
 
-    A further measurement of the same weights trains nothing, a copy of a row does nothing at all.
-    """
-    about = row.about
-    if about.get("copied"):
-        return {"training_tokens": 0.0, "seconds": 0.0}
-    if about.get("measurement"):
-        return {"training_tokens": 0.0, "seconds": about.get("seconds", float("nan"))}
-    trained = about.get("training_tokens_per_second", 0.0) * about.get("training_seconds", 0.0)
-    return {"training_tokens": trained, "seconds": about.get("seconds", float("nan"))}
+    row: Row
+    file_bytes: int
+
+    @property
+    def training_tokens(self) -> float:
+        """Tokens that the job trained on.
+
+        A copy of a row trains on nothing, and so does a further measurement of the same weights.
+        """
+        about = self.row.about
+        if about.get("copied") or about.get("measurement"):
+            return 0.0
+        rate = about.get("training_tokens_per_second", 0.0)
+        return rate * about.get("training_seconds", 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the job; 0 for a copy of a row, NaN if the row does not record them."""
+        about = self.row.about
+        return 0.0 if about.get("copied") else about.get("seconds", float("nan"))
 
 
-def ledger(
+def ledger_lines(
     planned: Iterable[Mapping[str, Any]],
-    done: Mapping[tuple[str, str], Sequence[tuple[Row, int]]],
+    finished: Mapping[tuple[str, str], Sequence[FinishedRow]],
 ) -> list[dict[str, Any]]:
-    """Lines of ledger.csv: the plan's estimate beside what the finished rows say.
+    """Makes the lines of ledger.csv: the plan's estimate next to the records of finished rows.
 
     Parameters
     ----------
     planned
         Lines of plan.csv.
-    done
-        (model, rule) -> its rows, each with the bytes of its file. Rules that leave no rows
-        (pretraining, directions) have no line.
+    finished
+        Rows by (model, rule). Rules that leave no rows (pretraining, directions) have no line.
     """
-    found = []
-    for line in planned:
-        rows = done.get((line["model"], line["rule"]))
-        if not rows:
-            continue
-        seen = [actual(row) for row, _ in rows]
-        seconds = sum(one["seconds"] for one in seen)
-        found.append(
-            {
-                **{key: line[key] for key in ("model", "rule")},
-                "jobs_planned": line["jobs"],
-                "jobs": sum(not row.about.get("measurement") for row, _ in rows),
-                "seconds_planned": line["seconds"],
-                "seconds": seconds,
-                "ratio": seconds / line["seconds"] if line["seconds"] else float("nan"),
-                "training_tokens_planned": line["training_tokens"],
-                "training_tokens": round(sum(one["training_tokens"] for one in seen)),
-                "disk_mb_planned": line["disk_mb"],
-                "disk_mb": sum(size for _, size in rows) / 1e6,
-            }
-        )
-    return found
+    lines = []
+    for estimate in planned:
+        rows = finished.get((estimate["model"], estimate["rule"]))
+        if rows:
+            lines.append(_ledger_line(estimate, rows))
+    return lines
 
 
-def ledger_text(found: Sequence[Mapping[str, Any]]) -> str:
-    """ledger.csv as a table to read."""
-    count, size = "{:,}".format, "{:,.1f}".format
-    columns = {"model": str, "rule": str, "jobs_planned": count, "jobs": count}
-    columns |= {"seconds_planned": size, "seconds": size, "ratio": "{:.2f}".format}
-    columns |= {"training_tokens_planned": count, "training_tokens": count}
-    return as_text(found, columns | {"disk_mb_planned": size, "disk_mb": size}) + "\n"
+def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -> dict[str, Any]:
+    seconds = sum(one.seconds for one in finished)
+    # A further measurement belongs to the job that trained the weights.
+    jobs = sum(not one.row.about.get("measurement") for one in finished)
+    return {
+        "model": estimate["model"],
+        "rule": estimate["rule"],
+        "jobs_planned": estimate["jobs"],
+        "jobs": jobs,
+        "seconds_planned": estimate["seconds"],
+        "seconds": seconds,
+        "ratio": seconds / estimate["seconds"] if estimate["seconds"] else float("nan"),
+        "training_tokens_planned": estimate["training_tokens"],
+        "training_tokens": round(sum(one.training_tokens for one in finished)),
+        "disk_mb_planned": estimate["disk_mb"],
+        "disk_mb": sum(one.file_bytes for one in finished) / 1e6,
+    }
+
+
+def ledger_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Formats the lines of ledger.csv as a table to read."""
+    count = "{:,}".format
+    size = "{:,.1f}".format
+    columns = {
+        "model": str,
+        "rule": str,
+        "jobs_planned": count,
+        "jobs": count,
+        "seconds_planned": size,
+        "seconds": size,
+        "ratio": "{:.2f}".format,
+        "training_tokens_planned": count,
+        "training_tokens": count,
+        "disk_mb_planned": size,
+        "disk_mb": size,
+    }
+    return as_text(lines, columns) + "\n"

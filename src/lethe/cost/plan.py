@@ -1,7 +1,8 @@
-"""What an experiment will cost, before anything of it is run (lethe.cost.ledger: what it did cost).
+"""The cost of an experiment, estimated before any of it has run.
 
-Costs are products of counts and of rates that a few steps gave (`lethe.cost.calibration`): jobs of
-each rule, tokens trained on and scored, seconds, GPU- and core-hours, disk, money.
+`lethe.cost.ledger` has the actual cost. Costs are products of counts (jobs per rule, tokens) and of
+rates that a few steps gave (`lethe.cost.calibration`). They are tokens trained on and scored,
+seconds, GPU-hours, core-hours, disk and money.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,23 +12,31 @@ from typing import Any
 from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import Pretraining, Recipe
 from lethe.config.replay_settings import Replay
+from lethe.config.task_table import Task
 from lethe.engine.training import planned_steps
 from lethe.replay.strategies import draws
 from lethe.tables import as_text
 
-Calibration = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Sizes:
-    """What decides how many jobs there are, and how long.
+    """The sizes that decide the number of jobs and their length.
 
-    `tasks` is task -> (group, split); N upstream `examples`, of which `heldout` are never
-    replayed; `directions` says that fine-tunes are repeated to see where the weights go; `probes`
-    is what a prediction rests on.
+    Parameters
+    ----------
+    tasks
+        Task by name.
+    examples
+        Number of upstream examples.
+    heldout
+        Number of upstream examples that are never replayed.
+    directions
+        True if fine-tunes are repeated to measure the direction of the weights.
+    probes
+        Number of probes that a prediction uses.
     """
 
-    tasks: Mapping[str, tuple[str, str]]
+    tasks: Mapping[str, Task]
     examples: int
     heldout: int
     noise: NoiseSettings | None = None
@@ -38,7 +47,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one job of a model takes, and what an hour of it costs; None: no price is known."""
+    """GPUs and threads of one job of a model, and prices per hour; None means no price."""
 
     gpus: int
     threads: int
@@ -46,18 +55,18 @@ class Machine:
     core_hour: float | None = None
 
     def cost(self, seconds: float, on_gpu: bool) -> dict[str, float | None]:
-        """GPU-hours, core-hours and money of so many seconds of jobs."""
+        """GPU-hours, core-hours and money for this many seconds of jobs."""
         hours = seconds / 3600
-        gpu = hours * self.gpus if on_gpu else 0.0
-        core = hours * self.threads
+        gpu_hours = hours * self.gpus if on_gpu else 0.0
+        core_hours = hours * self.threads
         price = self.gpu_hour if on_gpu else self.core_hour
-        money = None if price is None else price * (gpu if on_gpu else core)
-        return {"gpu_hours": gpu, "core_hours": core, "money": money}
+        money = None if price is None else price * (gpu_hours if on_gpu else core_hours)
+        return {"gpu_hours": gpu_hours, "core_hours": core_hours, "money": money}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one job does: tokens trained on, tokens scored, answers given, bytes left on disk."""
+    """One job: tokens trained on, tokens scored, answers, bytes written, loads of the model."""
 
     trained: float = 0.0
     scored: float = 0.0
@@ -65,8 +74,8 @@ class Work:
     disk: float = 0.0
     loads: int = 1
 
-    def seconds(self, calibration: Calibration) -> float:
-        """How long it takes, imports of Python packages left out."""
+    def seconds(self, calibration: Mapping[str, Any]) -> float:
+        """Duration of the job in seconds, without the imports of Python packages."""
         return (
             self.loads * calibration["loads"] * calibration["load_seconds"]
             + self.trained / calibration["training_tokens_per_second"]
@@ -76,242 +85,283 @@ class Work:
 
 
 class Estimate:
-    """The work of every job of one model."""
+    """The work of all jobs of one model."""
 
-    def __init__(self, sizes: Sizes, recipe: Recipe, calibration: Calibration):
-        self.sizes, self.recipe, self.calibration = sizes, recipe, calibration
-        self.asks = calibration["answer_seconds"] is not None
+    def __init__(self, sizes: Sizes, recipe: Recipe, calibration: Mapping[str, Any]):
+        self.sizes = sizes
+        self.recipe = recipe
+        self.calibration = calibration
+        self.measures_answers = calibration["answer_seconds"] is not None
 
     def jobs(self, pretraining: Pretraining | None = None) -> dict[str, list[Work]]:
-        """Rule -> the work of each of its jobs."""
-        sizes, found = self.sizes, {}
+        """The work of each job, by rule."""
+        sizes = self.sizes
+        jobs = {}
         if pretraining is not None:
             tokens = pretraining.steps * pretraining.batch * pretraining.context
             weights = self.calibration["weight_bytes"]
-            found["pretrain_model"] = [Work(trained=tokens, disk=weights, loads=0)]
-        # Right answers are asked for twice, so that batches are those of the rows.
-        found["score_base"] = [self._scoring(sizes.examples, rounds=2)]
-        found["measure_row"] = [self.row(task) for task in sizes.tasks]
+            jobs["pretrain_model"] = [Work(trained=tokens, disk=weights, loads=0)]
+        # The base model answers twice, so that its batches are also those of the rows.
+        jobs["score_base"] = [self._scoring(sizes.examples, rounds=2)]
+        jobs["measure_row"] = [self.row(task) for task in sizes.tasks]
         if sizes.directions:
-            found["measure_direction"] = [self._training(task, loads=2) for task in sizes.tasks]
-        if (noise := sizes.noise) is not None:
-            again = [self.row(task, 1 + noise.measurements) for task in noise.tasks]
-            found["repeat_row"] = again * noise.trainings
-        if (replay := sizes.replay) is not None:
-            tests = [task for task, (_, split) in sizes.tasks.items() if split != "train"]
-            found["replay_run"] = [
-                self._replay(strategy, seed, task)
-                for strategy in replay.strategies
-                for seed in replay.seeds
-                for task in tests
-            ]
-        return found
+            jobs["measure_direction"] = [self._training(task, loads=2) for task in sizes.tasks]
+        if sizes.noise is not None:
+            rounds = 1 + sizes.noise.measurements
+            repeats = [self.row(task, rounds) for task in sizes.noise.tasks]
+            jobs["repeat_row"] = repeats * sizes.noise.trainings
+        if sizes.replay is not None:
+            jobs["replay_run"] = self._replay_runs(sizes.replay)
+        return jobs
 
     def row(self, task: str, rounds: int = 1) -> Work:
         """One fine-tune and `rounds` measurements of all upstream examples."""
         return _sum(self._training(task), self._scoring(self.sizes.examples, rounds, files=rounds))
 
     def ways(self) -> dict[str, Work]:
-        """What a new task's forgetting costs, by the way to get it, for a task as the others are.
+        """The cost of a new task's forgetting, by the way to get it, for an average task.
 
-        exhaustive: fine-tune, score all. offline: fine-tune, score the probes, predict the rest.
-        online: score the probes while the fine-tune that is wanted anyway goes on (protocol:
-        paper, section 1.7).
+        exhaustive: fine-tune, and score all upstream examples. offline: fine-tune, score the
+        probes, and predict the rest. online: only score the probes, during a fine-tune that takes
+        place anyway (protocol: paper, section 1.7).
         """
-        train = _mean([self._training(task) for task in self.sizes.tasks])
+        training = _mean([self._training(task) for task in self.sizes.tasks])
         probes = self._scoring(self.sizes.probes, loads=0)
-        whole = self._scoring(self.sizes.examples, loads=0)
+        all_examples = self._scoring(self.sizes.examples, loads=0)
         return {
-            "exhaustive": _sum(train, whole),
-            "offline": _sum(train, probes),
+            "exhaustive": _sum(training, all_examples),
+            "offline": _sum(training, probes),
             "online": probes,
         }
 
     def _training(self, task: str, loads: int = 1) -> Work:
-        told = self.calibration["tasks"][task]
-        group = self.sizes.tasks[task][0]
-        steps = planned_steps(self.recipe, told["examples"], group)
-        tokens = steps * self.recipe.batch * told["tokens"]
-        own = 2 * told["eval_tokens"]
-        disk = self.calibration["weight_bytes"] if self.recipe.keep_weights else 0
-        answers = 2 * told["eval_examples"] if self.asks else 0
-        return Work(tokens, own, answers, disk, loads)
+        counts = self.calibration["tasks"][task]
+        steps = planned_steps(self.recipe, counts["examples"], self.sizes.tasks[task].group)
+        # The task's own evaluation examples are scored before and after the fine-tune.
+        return Work(
+            trained=steps * self.recipe.batch * counts["tokens"],
+            scored=2 * counts["eval_tokens"],
+            answers=2 * counts["eval_examples"] if self.measures_answers else 0,
+            disk=self.calibration["weight_bytes"] if self.recipe.keep_weights else 0,
+            loads=loads,
+        )
 
     def _scoring(self, examples: int, rounds: int = 1, files: int = 1, loads: int = 1) -> Work:
         tokens = examples * self.calibration["upstream_tokens"]
-        disk = files * examples * self.calibration["row_bytes"]
-        if not self.asks:
-            # Losses of the base model are measured once.
-            return Work(0.0, tokens * files, 0.0, disk, loads)
-        return Work(0.0, tokens * files, examples * rounds, disk, loads)
+        # The losses of the base model are measured once, whereas answers are asked in each round.
+        return Work(
+            scored=tokens * files,
+            answers=examples * rounds if self.measures_answers else 0.0,
+            disk=files * examples * self.calibration["row_bytes"],
+            loads=loads,
+        )
 
-    def _replay(self, strategy: str, seed: int, task: str) -> Work:
+    def _replay_runs(self, replay: Replay) -> list[Work]:
+        test_tasks = [name for name, task in self.sizes.tasks.items() if task.split != "train"]
+        runs = []
+        for strategy in replay.strategies:
+            for seed in replay.seeds:
+                runs += [self._replay_run(strategy, seed, task) for task in test_tasks]
+        return runs
+
+    def _replay_run(self, strategy: str, seed: int, task: str) -> Work:
         replay = self.sizes.replay
         scoring = self._scoring(self.sizes.heldout, loads=0)
-        if (strategy, seed) == ("none", 0):
-            return Work(disk=scoring.disk, loads=0)  # the row itself, cut to the held-out examples
+        if strategy == "none" and seed == 0:
+            # This run is the row itself, cut to the held-out examples.
+            return Work(disk=scoring.disk, loads=0)
         work = _sum(self._training(task), scoring)
         if strategy == "none" or replay is None or replay.accounting == "swap":
             return work
-        steps = planned_steps(
-            self.recipe, self.calibration["tasks"][task]["examples"], self.sizes.tasks[task][0]
-        )
+        examples = self.calibration["tasks"][task]["examples"]
+        steps = planned_steps(self.recipe, examples, self.sizes.tasks[task].group)
         replayed = draws(steps * self.recipe.batch, replay.ratio)
         return _sum(work, Work(trained=replayed * self.calibration["upstream_tokens"], loads=0))
 
 
 def _sum(*works: Work) -> Work:
-    # A job loads its model once, whatever it does with it.
-    loads = max(work.loads for work in works)
-    added = {key: sum(getattr(w, key) for w in works) for key in _ADDED}
-    return Work(**added, loads=loads)
+    return Work(
+        trained=sum(work.trained for work in works),
+        scored=sum(work.scored for work in works),
+        answers=sum(work.answers for work in works),
+        disk=sum(work.disk for work in works),
+        # A job loads its model once for all of its work.
+        loads=max(work.loads for work in works),
+    )
 
 
 def _mean(works: Sequence[Work]) -> Work:
     total = _sum(*works)
-    return Work(**{key: getattr(total, key) / len(works) for key in _ADDED}, loads=total.loads)
+    return Work(
+        trained=total.trained / len(works),
+        scored=total.scored / len(works),
+        answers=total.answers / len(works),
+        disk=total.disk / len(works),
+        loads=total.loads,
+    )
 
 
-_ADDED = ("trained", "scored", "answers", "disk")
-
-
-def lines(
-    model: str, jobs: Mapping[str, Sequence[Work]], calibration: Calibration, machine: Machine
+def plan_lines(
+    model: str,
+    jobs: Mapping[str, Sequence[Work]],
+    *,
+    calibration: Mapping[str, Any],
+    machine: Machine,
 ) -> list[dict[str, Any]]:
-    """Lines of plan.csv, one a rule: model, rule, jobs, tokens, seconds, hours, disk, money."""
-    return [
-        {
+    """Makes the lines of plan.csv, one per rule."""
+    lines = []
+    for rule, works in jobs.items():
+        seconds = sum(work.seconds(calibration) for work in works)
+        line = {
             "model": model,
             "rule": rule,
             "jobs": len(works),
             "training_tokens": round(sum(work.trained for work in works)),
             "scoring_tokens": round(sum(work.scored for work in works)),
             "answers": round(sum(work.answers for work in works)),
-            "seconds": (seconds := sum(work.seconds(calibration) for work in works)),
-            **machine.cost(seconds, calibration["device"] != "cpu"),
-            "disk_mb": sum(work.disk for work in works) / 1e6,
-        }
-        for rule, works in jobs.items()
-    ]
-
-
-def new_task(model: str, estimate: Estimate, machine: Machine) -> list[dict[str, Any]]:
-    """Lines of new_task.csv: what a new task's forgetting costs, one way of getting it a line."""
-    calibration = estimate.calibration
-    ways = {way: work.seconds(calibration) for way, work in estimate.ways().items()}
-    return [
-        {
-            "model": model,
-            "way": way,
             "seconds": seconds,
-            **machine.cost(seconds, calibration["device"] != "cpu"),
-            "share_of_exhaustive": seconds / ways["exhaustive"],
         }
-        for way, seconds in ways.items()
-    ]
+        line |= machine.cost(seconds, on_gpu=calibration["device"] != "cpu")
+        line["disk_mb"] = sum(work.disk for work in works) / 1e6
+        lines.append(line)
+    return lines
+
+
+def new_task_lines(model: str, estimate: Estimate, machine: Machine) -> list[dict[str, Any]]:
+    """Makes the lines of new_task.csv: the cost of a new task's forgetting, one line per way."""
+    calibration = estimate.calibration
+    seconds_by_way = {way: work.seconds(calibration) for way, work in estimate.ways().items()}
+    lines = []
+    for way, seconds in seconds_by_way.items():
+        line = {"model": model, "way": way, "seconds": seconds}
+        line |= machine.cost(seconds, on_gpu=calibration["device"] != "cpu")
+        line["share_of_exhaustive"] = seconds / seconds_by_way["exhaustive"]
+        lines.append(line)
+    return lines
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Lines of plan.csv and of new_task.csv, and both as a text to read."""
+class CostPlan:
+    """Lines of plan.csv, lines (`ways`) of new_task.csv, and both as a text to read."""
 
     lines: list[dict[str, Any]]
     ways: list[dict[str, Any]]
     text: str
 
 
-def plan(
-    calibrations: Mapping[str, Calibration],
+def make_plan(
+    calibrations: Mapping[str, Mapping[str, Any]],
     models: Mapping[str, Mapping[str, Any]],
+    *,
+    tasks: Mapping[str, Task],
     splits: Mapping[str, int],
     sizes: Mapping[str, Any],
     prices: Mapping[str, Any],
-) -> Plan:
-    """The whole plan.
+) -> CostPlan:
+    """Estimates the cost of an experiment.
 
     Parameters
     ----------
     calibrations
-        Model -> what `lethe.cost.calibration.calibrate` found.
+        Result of `lethe.cost.calibration.calibrate_model` by model.
     models
-        Model -> recipe, gpus, threads, pretraining (None: not pretrained here).
+        By model: recipe, gpus, threads, pretraining (None: not pretrained here).
+    tasks
+        Task by name.
     splits
-        How many upstream examples are `heldout` and `replayable`.
+        Numbers of upstream examples that are `heldout` and `replayable`.
     sizes
-        `tasks`, `noise`, `replay`, `directions`, as `Sizes` has them, of JSON values.
+        `noise`, `replay` and `directions`, as in `Sizes` but of JSON values.
     prices
-        `gpu_hour`, `core_hour` (None: not known), `currency`.
+        `gpu_hour`, `core_hour` (None: unknown), `currency`.
     """
-    noise, replay = sizes["noise"], sizes["replay"]
+    noise = NoiseSettings(**sizes["noise"]) if sizes["noise"] else None
+    replay = Replay(**sizes["replay"]) if sizes["replay"] else None
     counted = Sizes(
-        sizes["tasks"],
-        sum(splits.values()),
-        splits["heldout"],
-        NoiseSettings(**noise) if noise else None,
-        Replay(**replay) if replay else None,
-        sizes["directions"],
-        replay["probes"] if replay else Sizes.probes,
+        tasks=tasks,
+        examples=sum(splits.values()),
+        heldout=splits["heldout"],
+        noise=noise,
+        replay=replay,
+        directions=sizes["directions"],
+        probes=replay.probes if replay else Sizes.probes,
     )
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     ways: list[dict[str, Any]] = []
-    for name, told in models.items():
-        estimate = Estimate(counted, Recipe(**told["recipe"]), calibrations[name])
-        pretraining = Pretraining(**told["pretraining"]) if told["pretraining"] else None
-        hours = (prices["gpu_hour"], prices["core_hour"])
-        machine = Machine(told["gpus"], told["threads"], *hours)
-        found += lines(name, estimate.jobs(pretraining), calibrations[name], machine)
-        ways += new_task(name, estimate, machine)
-    found.append(total(found))
-    return Plan(found, ways, _plan_text(calibrations, found, ways, counted, prices["currency"]))
+    for name, model in models.items():
+        calibration = calibrations[name]
+        estimate = Estimate(counted, Recipe(**model["recipe"]), calibration)
+        pretraining = Pretraining(**model["pretraining"]) if model["pretraining"] else None
+        machine = Machine(
+            gpus=model["gpus"],
+            threads=model["threads"],
+            gpu_hour=prices["gpu_hour"],
+            core_hour=prices["core_hour"],
+        )
+        jobs = estimate.jobs(pretraining)
+        lines += plan_lines(name, jobs, calibration=calibration, machine=machine)
+        ways += new_task_lines(name, estimate, machine)
+    lines.append(total_line(lines))
+    text = _plan_text(
+        calibrations, lines=lines, ways=ways, sizes=counted, currency=prices["currency"]
+    )
+    return CostPlan(lines, ways, text)
 
 
 def _plan_text(
-    calibrations: Mapping[str, Calibration],
-    found: Sequence[Mapping[str, Any]],
+    calibrations: Mapping[str, Mapping[str, Any]],
+    *,
+    lines: Sequence[Mapping[str, Any]],
     ways: Sequence[Mapping[str, Any]],
     sizes: Sizes,
     currency: str,
 ) -> str:
+    def money(value: float) -> str:
+        return f"{value:,.2f} {currency}"
+
+    count = "{:,}".format
     hours = {
         "seconds": "{:,.1f}".format,
         "gpu_hours": "{:,.3f}".format,
         "core_hours": "{:,.3f}".format,
     }
-    money = {"money": lambda value: f"{value:,.2f} {currency}"}
-    whole = {"model": str, "rule": str, "jobs": "{:,}".format}
-    tokens = {key: "{:,}".format for key in ("training_tokens", "scoring_tokens")}
-    if any(line["answers"] for line in found):
-        tokens["answers"] = "{:,}".format
-    rest = {"disk_mb": "{:,.1f}".format, **money}
-    tried = [
-        f"{name} on {seen['device']}: {seen['parameters']:,} parameters, trains "
-        f"{seen['training_tokens_per_second']:,.0f} and scores "
-        f"{seen['scoring_tokens_per_second']:,.0f} tokens a second, loads in "
-        f"{seen['load_seconds']:.1f} s, peak memory {seen['peak_memory_mb']:,.0f} MB"
-        for name, seen in calibrations.items()
+    columns = {"model": str, "rule": str, "jobs": count}
+    columns |= {"training_tokens": count, "scoring_tokens": count}
+    if any(line["answers"] for line in lines):
+        columns["answers"] = count
+    columns |= hours
+    columns |= {"disk_mb": "{:,.1f}".format, "money": money}
+    way_columns = {"model": str, "way": str} | hours
+    way_columns |= {"share_of_exhaustive": "{:.1%}".format, "money": money}
+    paragraphs = [
+        "Measured on a few steps:",
+        *[_calibration_text(name, measured) for name, measured in calibrations.items()],
+        "",
+        "Estimated (seconds of the jobs, one after the other, without start-up and tables):",
+        as_text(lines, columns),
+        "",
+        f"Forgetting of {sizes.examples:,} examples by a new task, from {sizes.probes} probes:",
+        as_text(ways, way_columns),
+        "",
     ]
-    share = {"share_of_exhaustive": "{:.1%}".format, **money}
-    return "\n".join(
-        [
-            "Tried:",
-            *tried,
-            "",
-            "Estimated (jobs' own seconds, one after the other; start-up and tables left out):",
-            as_text(found, whole | tokens | hours | rest),
-            "",
-            f"A new task's forgetting of {sizes.examples:,} examples, from {sizes.probes} probes:",
-            as_text(ways, {"model": str, "way": str} | hours | share),
-            "",
-        ]
+    return "\n".join(paragraphs)
+
+
+def _calibration_text(name: str, calibration: Mapping[str, Any]) -> str:
+    return (
+        f"{name} on {calibration['device']}: {calibration['parameters']:,} parameters, trains "
+        f"{calibration['training_tokens_per_second']:,.0f} and scores "
+        f"{calibration['scoring_tokens_per_second']:,.0f} tokens per second, loads in "
+        f"{calibration['load_seconds']:.1f} s, peak memory {calibration['peak_memory_mb']:,.0f} MB"
     )
 
 
-def total(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A line that adds up the others; money is None if that of one is."""
-    added: dict[str, Any] = {"model": "all", "rule": "all"}
-    for key in records[0]:
-        if key in added:
+def total_line(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Adds up the lines of plan.csv; money is None if it is None in any line."""
+    total: dict[str, Any] = {"model": "all", "rule": "all"}
+    for key in lines[0]:
+        if key in total:
             continue
-        values = [record[key] for record in records]
-        added[key] = None if None in values else sum(values)
-    return added
+        values = [line[key] for line in lines]
+        total[key] = None if None in values else sum(values)
+    return total

@@ -8,14 +8,19 @@ from lethe import tables
 from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import ExactMatch, Pretraining, Recipe, Scoring
 from lethe.config.replay_settings import Replay
+from lethe.config.task_table import Task
 from lethe.cost import ledger, plan
-from lethe.cost.calibration import Sample, calibrate
+from lethe.cost.calibration import Sample, calibrate_model
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import models
 from lethe.errors import LetheError
 from lethe.matrix import rows
 
-TASKS = {"a": ("g", "train"), "b": ("g", "train"), "c": ("h", "test")}
+TASKS = {
+    "a": Task(name="a", group="g", split="train"),
+    "b": Task(name="b", group="g", split="train"),
+    "c": Task(name="c", group="h", split="test"),
+}
 RECIPE = Recipe(steps=10, batch=4, max_epochs=2)
 CALIBRATION = {
     "device": "cpu",
@@ -61,8 +66,12 @@ def test_every_job_that_runs_a_model_is_counted():
     noise = NoiseSettings(tasks=["a"], trainings=2, measurements=3)
     jobs = estimate(noise=noise, replay=replay, directions=True).jobs(Pretraining())
     assert {rule: len(works) for rule, works in jobs.items()} == {
-        **{"pretrain_model": 1, "score_base": 1, "measure_row": 3, "measure_direction": 3},
-        **{"repeat_row": 2, "replay_run": 6},
+        "pretrain_model": 1,
+        "score_base": 1,
+        "measure_row": 3,
+        "measure_direction": 3,
+        "repeat_row": 2,
+        "replay_run": 6,
     }
     assert jobs["repeat_row"][0].scored == 4 * 8 * 50 + 2 * 30
     copied, *_ = jobs["replay_run"]
@@ -104,17 +113,23 @@ def test_hours_are_those_of_all_gpus_and_cores(device, cost):
 
 
 def test_the_plan_adds_up_and_reads_as_a_table():
-    told = {"recipe": RECIPE.model_dump(), "gpus": 1, "threads": 1, "pretraining": None}
-    sizes = {"tasks": TASKS, "noise": None, "replay": None, "directions": False}
+    model = {"recipe": RECIPE.model_dump(), "gpus": 1, "threads": 1, "pretraining": None}
+    sizes = {"noise": None, "replay": None, "directions": False}
     prices = {"gpu_hour": 2.0, "core_hour": None, "currency": "EUR"}
     calibrations = {"m": CALIBRATION, "n": CALIBRATION | {"device": "H100"}}
-    splits = {"heldout": 2, "replayable": 6}
-    found = plan.plan(calibrations, {"m": told, "n": told}, splits, sizes, prices)
-    *parts, whole = found.lines
-    assert whole["jobs"] == sum(line["jobs"] for line in parts) == 8
-    assert whole["money"] is None, "no price of a core was given: no sum is invented"
+    made = plan.make_plan(
+        calibrations,
+        {"m": model, "n": model},
+        tasks=TASKS,
+        splits={"heldout": 2, "replayable": 6},
+        sizes=sizes,
+        prices=prices,
+    )
+    *parts, total = made.lines
+    assert total["jobs"] == sum(line["jobs"] for line in parts) == 8
+    assert total["money"] is None, "without the price of a core there is no sum"
     assert parts[-1]["money"] == pytest.approx(2 * parts[-1]["seconds"] / 3600)
-    assert "EUR" in found.text and "trains 10 and scores 100 tokens a second" in found.text
+    assert "EUR" in made.text and "trains 10 and scores 100 tokens per second" in made.text
 
 
 def row(**about):
@@ -122,28 +137,36 @@ def row(**about):
     return rows.Row(["x", "y"], losses, losses, np.ones(2, np.int32), {}, about)
 
 
-def test_the_ledger_sets_what_rows_say_beside_the_estimate():
+def test_the_ledger_compares_finished_rows_with_the_estimate():
     planned = [
         {"model": "m", "rule": rule, "jobs": 2, "seconds": 10.0}
         | {"training_tokens": 100, "disk_mb": 1.0}
         for rule in ("pretrain_model", "measure_row", "repeat_row")
     ]
-    told = {"training_tokens_per_second": 30.0, "training_seconds": 2.0, "seconds": 9.0}
-    done = {
-        ("m", "measure_row"): [(row(**told), 500_000), (row(**told, copied=True), 500_000)],
-        ("m", "repeat_row"): [(row(**told), 1), (row(**told | {"seconds": 1.0}, measurement=1), 1)],
+    about = {"training_tokens_per_second": 30.0, "training_seconds": 2.0, "seconds": 9.0}
+    again = about | {"seconds": 1.0, "measurement": 1}
+    finished = {
+        ("m", "measure_row"): [
+            ledger.FinishedRow(row(**about), 500_000),
+            ledger.FinishedRow(row(**about, copied=True), 500_000),
+        ],
+        ("m", "repeat_row"): [
+            ledger.FinishedRow(row(**about), 1),
+            ledger.FinishedRow(row(**again), 1),
+        ],
     }
-    measured, repeated = ledger.ledger(planned, done)
+    measured, repeated = ledger.ledger_lines(planned, finished)
     assert (measured["jobs"], measured["seconds"], measured["ratio"]) == (2, 9.0, 0.9)
     assert (measured["training_tokens"], measured["disk_mb"]) == (60, 1.0)
     assert (repeated["jobs"], repeated["seconds"]) == (1, 10.0)
     assert "measure_row" in ledger.ledger_text([measured])
 
 
-def test_a_row_of_an_older_version_says_no_seconds():
+def test_a_row_of_an_older_version_has_no_seconds():
     planned = [{"model": "m", "rule": "measure_row", "jobs": 1, "seconds": 1.0}]
     planned[0] |= {"training_tokens": 1, "disk_mb": 1.0}
-    [line] = ledger.ledger(planned, {("m", "measure_row"): [(row(), 1)]})
+    finished = {("m", "measure_row"): [ledger.FinishedRow(row(), 1)]}
+    [line] = ledger.ledger_lines(planned, finished)
     assert np.isnan(line["seconds"])
 
 
@@ -155,7 +178,7 @@ def test_a_table_is_aligned_and_shows_what_is_missing():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_model_is_tried_on_the_experiments_own_examples(model_folders, dtype):
+def test_a_model_is_calibrated_on_the_examples_of_the_experiment(model_folders, dtype):
     examples = [UpstreamExample(f"a-{i}", "a", "heldout", e) for i, e in enumerate(tiny.pairs(9))]
     sample = Sample(
         {"s": tiny.pairs(6, seed=1), "t": [Example("longer " * 4, "answer")] * 3},
@@ -169,23 +192,33 @@ def test_a_model_is_tried_on_the_experiments_own_examples(model_folders, dtype):
         loaded.append(1)
         return models.load(model_folders["llama"], dtype)
 
-    found = calibrate(load, sample, RECIPE.model_copy(update={"ewc": 1.0}), scoring, 2, 5)
+    measured = calibrate_model(
+        load,
+        sample,
+        recipe=RECIPE.model_copy(update={"ewc": 1.0}),
+        scoring=scoring,
+        steps=2,
+        examples=5,
+    )
     size = 4 if dtype == "float32" else 2
-    assert found["weight_bytes"] == size * found["parameters"]
-    assert len(loaded) == found["loads"] == (1 if dtype == "float32" else 2)
+    assert measured["weight_bytes"] == size * measured["parameters"]
+    assert len(loaded) == measured["loads"] == (1 if dtype == "float32" else 2)
     for key in ("training_tokens_per_second", "scoring_tokens_per_second", "answer_seconds"):
-        assert found[key] > 0
-    assert found["tasks"]["t"]["tokens"] > found["tasks"]["s"]["tokens"]
-    assert found["tasks"]["s"]["examples"] == 6 and found["tasks"]["s"]["eval_examples"] == 4
-    assert 5 < found["row_bytes"] < 2000
+        assert measured[key] > 0
+    assert measured["tasks"]["t"]["tokens"] > measured["tasks"]["s"]["tokens"]
+    assert measured["tasks"]["s"]["examples"] == 6 and measured["tasks"]["s"]["eval_examples"] == 4
+    assert 5 < measured["row_bytes"] < 2000
 
 
 def test_a_plan_of_tasks_without_answers_is_refused(model_folders):
     empty = {"s": [Example("question", " ")]}
     upstream = tiny.upstream(4)
     with pytest.raises(LetheError, match="no training example"):
-        calibrate(
+        calibrate_model(
             lambda: models.load(model_folders["llama"]),
             Sample(empty, empty, upstream),
-            *(RECIPE, Scoring(max_tokens=24), 1, 2),
+            recipe=RECIPE,
+            scoring=Scoring(max_tokens=24),
+            steps=1,
+            examples=2,
         )

@@ -15,7 +15,7 @@ def case():
     tasks = {}
     for i in range(6):
         split = "test" if i in (2, 5) else "train"
-        tasks[f"t{i}"] = Task(name=f"t{i}", group="g", source="", split=split)
+        tasks[f"t{i}"] = Task(name=f"t{i}", group="g", split=split)
     matrix = Matrix(z, list(tasks), [f"e{i}" for i in range(50)])
     return matrix, tasks, {"text": z + rng.normal(size=z.shape), "flat": np.ones(z.shape)}
 

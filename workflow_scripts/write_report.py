@@ -1,19 +1,21 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lethe.config.task_table import tasks_from_pairs
 from lethe.files import whole
 from lethe.jobs.running import run
-from lethe.report import findings, report_page
+from lethe.report.findings import read_findings
+from lethe.report.report_page import render_page
 
 
 def write_report(
     inputs: Mapping, page: Path, models: list[str], tasks: dict, settings: dict
 ) -> None:
-    """Writes the experiment's page: one file, nothing else needed to look at it."""
-    found = findings.read(inputs, models, tasks)
+    """Writes the report of the experiment as one self-contained HTML file."""
+    findings = read_findings(inputs, models, tasks_from_pairs(tasks))
     figures = {Path(path).stem: Path(path).read_bytes() for path in inputs["figures"]}
     with whole(page) as part:
-        part.write_text(report_page.page(found, figures, settings), "utf-8")
+        part.write_text(render_page(findings, figures, settings), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers import found
+from helpers import findings
 
 from lethe import tables
 from lethe.errors import LetheError
@@ -27,8 +27,8 @@ def test_a_table_of_nothing_is_refused_and_leaves_no_file(tmp_path):
 
 
 def test_a_summary_leaves_out_what_could_not_be_measured():
-    values = found.z()
-    line = found.summaries(values)[2]
+    values = findings.z()
+    line = findings.summaries(values)[2]
     known = np.delete(values.values[2], [5, 7])
     assert line["mean_forgetting"] == pytest.approx(known.mean())
     assert line["sd_forgetting"] == pytest.approx(known.std())
@@ -36,14 +36,14 @@ def test_a_summary_leaves_out_what_could_not_be_measured():
 
 
 def test_a_fine_tune_of_which_nothing_is_known_has_a_mean_of_nan():
-    values = found.z()
+    values = findings.z()
     values.values[0] = np.nan
-    assert np.isnan(found.summaries(values)[0]["mean_forgetting"])
+    assert np.isnan(findings.summaries(values)[0]["mean_forgetting"])
 
 
 def test_a_line_of_a_replay_run_keeps_what_is_compared():
     from lethe.matrix.rows import Row
 
-    facts = found.runs()[0]
+    facts = findings.runs()[0]
     one = np.ones(1, np.float32)
     assert runs.replay_line(Row(["a"], one, one, one, {}, {**facts, "other": 1})) == facts

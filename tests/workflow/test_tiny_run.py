@@ -74,7 +74,7 @@ def test_scores_have_their_spread_over_seeds_and_tasks(finished):
 
 def test_the_page_needs_no_other_file_and_quotes_upstream_examples(finished):
     page = (finished.results / "report.html").read_text("utf-8")
-    for section in ("What was found", "low rank", "Predicting", "Replay", "own words"):
+    for section in ("Results", "Rank of Z", "Predicting", "Replay", "Most forgotten examples"):
         assert section in page
     assert 'src="data:image/png;base64,' in page and "http://" not in page
     assert "<blockquote>" in page

@@ -1,4 +1,4 @@
-"""What came out? Findings read from the workflow's tables, figures, and the page.
+"""What is the result? Findings read from the tables of the workflow, figures, and the page.
 
-May import `config`, `data`, `matrix`, `analysis` and `replay`; knows no torch.
+May import `config`, `data`, `matrix`, `analysis` and `replay`. Imports no torch.
 """

@@ -1,4 +1,4 @@
-"""All that an experiment found, read from its tables, for plots and the report."""
+"""The results of an experiment, read from its tables, for plots and the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lethe.config.task_table import Task
 from lethe.data.examples import UpstreamExample, read_upstream
 from lethe.files import read_json
 from lethe.matrix import forgetting_matrix
@@ -14,9 +15,12 @@ from lethe.matrix import forgetting_matrix
 
 @dataclass(frozen=True)
 class Findings:
-    """Tables by model. What an experiment does not make is empty: a matrix has no fine-tunes."""
+    """Tables by model. A table that the experiment does not make is empty.
 
-    tasks: dict[str, tuple[str, str]]
+    An experiment on an imported matrix, for example, has no fine-tunes and so no `summaries`.
+    """
+
+    tasks: dict[str, Task]
     matrices: dict[str, forgetting_matrix.Matrix]
     curves: dict[str, pd.DataFrame]
     completions: dict[str, pd.DataFrame]
@@ -31,59 +35,75 @@ class Findings:
 
     @property
     def binary(self) -> bool:
-        """True if every Z says which right answers were lost, 1 or 0, and not how losses rose."""
-        return all(
-            np.isin(z.values[np.isfinite(z.values)], (0, 1)).all() for z in self.matrices.values()
-        )
+        """True if every Z records lost right answers (1 or 0) instead of rises in loss."""
+        for z in self.matrices.values():
+            finite = z.values[np.isfinite(z.values)]
+            if not np.isin(finite, (0, 1)).all():
+                return False
+        return True
 
     @property
     def unit(self) -> str:
-        """Of forgetting."""
+        """The unit of forgetting."""
         return "share of answers" if self.binary else "nats"
 
     @property
     def measure(self) -> str:
-        """What forgetting is here, with its unit."""
+        """The measure of forgetting, with its unit, for axis labels."""
         return "right answers lost (share)" if self.binary else "rise in loss (nats)"
 
 
-TABLES = ("curves", "completions", "summaries", "comparisons", "runs", "associations")
 NAMES = ("task", "group", "split", "strategy", "method", "metric", "association")
 
 
-def _table(path: str | Path) -> pd.DataFrame:
-    """A CSV table; names stay text even if they look like numbers, or like `NA` or `null`."""
+def _read_table(path: str | Path) -> pd.DataFrame:
+    """Reads a CSV table; names stay text even if they look like numbers, `NA` or `null`."""
     columns = pd.read_csv(path, nrows=0).columns
+    names = [column for column in columns if column in NAMES]
+    numbers = [column for column in columns if column not in NAMES]
     return pd.read_csv(
         path,
-        dtype={name: str for name in columns if name in NAMES},
+        dtype=dict.fromkeys(names, str),
         keep_default_na=False,
-        na_values={name: ["", "nan"] for name in columns if name not in NAMES},
+        na_values={column: ["", "nan"] for column in numbers},
     )
 
 
-def read(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Sequence[str]]) -> Findings:
-    """Reads the tables that `inputs` names: lists of paths in the order of `models`."""
+def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Task]) -> Findings:
+    """Reads the tables in `inputs`, which holds lists of paths in the order of `models`.
+
+    Raises
+    ------
+    LetheError
+        If a file cannot be read. The message names it.
+    """
 
     def paths(key: str) -> Sequence[str]:
-        # A single file is a string, none is an empty list.
-        given = inputs.get(key, [])
-        return [given] if isinstance(given, str) else given
+        # Snakemake passes a single file as a string, and no file as an empty list.
+        value = inputs.get(key, [])
+        return [value] if isinstance(value, str) else value
 
-    def frames(key: str) -> dict[str, pd.DataFrame]:
-        return {model: _table(path) for model, path in zip(models, paths(key), strict=False)}
+    def tables(key: str) -> dict[str, pd.DataFrame]:
+        return {model: _read_table(path) for model, path in zip(models, paths(key), strict=False)}
 
+    def records(key: str) -> dict[str, dict]:
+        return {model: read_json(path) for model, path in zip(models, paths(key), strict=False)}
+
+    matrices = {}
+    for model, path in zip(models, paths("matrices"), strict=True):
+        matrices[model] = forgetting_matrix.read(path)
+    transfer = paths("transfer")
     return Findings(
-        {task: (group, split) for task, (group, split) in tasks.items()},
-        {
-            model: forgetting_matrix.read(path)
-            for model, path in zip(models, paths("matrices"), strict=True)
-        },
-        **{key: frames(key) for key in TABLES},
-        **{
-            key: {m: read_json(path) for m, path in zip(models, paths(key), strict=False)}
-            for key in ("noise", "sanity")
-        },
-        transfer=_table(paths("transfer")[0]) if paths("transfer") else None,
+        tasks=dict(tasks),
+        matrices=matrices,
+        curves=tables("curves"),
+        completions=tables("completions"),
+        summaries=tables("summaries"),
+        comparisons=tables("comparisons"),
+        runs=tables("runs"),
+        associations=tables("associations"),
+        noise=records("noise"),
+        sanity=records("sanity"),
+        transfer=_read_table(transfer[0]) if transfer else None,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
     )

@@ -1,4 +1,4 @@
-"""Figures, each a function from findings to a matplotlib Figure."""
+"""The figures of the report. Each is a function from findings to a matplotlib Figure."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import NullFormatter
 
 from lethe.files import whole
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.findings import Findings
 
-INK, FAINT = "#24292f", "#8b949e"
-# One colour a method in every figure, told apart without red against green.
+INK = "#24292f"
+FAINT = "#8b949e"
+# Each method has one colour in all figures. The colours do not rely on red against green.
 COLOURS = {
     "none": "#57606a",
     "random": "#9aa4ae",
@@ -72,14 +75,16 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "grid.color": "#e3e7eb",
-    # Same settings, same bytes: no random ids in the SVG.
+    # Names from data are text, even if they hold dollar signs.
+    "text.parse_math": False,
+    # A fixed salt gives the SVG the same ids, and so the same bytes, each time.
     "svg.hashsalt": "lethe",
     "svg.fonttype": "none",
 }
 
 
-def save(figure: Figure, *paths: Path) -> None:
-    """Writes a figure to .png and .svg files, whole, without a date in them."""
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Writes a figure to .png and .svg files, completely or not at all, without a date in them."""
     for path in paths:
         kind = path.suffix[1:]
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
@@ -87,39 +92,39 @@ def save(figure: Figure, *paths: Path) -> None:
             figure.savefig(part, format=kind, dpi=150, metadata=metadata)
 
 
-def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def _panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns panels, each `width` by `height` inches."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def heatmap(findings: Findings) -> Figure:
-    """Z of every model: tasks by group, examples by domain and mean forgetting."""
-    count = len(findings.matrices)
-    tasks = len(findings.tasks)
-    figure, axes = _panels(count, 1, 10, 1.4 + 0.135 * tasks)
+def draw_heatmap(findings: Findings) -> Figure:
+    """Draws Z of every model: tasks by group, examples by domain and mean forgetting."""
+    height = 1.4 + 0.135 * len(findings.tasks)
+    figure, axes = _panels(len(findings.matrices), 1, width=10, height=height)
     for axis, (model, z) in zip(axes[:, 0], findings.matrices.items(), strict=True):
-        image = heat(axis, z, findings)
-        axis.set_title(f"{model}: what each fine-tune forgot")
+        image = draw_matrix(axis, z, findings)
+        axis.set_title(f"{model}: forgetting by task and upstream example")
         figure.colorbar(image, ax=axis, label=findings.measure, pad=0.01, fraction=0.025)
     return figure
 
 
-def heat(axis: Axes, z: Matrix, findings: Findings, names: bool = True):
-    """One Z as an image; white is no change, colours are cut at the 98th percentile."""
-    groups = [findings.tasks[task][0] for task in z.tasks]
+def draw_matrix(axis: Axes, z: Matrix, findings: Findings, names: bool = True) -> AxesImage:
+    """Draws one Z as an image. White is no change; colours are cut at the 98th percentile."""
+    groups = [findings.tasks[task].group for task in z.tasks]
     row_order = sorted(range(len(z.tasks)), key=lambda row: (groups[row], z.tasks[row]))
     domains = _domains(z, findings)
-    means = np.nan_to_num(_nanmean(z.values))
-    # An example of which nothing is known, as one that the base model answers wrong, is left out.
-    known = np.flatnonzero(np.isfinite(z.values).any(axis=0)).tolist()
-    column_order = sorted(known, key=lambda column: (domains[column], -means[column]))
+    means = np.nan_to_num(_column_means(z.values))
+    # A column without any value is left out, such as an example that the base model answers wrong.
+    columns = np.flatnonzero(np.isfinite(z.values).any(axis=0)).tolist()
+    column_order = sorted(columns, key=lambda column: (domains[column], -means[column]))
     values = z.values[row_order][:, column_order]
     limit = max(float(np.nanquantile(np.abs(values), 0.98)), 1e-6)
     image = axis.imshow(
         values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
     )
     axis.spines[:].set_visible(False)
-    _domain_ticks(axis, [domains[column] for column in column_order])
+    _label_domains(axis, [domains[column] for column in column_order])
     axis.set_yticks([])
     if names:
         axis.set_yticks(range(len(row_order)), [z.tasks[row] for row in row_order], fontsize=7)
@@ -128,11 +133,12 @@ def heat(axis: Axes, z: Matrix, findings: Findings, names: bool = True):
 
 
 def _domains(z: Matrix, findings: Findings) -> list[str]:
-    known = {example.example_id: example.domain for example in findings.upstream}
-    return [known.get(example_id, "upstream examples") for example_id in z.example_ids]
+    domains = {example.example_id: example.domain for example in findings.upstream}
+    return [domains.get(example_id, "upstream examples") for example_id in z.example_ids]
 
 
-def _domain_ticks(axis: Axes, ordered: list[str]) -> None:
+def _label_domains(axis: Axes, ordered: list[str]) -> None:
+    """Names each domain below the middle of its columns and draws lines between domains."""
     names = list(dict.fromkeys(ordered))
     starts = [ordered.index(name) for name in names]
     ends = [*starts[1:], len(ordered)]
@@ -142,202 +148,226 @@ def _domain_ticks(axis: Axes, ordered: list[str]) -> None:
         axis.axvline(start - 0.5, color=INK, linewidth=0.5)
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
+def _column_means(values: np.ndarray) -> np.ndarray:
     counts = np.isfinite(values).sum(axis=0)
     return np.nansum(values, axis=0) / np.maximum(counts, 1)
 
 
-def spectrum(findings: Findings) -> Figure:
-    """Singular values of Z, as shares of its sum of squares."""
-    figure, axes = _panels(1, 1, 6, 3.6)
+def draw_spectrum(findings: Findings) -> Figure:
+    """Draws the squares of the singular values of Z as shares of their sum."""
+    figure, axes = _panels(1, 1, width=6, height=3.6)
     axis = axes[0, 0]
-    for colour, (model, curve) in zip(
-        _model_colours(findings), findings.curves.items(), strict=True
-    ):
+    colours = _model_colours(findings)
+    for model, curve in findings.curves.items():
         squares = np.square(curve[curve.predictor == "svd"].singular_value.to_numpy())
         share = np.maximum(squares / squares.sum(), 1e-6)
-        axis.plot(range(1, len(share) + 1), share, "o-", ms=3.5, color=colour, label=model)
+        components = range(1, len(share) + 1)
+        axis.plot(components, share, "o-", ms=3.5, color=colours[model], label=model)
     axis.set(yscale="log", xlabel="component", ylabel="share of the sum of squares of Z")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_title("Spectrum of Z (uncentred)")
     axis.grid(axis="y")
     axis.legend()
     return figure
 
 
-def _model_colours(findings: Findings) -> list[str]:
-    return [MODEL_COLOURS[i % len(MODEL_COLOURS)] for i in range(len(findings.matrices))]
+def _model_colours(findings: Findings) -> dict[str, str]:
+    colours = {}
+    for i, model in enumerate(findings.matrices):
+        colours[model] = MODEL_COLOURS[i % len(MODEL_COLOURS)]
+    return colours
 
 
-def rank_curves(findings: Findings) -> Figure:
-    """R2 of Z by rank, beside the predictors without factors."""
-    figure, axes = _panels(1, 1, 6, 3.6)
-    ranks(axes[0, 0], findings)
+def draw_rank_curves(findings: Findings) -> Figure:
+    """Draws R2 of Z by rank, next to the predictors without factors."""
+    figure, axes = _panels(1, 1, width=6, height=3.6)
+    draw_ranks(axes[0, 0], findings)
     return figure
 
 
-def ranks(axis: Axes, findings: Findings) -> None:
-    """R2 by rank of every model; dotted, its additive fit; if measured, its noise floor."""
-    for colour, (model, curve) in zip(
-        _model_colours(findings), findings.curves.items(), strict=True
-    ):
+def draw_ranks(axis: Axes, findings: Findings) -> None:
+    """Draws R2 by rank per model, its additive fit (dotted), and its noise floor if measured."""
+    colours = _model_colours(findings)
+    for model, curve in findings.curves.items():
+        colour = colours[model]
         svd = curve[curve.predictor == "svd"]
         axis.plot(svd["rank"], svd.r2, "o-", ms=3.5, color=colour, label=f"{model}, SVD")
         additive = float(curve[curve.predictor == "additive"].r2.iloc[0])
         label = f"{model}, task + example means"
         axis.axhline(additive, color=colour, linestyle=":", label=label)
         if model in findings.noise:
-            _noise_floor(axis, svd, findings.noise[model], colour, model)
+            _draw_noise_floor(axis, svd, findings.noise[model], colour=colour, model=model)
     axis.set(xlabel="rank", ylabel="R²", ylim=(0, 1.02))
-    axis.set_title("How much of Z a few components explain")
+    axis.set_title("R² of Z by rank")
     axis.grid(axis="y")
     axis.legend(loc="lower right")
 
 
-def _noise_floor(axis: Axes, svd: pd.DataFrame, noise: dict, colour: str, model: str) -> None:
-    """Shaded, what another training seed would change; ringed, the last rank above it."""
-    ceiling, rank = max(noise["r2_ceiling"], 0.0), noise["rank_above"]["correlated_noise"]
+def _draw_noise_floor(
+    axis: Axes, svd: pd.DataFrame, noise: dict, *, colour: str, model: str
+) -> None:
+    """Shades the part that another training seed would change; rings the last rank above it."""
+    ceiling = max(noise["r2_ceiling"], 0.0)
+    rank = noise["rank_above"]["correlated_noise"]
     axis.axhspan(ceiling, 1, color=colour, alpha=0.13, linewidth=0, label=f"{model}, noise")
     if rank:
         axis.plot(rank, svd.r2.iloc[rank - 1], "o", ms=10, markerfacecolor="none", color=colour)
         axis.lines[-1].set_label(f"{model}, rank {rank}: last above noise")
 
 
-def completion(findings: Findings) -> Figure:
-    """RMSE of predicted forgetting by number of probes, for every model and split."""
+def draw_completion(findings: Findings) -> Figure:
+    """Draws the RMSE of predicted forgetting by number of probes, for every model and split."""
     splits = list(dict.fromkeys(next(iter(findings.completions.values())).split))
-    figure, axes = _panels(len(findings.completions), len(splits), 4.8, 3.5)
+    figure, axes = _panels(len(findings.completions), len(splits), width=4.8, height=3.5)
     for line, (model, scores) in zip(axes, findings.completions.items(), strict=True):
         for axis, split in zip(line, splits, strict=True):
-            errors(axis, scores[scores.split == split], findings.unit)
+            draw_errors(axis, scores[scores.split == split], findings.unit)
             axis.set_title(f"{model}, {split.replace('_', '-')}")
     axes[0, 0].legend(ncols=2)
     return figure
 
 
-def errors(axis: Axes, scores: pd.DataFrame, unit: str) -> None:
-    """RMSE by k with 95 percent bootstrap intervals over tasks."""
-    chosen = scores[(scores.seed.astype(str) == "all") & (scores.metric == "rmse")]
-    # Associations look at no probe; the report's table has them.
-    chosen = chosen[(chosen.probes == "random") & chosen.method.isin(LABELS)]
-    for method, line in chosen.groupby("method", sort=False):
+def draw_errors(axis: Axes, scores: pd.DataFrame, unit: str) -> None:
+    """Draws RMSE by number of probes, with 95 percent bootstrap intervals over tasks."""
+    rmse = scores[(scores.seed.astype(str) == "all") & (scores.metric == "rmse")]
+    # Associations use no probes; the report has a table of them.
+    rmse = rmse[(rmse.probes == "random") & rmse.method.isin(LABELS)]
+    for method, line in rmse.groupby("method", sort=False):
         colour = COLOURS[method]
         axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=LABELS[method])
         axis.fill_between(line.k, line.low, line.high, color=colour, alpha=0.1, linewidth=0)
-    ks = sorted(chosen.k.unique())
+    counts = sorted(rmse.k.unique())
     axis.set_xscale("log")
-    axis.set_xticks(ks, ks)
+    axis.set_xticks(counts, counts)
     axis.minorticks_off()
-    axis.set(xlabel="probed examples of the unseen task", ylabel=f"RMSE ({unit})")
+    axis.set(xlabel="probes of the unseen task", ylabel=f"RMSE ({unit})")
     axis.set_ylim(bottom=0)
     axis.grid(axis="y")
 
 
-def forgetting_by_task(findings: Findings) -> Figure:
-    """Mean forgetting and what the task gained, for each fine-tune."""
+def draw_forgetting_by_task(findings: Findings) -> Figure:
+    """Draws mean forgetting and the gain on the new task for each fine-tune.
+
+    Tasks are in the order of the first model's forgetting.
+    """
     height = 1.2 + 0.17 * len(findings.tasks)
-    figure, axes = _panels(1, 2, 5.4, height)
-    orders = None
-    for colour, (model, table) in zip(
-        _model_colours(findings), findings.summaries.items(), strict=True
-    ):
-        orders = table.sort_values("mean_forgetting").task.tolist() if orders is None else orders
-        table = table.set_index("task").loc[orders]
-        gained = table.eval_loss_before - table.eval_loss_after
-        for axis, values in zip(axes[0], (table.mean_forgetting, gained), strict=True):
-            axis.plot(values, range(len(values)), "o", ms=4.5, color=colour, label=model)
-    axes[0, 0].set_yticks(range(len(orders)), orders, fontsize=7)
-    axes[0, 1].set_yticks(range(len(orders)), [])
-    axes[0, 0].set(title="forgotten upstream", xlabel=f"mean {findings.measure}")
-    axes[0, 1].set(title="learned of the task", xlabel="fall of the task's own eval loss (nats)")
-    for axis in axes[0]:
+    figure, axes = _panels(1, 2, width=5.4, height=height)
+    upstream, new_task = axes[0]
+    first = next(iter(findings.summaries.values()))
+    order = first.sort_values("mean_forgetting").task.tolist()
+    positions = range(len(order))
+    colours = _model_colours(findings)
+    for model, table in findings.summaries.items():
+        table = table.set_index("task").loc[order]
+        gain = table.eval_loss_before - table.eval_loss_after
+        for axis, values in ((upstream, table.mean_forgetting), (new_task, gain)):
+            axis.plot(values, positions, "o", ms=4.5, color=colours[model], label=model)
+    upstream.set_yticks(positions, order, fontsize=7)
+    new_task.set_yticks(positions, [])
+    upstream.set(title="upstream examples", xlabel=f"mean {findings.measure}")
+    new_task.set(title="new task", xlabel="fall of the task's own eval loss (nats)")
+    for axis in (upstream, new_task):
         axis.axvline(0, color=FAINT, linewidth=0.8)
         axis.grid(axis="x")
-    axes[0, 0].legend()
+    upstream.legend()
     return figure
 
 
-def replay(findings: Findings) -> Figure:
-    """Held-out forgetting by strategy, and its paired difference to random replay."""
-    figure, axes = _panels(len(findings.comparisons), 2, 4.8, 2.9)
+def draw_replay(findings: Findings) -> Figure:
+    """Draws held-out forgetting by strategy, and its paired difference to random replay."""
+    figure, axes = _panels(len(findings.comparisons), 2, width=4.8, height=2.9)
     for line, (model, table) in zip(axes, findings.comparisons.items(), strict=True):
-        strategies(line[0], table, "heldout_forgetting", f"held out: {findings.measure}")
-        line[0].set_title(f"{model}, forgetting after replay")
-        against_random(line[1], table, findings.unit)
+        draw_strategies(line[0], table, measure="heldout_forgetting")
+        line[0].set_xlabel(f"held out: {findings.measure}")
+        line[0].set_title(f"{model}, held-out forgetting")
+        draw_differences(line[1], table, findings.unit)
         line[1].set_title("difference to random replay")
     return figure
 
 
-def strategies(axis: Axes, table: pd.DataFrame, measure: str, label: str) -> None:
-    """A bar a strategy with the 95 percent interval over tasks."""
+def draw_strategies(axis: Axes, table: pd.DataFrame, *, measure: str) -> None:
+    """Draws one bar per strategy with its 95 percent interval over tasks."""
     values = table[measure]
-    spread = _spread(values, table[f"{measure}_low"], table[f"{measure}_high"])
-    places = range(len(table))
-    axis.barh(places, values, color=[COLOURS[name] for name in table.strategy], height=0.65)
-    axis.errorbar(values, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
-    axis.set_yticks(places, [LABELS[name] for name in table.strategy])
+    spread = _error_bars(values, table[f"{measure}_low"], table[f"{measure}_high"])
+    positions = range(len(table))
+    colours = [COLOURS[name] for name in table.strategy]
+    axis.barh(positions, values, color=colours, height=0.65)
+    axis.errorbar(values, positions, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
+    axis.set_yticks(positions, [LABELS[name] for name in table.strategy])
     axis.invert_yaxis()
-    axis.set_xlabel(label)
     axis.grid(axis="x")
     axis.set_axisbelow(True)
 
 
-def _spread(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
+def _error_bars(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
     """Lengths (2, n) of error bars; rounding may put an end on the wrong side of the mean."""
     return np.maximum(np.array([values - low, high - values], dtype=float), 0)
 
 
-def against_random(axis: Axes, table: pd.DataFrame, unit: str) -> None:
-    """Paired differences over tasks with 95 percent intervals; left of zero forgets less."""
+def draw_differences(axis: Axes, table: pd.DataFrame, unit: str) -> None:
+    """Draws paired differences to random replay with 95 percent intervals over tasks."""
     others = table[~table.strategy.isin(["random", "none"])].reset_index(drop=True)
     values = others.heldout_forgetting_difference
-    ends = (others.heldout_forgetting_difference_low, others.heldout_forgetting_difference_high)
-    spread = _spread(values, *ends)
-    for place in range(len(others)):
-        bar = {"xerr": spread[:, [place]], "color": COLOURS[others.strategy[place]]}
-        axis.errorbar(values[place], place, fmt="o", ms=6, capsize=3, **bar)
+    spread = _error_bars(
+        values,
+        low=others.heldout_forgetting_difference_low,
+        high=others.heldout_forgetting_difference_high,
+    )
+    for position, strategy in enumerate(others.strategy):
+        axis.errorbar(
+            values[position],
+            position,
+            xerr=spread[:, [position]],
+            color=COLOURS[strategy],
+            fmt="o",
+            ms=6,
+            capsize=3,
+        )
     axis.axvline(0, color=FAINT, linewidth=0.9)
     axis.set_yticks(range(len(others)), [LABELS[name] for name in others.strategy])
     axis.set_ylim(len(others) - 0.5, -0.5)
-    axis.set_xlabel(f"{unit}; left of 0 forgets less")
+    axis.set_xlabel(f"{unit}; left of 0: less forgotten")
     axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="x")
 
 
-def overview(findings: Findings) -> Figure:
-    """The four findings of the first model on one picture."""
+def draw_overview(findings: Findings) -> Figure:
+    """Draws four results of the first model in one picture."""
     model, z = next(iter(findings.matrices.items()))
-    figure, axes = _panels(2, 2, 5.2, 3.4)
-    image = heat(axes[0, 0], z, findings, names=False)
-    figure.colorbar(image, ax=axes[0, 0], label=findings.unit, pad=0.01, fraction=0.04)
-    axes[0, 0].set_ylabel(f"{len(z.tasks)} fine-tuning tasks")
-    axes[0, 0].set_title("1  What each fine-tune forgets")
-    axes[0, 0].tick_params(axis="x", labelrotation=25, labelsize=7)
-    ranks(axes[0, 1], findings)
-    axes[0, 1].set_title("2  A few components explain it")
+    figure, axes = _panels(2, 2, width=5.2, height=3.4)
+    matrix, rank, error, replay = axes.flat
+    image = draw_matrix(matrix, z, findings, names=False)
+    figure.colorbar(image, ax=matrix, label=findings.unit, pad=0.01, fraction=0.04)
+    matrix.set_ylabel(f"{len(z.tasks)} fine-tuning tasks")
+    matrix.set_title("1  Forgetting by task and upstream example")
+    matrix.tick_params(axis="x", labelrotation=25, labelsize=7)
+    draw_ranks(rank, findings)
+    rank.set_title("2  R² of Z by rank")
     scores = findings.completions[model]
-    errors(axes[1, 0], scores[scores.split == "in_domain"], findings.unit)
-    axes[1, 0].set_title("3  So few probes predict an unseen task")
-    axes[1, 0].legend(ncols=2, fontsize=7)
+    draw_errors(error, scores[scores.split == "in_domain"], findings.unit)
+    error.set_title("3  Error of predicted forgetting")
+    error.legend(ncols=2, fontsize=7)
     if model in findings.comparisons:
-        against_random(axes[1, 1], findings.comparisons[model], findings.unit)
-        axes[1, 1].set_title("4  Replaying what is predicted, against random")
+        draw_differences(replay, findings.comparisons[model], findings.unit)
+        replay.set_title("4  Forgetting, compared with random replay")
     else:
-        axes[1, 1].set_axis_off()
+        replay.set_axis_off()
     return figure
 
 
 FIGURES: dict[str, Callable[[Findings], Figure]] = {
-    "overview": overview,
-    "heatmap": heatmap,
-    "spectrum": spectrum,
-    "rank_curves": rank_curves,
-    "completion": completion,
-    "forgetting_by_task": forgetting_by_task,
-    "replay": replay,
+    "overview": draw_overview,
+    "heatmap": draw_heatmap,
+    "spectrum": draw_spectrum,
+    "rank_curves": draw_rank_curves,
+    "completion": draw_completion,
+    "forgetting_by_task": draw_forgetting_by_task,
+    "replay": draw_replay,
 }
 
 
-def draw(name: str, findings: Findings) -> Figure:
-    """The figure of this name."""
+def draw_figure(name: str, findings: Findings) -> Figure:
+    """Draws the figure with this name in `FIGURES`."""
     with mpl.rc_context(STYLE):
         return FIGURES[name](findings)

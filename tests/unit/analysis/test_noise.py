@@ -161,6 +161,6 @@ def test_the_rank_curve_shows_the_noise_floor_where_it_was_measured(floor, measu
     z = Matrix(floor[0], [f"t{i}" for i in range(12)], [f"e{j}" for j in range(900)])
     curve = pd.DataFrame(low_rank.rank_curve(z.values).records())
     found = {"m": noise.noise_floor(*floor)[0]} if measured else {}
-    figure = plots.draw("rank_curves", Findings({}, {"m": z}, {"m": curve}, {}, noise=found))
+    figure = plots.draw_figure("rank_curves", Findings({}, {"m": z}, {"m": curve}, {}, noise=found))
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert ("m, rank 2: last above noise" in legend) == ("m, noise" in legend) == measured

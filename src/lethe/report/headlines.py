@@ -1,0 +1,239 @@
+"""The headlines of the report: sentences that claim no more than the numbers support.
+
+A headline states a result if there are enough tasks to support it. Otherwise it names the quantity
+and gives its value.
+"""
+
+import numpy as np
+import pandas as pd
+
+from lethe.matrix.forgetting_matrix import Matrix
+from lethe.report.findings import Findings
+from lethe.report.plots import LABELS
+from lethe.statistics import Difference, bootstrap_interval
+
+# Level of p after Holm's correction, below which a headline calls a difference significant.
+LEVEL = 0.05
+# With fewer tasks, a headline names the quantity and states no effect.
+ENOUGH_TASKS = 5
+
+_KEY = "heldout_forgetting"
+
+
+def make_headlines(findings: Findings) -> dict[str, list[str]]:
+    """Writes the headlines of each model, the largest effect of replay before the others."""
+    headlines = {}
+    for model, z in findings.matrices.items():
+        sentences = [forgetting_headline(z, binary=findings.binary)]
+        sentences.append(rank_headline(findings.curves[model], tasks=len(z.tasks)))
+        sentences += completion_headlines(model, findings)
+        if model in findings.comparisons:
+            sentences += replay_headlines(findings.comparisons[model], findings.unit)
+        headlines[model] = sentences
+    return headlines
+
+
+def forgetting_headline(z: Matrix, *, binary: bool) -> str:
+    """States the mean forgetting over the tasks of Z, with its interval and extremes."""
+    measured = np.isfinite(z.values).any(axis=1)
+    tasks = [task for task, any_value in zip(z.tasks, measured, strict=True) if any_value]
+    means = np.nanmean(z.values[measured].astype(np.float64), axis=1)
+    examples = int(np.isfinite(z.values).any(axis=0).sum())
+    mean = float(means.mean())
+    interval = bootstrap_interval(means)
+    effect = _lost_answers(mean) if binary else _change_of_loss(mean, interval, len(tasks))
+    least = int(means.argmin())
+    most = int(means.argmax())
+    return (
+        f"{effect} Mean over {_count(len(tasks), 'task')} and {examples} upstream examples; by "
+        f"task from {means[least]:.3f} ({tasks[least]}) to {means[most]:.3f} ({tasks[most]})."
+    )
+
+
+def _lost_answers(mean: float) -> str:
+    return f"Fine-tuning lost {100 * mean:.1f} % of the base model's right answers on average."
+
+
+def _change_of_loss(mean: float, interval: tuple[float, float], tasks: int) -> str:
+    low, high = interval
+    if tasks < ENOUGH_TASKS or not np.isfinite(low):
+        return f"Mean change of the upstream loss: {mean:+.3f} nats."
+    bounds = format_interval(low, high, "+.3f")
+    if low <= 0 <= high:
+        return f"Mean change of the upstream loss: {mean:+.3f} nats {bounds}, which includes zero."
+    if mean < 0:
+        return f"Upstream loss fell by {-mean:.3f} nats {bounds}: nothing was forgotten on average."
+    less_probable = 100 * (1 - np.exp(-mean))
+    return (
+        f"Upstream loss rose by {mean:.3f} nats {bounds} on average, which makes each token "
+        f"{less_probable:.0f} % less probable."
+    )
+
+
+def rank_headline(curve: pd.DataFrame, *, tasks: int) -> str:
+    """Gives R² of Z at a few ranks, next to the means of tasks and examples."""
+    values = rank_values(curve)
+    shown = [key for key in ("rank 1", "rank 3", "rank 5") if key in values]
+    at_ranks = ", ".join(f"{values[key]:.2f} at {key}" for key in shown)
+    return (
+        f"R² of low-rank approximations of Z ({_count(tasks, 'task')}): {at_ranks}; task means "
+        f"plus example means: {values['additive']:.2f}."
+    )
+
+
+def rank_values(curve: pd.DataFrame) -> dict[str, float]:
+    """R² at a few ranks, and of the predictors without factors, from a table of rank_curve.csv."""
+    svd = curve[curve.predictor == "svd"].set_index("rank").r2
+    values = {f"rank {rank}": float(svd[rank]) for rank in (1, 2, 3, 5, 8) if rank in svd.index}
+    others = curve[~curve.predictor.isin(["svd", "logistic_mf"])]
+    for name, r2 in zip(others.predictor, others.r2, strict=True):
+        values[name.replace("_", " ")] = float(r2)
+    return values
+
+
+def completion_headlines(model: str, findings: Findings) -> list[str]:
+    """Gives the error of predicted forgetting on in-domain test tasks, lowest error first."""
+    table = findings.completions[model]
+    table = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
+    table = table[(table.probes == "random") & (table.metric == "rmse")]
+    if table.empty:
+        return []
+    counts = sorted(table.k.unique())
+    probes = 30 if 30 in counts else counts[-1]
+    rmse = table[table.k == probes].set_index("method")
+    best = rmse.value.idxmin()
+    others = []
+    for name in ("column_mean", "additive", "knn", "mf"):
+        if name in rmse.index and name != best:
+            others.append(f"{LABELS[name]} {rmse.value[name]:.3f}")
+    compared = f"; {', '.join(others)}" if others else ""
+    tasks = sum(task.split == "test" for task in findings.tasks.values())
+    interval = format_interval(rmse.low[best], rmse.high[best], ".3f")
+    return [
+        f"Error of forgetting predicted from {_count(probes, 'probe')} of an unseen task (RMSE, "
+        f"{_count(tasks, 'test task')}): {rmse.value[best]:.3f} {findings.unit} {interval} with "
+        f"{LABELS.get(best, best)}, the lowest of {_count(len(rmse), 'method')}{compared}."
+    ]
+
+
+def replay_headlines(table: pd.DataFrame, unit: str) -> list[str]:
+    """Compares each strategy with random replay, and first random replay with no replay.
+
+    Parameters
+    ----------
+    table
+        replay_comparison.csv of one model.
+    """
+    lines = table.set_index("strategy")
+    comparisons = len(lines) - 1
+    headlines = []
+    if "none" in lines.index:
+        headlines.append(_random_headline(lines, unit, comparisons))
+    for name in lines.index.difference(["none", "random"], sort=False):
+        headlines.append(_strategy_headline(lines, name, unit=unit, comparisons=comparisons))
+    return headlines
+
+
+def _random_headline(lines: pd.DataFrame, unit: str, comparisons: int) -> str:
+    none = lines.loc["none"]
+    # The table has no replay minus random replay; the sentence needs the opposite sign.
+    difference = Difference(
+        mean=-none[f"{_KEY}_difference"],
+        low=-none[f"{_KEY}_difference_high"],
+        high=-none[f"{_KEY}_difference_low"],
+        p=none[f"{_KEY}_difference_p_holm"],
+    )
+    values = f"Random replay: {lines[_KEY]['random']:.3f} vs {none[_KEY]:.3f} {unit} without replay"
+    return _comparison(
+        values,
+        reference=none[_KEY],
+        difference=difference,
+        tasks=int(none.tasks),
+        comparisons=comparisons,
+    )
+
+
+def _strategy_headline(lines: pd.DataFrame, name: str, *, unit: str, comparisons: int) -> str:
+    line = lines.loc[name]
+    difference = Difference(
+        mean=line[f"{_KEY}_difference"],
+        low=line[f"{_KEY}_difference_low"],
+        high=line[f"{_KEY}_difference_high"],
+        p=line[f"{_KEY}_difference_p_holm"],
+    )
+    label = LABELS.get(name, name)
+    reference = lines[_KEY]["random"]
+    subject = f"{label[0].upper()}{label[1:]} replay"
+    return _comparison(
+        f"{subject}: {line[_KEY]:.3f} vs {reference:.3f} {unit} for random",
+        reference=reference,
+        difference=difference,
+        tasks=int(line.tasks),
+        comparisons=comparisons,
+    )
+
+
+def _comparison(
+    values: str, *, reference: float, difference: Difference, tasks: int, comparisons: int
+) -> str:
+    """Completes a sentence on the held-out forgetting of two strategies by effect and test."""
+    needed = tasks_needed(comparisons)
+    untestable = f"No test possible: only {_count(tasks, 'test task')} (at least {needed} needed)."
+    if tasks < ENOUGH_TASKS:
+        return f"Held-out forgetting. {values}. {untestable}"
+    # Equal values on every task have no p either, but not for lack of tasks.
+    if difference.low == difference.high == 0:
+        return f"{values} (the same on each of {_count(tasks, 'test task')})."
+    change = f"{100 * difference.mean / reference:+.0f} %; " if reference > 0 else ""
+    interval = format_interval(difference.low, difference.high, "+.3f")
+    effect = f"{change}difference {difference.mean:+.3f} {interval}; {tasks} test tasks"
+    if tasks < needed:
+        return f"{values} ({effect}). {untestable}"
+    return f"{values} ({effect}; {_significance(difference)})."
+
+
+def _significance(difference: Difference) -> str:
+    if not np.isfinite([difference.low, difference.high, difference.p]).all():
+        return "not tested, because values are missing"
+    # Each interval alone misses the true value in 5 percent of cases. With several strategies, one
+    # interval is likely to exclude zero by chance, so p is corrected for their number.
+    excludes_zero = difference.low > 0 or difference.high < 0
+    significant = difference.p < LEVEL and excludes_zero
+    word = "significant" if significant else "not significant"
+    return f"{word}, {format_p(difference.p)}"
+
+
+def tasks_needed(comparisons: int, level: float = LEVEL) -> int:
+    """Fewest tasks with which the smallest p can be significant.
+
+    The smallest p of Wilcoxon's two-sided signed-rank test on n pairs is 2 / 2^n. Holm's correction
+    multiplies it by the number of comparisons.
+    """
+    tasks = 1
+    while comparisons * 2 / 2**tasks >= level:
+        tasks += 1
+    return tasks
+
+
+def format_p(p: float) -> str:
+    """Writes a p-value as in a paper: `p = .012`, or `p < .001`."""
+    if p < 0.001:
+        return "p < .001"
+    text = f"{p:.2g}"
+    if p < LEVEL <= float(text):
+        # Rounding must not move p across the level.
+        text = f"{p:.3g}"
+        if float(text) >= LEVEL:
+            return "p < .05"
+    return f"p = {text.removeprefix('0')}"
+
+
+def format_interval(low: float, high: float, digits: str) -> str:
+    """Writes an interval, or `(no interval)` if an end is unknown."""
+    if not np.isfinite([low, high]).all():
+        return "(no interval)"
+    return f"[{low:{digits}}, {high:{digits}}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

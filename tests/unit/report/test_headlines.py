@@ -1,0 +1,137 @@
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import findings as tiny_findings
+
+from lethe.matrix.forgetting_matrix import Matrix
+from lethe.replay.comparison import compare
+from lethe.report import headlines
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    return tiny_findings.make_findings(tmp_path_factory.mktemp("findings"))
+
+
+@pytest.fixture
+def sentence(findings):
+    """The sentence on matrix factorisation for an interval, a corrected p and a number of tasks."""
+
+    def make(low, high, p, tasks=8):
+        table = findings.comparisons["one"].copy()
+        table["heldout_forgetting_difference"] = (low + high) / 2
+        table["heldout_forgetting_difference_low"] = low
+        table["heldout_forgetting_difference_high"] = high
+        table["heldout_forgetting_difference_p_holm"] = p
+        table["tasks"] = tasks
+        return headlines.replay_headlines(table, "nats")[1]
+
+    return make
+
+
+def test_the_headline_claims_no_more_than_the_interval(sentence):
+    assert sentence(-0.2, -0.1, 0.04) == (
+        "Matrix factorisation replay: 0.100 vs 0.200 nats for random (-75 %; difference -0.150 "
+        "[-0.200, -0.100]; 8 test tasks; significant, p = .04)."
+    )
+    assert "+75 %" in sentence(0.1, 0.2, 0.04) and "; significant" in sentence(0.1, 0.2, 0.04)
+    assert "not significant" in sentence(-0.1, 0.2, 0.04)
+
+
+@pytest.mark.parametrize("ends", [(-0.2, -0.1), (0.1, 0.2)])
+@pytest.mark.parametrize("p, text", [(0.05, "p = .05"), (0.07, "p = .07")])
+def test_the_headline_claims_no_more_than_the_corrected_p(sentence, ends, p, text):
+    assert f"; not significant, {text})." in sentence(*ends, p)
+
+
+def test_the_headline_of_two_tasks_which_have_no_p_claims_nothing(sentence):
+    assert sentence(-0.2, -0.1, np.nan, tasks=2) == (
+        "Held-out forgetting. Matrix factorisation replay: 0.100 vs 0.200 nats for random. "
+        "No test possible: only 2 test tasks (at least 7 needed)."
+    )
+    # Equal on every task has no p either, but not for lack of tasks.
+    assert "the same on each of 8 test tasks" in sentence(0, 0, np.nan)
+
+
+def test_an_effect_on_too_few_tasks_for_a_test_is_not_called_significant(sentence):
+    text = sentence(-0.2, -0.1, 0.03, tasks=6)
+    assert "No test possible: only 6 test tasks (at least 7 needed)." in text
+    assert "significant" not in text
+
+
+def test_random_replay_against_no_replay_is_the_first_replay_headline():
+    runs = []
+    for strategy, values in {"none": 0.3, "random": 0.2, "mf": 0.19}.items():
+        for task in range(9):
+            forgetting = values + 0.001 * task * (strategy == "none")
+            runs.append(
+                {
+                    "strategy": strategy,
+                    "task": f"t{task}",
+                    "seed": 0,
+                    "heldout_forgetting": forgetting,
+                    "eval_loss_after": 1.0,
+                }
+            )
+    table = pd.DataFrame(compare(runs))
+    first, second = headlines.replay_headlines(table, "nats")
+    assert first.startswith("Random replay: 0.200 vs 0.304 nats without replay (-34 %; difference")
+    assert "9 test tasks; significant, p = .00" in first
+    assert second.startswith("Matrix factorisation replay: 0.190 vs 0.200 nats for random (-5 %;")
+
+
+@pytest.mark.parametrize(("comparisons", "tasks"), [(1, 6), (2, 7), (4, 8), (5, 8), (7, 9)])
+def test_the_least_number_of_tasks_is_the_first_that_can_be_significant(comparisons, tasks):
+    from scipy import stats
+
+    assert headlines.tasks_needed(comparisons) == tasks
+    assert comparisons * stats.wilcoxon(np.arange(1.0, tasks + 1)).pvalue < 0.05
+    assert comparisons * stats.wilcoxon(np.arange(1.0, tasks)).pvalue >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.0004, "p < .001"),
+        (0.0078125, "p = .0078"),
+        (0.12, "p = .12"),
+        (0.0499, "p = .0499"),
+        (0.049999, "p < .05"),
+        (1.0, "p = 1"),
+    ],
+)
+def test_p_is_written_as_in_a_paper_and_never_rounded_across_the_level(p, text):
+    assert headlines.format_p(p) == text
+
+
+def matrix(mean, spread, tasks):
+    rng = np.random.default_rng(0)
+    values = mean + spread * rng.normal(size=(tasks, 1)) + np.zeros((tasks, 6))
+    return Matrix(values, [f"t{i}" for i in range(tasks)], [f"e{i}" for i in range(6)])
+
+
+def test_a_rise_in_loss_is_stated_with_its_size_in_words():
+    text = headlines.forgetting_headline(matrix(0.228, 1e-9, 9), binary=False)
+    assert text.startswith(
+        "Upstream loss rose by 0.228 nats [+0.228, +0.228] on average, which makes each token 20 % "
+        "less probable. Mean over 9 tasks and 6 upstream examples; by task from"
+    )
+
+
+def test_a_fall_in_loss_is_not_called_forgetting():
+    text = headlines.forgetting_headline(matrix(-0.026, 1e-9, 9), binary=False)
+    assert "fell by 0.026 nats" in text and "nothing was forgotten on average" in text
+
+
+@pytest.mark.parametrize(("spread", "tasks"), [(1e-9, 4), (1.0, 9)])
+def test_few_tasks_or_an_interval_around_zero_name_the_quantity_only(spread, tasks):
+    text = headlines.forgetting_headline(matrix(0.02, spread, tasks), binary=False)
+    assert text.startswith("Mean change of the upstream loss: ")
+    assert "rose" not in text and "fell" not in text
+
+
+def test_lost_answers_are_a_percentage():
+    z = Matrix(np.array([[1.0, 0], [0, 0], [np.nan, np.nan]]), ["a", "b", "c"], ["x", "y"])
+    text = headlines.forgetting_headline(z, binary=True)
+    assert text.startswith("Fine-tuning lost 25.0 % of the base model's right answers on average.")
+    assert "Mean over 2 tasks" in text

@@ -58,11 +58,13 @@ def _change_of_loss(mean: float, interval: tuple[float, float], tasks: int) -> s
     low, high = interval
     if tasks < ENOUGH_TASKS or not np.isfinite(low):
         return f"Mean change of the upstream loss: {mean:+.3f} nats."
-    bounds = format_interval(low, high, "+.3f")
     if low <= 0 <= high:
+        bounds = format_interval(low, high, "+.3f")
         return f"Mean change of the upstream loss: {mean:+.3f} nats {bounds}, which includes zero."
     if mean < 0:
+        bounds = format_interval(-high, -low, ".3f")
         return f"Upstream loss fell by {-mean:.3f} nats {bounds}: nothing was forgotten on average."
+    bounds = format_interval(low, high, ".3f")
     less_probable = 100 * (1 - np.exp(-mean))
     return (
         f"Upstream loss rose by {mean:.3f} nats {bounds} on average, which makes each token "

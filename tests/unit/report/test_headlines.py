@@ -113,14 +113,16 @@ def matrix(mean, spread, tasks):
 def test_a_rise_in_loss_is_stated_with_its_size_in_words():
     text = headlines.forgetting_headline(matrix(0.228, 1e-9, 9), binary=False)
     assert text.startswith(
-        "Upstream loss rose by 0.228 nats [+0.228, +0.228] on average, which makes each token 20 % "
+        "Upstream loss rose by 0.228 nats [0.228, 0.228] on average, which makes each token 20 % "
         "less probable. Mean over 9 tasks and 6 upstream examples; by task from"
     )
 
 
 def test_a_fall_in_loss_is_not_called_forgetting():
     text = headlines.forgetting_headline(matrix(-0.026, 1e-9, 9), binary=False)
-    assert "fell by 0.026 nats" in text and "nothing was forgotten on average" in text
+    assert (
+        "fell by 0.026 nats [0.026, 0.026]" in text and "nothing was forgotten on average" in text
+    )
 
 
 @pytest.mark.parametrize(("spread", "tasks"), [(1e-9, 4), (1.0, 9)])

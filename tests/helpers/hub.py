@@ -1,4 +1,4 @@
-"""A hub on this machine that serves one model's folder, and goes away when it is told to."""
+"""A hub on this machine that serves the folder of one model and can fail on request."""
 
 import hashlib
 import json
@@ -10,15 +10,17 @@ COMMIT = "0" * 39 + "1"
 
 
 class Hub:
-    """Serves `folder` as the model `name`; with `breaks` weights stop half-way, and then all does.
+    """Serves `folder` as the model `name`, and lists the requested paths in `requests`.
 
-    `asked` lists the paths that were asked for.
+    With `breaks`, the connection ends in the middle of the weights, and all later requests fail.
     """
 
     def __init__(self, name: str, folder: Path | str, breaks: bool = False):
-        self.name, self.folder = name, Path(folder)
-        self.breaks, self.gone = breaks, False
-        self.asked: list[str] = []
+        self.name = name
+        self.folder = Path(folder)
+        self.breaks = breaks
+        self.gone = False
+        self.requests: list[str] = []
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -36,23 +38,24 @@ class Hub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a process ask this hub; it keeps nothing of others."""
+        """Environment variables that make a process use this hub only."""
         port = self.server.server_address[1]
         return {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1"}
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
-        """The file that is asked for, or what the hub says of one that it has not."""
-        self.asked.append(request.path)
+        """Sends the requested file, or the hub's answer for a file that does not exist."""
+        self.requests.append(request.path)
         if self.gone:
             request.close_connection = True
             return
         if "/tree/" in request.path:
-            self._send(request, 200, b"[]", body, "application/json")
+            self._send(request, b"[]", body=body, kind="application/json")
             return
         if request.path.startswith("/api/models/"):
             files = [{"rfilename": path.name} for path in sorted(self.folder.iterdir())]
-            told = json.dumps({"id": self.name, "sha": COMMIT, "siblings": files}).encode()
-            self._send(request, 200, told, body, "application/json")
+            description = {"id": self.name, "sha": COMMIT, "siblings": files}
+            content = json.dumps(description).encode()
+            self._send(request, content, body=body, kind="application/json")
             return
         path = self.folder / request.path.rsplit("/", 1)[1]
         if not path.is_file():
@@ -62,25 +65,27 @@ class Hub:
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
-        self._send(request, 200, path.read_bytes(), body, "application/octet-stream")
+        self._send(request, path.read_bytes(), body=body, kind="application/octet-stream")
 
-    def _send(self, request, code, told, body, kind):
-        request.send_response(code)
+    def _send(
+        self, request: BaseHTTPRequestHandler, content: bytes, *, body: bool, kind: str
+    ) -> None:
+        request.send_response(200)
         request.send_header("Content-Type", kind)
-        request.send_header("Content-Length", str(len(told)))
-        request.send_header("ETag", f'"{hashlib.sha256(told).hexdigest()}"')
+        request.send_header("Content-Length", str(len(content)))
+        request.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         request.send_header("X-Repo-Commit", COMMIT)
         request.end_headers()
         if not body:
             return
         if self.breaks and request.path.endswith(".safetensors"):
             self.gone = True
-            request.wfile.write(told[: len(told) // 2])
+            request.wfile.write(content[: len(content) // 2])
             request.close_connection = True
             return
-        request.wfile.write(told)
+        request.wfile.write(content)
 
     def stop(self) -> None:
-        """Nothing listens any more."""
+        """Stops the server and closes its port."""
         self.server.shutdown()
         self.server.server_close()

@@ -14,10 +14,10 @@ from lethe.replay.comparison import compare
 from lethe.report.findings import Findings, read_findings
 
 TASKS = {
-    "007": Task(name="007", group="NA", source="", split="train"),
-    "null": Task(name="null", group="words", source="", split="train"),
-    "sums": Task(name="sums", group="NA", source="", split="test"),
-    "poems": Task(name="poems", group="words", source="", split="test"),
+    "007": Task(name="007", group="NA", split="train"),
+    "null": Task(name="null", group="words", split="train"),
+    "sums": Task(name="sums", group="NA", split="test"),
+    "poems": Task(name="poems", group="words", split="test"),
 }
 METRICS = ("rmse", "mae", "spearman", "top_1_percent", "top_10_percent", "f1", "auc")
 SCRIPT = "<script>alert('x')</script>"

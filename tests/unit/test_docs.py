@@ -136,3 +136,14 @@ def test_the_citation_names_this_version_and_the_paper():
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors", "license"} <= set(citation)
     assert citation["preferred-citation"]["identifiers"][0]["value"] == "arXiv:2406.14026"
+
+
+def test_a_page_that_another_file_names_exists():
+    """In comments of experiments, descriptions of settings and docstrings."""
+    folders = ("src", "experiments", "rules", "profiles", "schemas", "workflow_scripts", "report")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in [*paths, ROOT / "config.yaml", ROOT / "Snakefile", ROOT / "Makefile"]:
+        if path.suffix in (".pyc", ".npy", ".parquet") or path.match("lethe/engine/models.py"):
+            continue
+        for page in re.findall(r"docs/[\w/-]+\.md", path.read_text("utf-8")):
+            assert (ROOT / page).exists(), f"{path}: {page}"

@@ -83,7 +83,7 @@ class CompletionSettings(Settings):
 
 
 class MatrixSettings(Settings):
-    """A matrix Z that you measured elsewhere, in place of models (docs/own-matrix.md)."""
+    """A matrix Z that you measured elsewhere, in place of models (docs/how-to/own-matrix.md)."""
 
     path: str = Field(description="The file of Z: .npy, .csv or .parquet.")
     name: Name = Field("own", description="Names the folder of its results.")
@@ -96,14 +96,14 @@ class MatrixSettings(Settings):
 
 
 class MatricesSettings(Settings):
-    """A folder of matrices as .npy, each with a .meta that names its rows (docs/own-matrix.md)."""
+    """A folder of .npy matrices, each with a .meta naming its rows (docs/how-to/own-matrix.md)."""
 
     folder: str = Field(description="Every .npy file in it is a Z and gives its name.")
     only: list[Name] = Field([], description="Names of the matrices to read. Empty: all of them.")
 
 
 class PlanSettings(Settings):
-    """Short trials from which the experiment's cost is estimated, and prices (docs/plan.md)."""
+    """Short trials that estimate the experiment's cost, and prices (docs/how-to/plan.md)."""
 
     steps: PositiveInt = Field(4, description="Training steps that are timed.")
     examples: PositiveInt = Field(64, description="Upstream examples whose scoring is timed.")
@@ -117,7 +117,7 @@ class PlanSettings(Settings):
 
 
 class NoiseSettings(Settings):
-    """Repeats of a few rows, which show how much of Z is noise (docs/noise-and-rank.md)."""
+    """Repeats of a few rows, which show the noise of Z (docs/explanation/noise-and-rank.md)."""
 
     tasks: Annotated[list[Name], Field(min_length=1)] = Field(
         description="Tasks whose rows are repeated."

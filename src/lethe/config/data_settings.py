@@ -39,7 +39,7 @@ class Fields(Settings):
     format: Literal["fields", "messages", "dolly", "mmlu", "bbh"] = Field(
         "fields",
         description="fields: by the templates below. The others: as the paper reads the data set "
-        "of this name (docs/paper.md).",
+        "of this name (docs/how-to/paper.md).",
     )
     prompt: str = Field("{prompt}", description="Template of the prompt.")
     answer: str = Field("{answer}", description="Template of the answer.")

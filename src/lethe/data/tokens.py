@@ -1,4 +1,4 @@
-"""Examples as token sequences with the mask of tokens that carry loss."""
+"""Examples as token sequences, and the tokens of each that carry loss."""
 
 from array import array
 from collections import Counter
@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from lethe.data.chat import end_of_turn, has_template, render_turn
 from lethe.data.examples import Example
 
-IN_MEMORY = 64_000_000  # bytes of tokens; a million of examples of 16 tokens
+# Bytes of tokens that stay in memory: a million examples of 16 tokens.
+IN_MEMORY = 64_000_000
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenised example: `ids` and, from index `start` on, the tokens that carry loss."""
+    """One tokenised example. The tokens `ids[start:]` carry loss."""
 
     ids: list[int]
     start: int
@@ -28,15 +30,17 @@ class Tokens:
 
 
 class TokenFile(Sequence[Tokens]):
-    """Tokenised examples of which only lengths are held in memory, 12 bytes each.
+    """Tokenised examples whose tokens are on disk; 12 bytes per example stay in memory.
 
-    The tokens lie in a temporary file without a name once they are more than IN_MEMORY bytes.
+    The tokens are in a temporary file without a name as soon as they take more than IN_MEMORY
+    bytes.
     """
 
     def __init__(self) -> None:
-        # Its life is that of the object; a context would end it too early.
+        # The file lives as long as this object; a context would close it too early.
         self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
-        self._ends, self._starts = array("q", [0]), array("i")
+        self._ends = array("q", [0])
+        self._starts = array("i")
 
     def append(self, tokens: Tokens) -> None:
         """Adds an example at the end."""
@@ -48,14 +52,15 @@ class TokenFile(Sequence[Tokens]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, place):
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        place = range(len(self))[place]
-        begin, end = self._ends[place], self._ends[place + 1]
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        begin = self._ends[index]
+        length = self._ends[index + 1] - begin
         self._file.seek(4 * begin)
-        ids = np.frombuffer(self._file.read(4 * (end - begin)), dtype=np.int32)
-        return Tokens(ids.tolist(), self._starts[place])
+        ids = np.frombuffer(self._file.read(4 * length), dtype=np.int32)
+        return Tokens(ids.tolist(), self._starts[index])
 
     @property
     def lengths(self) -> np.ndarray:
@@ -84,7 +89,7 @@ def scored(examples: Sequence[Tokens]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Tokenised:
-    """Tokenised examples in order, with how many were cut and how many carry no loss."""
+    """Tokenised examples in order, and the numbers of those that were cut or carry no loss."""
 
     examples: Sequence[Tokens]
     truncated: int
@@ -101,68 +106,130 @@ def tokenise(
 ) -> Tokenised:
     r"""Turns examples into tokens.
 
-    Loss is on the answer of a prompt-answer pair, and on all tokens but the first of plain text.
-    A pair goes through the tokenizer's chat template where it has one; else it reads
-    `<prompt>\\n<answer><end>`. Left truncation takes tokens off the prompt's beginning so that
-    the answer stays; plain text is always cut at its end.
+    Loss is on the answer of a prompt-answer pair, and on all tokens of plain text but the first.
+    A pair is written by the tokenizer's chat template if it has one, and else as
+    `<prompt>\\n<answer><end>`. Left truncation removes tokens at the beginning of the prompt, so
+    that the answer stays. Plain text is always cut at its end, and no end token is scored after
+    it, because most texts are pieces of longer ones.
 
     Parameters
     ----------
     max_tokens
-        Longest sequence; longer ones are cut and counted.
+        Tokens of the longest sequence; longer ones are cut and counted.
+    truncation
+        Side on which pairs are cut: `left` or `right`.
     include_eos
-        Whether the end token of an answer is there (and carries loss).
+        Whether the end of an answer is there and carries loss.
     into
-        Where the tokens go, a new list by default.
+        Where the tokens are appended; a new list by default.
+
+    Raises
+    ------
+    LetheError
+        If the chat template refuses a conversation.
     """
+    encoder = _Encoder(tokenizer)
     counts: Counter[str] = Counter()
-    done = [] if into is None else into
+    sequences = [] if into is None else into
     for example in examples:
-        tokens = _encode(tokenizer, example, include_eos)
+        if example.text is not None:
+            side = "right"
+            tokens = encoder.text(example.text)
+        else:
+            side = truncation
+            tokens = encoder.pair(example.prompt, example.answer, include_eos)
         if len(tokens.ids) > max_tokens:
             counts["truncated"] += 1
-            tokens = _cut(tokens, max_tokens, truncation if example.text is None else "right")
+            tokens = _cut(tokens, max_tokens, side)
         counts["empty"] += tokens.scored == 0
-        done.append(tokens)
-    return Tokenised(done, counts["truncated"], counts["empty"])
+        sequences.append(tokens)
+    return Tokenised(sequences, counts["truncated"], counts["empty"])
 
 
 def prompt_text(tokenizer: Any, prompt: str) -> str:
-    """The text that stands before the answer: chat template, else prompt and a line break."""
-    if getattr(tokenizer, "chat_template", None):
-        turn = [{"role": "user", "content": prompt}]
-        return tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    """The text before an answer: by the chat template, or the prompt and a line break."""
+    if has_template(tokenizer):
+        return render_turn(tokenizer, prompt).prompt
     return f"{prompt.rstrip()}\n"
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     """The tokens that an answer follows."""
-    # A template writes the special tokens itself; a second set would shift every position.
-    templated = bool(getattr(tokenizer, "chat_template", None))
-    ids = tokenizer(prompt_text(tokenizer, prompt), add_special_tokens=not templated)["input_ids"]
-    return _without_end(ids, tokenizer.eos_token_id, templated)
+    return _Encoder(tokenizer).prompt(prompt)
 
 
-def _encode(tokenizer: Any, example: Example, include_eos: bool) -> Tokens:
-    if example.text is not None:
-        return Tokens(tokenizer(example.text)["input_ids"], 1)
-    # Encoded apart, so that the mask falls exactly between prompt and answer.
-    answer = tokenizer(example.answer.strip(), add_special_tokens=False)["input_ids"]
-    if answer and include_eos and tokenizer.eos_token_id is not None:
-        answer = [*answer, tokenizer.eos_token_id]
-    ids = prompt_ids(tokenizer, example.prompt)
-    # The first token of a sequence has nothing to be predicted from.
-    return Tokens(ids + answer, max(1, len(ids)))
+class _Encoder:
+    """A tokenizer, and the number of special tokens that it appends to every text."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.templated = has_template(tokenizer)
+        self.appended = _appended_tokens(tokenizer)
+
+    def text(self, text: str) -> Tokens:
+        """Plain text with the tokens that the tokenizer puts first, but not those it puts last."""
+        return Tokens(self._with_first_tokens(text), 1)
+
+    def prompt(self, prompt: str) -> list[int]:
+        """The prompt with everything that stands before the answer."""
+        text = prompt_text(self.tokenizer, prompt)
+        # A template writes special tokens itself; a second set would shift every position.
+        return self._plain(text) if self.templated else self._with_first_tokens(text)
+
+    def pair(self, prompt: str, answer: str, include_eos: bool) -> Tokens:
+        """Prompt and answer, with loss on the answer and, if wanted, on its end."""
+        answer = answer.strip()
+        if self.templated:
+            turn = render_turn(self.tokenizer, prompt)
+            ids = self._plain(turn.prompt)
+            answer_ids = self._after(ids, turn.prompt, turn.lead + answer) if answer else []
+            end = end_of_turn(self.tokenizer, turn.tail)
+        else:
+            ids = self.prompt(prompt)
+            # Encoded separately, so that loss begins exactly between prompt and answer.
+            answer_ids = self._plain(answer)
+            eos = self.tokenizer.eos_token_id
+            end = [] if eos is None else [eos]
+        if answer_ids and include_eos:
+            answer_ids = [*answer_ids, *end]
+        # Nothing comes before the first token of a sequence, so that it cannot be predicted.
+        return Tokens(ids + answer_ids, max(1, len(ids)))
+
+    def _after(self, prompt_ids: list[int], prompt: str, answer: str) -> list[int]:
+        """The tokens of an answer as they are in the rendered conversation.
+
+        Some tokenizers encode a text differently at its beginning (SentencePiece puts a space
+        there). If prompt and answer share a token, they are encoded separately instead.
+        """
+        ids = self._plain(prompt + answer)
+        if ids[: len(prompt_ids)] == prompt_ids and len(ids) > len(prompt_ids):
+            return ids[len(prompt_ids) :]
+        return self._plain(answer)
+
+    def _plain(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _with_first_tokens(self, text: str) -> list[int]:
+        ids = self.tokenizer(text)["input_ids"]
+        return ids[: len(ids) - self.appended]
 
 
-def _without_end(ids: list[int], eos: int | None, templated: bool) -> list[int]:
-    """Some tokenizers end every text with EOS; a prompt that an answer follows must not."""
-    return ids[:-1] if not templated and len(ids) > 1 and ids[-1] == eos else ids
+def _appended_tokens(tokenizer: Any) -> int:
+    """Number of special tokens that the tokenizer appends to a text."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    ids = tokenizer("a")["input_ids"]
+    if not plain:
+        # The letter has no token, so that first and last tokens look alike.
+        return int(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
+    for first in range(len(ids) - len(plain) + 1):
+        if ids[first : first + len(plain)] == plain:
+            return len(ids) - first - len(plain)
+    return 0
 
 
 def _cut(tokens: Tokens, max_tokens: int, side: str) -> Tokens:
     if side == "right":
         return Tokens(tokens.ids[:max_tokens], tokens.start)
-    # At least one token of the prompt stays: the answer's first token is predicted from it.
+    # At least one token of the prompt stays, because the answer's first token is predicted from it.
     surplus = min(len(tokens.ids) - max_tokens, max(0, tokens.start - 1))
     return Tokens(tokens.ids[surplus:][:max_tokens], tokens.start - surplus)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from lethe.data.chat import stop_tokens
 from lethe.engine import distributed
 from lethe.engine.batches import model_of
 from lethe.engine.progress import progress
@@ -154,7 +155,7 @@ class _Speaker:
     def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int):
         self.model, self.tokenizer = model_of(model), tokenizer
         own = self.model.generation_config.eos_token_id
-        ends = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id]
+        ends = [*(own if isinstance(own, list) else [own]), *stop_tokens(tokenizer)]
         self.ends = sorted({end for end in ends if end is not None})
         self.pad = self.ends[0] if self.ends else 0
         self.config = GenerationConfig(

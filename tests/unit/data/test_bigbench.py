@@ -65,6 +65,12 @@ def test_a_task_brings_its_own_prefixes(tmp_path):
     assert found == Example("Add the numbers.\nSum: 1 + 2\n- 3\n- 4\nIs:", "3")
 
 
+@pytest.mark.parametrize("record", [{"input": ["x"], "target": "y"}, {"input": "x", "target": {}}])
+def test_what_is_not_text_is_refused_with_task_and_field(tmp_path, record):
+    with pytest.raises(LetheError, match="task 't': field '(in|tar).*' holds"):
+        only(tmp_path, examples=[record])
+
+
 def test_numbers_become_text(tmp_path):
     assert only(tmp_path, examples=[{"input": "x", "target": 7}]).answer == "7"
 

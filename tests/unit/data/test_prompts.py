@@ -112,6 +112,14 @@ def test_bbh_stands_after_the_examples_of_its_prompt_file(tmp_path):
             list(read_source(given, "boolean_expressions.json"))
 
 
+def test_a_turn_may_be_a_list_of_parts_that_are_text(tmp_path):
+    parts = [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two"}]
+    (tmp_path / "t.jsonl").write_text(json.dumps({"messages": turns}))
+    given = source(kind="files", folder=str(tmp_path), format="messages")
+    assert list(read_source(given, "t.jsonl")) == [Example("How many?", "Two")]
+
+
 def test_truthful_qa_is_grouped_before_the_colon_and_evaluated_on_what_it_trains_on(tmp_path):
     common = {"type": "Adversarial", "correct_answers": ["a"], "incorrect_answers": ["b"]}
     rows = [
@@ -219,6 +227,17 @@ def test_keys_that_do_not_go_together_are_refused(settings, told):
         ("messages", {"text": "x"}, "no field 'messages'"),
         ("messages", {"messages": ["x"]}, "not as its format wants it"),
         ("dolly", {"instruction": "x"}, "no field 'response'"),
+        ("dolly", {"instruction": ["x"], "response": "y"}, "field 'instruction' holds a list"),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": {"a": 1}}]},
+            "field 'messages' holds an object",
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
+            "a part of a turn that is not text",
+        ),
     ],
 )
 def test_a_record_of_another_form_is_refused_with_the_task(tmp_path, format, record, told):

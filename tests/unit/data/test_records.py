@@ -56,6 +56,51 @@ def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
             records.matching_files(tmp_path, where)
 
 
+def test_a_csv_cell_may_have_any_length_and_hold_line_breaks(tmp_path):
+    long = "a long tale, " * 20_000
+    text = f'title,body\npage,"two\nlines, ""quoted"""\n\nbook,"{long}"\n'
+    (tmp_path / "a.csv").write_text(text)
+    found = list(records.read_records(tmp_path / "a.csv"))
+    assert found == [
+        {"title": "page", "body": 'two\nlines, "quoted"'},
+        {"title": "book", "body": long},
+    ]
+    assert [record.place for record in found] == [
+        f"{tmp_path}/a.csv, line {number}" for number in (2, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("a,b\n1,2\none, two,3\n", r"a\.csv, line 3: 3 cell\(s\), but the header names 2.*quotes"),
+        ("a,b\n1,2,\n", r"a\.csv, line 2: 3 cell\(s\), but the header names 2"),
+        ("a,b\n1\n", r"a\.csv, line 2: 1 cell\(s\), but the header names 2"),
+        ('a,b\n1,"2\n3,4\n', r"a\.csv, line 2: unexpected end of data"),
+        ('a,b\n1,"2" x\n', r"a\.csv, line 2: .*expected after"),
+        ("a,b,a\n1,2,3\n", r"a\.csv: the header names the column\(s\) \['a'\] twice"),
+    ],
+)
+def test_a_csv_of_the_wrong_shape_is_refused_with_its_line(tmp_path, content, part):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(LetheError, match=part):
+        list(records.read_records(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"text": {"0": "one", "1": "two"}},
+        {"text": {"0": "one", "5": "two"}, "label": {"0": 1, "5": 2}},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_columns_of_a_data_frame_are_refused(tmp_path, frame, indent):
+    (tmp_path / "a.json").write_text(json.dumps(frame, indent=indent))
+    with pytest.raises(LetheError, match=r"a\.json: holds the columns .*records are wanted"):
+        list(records.read_records(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
@@ -67,6 +112,9 @@ def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
         ("a.jsonl.gz", b"no gzip", "not readable as jsonl"),
         ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "not readable as jsonl"),
         ("a.jsonl.zst", b"no zstd", "not readable as jsonl"),
+        ("a.jsonl.gz", gzip.compress(LINES.encode())[:20] + b"x" * 20, "not readable as jsonl"),
+        ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("a.json", b'{"a":' * 100_000, "not JSON"),
         ("a.exe.gz", b"", "ends with"),
     ],
 )

@@ -82,6 +82,66 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, content
     assert name in str(caught.value)
 
 
+VALUES = [
+    ("text", "text"),
+    (7, "7"),
+    (2.5, "2.5"),
+    (1e-7, "1e-07"),
+    ({"text": "inside"}, "inside"),
+    (None, ""),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), VALUES)
+def test_text_numbers_and_objects_of_one_text_are_text(tmp_path, value, text):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "P", "answer": value}))
+    assert list(read_source(local(tmp_path), "a.jsonl")) == [Example("P", text)]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (["yes", "no"], r"a list.*\{field\.0\}"),
+        ([], "a list"),
+        ({"text": ["yes"], "start": [0]}, r"an object.*it has: text, start"),
+        ({"text": 3}, "an object"),
+        ({}, "an object"),
+        (True, "a truth value"),
+        (float("nan"), "nan, which is no number"),
+        (float("inf"), "inf, which is no number"),
+    ],
+)
+@pytest.mark.parametrize("field", ["prompt", "answer", "text"])
+def test_other_values_are_refused_with_file_line_field_and_type(tmp_path, value, kind, field):
+    record = {"prompt": "P", "answer": "A", field: value}
+    good = {"prompt": "P", "answer": "A", "text": "T"}
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(record)}\n")
+    settings = {"text": "{text}"} if field == "text" else {}
+    with pytest.raises(LetheError, match=rf"field '{field}' holds {kind}.*a\.jsonl, line 2"):
+        list(read_source(local(tmp_path, **settings), "a.jsonl"))
+
+
+def test_parquet_values_that_are_not_text_are_refused_with_their_row(tmp_path):
+    table = pa.table({"prompt": ["P", "Q"], "answer": [b"1", b"2"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(LetheError, match=r"field 'answer' holds bytes.*a\.parquet, row 1"):
+        list(read_source(local(tmp_path), "a.parquet"))
+    numbers = pa.table({"prompt": ["P", "Q"], "answer": [1.5, float("nan")]})
+    pq.write_table(numbers, tmp_path / "b.parquet")
+    with pytest.raises(LetheError, match=r"field 'answer' holds nan.*b\.parquet, row 2"):
+        list(read_source(local(tmp_path), "b.parquet"))
+
+
+def test_one_of_several_accepted_answers_is_named_by_its_position(tmp_path):
+    record = {"prompt": "P", "a.b": "dots", "answers": {"text": ["yes", "yeah"], "start": [3, 3]}}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    given = local(tmp_path, answer="{answers.text.1} {answers.start.0} {a.b}")
+    assert list(read_source(given, "a.jsonl")) == [Example("P", "yeah 3 dots")]
+    for missing in ("answers.text.2", "answers.other", "answers.text.x"):
+        with pytest.raises(LetheError, match=f"no field '{missing}'"):
+            list(read_source(local(tmp_path, answer=f"{{{missing}}}"), "a.jsonl"))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(LetheError, match=r"no such file: .*gone\.csv"):
         read_source(local(tmp_path), "gone.csv")

@@ -82,6 +82,52 @@ def test_the_end_token_some_tokenizers_add_does_not_part_prompt_and_answer(endin
     assert found.ids[-1] == END
 
 
+@pytest.mark.parametrize("last", ["<|endoftext|>", "<|endoftext|> <|endoftext|>"])
+@pytest.mark.parametrize("first", ["", "<|endoftext|> "])
+def test_no_end_token_is_scored_after_plain_text_whatever_the_tokenizer_appends(first, last):
+    from tokenizers.processors import TemplateProcessing
+
+    own = tiny.tokenizer()
+    plain = own("Seven sacks stand by the")["input_ids"]
+    own.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first}$A {last}", special_tokens=[("<|endoftext|>", END)]
+    )
+    before = [END] if first else []
+    for include_eos in (True, False):
+        found = one(own, Example(text="Seven sacks stand by the"), include_eos=include_eos)
+        assert (found.ids, found.start) == (before + plain, 1)
+    # An end token that stands in the text itself stays.
+    assert one(own, Example(text="Seven<|endoftext|>")).ids[-1] == END
+    assert one(own, Example(text="")).scored == 0
+    pair = one(own, PAIR)
+    assert pair.ids[pair.start - 1] != END and pair.ids.count(END) == len(before) + 1
+
+
+def test_an_answer_is_encoded_as_in_the_conversation_also_by_sentencepiece():
+    """Its tokenizers put a space before every text, so that a separate answer would get one."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "</s>", "[I]", "▁", "▁Hello", "▁Seven", "Seven", "▁▁", "Hello"]
+    vocabulary = [(piece, -1.0 if len(piece) > 2 else -5.0) for piece in pieces]
+    backend = Tokenizer(models.Unigram(vocabulary, unk_id=0))
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Metaspace()
+    own = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", additional_special_tokens=["[I]"]
+    )
+    own.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '[I]' + m.content + '[I]' }}"
+        "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}"
+    )
+    found = one(own, Example("Hello", "Seven"))
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Seven"}]
+    text = own.apply_chat_template(turns, tokenize=False)
+    assert found.ids == own(text, add_special_tokens=False)["input_ids"]
+
+
 def test_after_an_empty_prompt_the_whole_answer_is_scored(tokenizer):
     found = one(tokenizer, Example("", "Seven"))
     assert tokenizer.decode(found.ids[: found.start]) == "\n"

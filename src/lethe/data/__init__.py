@@ -1,4 +1,4 @@
-"""What does the model read? Sources of examples, records, prompts, tokens and loss masks.
+"""Which texts does the model read? Sources of examples, records, prompts, tokens and loss masks.
 
 May import `config`.
 """

@@ -74,28 +74,28 @@ class UpstreamExample:
 
 def distinct(
     examples: Iterable[Example],
-    seen: set[str] | None = None,
+    digests: set[str] | None = None,
     dropped: Counter[str] | None = None,
 ) -> Iterator[Example]:
     """Yields the examples without empty ones and without repetitions of earlier ones.
 
     Parameters
     ----------
-    seen
+    digests
         Digests of examples that count as repeated. The digests of yielded examples are added.
     dropped
         Counts the examples that are left out, as `repeated` and `empty`.
     """
-    seen = set() if seen is None else seen
+    digests = set() if digests is None else digests
     dropped = Counter() if dropped is None else dropped
     for example in map(Example.storable, examples):
         digest = example.digest()
         if example.is_empty():
             dropped["empty"] += 1
-        elif digest in seen:
+        elif digest in digests:
             dropped["repeated"] += 1
         else:
-            seen.add(digest)
+            digests.add(digest)
             yield example
 
 
@@ -209,14 +209,14 @@ def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[
     """Draws documents in random order until they hold `words` words in total."""
     pool = list(distinct(documents))
     random.Random(seed).shuffle(pool)
-    drawn = []
+    selected = []
     total = 0
     for document in pool:
         if total >= words:
             break
-        drawn.append(document)
+        selected.append(document)
         total += len((document.text or f"{document.prompt} {document.answer}").split())
-    return drawn
+    return selected
 
 
 def draw_upstream(
@@ -250,11 +250,11 @@ def draw_upstream(
     LetheError
         If a domain has too few chunks.
     """
-    drawn = []
-    seen: set[str] = set()
+    upstream = []
+    digests: set[str] = set()
     for position, (domain, documents) in enumerate(domains.items()):
         size = count // len(domains) + (position < count % len(domains))
-        pool = list(distinct(chunks(documents, words), seen))
+        pool = list(distinct(chunks(documents, words), digests))
         if uneven and len(pool) > 1:
             size = min(size, len(pool))
         if len(pool) < size:
@@ -265,7 +265,7 @@ def draw_upstream(
         rng = random.Random(f"{seed}/upstream/{domain}")
         heldout_count = round(size * heldout)
         for number, example in enumerate(rng.sample(pool, size)):
-            drawn.append(
+            upstream.append(
                 UpstreamExample(
                     example_id=f"{domain}-{number:05d}",
                     domain=domain,
@@ -273,7 +273,7 @@ def draw_upstream(
                     example=example,
                 )
             )
-    return drawn
+    return upstream
 
 
 def replayable_sample(

@@ -19,11 +19,11 @@ COMPRESSED = (".gz", ".zst", ".zstd")
 
 
 class Record(dict[str, Any]):
-    """The fields of one record, and the place it was read from, such as `a.jsonl, line 3`."""
+    """The fields of one record, and its origin, such as `a.jsonl, line 3`."""
 
-    def __init__(self, fields: dict[str, Any], place: str):
+    def __init__(self, fields: dict[str, Any], origin: str):
         super().__init__(fields)
-        self.place = place
+        self.origin = origin
 
 
 def matching_files(folder: Path | str, where: str) -> list[Path]:

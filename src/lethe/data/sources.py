@@ -119,14 +119,14 @@ def _reader(source: FileSource | DatasetSource, where: str) -> prompts.RecordRea
 
 
 def _read_named(read: prompts.RecordReader, where: str, record: Record) -> Example:
-    """Reads one record; every error names the task's `where` and the place of the record."""
+    """Reads one record; every error names the task's `where` and the origin of the record."""
     try:
         return read(record)
     except LetheError as error:
-        raise LetheError(f"{where}: {error} ({record.place})")
+        raise LetheError(f"{where}: {error} ({record.origin})")
     except (TypeError, KeyError, AttributeError) as error:
         raise LetheError(
-            f"{where}: a record is not as its format wants it ({error!r}; {record.place})"
+            f"{where}: a record is not as its format wants it ({error!r}; {record.origin})"
         )
 
 
@@ -200,8 +200,8 @@ def _matching_rows(source: DatasetSource, rows: Any, where: str) -> list[int]:
         values = [value.split(source.by_until)[0] for value in values]
     numbers = [number for number, value in enumerate(values) if value == where]
     if not numbers:
-        seen = sorted(set(values))[:20]
-        raise LetheError(f"{source.path}: no record with {source.by} = {where!r}; seen: {seen}")
+        examples = sorted(set(values))[:20]
+        raise LetheError(f"{source.path}: no record with {source.by} = {where!r}; seen: {examples}")
     return numbers
 
 

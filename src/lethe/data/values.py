@@ -14,7 +14,7 @@ from lethe.errors import LetheError
 
 
 class NotText(LetheError):
-    """A value that is not text; the message says which type it has and what you can do."""
+    """A value that is not text; the message names its type and a way out."""
 
 
 def text_of(value: Any) -> str:

@@ -65,7 +65,7 @@ def test_a_csv_cell_may_have_any_length_and_hold_line_breaks(tmp_path):
         {"title": "page", "body": 'two\nlines, "quoted"'},
         {"title": "book", "body": long},
     ]
-    assert [record.place for record in found] == [
+    assert [record.origin for record in found] == [
         f"{tmp_path}/a.csv, line {number}" for number in (2, 5)
     ]
 

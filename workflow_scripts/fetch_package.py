@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.jobs.running import run
 
 
@@ -24,7 +24,7 @@ def fetch_package(package: Path, sha256: str) -> None:
         print(done.stdout + done.stderr, file=sys.stderr)
         if done.returncode:
             raise LetheError(f"pip could not download {name}=={version}; it said why above")
-        with whole(package) as part:
+        with atomic_write(package) as part:
             Path(folder, package.name).rename(part)
 
 

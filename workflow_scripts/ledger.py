@@ -5,7 +5,7 @@ import pandas as pd
 
 from lethe import tables
 from lethe.cost.ledger import FinishedRow, ledger_lines, ledger_text
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.jobs.running import run
 from lethe.matrix import rows
 
@@ -24,7 +24,7 @@ def ledger(inputs: Mapping, outputs: Mapping) -> None:
             finished.setdefault((model, rule), []).append(row)
     lines = ledger_lines(planned, finished)
     tables.write_csv(outputs["ledger"], lines)
-    with whole(Path(outputs["text"])) as part:
+    with atomic_write(Path(outputs["text"])) as part:
         part.write_text(ledger_text(lines), "utf-8")
 
 

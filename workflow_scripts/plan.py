@@ -5,7 +5,7 @@ from lethe import tables
 from lethe.config.task_table import tasks_from_pairs
 from lethe.cost.plan import make_plan
 from lethe.data.examples import read_upstream
-from lethe.files import read_json, whole
+from lethe.files import atomic_write, read_json
 from lethe.jobs.running import run
 
 
@@ -25,7 +25,7 @@ def plan(
     )
     tables.write_csv(outputs["plan"], estimate.lines)
     tables.write_csv(outputs["ways"], estimate.ways)
-    with whole(outputs["text"]) as part:
+    with atomic_write(outputs["text"]) as part:
         part.write_text(estimate.text, "utf-8")
 
 

@@ -2,7 +2,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.config.task_table import tasks_from_pairs
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.jobs.running import run
 from lethe.report.findings import read_findings
 from lethe.report.report_page import render_page
@@ -14,7 +14,7 @@ def write_report(
     """Writes the report of the experiment as one self-contained HTML file."""
     findings = read_findings(inputs, models, tasks_from_pairs(tasks))
     figures = {Path(path).stem: Path(path).read_bytes() for path in inputs["figures"]}
-    with whole(page) as part:
+    with atomic_write(page) as part:
         part.write_text(render_page(findings, figures, settings), "utf-8")
 
 

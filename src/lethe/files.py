@@ -12,7 +12,7 @@ from lethe.errors import LetheError
 
 
 @contextmanager
-def whole(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Gives a path to write to that takes the place of `path` only if nothing went wrong."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def whole(path: Path | str) -> Iterator[Path]:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON with sorted keys, whole or not at all."""
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n", "utf-8")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 
 
 def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
@@ -22,7 +22,7 @@ def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
     if not records:
         raise LetheError(f"{path}: there is nothing to write")
     columns = list(dict.fromkeys(key for record in records for key in record))
-    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_write(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _cell(value) for key, value in r.items()} for r in records)

@@ -3,12 +3,12 @@ import hashlib
 import pytest
 
 from lethe.errors import LetheError
-from lethe.files import read_json, sha256, whole, write_json
+from lethe.files import atomic_write, read_json, sha256, write_json
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "folder" / "file.txt"
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text("half")
         assert not path.exists()
         assert part.parent == path.parent
@@ -20,7 +20,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(failure), whole(path) as part:
+    with pytest.raises(failure), atomic_write(path) as part:
         part.write_text("half")
         raise failure
     assert path.read_text() == "old"
@@ -29,7 +29,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
 
 def test_nothing_written_is_an_error_and_leaves_the_old_file(tmp_path):
     (tmp_path / "file.txt").write_text("old")
-    with pytest.raises(FileNotFoundError), whole(tmp_path / "file.txt"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file.txt"):
         pass
     assert (tmp_path / "file.txt").read_text() == "old"
 

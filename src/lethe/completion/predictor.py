@@ -14,7 +14,7 @@ from lethe.completion import make
 from lethe.completion.probes import choose_probes
 from lethe.data.examples import Example, read_upstream
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.matrix import forgetting_matrix, rows
 
 
@@ -118,7 +118,7 @@ class Predictor:
             **{"train": self.train, "index": self.index, "domains": np.asarray(self.domains)},
             **{"example_ids": np.array(self.example_ids), "told": np.array(json.dumps(told))},
         }
-        with whole(path) as part, part.open("wb") as stream:
+        with atomic_write(path) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
 
     @classmethod

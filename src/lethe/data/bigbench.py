@@ -13,7 +13,7 @@ from typing import Any
 from lethe.data.examples import Example
 from lethe.data.values import NotText, text_of
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 
 FOLDER = "bigbench/benchmark_tasks/"
 # Bytes. A few tasks of hundreds of megabytes are left out of the extract; no upstream text is.
@@ -38,7 +38,7 @@ def extract(package: Path, archive: Path) -> int:
         If the package holds no BIG-bench task.
     """
     count = 0
-    with whole(archive) as part:
+    with atomic_write(archive) as part:
         with tarfile.open(package, "r|gz") as tar, zipfile.ZipFile(part, "w") as out:
             for member in tar:
                 name = member.name.partition(FOLDER)[2]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 
 # Examples that are read together, and so are in memory at the same time.
 READ_AT_ONCE = 1024
@@ -320,7 +320,7 @@ def _columns(examples: Sequence[Example]) -> dict[str, list]:
 
 def _write_table(path: Path, columns: dict[str, list]) -> None:
     arrays = {key: pa.array(values, pa.string()) for key, values in columns.items()}
-    with whole(path) as part:
+    with atomic_write(path) as part:
         # Small row groups, so that a reader holds only one of them in memory.
         pq.write_table(pa.table(arrays), part, row_group_size=8 * READ_AT_ONCE)
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lethe.engine import distributed
-from lethe.files import whole
+from lethe.files import atomic_write
 
 # The status of a process that SIGTERM has ended.
 STOPPED = 128 + signal.SIGTERM
@@ -95,7 +95,7 @@ class Checkpoint:
         if distributed.rank() == 0:
             path = self._path(part)
             try:
-                with whole(path) as unfinished:
+                with atomic_write(path) as unfinished:
                     save_file(kept, unfinished, metadata=metadata)
                 self._saved = True
             except (OSError, SafetensorError) as error:

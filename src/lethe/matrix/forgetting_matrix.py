@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.errors import LetheError, RowError
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.matrix.rows import Row
 
 ROW_GROUP = 65_536  # examples; the smallest piece that readers of Parquet take in
@@ -118,7 +118,7 @@ def write_chunks(
     types = [("example_id", pa.string()), *((task, pa.float32()) for task in tasks)]
     schema = pa.schema(types)
     # Losses hardly repeat: a dictionary of them costs time and saves nothing.
-    with whole(path) as part, pq.ParquetWriter(part, schema, use_dictionary=False) as file:
+    with atomic_write(path) as part, pq.ParquetWriter(part, schema, use_dictionary=False) as file:
         for ids, values in chunks:
             columns = [pa.array(line, pa.float32()) for line in values]
             table = pa.table([pa.array(ids, pa.string()), *columns], schema=schema)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.errors import RowError
-from lethe.files import whole
+from lethe.files import atomic_write
 
 _KEY = b"lethe"
 
@@ -107,7 +107,7 @@ def write(path: Path | str, row: Row) -> None:
     content = json.loads(json.dumps({"settings": row.settings, "about": row.about}, default=_plain))
     content["digest"] = _digest(table, content)
     metadata = {_KEY: json.dumps(content, sort_keys=True).encode()}
-    with whole(path) as part:
+    with atomic_write(path) as part:
         pq.write_table(table.replace_schema_metadata(metadata), part)
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import NullFormatter
 
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.findings import Findings
 
@@ -88,7 +88,7 @@ def save_figure(figure: Figure, *paths: Path) -> None:
     for path in paths:
         kind = path.suffix[1:]
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        with whole(path) as part, mpl.rc_context(STYLE):
+        with atomic_write(path) as part, mpl.rc_context(STYLE):
             figure.savefig(part, format=kind, dpi=150, metadata=metadata)
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from lethe.engine import models
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.matrix.rows import Row
 from lethe.measure.forgetting import Job
 from lethe.similarity.projection import CountSketch, sketch_of
@@ -104,7 +104,7 @@ def write_direction(path: Path | str, direction: Direction) -> None:
     """Writes one column `value`, with the settings in the metadata, completely or not at all."""
     table = pa.table({"value": pa.array(direction.values, pa.float32())})
     metadata = {_KEY: json.dumps(direction.settings, sort_keys=True).encode()}
-    with whole(path) as part:
+    with atomic_write(path) as part:
         pq.write_table(table.replace_schema_metadata(metadata), part)
 
 

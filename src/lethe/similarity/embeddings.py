@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.matrix.forgetting_matrix import Matrix
 
 _TASK, _EXAMPLE = "task", "example"
@@ -73,7 +73,7 @@ def write_embeddings(path: Path | str, embeddings: Embeddings) -> None:
         "name": embeddings.tasks + embeddings.example_ids,
         "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
     }
-    with whole(path) as part:
+    with atomic_write(path) as part:
         pq.write_table(pa.table(columns), part)
 
 

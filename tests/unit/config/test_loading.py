@@ -373,7 +373,7 @@ def test_a_folder_of_matrices_is_taken_whole_or_in_part(folder_of_matrices):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"folder": "gone"}, "matrices.folder: no .npy file in gone"),
         ({"folder": "zs", "only": ["tow"]}, "zs has no tow.npy; did you mean 'two'?"),
@@ -381,11 +381,11 @@ def test_a_folder_of_matrices_is_taken_whole_or_in_part(folder_of_matrices):
         ({"folder": "zs", "only": ["bare"]}, "zs/bare.npy has no zs/bare.meta"),
     ],
 )
-def test_a_folder_of_matrices_that_cannot_be_taken_is_refused(folder_of_matrices, change, told):
+def test_a_folder_of_matrices_that_cannot_be_taken_is_refused(folder_of_matrices, change, message):
     config, folder = folder_of_matrices
     for name in ("tasks.npy", "tasks.meta", "bare.npy"):
         (folder / "zs" / name).touch()
-    assert told in problems(config | {"matrices": change}, folder)
+    assert message in problems(config | {"matrices": change}, folder)
 
 
 def test_models_and_matrices_are_not_mixed(folder_of_matrices):
@@ -411,7 +411,7 @@ def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
 
 
 @pytest.mark.parametrize(
-    ("model", "recipe", "told"),
+    ("model", "recipe", "message"),
     [
         ({"gpus": 4}, {}, "gpus above 1 and strategy: fsdp go together"),
         ({"strategy": "fsdp"}, {}, "gpus above 1 and strategy: fsdp go together"),
@@ -422,9 +422,9 @@ def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
         ({}, {"processes": 2}, "recipe.processes: give the model gpus and strategy"),
     ],
 )
-def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, told):
+def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, message):
     config, folder = experiment
     shards = {} if "strategy" in model or model == {"gpus": 4} else {"gpus": 2, "strategy": "fsdp"}
     config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
     config["recipe"] = recipe
-    assert told in problems(config, folder)
+    assert message in problems(config, folder)

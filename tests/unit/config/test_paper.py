@@ -41,21 +41,21 @@ def hub(place, tmp_path, monkeypatch):
     import datasets
     import huggingface_hub
 
-    asked = {}
+    request = {}
 
     def load_dataset(path, name, split, revision):
-        return datasets.Dataset.from_list(paper.records(path, name, split, asked["where"]))
+        return datasets.Dataset.from_list(paper.records(path, name, split, request["where"]))
 
     def snapshot_download(path, **_options):
-        folder = tmp_path / asked["where"] / path
+        folder = tmp_path / request["where"] / path
         if not folder.exists():
-            paper.repository(path, folder, asked["where"])
+            paper.repository(path, folder, request["where"])
         return str(folder)
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    return asked
+    return request
 
 
 def experiment(name, folder):
@@ -71,15 +71,15 @@ def test_nine_models_and_exact_match_are_shipped():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_experiment_has_the_papers_tasks_and_recipe(name, place):
-    found = experiment(name, place)
+    result = experiment(name, place)
     instruct = name.startswith("olmo-7b-instruct")
     few = name.startswith(("pythia", "olmo2"))
-    assert len(found.tasks) == (142 if instruct else 19 if few else 85)
+    assert len(result.tasks) == (142 if instruct else 19 if few else 85)
     sizes = {group: 0 for group in SIZES} | {"olmo2_mix": 0}
-    for task in found.tasks.values():
+    for task in result.tasks.values():
         sizes[task.group] += 1
     assert all(count in (0, SIZES.get(group, 18)) for group, count in sizes.items())
-    recipe = found.recipe(name)
+    recipe = result.recipe(name)
     assert (recipe.steps, recipe.lr, recipe.batch) == (100 if instruct else 1000, 2e-6, 8)
     assert recipe.group_steps == ({"olmo2_mix": 1000} if instruct else {})
     assert (recipe.warmup_steps, recipe.decay) == (10, "linear")
@@ -87,10 +87,10 @@ def test_each_experiment_has_the_papers_tasks_and_recipe(name, place):
     assert recipe.processes == (4 if in_shards else 1)
     assert recipe.optimizer == ("adamw" if in_shards else "paged_adamw_8bit")
     assert recipe.gradient_checkpointing
-    assert found.settings.replay.ratio == (1 / 8 if instruct else 1 / 32)
-    assert found.settings.replay.temperature == 0.1
-    assert (found.settings.scoring.exact_match is not None) == name.endswith("em")
-    assert found.settings.upstream.examples == (11000 if name == "olmo-7b-instruct" else 10000)
+    assert result.settings.replay.ratio == (1 / 8 if instruct else 1 / 32)
+    assert result.settings.replay.temperature == 0.1
+    assert (result.settings.scoring.exact_match is not None) == name.endswith("em")
+    assert result.settings.upstream.examples == (11000 if name == "olmo-7b-instruct" else 10000)
 
 
 def test_the_papers_flan_rows_are_predicted_and_tulu_and_dolly_out_of_domain():
@@ -104,27 +104,27 @@ def test_the_instruct_rows_that_are_predicted_are_the_papers():
     held = {}
     for line in table("instruct"):
         held.setdefault(line["group"], []).append(line["split"])
-    found = {group: [i for i, s in enumerate(of) if s == "test"] for group, of in held.items()}
-    assert found["mmlu"] == sorted([30, 21, 43, 54, 9])
-    assert found["bbh"] == sorted([0, 11, 14, 7, 4])
-    assert found["truthful_qa"] == [0, 5, 10, 15, 20]
-    assert found["olmo2_mix"] == [0, 4, 8, 12, 16]
+    result = {group: [i for i, s in enumerate(of) if s == "test"] for group, of in held.items()}
+    assert result["mmlu"] == sorted([30, 21, 43, 54, 9])
+    assert result["bbh"] == sorted([0, 11, 14, 7, 4])
+    assert result["truthful_qa"] == [0, 5, 10, 15, 20]
+    assert result["olmo2_mix"] == [0, 4, 8, 12, 16]
     assert set(held["dolly"]) == {"ood"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_source_is_read_as_its_data_set_is_kept(name, place, hub):
-    found = experiment(name, place)
+    result = experiment(name, place)
     # One task of a group: they differ in name only.
-    for task in {task.group: task for task in found.tasks.values()}.values():
+    for task in {task.group: task for task in result.tasks.values()}.values():
         key, hub["where"] = split_source(task.source)
-        source = found.settings.sources[key]
+        source = result.settings.sources[key]
         train, held = task_examples(source, hub["where"], {"train": 8, "eval": 4}, 0, task.name)
         assert len(train) >= 6 and held, task
         assert not any(example.is_empty() or example.prompt is None for example in train + held)
-    for text in found.settings.upstream.domains.values():
+    for text in result.settings.upstream.domains.values():
         key, hub["where"] = split_source(text)
-        upstream = list(read_source(found.settings.sources[key], hub["where"], upstream=True))
+        upstream = list(read_source(result.settings.sources[key], hub["where"], upstream=True))
         assert len(upstream) >= 9
         pairs = name.startswith("olmo-7b-instruct")
         assert all((example.answer is not None) == pairs for example in upstream)
@@ -144,10 +144,10 @@ def test_a_row_of_each_architecture_is_measured_by_its_experiments_recipe(
     name, architecture, place, model_folders
 ):
     """Of the recipe only steps, rate and lengths are cut to what a tiny model can show."""
-    found = experiment(name, place)
+    result = experiment(name, place)
     cut = {"steps": 3, "lr": 1e-2, "warmup_steps": 1, "max_tokens": tiny.CONTEXT}
-    recipe = found.recipe(name).model_copy(update=cut)
-    scoring = found.settings.scoring.model_copy(update={"max_tokens": tiny.CONTEXT})
+    recipe = result.recipe(name).model_copy(update=cut)
+    scoring = result.settings.scoring.model_copy(update={"max_tokens": tiny.CONTEXT})
     card = model_folders[architecture] | {"chat_template": TEMPLATE}
     upstream = tiny.upstream(8)
     model, tokenizer = models.load(card, scoring.dtype)

@@ -26,8 +26,8 @@ def only(folder, **content) -> Example:
 
 
 def test_a_target_may_be_a_string(tmp_path):
-    found = only(tmp_path, examples=[{"input": "1 + 1", "target": "2"}])
-    assert found == Example("Q: 1 + 1\nA:", "2")
+    result = only(tmp_path, examples=[{"input": "1 + 1", "target": "2"}])
+    assert result == Example("Q: 1 + 1\nA:", "2")
 
 
 def test_of_a_list_of_targets_the_first_is_taken(tmp_path):
@@ -37,9 +37,9 @@ def test_of_a_list_of_targets_the_first_is_taken(tmp_path):
 
 def test_the_best_choice_is_the_answer_and_all_choices_are_in_the_prompt(tmp_path):
     record = {"input": "Which?", "target_scores": {"right": 1, "left": 0, "middle": 0.5}}
-    found = only(tmp_path, examples=[record])
-    assert found.answer == "right"
-    assert found.prompt == "Q: Which?\n  choice: left\n  choice: middle\n  choice: right\nA:"
+    result = only(tmp_path, examples=[record])
+    assert result.answer == "right"
+    assert result.prompt == "Q: Which?\n  choice: left\n  choice: middle\n  choice: right\nA:"
 
 
 def test_of_tied_choices_the_first_by_name_is_taken_whatever_their_order(tmp_path):
@@ -49,12 +49,12 @@ def test_of_tied_choices_the_first_by_name_is_taken_whatever_their_order(tmp_pat
 
 def test_choices_are_not_appended_where_the_task_says_so(tmp_path):
     record = {"input": "Which?", "target_scores": {"yes": 0, "no": 1}}
-    found = only(tmp_path, append_choices_to_input=False, examples=[record])
-    assert found == Example("Q: Which?\nA:", "no")
+    result = only(tmp_path, append_choices_to_input=False, examples=[record])
+    assert result == Example("Q: Which?\nA:", "no")
 
 
 def test_a_task_brings_its_own_prefixes(tmp_path):
-    found = only(
+    result = only(
         tmp_path,
         task_prefix="Add the numbers.\n",
         example_input_prefix="\nSum: ",
@@ -62,7 +62,7 @@ def test_a_task_brings_its_own_prefixes(tmp_path):
         example_choice_prefix="\n- ",
         examples=[{"input": "1 + 2", "target_scores": {"4": 0, "3": 1}}],
     )
-    assert found == Example("Add the numbers.\nSum: 1 + 2\n- 3\n- 4\nIs:", "3")
+    assert result == Example("Add the numbers.\nSum: 1 + 2\n- 3\n- 4\nIs:", "3")
 
 
 @pytest.mark.parametrize("record", [{"input": ["x"], "target": "y"}, {"input": "x", "target": {}}])
@@ -87,15 +87,15 @@ def test_passages_are_read_once_each_as_plain_text(tmp_path):
     with zipfile.ZipFile(path, "w") as members:
         content = json.dumps({"data": [{"paragraphs": paragraphs}]})
         members.writestr("squad_shifts/news.json", content)
-    found = list(bigbench.read_task(path, "squad_shifts/news.json"))
-    assert found == [Example(text="One.\nTwo."), Example(text="Three.")]
-    assert list(bigbench.read_task_as_text(path, "squad_shifts/news.json")) == found
+    result = list(bigbench.read_task(path, "squad_shifts/news.json"))
+    assert result == [Example(text="One.\nTwo."), Example(text="Three.")]
+    assert list(bigbench.read_task_as_text(path, "squad_shifts/news.json")) == result
 
 
 def test_a_task_as_upstream_text_is_input_and_answer(tmp_path):
     path = archive(tmp_path, t={"examples": [{"input": "A tale.", "target": "Its end."}]})
-    (found,) = bigbench.read_task_as_text(path, "t")
-    assert found == Example(text="Q: A tale.\nA:\nIts end.")
+    (result,) = bigbench.read_task_as_text(path, "t")
+    assert result == Example(text="Q: A tale.\nA:\nIts end.")
 
 
 def test_an_unknown_task_is_named_with_those_that_are_near(tmp_path):
@@ -135,8 +135,8 @@ def test_extract_takes_what_carries_examples_and_nothing_else(tmp_path):
     )
     assert bigbench.extract(made, tmp_path / "out.zip") == 3
     with zipfile.ZipFile(tmp_path / "out.zip") as members:
-        wanted = {"a/task.json", "g/sub/task.json", "squad_shifts/data/news.json"}
-        assert set(members.namelist()) == wanted
+        expected = {"a/task.json", "g/sub/task.json", "squad_shifts/data/news.json"}
+        assert set(members.namelist()) == expected
     assert list(bigbench.read_task(tmp_path / "out.zip", "g/sub")) == [Example("Q: x\nA:", "y")]
 
 

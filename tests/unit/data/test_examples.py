@@ -48,8 +48,8 @@ def test_a_task_with_too_few_usable_examples_is_refused_with_its_name():
 
 def test_chunks_are_slices_that_keep_line_breaks_and_indentation():
     code = "def f(x):\n    if x:\n        return 1\n\n    return  2\nrest"
-    found = list(data.chunks([Example(text=code)], 4))
-    assert [piece.text for piece in found] == ["def f(x):\n    if x:", "return 1\n\n    return  2"]
+    result = list(data.chunks([Example(text=code)], 4))
+    assert [piece.text for piece in result] == ["def f(x):\n    if x:", "return 1\n\n    return  2"]
 
 
 def test_a_short_document_is_one_chunk_and_a_rest_is_dropped():
@@ -155,8 +155,8 @@ def test_the_same_examples_give_the_same_bytes(tmp_path):
 
 
 def test_half_a_surrogate_pair_from_json_can_be_stored(tmp_path):
-    (found,) = data.distinct([Example("\ud83d broken", "yes")])
-    data.write_examples(tmp_path / "e.parquet", [found])
+    (result,) = data.distinct([Example("\ud83d broken", "yes")])
+    data.write_examples(tmp_path / "e.parquet", [result])
     assert data.read_examples(tmp_path / "e.parquet") == [Example("? broken", "yes")]
 
 
@@ -188,15 +188,15 @@ def test_upstream_examples_are_read_as_they_are_needed(tmp_path, monkeypatch):
     path = tmp_path / "u.parquet"
     data.write_upstream(path, upstream)
     assert pq.ParquetFile(path).num_row_groups == 2
-    found = data.read_upstream(path)
-    assert len(found) == 50 and list(found) == upstream
-    assert (found[7], found[-1], found[40:44], found[9:2:-3]) == (
+    result = data.read_upstream(path)
+    assert len(result) == 50 and list(result) == upstream
+    assert (result[7], result[-1], result[40:44], result[9:2:-3]) == (
         *(upstream[7], upstream[-1], upstream[40:44], upstream[9:2:-3]),
     )
     with pytest.raises(IndexError):
-        found[50]
-    assert data.ids_of(found) == data.ids_of(upstream) == found.example_ids
-    assert data.upstream_digest(found) == data.upstream_digest(upstream)
+        result[50]
+    assert data.ids_of(result) == data.ids_of(upstream) == result.example_ids
+    assert data.upstream_digest(result) == data.upstream_digest(upstream)
     table = pq.read_table(path).to_pandas()
     table.loc[30, "text"] = "edited"
     table.to_parquet(path)

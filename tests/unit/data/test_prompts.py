@@ -42,20 +42,20 @@ def test_tulu_is_grouped_by_the_beginning_of_dataset_and_gives_the_first_exchang
         {"dataset": "sharegpt", "id": "4", "messages": turns(("user", "alone"))},
     ]
     tulu = {"format": "messages", "by": "dataset", "by_until": "."}
-    given = saved(tmp_path, {"train": rows}, **tulu)
-    assert list(read_source(given, "science")) == [Example("Q1", "A1"), Example("Q", "A")]
+    data_source = saved(tmp_path, {"train": rows}, **tulu)
+    assert list(read_source(data_source, "science")) == [Example("Q1", "A1"), Example("Q", "A")]
     # Without a question or an answer nothing is left to learn: such examples are dropped.
-    assert [example.is_empty() for example in read_source(given, "sharegpt")] == [True, True]
+    assert [example.is_empty() for example in read_source(data_source, "sharegpt")] == [True, True]
     with pytest.raises(LetheError, match="no record with dataset = 'lima'"):
-        list(read_source(given, "lima"))
+        list(read_source(data_source, "lima"))
 
 
 def test_dolly_puts_the_context_first_where_there_is_one(tmp_path):
     common = {"instruction": "Who?", "response": "She.", "category": "closed_qa"}
     rows = [{**common, "context": "A tale."}, {**common, "context": ""}]
-    given = saved(tmp_path, {"train": rows}, format="dolly", by="category")
-    found = list(read_source(given, "closed_qa"))
-    assert found == [Example("Context: A tale.\n\nWho?", "She."), Example("Who?", "She.")]
+    data_source = saved(tmp_path, {"train": rows}, format="dolly", by="category")
+    result = list(read_source(data_source, "closed_qa"))
+    assert result == [Example("Context: A tale.\n\nWho?", "She."), Example("Who?", "She.")]
 
 
 def question(text, answer, subject="anatomy"):
@@ -73,22 +73,22 @@ def test_mmlu_stands_after_five_solved_questions_and_is_answered_in_text(tmp_pat
         "test": [question("t0", 1), question("t1", 2)],
     }
     splits["validation"] = [question("v0", 3)]
-    given = saved(tmp_path, splits, split="validation", eval_split="test", **MMLU)
+    data_source = saved(tmp_path, splits, split="validation", eval_split="test", **MMLU)
     options = "\nOPTIONS:\n - hand\n- foot\n- knee\n- ear\nA: "
     solved = zip("01234", ["hand", "foot", "knee", "ear", "hand"], strict=True)
     shots = "".join(f"\n\nQ: d{i}{options}{answer}" for i, answer in solved)
     head = "The following are multiple choice questions (with answers) about anatomy. "
-    [found] = read_source(given, "anatomy")
-    assert found == Example(f"{head}{shots}\n\nQ: v0{options}", "ear")
-    train, held = task_examples(given, "anatomy", {"train": 9, "eval": 9}, 0, "anatomy")
-    assert train == [found] and sorted(e.answer for e in held) == ["foot", "knee"]
+    [result] = read_source(data_source, "anatomy")
+    assert result == Example(f"{head}{shots}\n\nQ: v0{options}", "ear")
+    train, held = task_examples(data_source, "anatomy", {"train": 9, "eval": 9}, 0, "anatomy")
+    assert train == [result] and sorted(e.answer for e in held) == ["foot", "knee"]
     assert all(f"{head}{shots}\n\nQ: t" in example.prompt for example in held)
 
 
 def test_an_answer_that_is_none_of_the_choices_is_refused(tmp_path):
-    given = saved(tmp_path, {"dev": [question("d", 0)], "train": [question("q", 4)]}, **MMLU)
+    data_source = saved(tmp_path, {"dev": [question("d", 0)], "train": [question("q", 4)]}, **MMLU)
     with pytest.raises(LetheError, match="anatomy: answer 4 is no number of one of the 4 choices"):
-        list(read_source(given, "anatomy"))
+        list(read_source(data_source, "anatomy"))
 
 
 def test_bbh_stands_after_the_examples_of_its_prompt_file(tmp_path):
@@ -99,25 +99,25 @@ def test_bbh_stands_after_the_examples_of_its_prompt_file(tmp_path):
     prompt = "canary GUID\n-----\nEvaluate.\n\nQ: True\nA: So the answer is True.\n"
     (tmp_path / "cot/boolean_expressions.txt").write_text(prompt)
     folders = {"folder": str(tmp_path / "bbh"), "prompts": str(tmp_path / "cot")}
-    given = source(kind="files", format="bbh", **folders)
-    [found] = read_source(given, "boolean_expressions.json")
+    data_source = source(kind="files", format="bbh", **folders)
+    [result] = read_source(data_source, "boolean_expressions.json")
     solved = "Evaluate.\n\nQ: True\nA: So the answer is True.\n"
-    asked = "\nQ: not True is\nA: The short answer is: "
-    assert found == Example(solved + asked, "False")
-    assert given.reads("boolean_expressions.json")[1].endswith("cot/boolean_expressions.txt")
-    for content, told in (("a\nb\n", "nothing after the second line"), (None, "not readable")):
+    request = "\nQ: not True is\nA: The short answer is: "
+    assert result == Example(solved + request, "False")
+    assert data_source.reads("boolean_expressions.json")[1].endswith("cot/boolean_expressions.txt")
+    for content, message in (("a\nb\n", "nothing after the second line"), (None, "not readable")):
         path = tmp_path / "cot/boolean_expressions.txt"
         path.unlink() if content is None else path.write_text(content)
-        with pytest.raises(LetheError, match=told):
-            list(read_source(given, "boolean_expressions.json"))
+        with pytest.raises(LetheError, match=message):
+            list(read_source(data_source, "boolean_expressions.json"))
 
 
 def test_a_turn_may_be_a_list_of_parts_that_are_text(tmp_path):
     parts = [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Two"}]
     (tmp_path / "t.jsonl").write_text(json.dumps({"messages": turns}))
-    given = source(kind="files", folder=str(tmp_path), format="messages")
-    assert list(read_source(given, "t.jsonl")) == [Example("How many?", "Two")]
+    data_source = source(kind="files", folder=str(tmp_path), format="messages")
+    assert list(read_source(data_source, "t.jsonl")) == [Example("How many?", "Two")]
 
 
 def test_truthful_qa_is_grouped_before_the_colon_and_evaluated_on_what_it_trains_on(tmp_path):
@@ -126,14 +126,14 @@ def test_truthful_qa_is_grouped_before_the_colon_and_evaluated_on_what_it_trains
         {**common, "category": category, "question": f"Q{i}", "best_answer": f"A{i}"}
         for i, category in enumerate(["Indexical Error: Time", "Indexical Error: Other", "Law"])
     ]
-    given = saved(
+    data_source = saved(
         tmp_path,
         {"validation": rows},
         **{"split": "validation", "eval_split": "validation"},
         **{"by": "category", "by_until": ":", "prompt": "{question}", "answer": "{best_answer}"},
     )
     sizes = {"train": 9, "eval": 9}
-    train, held = task_examples(given, "Indexical Error", sizes, 0, "Indexical_Error")
+    train, held = task_examples(data_source, "Indexical Error", sizes, 0, "Indexical_Error")
     assert set(train) == set(held) == {Example("Q0", "A0"), Example("Q1", "A1")}
 
 
@@ -144,24 +144,24 @@ def test_flan_is_a_file_a_task_of_the_hubs_repository(tmp_path, monkeypatch):
         (tmp_path / part).mkdir()
         record = {"inputs": f"{part}?", "targets": "yes", "task": "rte_10templates"}
         (tmp_path / part / f"rte_10templates_{part}.jsonl").write_text(json.dumps(record))
-    asked = {}
+    request = {}
 
     def snapshot_download(path, **options):
-        asked.update(options, path=path)
+        request.update(options, path=path)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     fields = {"prompt": "{inputs}", "answer": "{targets}", "revision": "abc"}
     files = {f"{key}files": f"{part}/{{where}}_{part}.jsonl" for key, part in PARTS}
-    given = source(kind="hub", path="Muennighoff/flan", **fields, **files)
-    assert list(read_source(given, "rte_10templates")) == [Example("train?", "yes")]
-    wanted = {"path": "Muennighoff/flan", "repo_type": "dataset", "revision": "abc"}
-    assert asked == wanted | {"allow_patterns": ["train/rte_10templates_train.jsonl"]}
+    data_source = source(kind="hub", path="Muennighoff/flan", **fields, **files)
+    assert list(read_source(data_source, "rte_10templates")) == [Example("train?", "yes")]
+    expected = {"path": "Muennighoff/flan", "repo_type": "dataset", "revision": "abc"}
+    assert request == expected | {"allow_patterns": ["train/rte_10templates_train.jsonl"]}
     sizes = {"train": 9, "eval": 9}
-    _, held = task_examples(given, "rte_10templates", sizes, 0, "rte")
+    _, held = task_examples(data_source, "rte_10templates", sizes, 0, "rte")
     assert held == [Example("validation?", "yes")]
     with pytest.raises(LetheError, match="has no file train/gone_train.jsonl"):
-        list(read_source(given, "gone"))
+        list(read_source(data_source, "gone"))
 
 
 PARTS = (("", "train"), ("eval_", "validation"))
@@ -174,9 +174,9 @@ def test_a_repository_that_cannot_be_had_is_named(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    given = source(kind="hub", path="org/data", files="*.jsonl")
+    data_source = source(kind="hub", path="org/data", files="*.jsonl")
     with pytest.raises(LetheError, match="org/data: .*jsonl cannot be fetched: offline"):
-        list(read_source(given, ""))
+        list(read_source(data_source, ""))
 
 
 def documents(folder, texts, **settings):
@@ -184,8 +184,8 @@ def documents(folder, texts, **settings):
     lines = [json.dumps({"id": str(i), "source": "s", "text": t}) for i, t in enumerate(texts)]
     (folder / "v1_5r2_sample-0000.json").write_text("\n".join(lines[::2]))
     (folder / "v1_5r2_sample-0001.json").write_text("\n".join(lines[1::2]))
-    given = source(kind="files", folder=str(folder), text="{text}", **settings)
-    return [example.text for example in read_source(given, "*.json")]
+    data_source = source(kind="files", folder=str(folder), text="{text}", **settings)
+    return [example.text for example in read_source(data_source, "*.json")]
 
 
 def test_documents_that_are_too_short_are_left_out_before_the_first_are_taken(tmp_path):
@@ -205,7 +205,7 @@ def test_a_sample_is_always_the_same_and_each_document_as_likely(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"kind": "files", "folder": "f", "format": "bbh"}, "format bbh .* the key prompts"),
         ({"kind": "hub", "path": "p", "format": "mmlu"}, "format mmlu .* the key shots_split"),
@@ -216,13 +216,13 @@ def test_a_sample_is_always_the_same_and_each_document_as_likely(tmp_path):
         ({"kind": "hub", "path": "p", "files": "x", "by": "y"}, "files needs kind hub"),
     ],
 )
-def test_keys_that_do_not_go_together_are_refused(settings, told):
-    with pytest.raises(ValidationError, match=told):
+def test_keys_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
         source(**settings)
 
 
 @pytest.mark.parametrize(
-    ("format", "record", "told"),
+    ("format", "record", "message"),
     [
         ("messages", {"text": "x"}, "no field 'messages'"),
         ("messages", {"messages": ["x"]}, "not as its format wants it"),
@@ -240,8 +240,8 @@ def test_keys_that_do_not_go_together_are_refused(settings, told):
         ),
     ],
 )
-def test_a_record_of_another_form_is_refused_with_the_task(tmp_path, format, record, told):
+def test_a_record_of_another_form_is_refused_with_the_task(tmp_path, format, record, message):
     (tmp_path / "t.jsonl").write_text(json.dumps(record))
-    given = source(kind="files", folder=str(tmp_path), format=format)
-    with pytest.raises(LetheError, match=f"t.jsonl: .*{told}"):
-        list(read_source(given, "t.jsonl"))
+    data_source = source(kind="files", folder=str(tmp_path), format=format)
+    with pytest.raises(LetheError, match=f"t.jsonl: .*{message}"):
+        list(read_source(data_source, "t.jsonl"))

@@ -48,8 +48,8 @@ def test_a_json_file_is_a_list_or_an_object_with_examples(tmp_path, wrap, indent
 def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "c.txt"):
         (tmp_path / name).touch()
-    found = [path.name for path in records.matching_files(tmp_path, "*.jsonl")]
-    assert found == ["a.jsonl", "b.jsonl"]
+    result = [path.name for path in records.matching_files(tmp_path, "*.jsonl")]
+    assert result == ["a.jsonl", "b.jsonl"]
     assert records.matching_files(tmp_path, "c.txt") == [tmp_path / "c.txt"]
     for where in ("*.csv", "d.txt"):
         with pytest.raises(LetheError, match="no such file"):
@@ -60,12 +60,12 @@ def test_a_csv_cell_may_have_any_length_and_hold_line_breaks(tmp_path):
     long = "a long tale, " * 20_000
     text = f'title,body\npage,"two\nlines, ""quoted"""\n\nbook,"{long}"\n'
     (tmp_path / "a.csv").write_text(text)
-    found = list(records.read_records(tmp_path / "a.csv"))
-    assert found == [
+    result = list(records.read_records(tmp_path / "a.csv"))
+    assert result == [
         {"title": "page", "body": 'two\nlines, "quoted"'},
         {"title": "book", "body": long},
     ]
-    assert [record.origin for record in found] == [
+    assert [record.origin for record in result] == [
         f"{tmp_path}/a.csv, line {number}" for number in (2, 5)
     ]
 

@@ -30,29 +30,29 @@ def test_jsonl_csv_and_parquet_give_the_same_read_source(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join([lines[0], "", lines[1]]) + "\n")
     (tmp_path / "a.csv").write_text("question,reply\n1 + 1,2\n2 + 2,4\n")
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
-    given = local(tmp_path, prompt="{question}", answer="{reply}")
+    data_source = local(tmp_path, prompt="{question}", answer="{reply}")
     for kind in ("jsonl", "csv", "parquet"):
-        assert list(read_source(given, f"a.{kind}")) == PAIRS
+        assert list(read_source(data_source, f"a.{kind}")) == PAIRS
 
 
 def test_fields_are_put_into_the_templates(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"context": "C", "q 1": "Q", "n": 3, "none": null}\n')
-    given = local(tmp_path, prompt='{context}: {q 1} as {"n": 1}?', answer="{n}{none}")
-    assert list(read_source(given, "a.jsonl")) == [Example('C: Q as {"n": 1}?', "3")]
+    data_source = local(tmp_path, prompt='{context}: {q 1} as {"n": 1}?', answer="{n}{none}")
+    assert list(read_source(data_source, "a.jsonl")) == [Example('C: Q as {"n": 1}?', "3")]
 
 
 def test_a_template_reaches_into_no_attribute(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "P", "answer": "{prompt}"}\n')
-    given = local(tmp_path, prompt="{prompt}")
-    assert list(read_source(given, "a.jsonl")) == [Example("P", "{prompt}")]
+    data_source = local(tmp_path, prompt="{prompt}")
+    assert list(read_source(data_source, "a.jsonl")) == [Example("P", "{prompt}")]
     with pytest.raises(LetheError, match=r"no field 'prompt\.__class__'"):
         list(read_source(local(tmp_path, prompt="{prompt.__class__}"), "a.jsonl"))
 
 
 def test_a_text_file_is_a_paragraph_a_record(tmp_path):
     (tmp_path / "a.txt").write_text("One\nstill one.\n\n \n\nTwo.\n")
-    found = list(read_source(local(tmp_path, text="{text}"), "a.txt"))
-    assert found == [Example(text="One\nstill one."), Example(text="Two.")]
+    result = list(read_source(local(tmp_path, text="{text}"), "a.txt"))
+    assert result == [Example(text="One\nstill one."), Example(text="Two.")]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -135,8 +135,8 @@ def test_parquet_values_that_are_not_text_are_refused_with_their_row(tmp_path):
 def test_one_of_several_accepted_answers_is_named_by_its_position(tmp_path):
     record = {"prompt": "P", "a.b": "dots", "answers": {"text": ["yes", "yeah"], "start": [3, 3]}}
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
-    given = local(tmp_path, answer="{answers.text.1} {answers.start.0} {a.b}")
-    assert list(read_source(given, "a.jsonl")) == [Example("P", "yeah 3 dots")]
+    data_source = local(tmp_path, answer="{answers.text.1} {answers.start.0} {a.b}")
+    assert list(read_source(data_source, "a.jsonl")) == [Example("P", "yeah 3 dots")]
     for missing in ("answers.text.2", "answers.other", "answers.text.x"):
         with pytest.raises(LetheError, match=f"no field '{missing}'"):
             list(read_source(local(tmp_path, answer=f"{{{missing}}}"), "a.jsonl"))
@@ -165,8 +165,8 @@ def dataset(path, **settings):
 
 @pytest.mark.parametrize("name", ["one", "parts"])
 def test_a_saved_dataset_gives_the_records_whose_field_is_asked_for(saved, name):
-    found = list(read_source(dataset(saved / name, by="kind"), "x"))
-    assert found == [Example("a", "1"), Example("c", "3")]
+    result = list(read_source(dataset(saved / name, by="kind"), "x"))
+    assert result == [Example("a", "1"), Example("c", "3")]
     assert len(list(read_source(dataset(saved / name), ""))) == 3
 
 
@@ -187,16 +187,16 @@ def test_what_a_dataset_lacks_is_said_with_what_it_has(saved, name, settings, pa
 def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):
     import datasets
 
-    asked = {}
+    request = {}
 
     def load_dataset(path, name, **options):
-        asked.update(options, path=path, name=name)
+        request.update(options, path=path, name=name)
         return datasets.load_from_disk(saved / "one")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    given = dataset("org/data", kind="hub", name="en", split="dev", revision="abc", by="kind")
-    assert list(read_source(given, "y")) == [Example("b", "2")]
-    assert asked == {"path": "org/data", "name": "en", "split": "dev", "revision": "abc"}
+    data_source = dataset("org/data", kind="hub", name="en", split="dev", revision="abc", by="kind")
+    assert list(read_source(data_source, "y")) == [Example("b", "2")]
+    assert request == {"path": "org/data", "name": "en", "split": "dev", "revision": "abc"}
 
 
 def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch):
@@ -211,9 +211,9 @@ def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch):
 
 
 def test_the_standard_library_is_a_module_a_document():
-    found = list(read_source(source(kind="stdlib"), "json"))
-    assert any("JSONDecoder" in example.text for example in found)
-    assert found == list(read_source(source(kind="stdlib"), "json"))
+    result = list(read_source(source(kind="stdlib"), "json"))
+    assert any("JSONDecoder" in example.text for example in result)
+    assert result == list(read_source(source(kind="stdlib"), "json"))
     # Modules of the library's own folder and of packages in it.
     assert len(list(islice(read_source(source(kind="stdlib"), "all"), 60))) == 60
 
@@ -228,9 +228,9 @@ def test_a_bigbench_task_is_a_pair_or_upstream_text(tmp_path):
     with zipfile.ZipFile(path, "w") as members:
         content = json.dumps({"examples": [{"input": "x", "target": "y"}]})
         members.writestr("t/task.json", content)
-    given = source(kind="bigbench")
-    assert list(read_source(given, "t", archive=path)) == [Example("Q: x\nA:", "y")]
-    as_text = read_source(given, "t", archive=path, upstream=True)
+    data_source = source(kind="bigbench")
+    assert list(read_source(data_source, "t", archive=path)) == [Example("Q: x\nA:", "y")]
+    as_text = read_source(data_source, "t", archive=path, upstream=True)
     assert list(as_text) == [Example(text="Q: x\nA:\ny")]
 
 
@@ -239,11 +239,11 @@ def test_solved_examples_of_a_bigbench_task_stand_before_the_others(tmp_path):
     with zipfile.ZipFile(path, "w") as members:
         records = [{"input": str(i), "target": str(i + 1)} for i in range(4)]
         members.writestr("t/task.json", json.dumps({"examples": records}))
-    given = source(kind="bigbench", shots=2, upstream_as="pairs")
+    data_source = source(kind="bigbench", shots=2, upstream_as="pairs")
     solved = "Q: 0\nA:\n1\n\nQ: 1\nA:\n2\n\n"
-    wanted = [Example(f"{solved}Q: {i}\nA:", str(i + 1)) for i in (2, 3)]
-    assert list(read_source(given, "t", archive=path)) == wanted
-    assert list(read_source(given, "t", archive=path, upstream=True)) == wanted
+    expected = [Example(f"{solved}Q: {i}\nA:", str(i + 1)) for i in (2, 3)]
+    assert list(read_source(data_source, "t", archive=path)) == expected
+    assert list(read_source(data_source, "t", archive=path, upstream=True)) == expected
     joined = source(kind="bigbench", shots=2)
     texts = [example.text for example in read_source(joined, "t", archive=path, upstream=True)]
     assert texts == [f"{solved}Q: {i}\nA:\n{i + 1}" for i in (2, 3)]

@@ -39,47 +39,47 @@ def ending(tokenizer):
 
 
 def one(tokenizer, example, max_tokens=100, **options) -> Tokens:
-    (found,) = tokenise(tokenizer, [example], max_tokens, **options).examples
-    return found
+    (result,) = tokenise(tokenizer, [example], max_tokens, **options).examples
+    return result
 
 
 def test_loss_of_a_pair_is_on_the_answer_and_its_end(tokenizer):
-    found = one(tokenizer, PAIR)
-    assert tokenizer.decode(found.ids[: found.start]) == "How many sacks fit in the boat?\n"
-    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
-    assert found.scored == len(found.ids) - found.start
+    result = one(tokenizer, PAIR)
+    assert tokenizer.decode(result.ids[: result.start]) == "How many sacks fit in the boat?\n"
+    assert tokenizer.decode(result.ids[result.start :]) == "Seven<|endoftext|>"
+    assert result.scored == len(result.ids) - result.start
 
 
 def test_the_end_token_is_left_out_where_it_is_not_wanted(tokenizer):
-    found = one(tokenizer, PAIR, include_eos=False)
-    assert tokenizer.decode(found.ids[found.start :]) == "Seven"
+    result = one(tokenizer, PAIR, include_eos=False)
+    assert tokenizer.decode(result.ids[result.start :]) == "Seven"
 
 
 def test_loss_of_plain_text_is_on_all_tokens_but_the_first(tokenizer):
-    found = one(tokenizer, Example(text="Seven, says he"))
-    assert (found.ids, found.start) == (tokenizer("Seven, says he")["input_ids"], 1)
+    result = one(tokenizer, Example(text="Seven, says he"))
+    assert (result.ids, result.start) == (tokenizer("Seven, says he")["input_ids"], 1)
 
 
 def test_a_chat_template_is_used_where_there_is_one(chat):
     assert prompt_text(chat, "Hello") == "<|endoftext|><|user|>\nHello\n<|assistant|>\n"
-    found = one(chat, PAIR)
-    text = chat.decode(found.ids[: found.start])
+    result = one(chat, PAIR)
+    text = chat.decode(result.ids[: result.start])
     assert text == "<|endoftext|><|user|>\nHow many sacks fit in the boat?\n<|assistant|>\n"
-    assert chat.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
+    assert chat.decode(result.ids[result.start :]) == "Seven<|endoftext|>"
 
 
 def test_a_chat_template_does_not_double_the_special_tokens(chat):
-    found = one(chat, PAIR)
-    assert found.ids[: found.start].count(END) == 1
+    result = one(chat, PAIR)
+    assert result.ids[: result.start].count(END) == 1
     # Plain text does not go through the template and keeps the first token of the tokenizer.
     assert one(chat, Example(text="Seven")).ids[0] == END
 
 
 def test_the_end_token_some_tokenizers_add_does_not_part_prompt_and_answer(ending):
-    found = one(ending, PAIR)
-    assert END not in found.ids[: found.start]
-    assert found.ids.count(END) == 1
-    assert found.ids[-1] == END
+    result = one(ending, PAIR)
+    assert END not in result.ids[: result.start]
+    assert result.ids.count(END) == 1
+    assert result.ids[-1] == END
 
 
 @pytest.mark.parametrize("last", ["<|endoftext|>", "<|endoftext|> <|endoftext|>"])
@@ -94,8 +94,8 @@ def test_no_end_token_is_scored_after_plain_text_whatever_the_tokenizer_appends(
     )
     before = [END] if first else []
     for include_eos in (True, False):
-        found = one(own, Example(text="Seven sacks stand by the"), include_eos=include_eos)
-        assert (found.ids, found.start) == (before + plain, 1)
+        result = one(own, Example(text="Seven sacks stand by the"), include_eos=include_eos)
+        assert (result.ids, result.start) == (before + plain, 1)
     # An end token that stands in the text itself stays.
     assert one(own, Example(text="Seven<|endoftext|>")).ids[-1] == END
     assert one(own, Example(text="")).scored == 0
@@ -122,43 +122,43 @@ def test_an_answer_is_encoded_as_in_the_conversation_also_by_sentencepiece():
         "{% for m in messages %}{% if m.role == 'user' %}{{ '[I]' + m.content + '[I]' }}"
         "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}"
     )
-    found = one(own, Example("Hello", "Seven"))
+    result = one(own, Example("Hello", "Seven"))
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Seven"}]
     text = own.apply_chat_template(turns, tokenize=False)
-    assert found.ids == own(text, add_special_tokens=False)["input_ids"]
+    assert result.ids == own(text, add_special_tokens=False)["input_ids"]
 
 
 def test_after_an_empty_prompt_the_whole_answer_is_scored(tokenizer):
-    found = one(tokenizer, Example("", "Seven"))
-    assert tokenizer.decode(found.ids[: found.start]) == "\n"
-    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
+    result = one(tokenizer, Example("", "Seven"))
+    assert tokenizer.decode(result.ids[: result.start]) == "\n"
+    assert tokenizer.decode(result.ids[result.start :]) == "Seven<|endoftext|>"
 
 
 def test_left_truncation_keeps_the_answer_and_counts(tokenizer):
     long = Example("sacks " * 50 + "boat?", "Seven")
     done = tokenise(tokenizer, [long, PAIR], 30)
-    (found, other) = done.examples
-    assert len(found.ids) == 30
-    assert tokenizer.decode(found.ids[found.start :]) == "Seven<|endoftext|>"
-    assert tokenizer.decode(found.ids[: found.start]).endswith("sacks boat?\n")
+    (result, other) = done.examples
+    assert len(result.ids) == 30
+    assert tokenizer.decode(result.ids[result.start :]) == "Seven<|endoftext|>"
+    assert tokenizer.decode(result.ids[: result.start]).endswith("sacks boat?\n")
     assert other == one(tokenizer, PAIR)
     assert (done.truncated, done.empty) == (1, 0)
 
 
 def test_left_truncation_keeps_one_token_before_an_answer_that_is_too_long(tokenizer):
     answer = "Seven, says he, and one more if you stay ashore."
-    found = one(tokenizer, Example("How many sacks?", answer), 6)
+    result = one(tokenizer, Example("How many sacks?", answer), 6)
     whole = one(tokenizer, Example("How many sacks?", answer))
-    assert found.start == 1
-    assert found.ids == whole.ids[whole.start - 1 :][:6]
-    assert found.scored == 5
+    assert result.start == 1
+    assert result.ids == whole.ids[whole.start - 1 :][:6]
+    assert result.scored == 5
 
 
 def test_right_truncation_keeps_the_beginning_and_counts_lost_answers(tokenizer):
     done = tokenise(tokenizer, [PAIR], 5, "right")
-    (found,) = done.examples
-    assert found.ids == one(tokenizer, PAIR).ids[:5]
-    assert found.scored == 0
+    (result,) = done.examples
+    assert result.ids == one(tokenizer, PAIR).ids[:5]
+    assert result.scored == 0
     assert (done.truncated, done.empty) == (1, 1)
 
 
@@ -182,14 +182,14 @@ def test_empty_text_and_text_of_one_token_carry_no_loss(tokenizer):
 def test_tokens_in_a_file_are_those_in_a_list(monkeypatch):
     monkeypatch.setattr(tokens, "IN_MEMORY", 40)
     shapes = [(3, 1), (0, 1), (70_000, 2), (5, 5), (2, 1)]
-    wanted = [tokens.Tokens(list(range(length)), start) for length, start in shapes]
+    expected = [tokens.Tokens(list(range(length)), start) for length, start in shapes]
     kept = tokens.TokenFile()
-    for one in wanted:
+    for one in expected:
         kept.append(one)
-    assert list(kept) == wanted
-    assert (kept[-1], kept[1:3]) == (wanted[-1], wanted[1:3])
+    assert list(kept) == expected
+    assert (kept[-1], kept[1:3]) == (expected[-1], expected[1:3])
     for of in (tokens.lengths, tokens.scored):
-        assert of(kept).tolist() == of(wanted).tolist()
+        assert of(kept).tolist() == of(expected).tolist()
     assert tokens.scored(kept).tolist() == [2, 0, 69_998, 0, 1]
     with pytest.raises(IndexError):
         kept[5]

@@ -1,4 +1,4 @@
-"""How do I use it inside my own trainer? Callbacks for transformers' and TRL's trainers.
+"""How do I use it in my own trainer? Callbacks for the trainers of transformers and TRL.
 
 May import `data`, `engine` and `completion`.
 """

@@ -1,6 +1,8 @@
-"""Predicts, while a model is being fine-tuned by a Trainer, what it is forgetting."""
+"""Predicts what a model is forgetting while a Trainer fine-tunes it."""
 
-import sys
+import copy
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,37 +11,55 @@ import torch
 from transformers import TrainerCallback
 
 from lethe.completion.predictor import Prediction, Predictor
-from lethe.data.tokens import tokenise
+from lethe.data.tokens import Tokens, tokenise
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
 
+logger = logging.getLogger(__name__)
+
+# Largest difference in nats between a probe's base loss here and in the experiment. Equal weights
+# in float32 agree to rounding; in other precisions, or in different ones, a loss may differ more.
+SAME_BASE = 0.005
+SAME_BASE_LOW_PRECISION = 0.15
+# Losses in nats that differ by no more are those of the same weights.
+SAME_WEIGHTS = 1e-5
+
 
 class ForgettingProbe(TrainerCallback):
-    """A callback for transformers' Trainer and those built on it, such as trl's SFTTrainer.
+    """A callback for transformers' Trainer and trainers built on it, such as trl's SFTTrainer.
 
-    Before the first step it scores the predictor's probes on the model as it is: the base. Then,
-    at every evaluation or every `every` steps, it scores them again, predicts the forgetting of
-    all upstream examples and logs it in nats: `forgetting/mean` with `forgetting/low` and
-    `forgetting/high`, and `forgetting/<domain>`. The training is not touched: no random number is
-    drawn, modes and gradients stay as they were.
+    Before the first step it scores the predictor's probes on the base model. Then, at every
+    evaluation or every `every` steps, and on the model that comes out at the end, it scores them
+    again, predicts the forgetting of all upstream examples and logs it in nats: `forgetting/mean`
+    with `forgetting/low` and `forgetting/high`, and `forgetting/<domain>`. The training is not
+    changed: the probe draws no random number and restores modes and gradients.
 
         probe = ForgettingProbe.attach(trainer, "predictor.npz", limit=0.1)
 
     Parameters
     ----------
     predictor
-        A `lethe.completion.predictor.Predictor`, or the file of one.
+        A `lethe.completion.predictor.Predictor`, or its file.
     every
-        Steps between two measurements; none: at every evaluation, and at the end.
+        Number of steps between two measurements. By default, the probe measures at every
+        evaluation and at the end.
     limit
-        Stops the training when the mean predicted forgetting is above so many nats.
+        Training stops when the mean predicted forgetting is above this number of nats.
     risk
-        Domains predicted to lose more than so many nats are named as at risk.
+        `at_risk` lists the domains that are predicted to lose more than this number of nats.
     tokenizer
-        Of the model; none: the trainer's processing class.
+        Tokenizer of the model. By default, the processing class of the trainer.
     base_losses
-        Losses (k,) of the probes under the base model. Needed when a training is resumed, where
-        the model in hand is the base no more; `probe.base_losses` of the first start.
+        Losses (k,) of the probes under the base model, such as `probe.base_losses` of the first
+        start. When you resume from a checkpoint, the base model is no longer in memory, so they
+        are needed unless the predictor has them.
+
+    Raises
+    ------
+    LetheError
+        If `every` is less than 1, or `base_losses` has another length than the probes. During
+        training: if the model is not the experiment's base model, its tokenizer reads the probes
+        differently, or a loss is not finite.
     """
 
     def __init__(
@@ -53,13 +73,35 @@ class ForgettingProbe(TrainerCallback):
         base_losses: np.ndarray | None = None,
         tokens_per_batch: int = 2048,
     ):
-        known = isinstance(predictor, Predictor)
-        self.predictor = predictor if known else Predictor.load(predictor)
-        self.every, self.limit, self.risk = every, limit, risk
-        self.base_losses, self.tokens_per_batch = base_losses, tokens_per_batch
+        if every is not None and every < 1:
+            raise LetheError(
+                f"ForgettingProbe: every must be 1 or more (value seen: {every}); leave it out to "
+                "measure at every evaluation and at the end"
+            )
+        if not isinstance(predictor, Predictor):
+            predictor = Predictor.load(predictor)
+        if base_losses is not None and np.shape(base_losses) != (len(predictor.probes),):
+            raise LetheError(
+                f"ForgettingProbe: base_losses has shape {np.shape(base_losses)}, but the "
+                f"predictor has {len(predictor.probes)} probes; give one loss per probe"
+            )
+        self.predictor = predictor
+        self.every = every
+        self.limit = limit
+        self.risk = risk
+        self.base_losses = base_losses
+        self.tokens_per_batch = tokens_per_batch
         self.history: list[dict[str, float]] = []
         self.prediction: Prediction | None = None
-        self._tokenizer, self._trainer, self._tokens = tokenizer, None, None
+        self._tokenizer = tokenizer
+        self._trainer: Any = None
+        self._tokens: Sequence[Tokens] | None = None
+        # Step and losses of the last measurement of this training.
+        self._last: tuple[int, np.ndarray] | None = None
+        if base_losses is not None:
+            self._check_finite(np.asarray(base_losses), "in base_losses")
+            # They may have been measured in another precision than the experiment's.
+            self._check_base(np.asarray(base_losses), SAME_BASE_LOW_PRECISION)
 
     @classmethod
     def attach(cls, trainer: Any, predictor: Predictor | Path | str, **options: Any) -> Self:
@@ -71,78 +113,201 @@ class ForgettingProbe(TrainerCallback):
 
     @property
     def at_risk(self) -> list[str]:
-        """Domains predicted to lose more than `risk` nats, most first."""
+        """Domains that are predicted to lose more than `risk` nats, largest loss first."""
         if self.prediction is None:
             return []
         means = self.prediction.by_domain(self.predictor.domains)
         return [domain for domain, mean in means.items() if mean > self.risk]
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **_kwargs):
-        """Scores the probes on the base model.
+        """Scores the probes on the base model, unless their base losses are known.
 
         Raises
         ------
         LetheError
-            If the training goes on from a checkpoint and no base losses were given.
+            If the training resumes from a checkpoint and there are no base losses, or the model
+            is not the base model of the predictor.
         """
-        tokenizer = self._tokenizer or processing_class
-        if tokenizer is None:
-            raise LetheError("ForgettingProbe: give the model's tokenizer; the trainer has none")
-        chosen, p = self.predictor.probes, self.predictor
-        self._tokens = tokenise(tokenizer, chosen, p.max_tokens, "right", p.include_eos).examples
-        if self.base_losses is None:
-            if state.global_step > 0:
-                raise LetheError(
-                    f"ForgettingProbe: the training goes on from step {state.global_step}, so the "
-                    "model is the base no more; give base_losses, which the first start's probe "
-                    "has as probe.base_losses"
-                )
-            self.base_losses = self._losses(model)
+        self._last = None
+        self._prepare(state, model, processing_class)
 
     def on_step_end(self, args, state, control, model=None, **_kwargs):
         """Measures every `every` steps."""
         if self.every is not None and state.global_step % self.every == 0:
             self._measure(state, control, model)
 
-    def on_evaluate(self, args, state, control, model=None, **_kwargs):
-        """Measures at every evaluation, unless `every` says when."""
-        if self.every is None:
+    def on_evaluate(self, args, state, control, model=None, processing_class=None, **_kwargs):
+        """Measures at every evaluation, unless `every` is set.
+
+        An evaluation before the training measures the base losses only.
+        """
+        if self._tokens is None:
+            self._prepare(state, model, processing_class)
+        elif self.every is None:
             self._measure(state, control, model)
 
     def on_train_end(self, args, state, control, model=None, **_kwargs):
-        """Measures the model that comes out."""
-        self._measure(state, control, model)
+        """Measures the model that comes out, which may be an earlier one than the last step's.
 
-    def _measure(self, state: Any, control: Any, model: Any) -> None:
-        if self.history and self.history[-1]["step"] == state.global_step:
+        A Trainer with `load_best_model_at_end` has loaded the best checkpoint by now.
+        """
+        self._measure(state, control, model, ended=True)
+
+    def _prepare(self, state: Any, model: Any, processing_class: Any) -> None:
+        """Tokenises the probes as the experiment did, and finds their base losses."""
+        if self._tokens is None:
+            self._tokens = self._tokenise_probes(processing_class)
+        stored = self.predictor.base_losses
+        if self.base_losses is not None:
             return
-        values = self._losses(model) - self.base_losses
-        self.prediction = self.predictor.predict(values)
-        means = self.prediction.by_domain(self.predictor.domains)
-        told = {
+        if state.global_step == 0:
+            losses = self._losses(model)
+            self._check_finite(losses, "of the base model")
+            self._check_base(losses, self._base_tolerance(model))
+            self.base_losses = losses
+        elif stored is not None:
+            self.base_losses = np.asarray(stored, dtype=np.float64)
+        else:
+            raise LetheError(
+                f"ForgettingProbe: the training resumes at step {state.global_step}, so the base "
+                "model is no longer in memory, and the predictor does not have its losses; give "
+                "base_losses, which the probe of the first start has as probe.base_losses"
+            )
+
+    def _tokenise_probes(self, processing_class: Any) -> Sequence[Tokens]:
+        tokenizer = self._tokenizer or _tokenizer_of(processing_class)
+        if tokenizer is None:
+            raise LetheError(
+                "ForgettingProbe: the trainer has no tokenizer; give the model's as tokenizer=..."
+            )
+        predictor = self.predictor
+        template = predictor.chat_template
+        if template is not None and template != (getattr(tokenizer, "chat_template", None) or ""):
+            # The trainer's own tokenizer keeps its template.
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.chat_template = template or None
+        tokens = tokenise(
+            tokenizer,
+            predictor.probes,
+            max_tokens=predictor.max_tokens,
+            truncation=predictor.truncation,
+            include_eos=predictor.include_eos,
+        ).examples
+        self._check_tokens(tokens)
+        return tokens
+
+    def _check_tokens(self, tokens: Sequence[Tokens]) -> None:
+        """Raises LetheError if a probe has no scored token, or not as many as in the experiment."""
+        for i, example in enumerate(tokens):
+            if not example.scored:
+                raise LetheError(
+                    f"ForgettingProbe: probe {self._name(i)} has no scored token within "
+                    f"{self.predictor.max_tokens} tokens, so its loss is unknown. The tokenizer or "
+                    "its chat template is not the one of the experiment; give the tokenizer of the "
+                    "experiment's model as tokenizer=..."
+                )
+        if self.predictor.scored_tokens is None:
+            return
+        for i, expected in enumerate(self.predictor.scored_tokens):
+            if tokens[i].scored != expected:
+                raise LetheError(
+                    f"ForgettingProbe: probe {self._name(i)} has {tokens[i].scored} scored tokens "
+                    f"here, but {expected} in the experiment of the predictor. The tokenizer or "
+                    "its chat template is not the one of the experiment; give the tokenizer of the "
+                    "experiment's model as tokenizer=..."
+                )
+
+    def _base_tolerance(self, model: Any) -> float:
+        single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        return (
+            SAME_BASE if single and self.predictor.dtype == "float32" else SAME_BASE_LOW_PRECISION
+        )
+
+    def _check_base(self, losses: np.ndarray, tolerance: float) -> None:
+        """Raises LetheError if the losses are not those of the experiment's base model."""
+        if self.predictor.base_losses is None:
+            return
+        stored = np.asarray(self.predictor.base_losses, dtype=np.float64)
+        differences = np.abs(losses - stored)
+        worst = int(np.argmax(differences))
+        if differences[worst] > tolerance:
+            raise LetheError(
+                "ForgettingProbe: the losses are not those of the predictor's base model. "
+                f"Probe {self._name(worst)} has a loss of {losses[worst]:.4f} nats here, but "
+                f"{stored[worst]:.4f} nats in the experiment (difference "
+                f"{differences[worst]:.4f}, at most {tolerance} expected). Start from the model "
+                "that the experiment measured, or make a predictor from an experiment on this model"
+            )
+
+    def _check_finite(self, losses: np.ndarray, subject: str) -> None:
+        broken = np.flatnonzero(~np.isfinite(losses))
+        if len(broken):
+            raise LetheError(
+                f"ForgettingProbe: the loss {subject} on probe {self._name(int(broken[0]))} is "
+                f"{losses[broken[0]]} ({len(broken)} of {len(losses)} probes), so forgetting "
+                "cannot be predicted. Check the weights for NaN; if the training diverged, lower "
+                "the learning rate or clip gradients"
+            )
+
+    def _name(self, probe: int) -> str:
+        return repr(self.predictor.example_ids[int(self.predictor.index[probe])])
+
+    def _measure(self, state: Any, control: Any, model: Any, *, ended: bool = False) -> None:
+        step = state.global_step
+        losses = self._losses(model)
+        self._check_finite(losses, f"at step {step}")
+        if self._is_last(step, losses):
+            return
+        self._last = (step, losses)
+        forgetting = losses - self.base_losses
+        self.prediction = self.predictor.predict(forgetting)
+        record = {
             "forgetting/mean": float(self.prediction.forgetting.mean()),
             "forgetting/low": float(self.prediction.low.mean()),
             "forgetting/high": float(self.prediction.high.mean()),
-            "forgetting/probes": float(np.nanmean(values)),
-        } | {f"forgetting/{domain}": mean for domain, mean in means.items()}
-        self.history.append({"step": state.global_step, **told})
+            "forgetting/probes": float(forgetting.mean()),
+        }
+        for domain, mean in self.prediction.by_domain(self.predictor.domains).items():
+            record[f"forgetting/{domain}"] = mean
+        self.history.append({"step": step, **record})
         if self._trainer is not None:
-            self._trainer.log(told)
-        if self.limit is not None and told["forgetting/mean"] > self.limit:
+            self._trainer.log(record)
+        mean = record["forgetting/mean"]
+        if not np.isfinite(mean):
+            raise LetheError(
+                f"ForgettingProbe: the forgetting predicted at step {step} is {mean}; check the "
+                f"predictor ({self.predictor.method}) for NaN"
+            )
+        if self.limit is not None and mean > self.limit:
             control.should_training_stop = True
-            mean, risks = told["forgetting/mean"], ", ".join(self.at_risk) or "no domain"
-            print(
-                f"ForgettingProbe: stopped at step {state.global_step}: {mean:.3f} nats predicted "
-                f"to be forgotten, limit {self.limit}; at risk: {risks}",
-                file=sys.stderr,
+            logger.warning(
+                "ForgettingProbe: %s at step %d: %.3f nats predicted to be forgotten, limit %g; "
+                "at risk: %s",
+                "above the limit" if ended else "stopped",
+                step,
+                mean,
+                self.limit,
+                ", ".join(self.at_risk) or "no domain",
             )
 
+    def _is_last(self, step: int, losses: np.ndarray) -> bool:
+        """True if the last measurement was at this step and no other weights were loaded since."""
+        if self._last is None or self._last[0] != step:
+            return False
+        return np.allclose(losses, self._last[1], rtol=0, atol=SAME_WEIGHTS)
+
     def _losses(self, model: Any) -> np.ndarray:
-        # Modes are put back module by module: a user may hold some of them in evaluation.
+        """Losses (k,) of the probes in nats per scored token."""
+        # Modes are restored per module, because you may keep some modules in evaluation mode.
         modes = [(module, module.training) for module in model.modules()]
-        random = torch.get_rng_state()
-        losses = score(model, self._tokens, self.tokens_per_batch, "probes").losses
-        torch.set_rng_state(random)
+        random_state = torch.get_rng_state()
+        losses = score(model, self._tokens, self.tokens_per_batch, title="probes").losses
+        torch.set_rng_state(random_state)
         for module, mode in modes:
             module.training = mode
         return losses.astype(np.float64)
+
+
+def _tokenizer_of(processing_class: Any) -> Any:
+    """The tokenizer of a trainer's processing class, which may be a processor that holds one."""
+    return getattr(processing_class, "tokenizer", processing_class)

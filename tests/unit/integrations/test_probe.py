@@ -7,7 +7,7 @@ import torch
 import transformers
 from helpers import tiny
 
-from lethe.completion.predictor import Predictor
+from lethe.completion.predictor import Predictor, template_of_card
 from lethe.config.model_settings import LoRA
 from lethe.data.examples import write_upstream
 from lethe.data.tokens import tokenise
@@ -26,30 +26,40 @@ def predictor():
     rng = np.random.default_rng(0)
     train = rng.normal(size=(8, 3)) @ rng.normal(size=(3, 40)) * 0.1
     return Predictor(
-        train.astype(np.float32),
-        [example.example_id for example in UPSTREAM],
-        np.array([example.domain for example in UPSTREAM]),
-        np.arange(0, 40, 5),
-        [UPSTREAM[i].example for i in range(0, 40, 5)],
+        train=train.astype(np.float32),
+        example_ids=[example.example_id for example in UPSTREAM],
+        domains=np.array([example.domain for example in UPSTREAM]),
+        index=np.arange(0, 40, 5),
+        probes=[UPSTREAM[i].example for i in range(0, 40, 5)],
         max_tokens=24,
     )
 
 
-def padded(chosen):
-    length = max(len(example.ids) for example in chosen)
-    ids = torch.zeros(len(chosen), length, dtype=torch.long)
+def padded(examples):
+    length = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), length, dtype=torch.long)
     labels = torch.full_like(ids, -100)
-    for row, example in enumerate(chosen):
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        labels[row, example.start : len(example.ids)] = ids[row, example.start : len(example.ids)]
+    for row, example in enumerate(examples):
+        end = len(example.ids)
+        ids[row, :end] = torch.tensor(example.ids)
+        labels[row, example.start : end] = ids[row, example.start : end]
     return {"input_ids": ids, "labels": labels}
 
 
-def trainer(model, folder, tokenizer, **changes):
-    arguments = {"learning_rate": 3e-2, "num_train_epochs": 1, "eval_strategy": "steps"}
-    arguments |= {"eval_steps": 2, "save_strategy": "no", "report_to": [], "use_cpu": True}
-    arguments |= {"disable_tqdm": True, "remove_unused_columns": False, "logging_steps": 100}
-    return transformers.Trainer(
+def make_trainer(model, folder, tokenizer, kind=transformers.Trainer, **changes):
+    arguments = {
+        "learning_rate": 3e-2,
+        "num_train_epochs": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "logging_steps": 100,
+    }
+    return kind(
         model=model,
         args=transformers.TrainingArguments(
             output_dir=str(folder), per_device_train_batch_size=4, **arguments | changes
@@ -64,72 +74,277 @@ def trainer(model, folder, tokenizer, **changes):
 def test_it_logs_what_the_completion_model_makes_of_the_probes(predictor, tokenizer, tmp_path):
     model = tiny.model("llama", scale=1)
     base = copy.deepcopy(model)
-    made = trainer(model, tmp_path, tokenizer)
-    probe = ForgettingProbe.attach(made, predictor)
-    made.train()
+    trainer = make_trainer(model, tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.train()
     tokens = tokenise(tokenizer, predictor.probes, 24).examples
     values = score(model, tokens, 2048).losses - score(base, tokens, 2048).losses
-    wanted = predictor.predict(values)
-    logged = [line for line in made.state.log_history if "forgetting/mean" in line]
+    expected = predictor.predict(values)
+    logged = [line for line in trainer.state.log_history if "forgetting/mean" in line]
     assert [line["step"] for line in logged] == [2, 4, 6]
-    assert logged[-1]["forgetting/mean"] == pytest.approx(wanted.forgetting.mean(), abs=1e-6)
+    assert logged[-1]["forgetting/mean"] == pytest.approx(expected.forgetting.mean(), abs=1e-6)
     assert logged[-1]["forgetting/low"] < logged[-1]["forgetting/mean"]
-    of_a = wanted.forgetting[predictor.domains == "a"].mean()
-    assert logged[-1]["forgetting/a"] == pytest.approx(of_a, abs=1e-6)
+    mean_of_a = expected.forgetting[predictor.domains == "a"].mean()
+    assert logged[-1]["forgetting/a"] == pytest.approx(mean_of_a, abs=1e-6)
     assert abs(np.mean(values)) > 1e-3
     assert probe.history[-1]["step"] == 6
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.5)])
 def test_the_training_is_the_same_with_and_without_it(predictor, tokenizer, tmp_path, lora):
-    def made():
+    def make_model():
         model = tiny.model("llama", scale=1)
         return model if lora is None else models.add_lora(model, lora, 0)
 
-    plain, watched = made(), made()
-    trainer(plain, tmp_path / "a", tokenizer).train()
-    second = trainer(watched, tmp_path / "b", tokenizer)
+    plain = make_model()
+    watched = make_model()
+    make_trainer(plain, tmp_path / "a", tokenizer).train()
+    second = make_trainer(watched, tmp_path / "b", tokenizer)
     ForgettingProbe.attach(second, predictor, every=1)
     second.train()
-    for ours, wanted in zip(watched.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(ours, wanted)
+    for value, expected in zip(watched.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(value, expected)
 
 
-def test_modules_that_a_user_holds_in_evaluation_stay_there(predictor, tokenizer, tmp_path):
+def test_modules_in_evaluation_mode_stay_in_it(predictor, tokenizer, tmp_path):
     model = tiny.model("llama", scale=1)
     probe = ForgettingProbe(predictor, tokenizer=tokenizer)
     state = transformers.TrainerState()
     model.train()
-    held = model.get_input_embeddings()
-    held.eval()
+    frozen = model.get_input_embeddings()
+    frozen.eval()
     probe.on_train_begin(None, state, None, model=model)
-    assert not held.training and model.training
+    assert not frozen.training and model.training
 
 
 def test_it_stops_the_training_at_its_limit_and_names_domains(
-    predictor, tokenizer, tmp_path, capsys
+    predictor, tokenizer, tmp_path, caplog
 ):
     model = tiny.model("llama", scale=1)
-    made = trainer(model, tmp_path, tokenizer)
-    probe = ForgettingProbe.attach(made, predictor, every=1, limit=-100.0, risk=-100.0)
-    made.train()
-    assert made.state.global_step == 1
+    trainer = make_trainer(model, tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor, every=1, limit=-100.0, risk=-100.0)
+    trainer.train()
+    assert trainer.state.global_step == 1
     assert sorted(probe.at_risk) == ["a", "b"]
-    said = capsys.readouterr().err
-    assert "stopped at step 1" in said and "at risk: " in said
+    assert "stopped at step 1" in caplog.text and "at risk: " in caplog.text
 
 
 def test_a_resumed_training_needs_the_losses_of_the_true_base(predictor, tokenizer):
     model = tiny.model("llama", scale=1)
     state = transformers.TrainerState(global_step=5)
-    with pytest.raises(LetheError, match="goes on from step 5"):
+    with pytest.raises(LetheError, match="resumes at step 5"):
         ForgettingProbe(predictor, tokenizer=tokenizer).on_train_begin(
             None, state, None, model=model
         )
-    given = np.zeros(8)
-    probe = ForgettingProbe(predictor, tokenizer=tokenizer, base_losses=given)
+    first_start = np.zeros(8)
+    probe = ForgettingProbe(predictor, tokenizer=tokenizer, base_losses=first_start)
     probe.on_train_begin(None, state, None, model=model)
-    assert probe.base_losses is given
+    assert probe.base_losses is first_start
+    predictor.base_losses = np.ones(8)
+    probe = ForgettingProbe(predictor, tokenizer=tokenizer)
+    probe.on_train_begin(None, state, None, model=model)
+    np.testing.assert_array_equal(probe.base_losses, 1)
+
+
+class FirstIsBest(transformers.Trainer):
+    """Calls the first checkpoint the best one."""
+
+    def evaluate(self, *args, **kwargs):
+        metrics = super().evaluate(*args, **kwargs)
+        metrics["eval_loss"] = float(self.state.global_step)
+        return metrics
+
+
+def forgetting_of_probes(probe, trainer):
+    tokens = tokenise(trainer.processing_class, probe.predictor.probes, 24).examples
+    losses = score(trainer.model, tokens, 2048).losses
+    return float((losses - probe.base_losses).mean())
+
+
+def test_the_last_measurement_is_of_the_best_model_if_that_is_loaded(
+    predictor, tokenizer, tmp_path
+):
+    trainer = make_trainer(
+        tiny.model("llama", scale=1),
+        tmp_path,
+        tokenizer,
+        kind=FirstIsBest,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+    )
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.train()
+    assert [line["step"] for line in probe.history] == [2, 4, 6, 6]
+    last = probe.history[-1]["forgetting/probes"]
+    assert last == pytest.approx(forgetting_of_probes(probe, trainer), abs=1e-6)
+    assert last == pytest.approx(probe.history[0]["forgetting/probes"], abs=1e-6)
+    assert last != pytest.approx(probe.history[2]["forgetting/probes"], abs=1e-4)
+
+
+def test_a_second_training_is_measured_against_the_same_base(predictor, tokenizer, tmp_path):
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.train()
+    base = probe.base_losses
+    trainer.train()
+    assert [line["step"] for line in probe.history] == [2, 4, 6, 2, 4, 6]
+    assert probe.base_losses is base
+    last = probe.history[-1]["forgetting/probes"]
+    assert last == pytest.approx(forgetting_of_probes(probe, trainer), abs=1e-6)
+
+
+def test_an_evaluation_before_the_training_measures_the_base(predictor, tokenizer, tmp_path):
+    model = tiny.model("llama", scale=1)
+    base = copy.deepcopy(model)
+    trainer = make_trainer(model, tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.evaluate()
+    tokens = tokenise(tokenizer, predictor.probes, 24).examples
+    np.testing.assert_allclose(probe.base_losses, score(base, tokens, 2048).losses)
+    assert probe.history == []
+    trainer.train()
+    trainer.evaluate()
+    assert [line["step"] for line in probe.history] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_a_number_of_steps_below_one_is_refused(predictor, every):
+    with pytest.raises(LetheError, match=f"every must be 1 or more .value seen: {every}"):
+        ForgettingProbe(predictor, every=every)
+
+
+class Processor:
+    """Holds a tokenizer, as the processor of a model of images and text does."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+
+def test_the_tokenizer_of_a_processor_is_used(predictor, tokenizer):
+    model = tiny.model("llama", scale=1)
+    losses = []
+    for processing_class in (tokenizer, Processor(tokenizer)):
+        probe = ForgettingProbe(predictor)
+        state = transformers.TrainerState()
+        probe.on_train_begin(None, state, None, model=model, processing_class=processing_class)
+        losses.append(probe.base_losses)
+    np.testing.assert_array_equal(losses[0], losses[1])
+
+
+TEMPLATE = (
+    "{% for m in messages %}user: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture
+def pair_predictor(predictor):
+    """A predictor whose probes are prompts and answers."""
+    predictor.probes = tiny.pairs(8)
+    predictor.max_tokens = 40
+    return predictor
+
+
+def with_template(tokenizer, template):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(("stored", "trainers"), [("", TEMPLATE), (TEMPLATE, None)])
+def test_probes_are_read_with_the_template_of_the_experiment(
+    pair_predictor, tokenizer, tmp_path, stored, trainers
+):
+    model = tiny.model("llama", scale=1)
+    pair_predictor.chat_template = stored
+    pair_predictor.save(tmp_path / "p.npz")
+    probe = ForgettingProbe(tmp_path / "p.npz")
+    processing_class = with_template(tokenizer, trainers)
+    state = transformers.TrainerState()
+    probe.on_train_begin(None, state, None, model=model, processing_class=processing_class)
+    experiments = with_template(tokenizer, stored or None)
+    tokens = tokenise(
+        experiments, pair_predictor.probes, 40, truncation="right", include_eos=False
+    ).examples
+    np.testing.assert_array_equal(probe.base_losses, score(model, tokens, 2048).losses)
+    assert processing_class.chat_template == trainers
+
+
+def test_a_tokenizer_that_reads_probes_differently_is_refused(predictor, tokenizer):
+    predictor.scored_tokens = np.full(8, 3)
+    probe = ForgettingProbe(predictor, tokenizer=tokenizer)
+    with pytest.raises(LetheError, match=f"probe '{UPSTREAM[0].example_id}' has 22 scored tokens"):
+        probe.on_train_begin(
+            None, transformers.TrainerState(), None, model=tiny.model("llama", scale=1)
+        )
+
+
+def test_a_probe_without_a_scored_token_is_named(pair_predictor, tokenizer):
+    pair_predictor.max_tokens = 2
+    probe = ForgettingProbe(pair_predictor, tokenizer=tokenizer)
+    with pytest.raises(LetheError, match="has no scored token within 2 tokens"):
+        probe.on_train_begin(
+            None, transformers.TrainerState(), None, model=tiny.model("llama", scale=1)
+        )
+
+
+def measured_by(model, predictor, tokenizer):
+    """The predictor with the base losses of this model."""
+    tokens = tokenise(tokenizer, predictor.probes, 24).examples
+    predictor.base_losses = score(model, tokens, 2048).losses.astype(float)
+    predictor.scored_tokens = np.array([example.scored for example in tokens])
+    return predictor
+
+
+def test_another_base_model_is_refused_by_its_losses(predictor, tokenizer, tmp_path):
+    base = tiny.model("llama", scale=1)
+    measured_by(base, predictor, tokenizer).save(tmp_path / "p.npz")
+    state = transformers.TrainerState()
+    probe = ForgettingProbe(tmp_path / "p.npz", tokenizer=tokenizer)
+    probe.on_train_begin(None, state, None, model=base)
+    foreign = tiny.model("llama", seed=1, scale=2)
+    probe = ForgettingProbe(tmp_path / "p.npz", tokenizer=tokenizer)
+    with pytest.raises(LetheError, match=r"not those of the predictor's base model.*nats here"):
+        probe.on_train_begin(None, state, None, model=foreign)
+    with pytest.raises(LetheError, match="not those of the predictor's base model"):
+        ForgettingProbe(tmp_path / "p.npz", base_losses=np.zeros(8))
+
+
+def test_a_base_model_in_bfloat16_is_accepted(predictor, tokenizer):
+    base = tiny.model("llama", scale=1)
+    measured_by(base, predictor, tokenizer)
+    probe = ForgettingProbe(predictor, tokenizer=tokenizer)
+    state = transformers.TrainerState()
+    probe.on_train_begin(None, state, None, model=copy.deepcopy(base).to(torch.bfloat16))
+    assert 0 < np.abs(probe.base_losses - predictor.base_losses).max() < 0.1
+
+
+class Ruins(transformers.TrainerCallback):
+    """Makes the weights NaN at the third step."""
+
+    def on_step_end(self, args, state, control, model=None, **_kwargs):
+        if state.global_step == 3:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+
+
+def test_nan_losses_are_a_fault_and_not_below_the_limit(predictor, tokenizer, tmp_path):
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
+    trainer.add_callback(Ruins())
+    probe = ForgettingProbe.attach(trainer, predictor, every=1, limit=100.0)
+    with pytest.raises(LetheError, match=r"loss at step 3 on probe .* is nan \(8 of 8 probes\)"):
+        trainer.train()
+    assert [line["step"] for line in probe.history] == [1, 2]
+
+
+def test_base_losses_that_are_nan_or_of_another_length_are_refused(predictor):
+    with pytest.raises(LetheError, match="loss in base_losses on probe .* is nan"):
+        ForgettingProbe(predictor, base_losses=np.full(8, np.nan))
+    with pytest.raises(LetheError, match="has 8 probes; give one loss per probe"):
+        ForgettingProbe(predictor, base_losses=np.zeros(7))
 
 
 def test_it_works_in_trls_trainer(predictor, tokenizer, tmp_path):
@@ -137,7 +352,7 @@ def test_it_works_in_trls_trainer(predictor, tokenizer, tmp_path):
     datasets = pytest.importorskip("datasets")
     model = tiny.model("llama", scale=1)
     texts = datasets.Dataset.from_list([{"text": e.example.text} for e in UPSTREAM])
-    made = trl.SFTTrainer(
+    trainer = trl.SFTTrainer(
         model=model,
         args=trl.SFTConfig(
             output_dir=str(tmp_path), report_to=[], use_cpu=True, max_steps=3, save_strategy="no"
@@ -145,8 +360,8 @@ def test_it_works_in_trls_trainer(predictor, tokenizer, tmp_path):
         train_dataset=texts,
         processing_class=tokenizer,
     )
-    probe = ForgettingProbe.attach(made, predictor, every=1)
-    made.train()
+    probe = ForgettingProbe.attach(trainer, predictor, every=1)
+    trainer.train()
     assert [line["step"] for line in probe.history] == [1, 2, 3]
 
 
@@ -155,15 +370,28 @@ def test_a_saved_predictor_predicts_the_same_and_holds_no_pickle(predictor, tmp_
     predictor.save(path)
     again = Predictor.load(path)
     values = np.linspace(-0.1, 0.3, 8)
-    for ours, wanted in zip(
+    for value, expected in zip(
         vars(again.predict(values)).values(),
         vars(predictor.predict(values)).values(),
         strict=True,
     ):
-        np.testing.assert_array_equal(ours, wanted)
+        np.testing.assert_array_equal(value, expected)
     assert again.probes == predictor.probes
     with np.load(path, allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays.files)
+
+
+def test_a_file_of_an_earlier_version_has_no_base_losses(predictor, tmp_path):
+    predictor.save(tmp_path / "p.npz")
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as arrays:
+        contents = dict(arrays)
+    assert "base_losses" not in contents
+    settings = json.loads(str(contents["told"]))
+    for name in ("truncation", "chat_template", "dtype"):
+        del settings[name]
+    np.savez(tmp_path / "old.npz", **contents | {"told": np.array(json.dumps(settings))})
+    earlier = Predictor.load(tmp_path / "old.npz")
+    assert (earlier.base_losses, earlier.chat_template) == (None, None)
 
 
 @pytest.mark.parametrize("content", [b"no npz", None])
@@ -188,16 +416,20 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     )
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM)
     settings = {"scoring": {"max_tokens": 24, "include_eos": False}}
-    losses = np.zeros(40, dtype=np.float32)
-    row = rows.Row(ids, losses, losses, np.ones(40, dtype=np.int32), settings)
+    losses = np.arange(40, dtype=np.float32)
+    row = rows.Row(ids, losses, losses, np.arange(1, 41, dtype=np.int32), settings)
     rows.write(folder / "base.parquet", row)
-    found = Predictor.from_results(folder, probes=5)
-    assert len(found.index) == len(found.probes) == 5
-    assert found.example_ids == ids[:7] + ids[8:] and found.train.shape == (6, 39)
-    chosen = [found.example_ids[i] for i in found.index]
-    assert found.probes == [UPSTREAM[ids.index(name)].example for name in chosen]
+    made = Predictor.from_results(folder, probes=5)
+    assert len(made.index) == len(made.probes) == 5
+    assert made.example_ids == ids[:7] + ids[8:] and made.train.shape == (6, 39)
+    chosen = [made.example_ids[i] for i in made.index]
+    assert made.probes == [UPSTREAM[ids.index(name)].example for name in chosen]
     assert ids[8] not in chosen
-    assert json.dumps(found.max_tokens) == "24"
+    assert json.dumps(made.max_tokens) == "24"
+    positions = [ids.index(name) for name in chosen]
+    np.testing.assert_array_equal(made.base_losses, positions)
+    np.testing.assert_array_equal(made.scored_tokens, np.array(positions) + 1)
+    assert made.chat_template is None
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM[:30])
     with pytest.raises(LetheError, match="10 examples of Z"):
         Predictor.from_results(folder, probes=5)
@@ -206,3 +438,19 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     rows.write(folder / "base.parquet", row)
     with pytest.raises(LetheError, match="needs an experiment that measures losses"):
         Predictor.from_results(folder, probes=5)
+
+
+def test_the_template_of_the_rows_is_in_the_predictor(tmp_path):
+    results = tmp_path / "results/e/m"
+    model = tmp_path / "results/e/m/base"
+    model.mkdir(parents=True)
+    card = {"path": "results/e/m/base"}
+    assert template_of_card(card | {"chat_template": "t"}, results) == "t"
+    assert template_of_card(card | {"chat_template": ""}, results) == ""
+    assert template_of_card(card, results) is None, "the model's files are not on this machine"
+    (model / "tokenizer_config.json").write_text("{}")
+    assert template_of_card(card, results) == ""
+    (model / "tokenizer_config.json").write_text('{"chat_template": "own"}')
+    assert template_of_card(card, results) == "own"
+    (model / "chat_template.jinja").write_text("in a file")
+    assert template_of_card(card, results) == "in a file"

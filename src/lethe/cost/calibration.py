@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lethe.config.model_settings import Recipe, Scoring
-from lethe.data.examples import Example, UpstreamExample
-from lethe.data.tokens import Tokens, tokenise
+from lethe.data.examples import Example, UpstreamExample, ids_of
+from lethe.data.tokens import Tokens, lengths, tokenise
 from lethe.engine import models
 from lethe.engine.scoring import score
 from lethe.engine.training import fine_tune
@@ -136,7 +136,7 @@ def _task_counts(
 
 
 def _mean_length(tokens: Sequence[Tokens]) -> float:
-    return float(np.mean([len(example.ids) for example in tokens])) if tokens else 0.0
+    return float(lengths(tokens).mean()) if tokens else 0.0
 
 
 def _scoring_rate(model: Any, tokens: Sequence[Tokens], scoring: Scoring) -> float:
@@ -200,7 +200,7 @@ def _examples_in_turn(tasks: Mapping[str, Sequence[Example]], *, count: int) -> 
 def _row_bytes(upstream: Sequence[UpstreamExample]) -> float:
     """Bytes of a row file per upstream example, from a row of random losses."""
     losses = np.random.default_rng(0).normal(size=len(upstream)).astype(np.float32)
-    example_ids = [example.example_id for example in upstream]
+    example_ids = ids_of(upstream)
     row = rows.Row(
         example_ids, losses, losses + 1, np.ones(len(example_ids), np.int32), settings={}
     )

@@ -56,9 +56,16 @@ def ledger_lines(
 
 
 def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -> dict[str, Any]:
-    seconds = sum(one.seconds for one in finished)
-    # A further measurement belongs to the job that trained the weights.
-    jobs = sum(not one.row.about.get("measurement") for one in finished)
+    jobs = 0
+    seconds = 0.0
+    training_tokens = 0.0
+    file_bytes = 0
+    for one in finished:
+        # A further measurement belongs to the job that trained the weights.
+        jobs += not one.row.about.get("measurement")
+        seconds += one.seconds
+        training_tokens += one.training_tokens
+        file_bytes += one.file_bytes
     return {
         "model": estimate["model"],
         "rule": estimate["rule"],
@@ -68,9 +75,9 @@ def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -
         "seconds": seconds,
         "ratio": seconds / estimate["seconds"] if estimate["seconds"] else float("nan"),
         "training_tokens_planned": estimate["training_tokens"],
-        "training_tokens": round(sum(one.training_tokens for one in finished)),
+        "training_tokens": round(training_tokens),
         "disk_mb_planned": estimate["disk_mb"],
-        "disk_mb": sum(one.file_bytes for one in finished) / 1e6,
+        "disk_mb": file_bytes / 1e6,
     }
 
 

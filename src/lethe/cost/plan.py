@@ -157,11 +157,12 @@ class Estimate:
         )
 
     def _replay_runs(self, replay: Replay) -> list[Work]:
-        test_tasks = [name for name, task in self.sizes.tasks.items() if task.split != "train"]
         runs = []
         for strategy in replay.strategies:
             for seed in replay.seeds:
-                runs += [self._replay_run(strategy, seed, task) for task in test_tasks]
+                for name, task in self.sizes.tasks.items():
+                    if task.split != "train":
+                        runs.append(self._replay_run(strategy, seed, name))
         return runs
 
     def _replay_run(self, strategy: str, seed: int, task: str) -> Work:
@@ -180,14 +181,17 @@ class Estimate:
 
 
 def _sum(*works: Work) -> Work:
-    return Work(
-        trained=sum(work.trained for work in works),
-        scored=sum(work.scored for work in works),
-        answers=sum(work.answers for work in works),
-        disk=sum(work.disk for work in works),
-        # A job loads its model once for all of its work.
-        loads=max(work.loads for work in works),
-    )
+    total = Work(loads=0)
+    for work in works:
+        total = Work(
+            trained=total.trained + work.trained,
+            scored=total.scored + work.scored,
+            answers=total.answers + work.answers,
+            disk=total.disk + work.disk,
+            # A job loads its model once for all of its work.
+            loads=max(total.loads, work.loads),
+        )
+    return total
 
 
 def _mean(works: Sequence[Work]) -> Work:
@@ -211,18 +215,19 @@ def plan_lines(
     """Makes the lines of plan.csv, one per rule."""
     lines = []
     for rule, works in jobs.items():
+        total = _sum(*works)
         seconds = sum(work.seconds(calibration) for work in works)
         line = {
             "model": model,
             "rule": rule,
             "jobs": len(works),
-            "training_tokens": round(sum(work.trained for work in works)),
-            "scoring_tokens": round(sum(work.scored for work in works)),
-            "answers": round(sum(work.answers for work in works)),
+            "training_tokens": round(total.trained),
+            "scoring_tokens": round(total.scored),
+            "answers": round(total.answers),
             "seconds": seconds,
         }
         line |= machine.cost(seconds, on_gpu=calibration["device"] != "cpu")
-        line["disk_mb"] = sum(work.disk for work in works) / 1e6
+        line["disk_mb"] = total.disk / 1e6
         lines.append(line)
     return lines
 
@@ -333,9 +338,10 @@ def _plan_text(
     columns |= {"disk_mb": "{:,.1f}".format, "money": money}
     way_columns = {"model": str, "way": str} | hours
     way_columns |= {"share_of_exhaustive": "{:.1%}".format, "money": money}
-    paragraphs = [
-        "Measured on a few steps:",
-        *[_calibration_text(name, measured) for name, measured in calibrations.items()],
+    paragraphs = ["Measured on a few steps:"]
+    for name, calibration in calibrations.items():
+        paragraphs.append(_calibration_text(name, calibration))
+    paragraphs += [
         "",
         "Estimated (seconds of the jobs, one after the other, without start-up and tables):",
         as_text(lines, columns),

@@ -1,4 +1,4 @@
-"""What is the result? Findings read from the tables of the workflow, figures, and the page.
+"""How did the experiment come out? Findings from the workflow's tables, figures, and the page.
 
 May import `config`, `data`, `matrix`, `analysis` and `replay`. Imports no torch.
 """

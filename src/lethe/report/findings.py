@@ -59,8 +59,8 @@ NAMES = ("task", "group", "split", "strategy", "method", "metric", "association"
 def _read_table(path: str | Path) -> pd.DataFrame:
     """Reads a CSV table; names stay text even if they look like numbers, `NA` or `null`."""
     columns = pd.read_csv(path, nrows=0).columns
-    names = [column for column in columns if column in NAMES]
-    numbers = [column for column in columns if column not in NAMES]
+    names = columns.intersection(NAMES)
+    numbers = columns.difference(NAMES)
     return pd.read_csv(
         path,
         dtype=dict.fromkeys(names, str),

@@ -36,7 +36,7 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
 def forgetting_headline(z: Matrix, *, binary: bool) -> str:
     """States the mean forgetting over the tasks of Z, with its interval and extremes."""
     measured = np.isfinite(z.values).any(axis=1)
-    tasks = [task for task, any_value in zip(z.tasks, measured, strict=True) if any_value]
+    tasks = np.array(z.tasks)[measured]
     means = np.nanmean(z.values[measured].astype(np.float64), axis=1)
     examples = int(np.isfinite(z.values).any(axis=0).sum())
     mean = float(means.mean())
@@ -75,11 +75,13 @@ def _change_of_loss(mean: float, interval: tuple[float, float], tasks: int) -> s
 def rank_headline(curve: pd.DataFrame, *, tasks: int) -> str:
     """Gives R² of Z at a few ranks, next to the means of tasks and examples."""
     values = rank_values(curve)
-    shown = [key for key in ("rank 1", "rank 3", "rank 5") if key in values]
-    at_ranks = ", ".join(f"{values[key]:.2f} at {key}" for key in shown)
+    at_ranks = []
+    for key in ("rank 1", "rank 3", "rank 5"):
+        if key in values:
+            at_ranks.append(f"{values[key]:.2f} at {key}")
     return (
-        f"R² of low-rank approximations of Z ({_count(tasks, 'task')}): {at_ranks}; task means "
-        f"plus example means: {values['additive']:.2f}."
+        f"R² of low-rank approximations of Z ({_count(tasks, 'task')}): {', '.join(at_ranks)}; "
+        f"task means plus example means: {values['additive']:.2f}."
     )
 
 

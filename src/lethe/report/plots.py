@@ -291,10 +291,9 @@ def draw_strategies(axis: Axes, table: pd.DataFrame, *, measure: str) -> None:
     values = table[measure]
     spread = _error_bars(values, table[f"{measure}_low"], table[f"{measure}_high"])
     positions = range(len(table))
-    colours = [COLOURS[name] for name in table.strategy]
-    axis.barh(positions, values, color=colours, height=0.65)
+    axis.barh(positions, values, color=table.strategy.map(COLOURS), height=0.65)
     axis.errorbar(values, positions, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
-    axis.set_yticks(positions, [LABELS[name] for name in table.strategy])
+    axis.set_yticks(positions, table.strategy.map(LABELS))
     axis.invert_yaxis()
     axis.grid(axis="x")
     axis.set_axisbelow(True)
@@ -325,7 +324,7 @@ def draw_differences(axis: Axes, table: pd.DataFrame, unit: str) -> None:
             capsize=3,
         )
     axis.axvline(0, color=FAINT, linewidth=0.9)
-    axis.set_yticks(range(len(others)), [LABELS[name] for name in others.strategy])
+    axis.set_yticks(range(len(others)), others.strategy.map(LABELS))
     axis.set_ylim(len(others) - 0.5, -0.5)
     axis.set_xlabel(f"{unit}; left of 0: less forgotten")
     axis.locator_params(axis="x", nbins=5)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,12 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         warnings=make_warnings(findings),
         images=images,
         captions=CAPTIONS,
-        summaries=_records_by_model(findings.summaries),
-        curves={model: rank_values(curve) for model, curve in findings.curves.items()},
-        f1_by_rank={model: _f1_values(curve) for model, curve in findings.curves.items()},
-        completions={model: _scores(table) for model, table in findings.completions.items()},
-        comparisons=_records_by_model(findings.comparisons),
-        associations=_records_by_model(findings.associations),
+        summaries=_by_model(_records, findings.summaries),
+        curves=_by_model(rank_values, findings.curves),
+        f1_by_rank=_by_model(_f1_values, findings.curves),
+        completions=_by_model(_scores, findings.completions),
+        comparisons=_by_model(_records, findings.comparisons),
+        associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         settings=json.dumps(settings, indent=1),
@@ -95,8 +95,8 @@ def _records(table: pd.DataFrame) -> list[dict]:
     return table.to_dict("records")
 
 
-def _records_by_model(tables: Mapping[str, pd.DataFrame]) -> dict[str, list[dict]]:
-    return {model: _records(table) for model, table in tables.items()}
+def _by_model(function: Callable, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    return {model: function(table) for model, table in tables.items()}
 
 
 def _f1_values(curve: pd.DataFrame) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.data.examples import UpstreamExample
+from lethe.data.examples import UpstreamExample, ids_of
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 from lethe.matrix.forgetting_matrix import Matrix
@@ -46,8 +46,12 @@ def average_by_task(
     Examples without a vector (NaN) are left out of their task's mean.
     """
     means = np.stack([np.nanmean(vectors, axis=0) for vectors in tasks.values()])
-    example_ids = [example.example_id for example in upstream]
-    return Embeddings(means, upstream_vectors, tasks=list(tasks), example_ids=example_ids)
+    return Embeddings(
+        task_vectors=means,
+        example_vectors=upstream_vectors,
+        tasks=list(tasks),
+        example_ids=ids_of(upstream),
+    )
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lethe.config.model_settings import Recipe, Scoring
-from lethe.data.examples import Example, UpstreamExample, read_upstream
+from lethe.data.examples import Example, UpstreamExample, ids_of, read_upstream
 from lethe.data.tokens import Tokens, tokenise
 from lethe.engine import models
 from lethe.errors import LetheError
@@ -70,7 +70,7 @@ class ModelExamples:
         stacked = np.concatenate(list(kinds.values()))
         tokens = self._upstream_tokens()
         products = gradients.inner_products(self.model, tokens, directions=stacked, sketch=sketch)
-        example_ids = [example.example_id for example in self.upstream]
+        example_ids = ids_of(self.upstream)
         matrices = {}
         for name, part in zip(kinds, np.split(products, len(kinds)), strict=True):
             matrices[name] = Matrix(part, list(self.tasks), example_ids)

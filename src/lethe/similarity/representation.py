@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe.data.tokens import Tokens
+from lethe.data.tokens import Tokens, lengths
 from lethe.engine.batches import collate
 from lethe.engine.progress import progress
 from lethe.similarity.embeddings import batches_by_length
@@ -26,13 +26,13 @@ def represent(model: Any, examples: Sequence[Tokens], tokens_per_batch: int) -> 
     """
     body = model.base_model
     device = next(model.parameters()).device
-    lengths = [len(example.ids) for example in examples]
+    token_counts = lengths(examples)
     vectors: np.ndarray | None = None
-    batches = list(batches_by_length(lengths, tokens_per_batch))
+    batches = list(batches_by_length(token_counts.tolist(), tokens_per_batch))
     with torch.inference_mode():
         for rows in progress(batches, "representation", "batch"):
             ids = collate([examples[row] for row in rows], device).ids
-            count = torch.tensor([lengths[row] for row in rows], device=device)
+            count = torch.as_tensor(token_counts[rows], device=device)
             inside = torch.arange(ids.shape[1], device=device) < count[:, None]
             hidden = body(input_ids=ids, use_cache=False)[0].float()
             means = (hidden * inside[..., None]).sum(dim=1) / count[:, None]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lethe.data.examples import Example, UpstreamExample
+from lethe.data.examples import Example, UpstreamExample, ids_of
 from lethe.matrix.forgetting_matrix import Matrix
 
 
@@ -39,5 +39,4 @@ def tfidf(tasks: Mapping[str, Sequence[Example]], upstream: Sequence[UpstreamExa
     norms = np.linalg.norm(means, axis=1, keepdims=True)
     # Rows of upstream examples have norm 1 already, or 0 if they hold no word.
     cosines = (weights[: len(upstream)] @ (means / np.where(norms > 0, norms, 1)).T).T
-    ids = [example.example_id for example in upstream]
-    return Matrix(np.asarray(cosines, dtype=np.float32), list(tasks), ids)
+    return Matrix(np.asarray(cosines, dtype=np.float32), list(tasks), ids_of(upstream))

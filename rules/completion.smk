@@ -1,8 +1,10 @@
+# Can the rest of a row be predicted from a few of its examples?
 rule score_completion:
+    """Scores every completion method on tasks whose rows it has not seen."""
     input:
+        **FILES.upstream,
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
-        upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
-        associations=association_files,
+        associations=lambda wildcards: FILES.associations(wildcards.model),
     output:
         scores=f"{RESULTS}/{{model}}/completion.csv",
     log:
@@ -11,26 +13,6 @@ rule score_completion:
         "../envs/analysis.yaml"
     params:
         completion=SETTINGS.completion.model_dump(mode="json"),
-        tasks=task_table(),
+        tasks=TASKS,
     script:
         "../workflow_scripts/score_completion.py"
-
-
-rule predict_rows:
-    input:
-        matrix=f"{RESULTS}/{{model}}/Z.parquet",
-        upstream=f"{RESULTS}/upstream.parquet",
-    output:
-        predictions=f"{RESULTS}/{{model}}/predictions/{{method}}.parquet",
-    log:
-        f"{LOGS}/predict_rows/{{model}}/{{method}}.log",
-    conda:
-        "../envs/analysis.yaml"
-    params:
-        completion=SETTINGS.completion.model_dump(mode="json", include={"mf", "knn"}),
-        tasks=task_table(),
-        probes=SETTINGS.replay.probes if SETTINGS.replay else None,
-        choice=SETTINGS.replay.probe_choice if SETTINGS.replay else None,
-        seed=SETTINGS.seed,
-    script:
-        "../workflow_scripts/predict_rows.py"

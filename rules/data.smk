@@ -1,23 +1,28 @@
+# Examples: packages are fetched once, upstream examples and tasks are drawn from them.
 localrules:
     fetch_package,
 
 
 rule fetch_package:
+    """Fetches one file of a PyPI package into the cache and checks its hash."""
     output:
-        temp(f"{CACHE}/{{package}}"),
+        package=temp(f"{CACHE}/{{package}}"),
     log:
         f"{LOGS}/fetch_package/{{package}}.log",
     wildcard_constraints:
-        package=one_of(PACKAGES),
+        package=pattern_of(SOURCES.packages),
     conda:
         "../envs/data.yaml"
     params:
-        sha256=package_hash,
+        # Follows from the output, so that Snakemake does not record it.
+        requirement=lambda wildcards, output: SOURCES.requirement(wildcards.package),
+        sha256=lambda wildcards: SOURCES.packages[wildcards.package].sha256,
     script:
         "../workflow_scripts/fetch_package.py"
 
 
 rule extract_bigbench:
+    """Extracts the files that hold examples from the BIG-bench package into a zip archive."""
     input:
         package=f"{CACHE}/bigbench-{{version}}.tar.gz",
     output:
@@ -32,9 +37,12 @@ rule extract_bigbench:
         "../workflow_scripts/extract_bigbench.py"
 
 
+# Fetching the cache again makes no result outdated (`ancient`); editing a file of yours does.
 rule prepare_upstream:
+    """Draws the upstream examples, and the pretraining corpus around them, from the domains."""
     input:
-        upstream_files,
+        archives=ancient(SOURCES.upstream_archives()),
+        files=SOURCES.upstream_files(),
     output:
         upstream=f"{RESULTS}/upstream.parquet",
         corpus=f"{RESULTS}/corpus.parquet",
@@ -43,18 +51,19 @@ rule prepare_upstream:
     conda:
         "../envs/data.yaml"
     params:
-        domains={domain: source_of(text) for domain, text in DOMAINS.items()},
-        upstream=SETTINGS.upstream
-        and SETTINGS.upstream.model_dump(mode="json", exclude={"domains"}),
-        archive=archive_of(DOMAINS.values()),
+        domains=PARAMETERS.domains(),
+        upstream=SETTINGS.upstream.model_dump(mode="json", exclude={"domains"}),
+        archive=lambda wildcards: SOURCES.upstream_archive(),
         seed=SETTINGS.seed,
     script:
         "../workflow_scripts/prepare_upstream.py"
 
 
 rule prepare_task:
+    """Draws the training and evaluation examples of one task from its source."""
     input:
-        task_files,
+        archives=ancient(lambda wildcards: SOURCES.task_archives(wildcards.task)),
+        files=lambda wildcards: SOURCES.task_files(wildcards.task),
     output:
         train=f"{RESULTS}/tasks/{{task}}/train.parquet",
         evaluation=f"{RESULTS}/tasks/{{task}}/eval.parquet",
@@ -63,8 +72,8 @@ rule prepare_task:
     conda:
         "../envs/data.yaml"
     params:
-        source=task_source,
-        archive=task_archive,
+        source=lambda wildcards: PARAMETERS.task_source(wildcards.task),
+        archive=lambda wildcards: SOURCES.task_archive(wildcards.task),
         counts=SETTINGS.task_examples.model_dump(mode="json"),
         seed=SETTINGS.seed,
     script:

@@ -1,45 +1,30 @@
+# The report: figures, and one page that holds everything.
 rule draw_plots:
+    """Draws every figure of the report, as PNG and as SVG."""
     input:
-        matrices=tables("Z.parquet"),
-        curves=tables("rank_curve.csv"),
-        completions=tables("completion.csv"),
-        summaries=tables("rows.csv") if MODELS else [],
-        comparisons=tables("replay_comparison.csv") if STRATEGIES else [],
-        noise=tables("noise.json") if NOISE else [],
-        upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
+        **FILES.figure_tables(),
     output:
-        report(
-            expand(f"{RESULTS}/plots/{{name}}.png", name=FIGURES),
-            caption="../report/figure.rst",
-            category="Figures",
+        png=report(
+            FILES.plots("png"), caption="../report/figure.rst", category="Figures"
         ),
-        expand(f"{RESULTS}/plots/{{name}}.svg", name=FIGURES),
+        svg=FILES.plots("svg"),
     log:
         f"{LOGS}/draw_plots.log",
     conda:
         "../envs/analysis.yaml"
     params:
-        figures=FIGURES,
-        models=MATRICES,
-        tasks=task_table(),
+        figures=FILES.figures,
+        models=FILES.models,
+        tasks=TASKS,
     script:
         "../workflow_scripts/draw_plots.py"
 
 
 rule write_report:
+    """Writes the experiment's page out of all tables and figures; it needs no other file."""
     input:
-        matrices=tables("Z.parquet"),
-        curves=tables("rank_curve.csv"),
-        completions=tables("completion.csv"),
-        summaries=tables("rows.csv") if MODELS else [],
-        comparisons=tables("replay_comparison.csv") if STRATEGIES else [],
-        noise=tables("noise.json") if NOISE else [],
-        runs=tables("replay.csv") if STRATEGIES else [],
-        sanity=[] if MODELS else tables("sanity.json"),
-        associations=association_tables(),
-        transfer=TRANSFER,
-        upstream=f"{RESULTS}/upstream.parquet" if MODELS else [],
-        figures=expand(f"{RESULTS}/plots/{{name}}.png", name=FIGURES),
+        **FILES.report_tables(),
+        figures=FILES.plots("png"),
     output:
         page=report(
             f"{RESULTS}/report.html", caption="../report/page.rst", category="Report"
@@ -49,9 +34,9 @@ rule write_report:
     conda:
         "../envs/analysis.yaml"
     params:
-        figures=FIGURES,
-        models=MATRICES,
-        tasks=task_table(),
+        figures=FILES.figures,
+        models=FILES.models,
+        tasks=TASKS,
         settings=SETTINGS.model_dump(mode="json", exclude={"tasks"}),
     script:
         "../workflow_scripts/write_report.py"

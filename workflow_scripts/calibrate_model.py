@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -7,23 +6,31 @@ from lethe.cost import calibration
 from lethe.data.examples import read_examples, read_upstream
 from lethe.engine import distributed, models
 from lethe.files import write_json
-from lethe.jobs.warm import run
+from lethe.jobs.running import run
 
 
 def calibrate_model(
-    inputs: Mapping, output: Path, model: dict, recipe: dict, scoring: dict, plan: dict, **machine
+    base: Path,
+    upstream: Path,
+    train_files: list[str],
+    evaluation_files: list[str],
+    output: Path,
+    tasks: list[str],
+    model: dict,
+    recipe: dict,
+    scoring: dict,
+    plan: dict,
+    threads: int,
+    gpus: int,
 ) -> None:
-    """Tries a few steps of training and of scoring."""
-    models.use_machine(machine["threads"], machine["gpu"])
+    """Times a few steps of training and of scoring."""
+    models.use_machine(threads, gpus)
     settings = Scoring(**scoring)
-    load = partial(models.like, Path(inputs["model"]), model, settings.weights, machine["gpu"])
-    parts = [
-        {Path(path).parent.name: read_examples(path) for path in inputs[name]}
-        for name in ("train", "evaluation")
-    ]
-    train, evaluation = parts
+    load = partial(models.like, base, model, settings.weights, gpus)
     sample = calibration.Sample(
-        train=train, evaluation=evaluation, upstream=read_upstream(inputs["upstream"])
+        train=dict(zip(tasks, map(read_examples, train_files), strict=True)),
+        evaluation=dict(zip(tasks, map(read_examples, evaluation_files), strict=True)),
+        upstream=read_upstream(upstream),
     )
     measured = calibration.calibrate_model(
         load,
@@ -38,7 +45,21 @@ def calibrate_model(
 
 
 if __name__ == "__main__":
-    params, output = snakemake.params, Path(snakemake.output.calibration)
-    settings = {name: params[name] for name in ("model", "recipe", "scoring", "plan")}
-    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
-    run(calibrate_model, snakemake.log[0], inputs=snakemake.input, output=output, **settings)
+    run(
+        calibrate_model,
+        snakemake.log[0],
+        warm_start=True,
+        processes=snakemake.params.recipe["processes"],
+        base=Path(snakemake.input.model),
+        upstream=Path(snakemake.input.upstream),
+        train_files=list(snakemake.input.train),
+        evaluation_files=list(snakemake.input.evaluation),
+        output=Path(snakemake.output.calibration),
+        tasks=snakemake.params.tasks,
+        model=snakemake.params.model,
+        recipe=snakemake.params.recipe,
+        scoring=snakemake.params.scoring,
+        plan=snakemake.params.plan,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

@@ -1,25 +1,34 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from lethe.config.task_table import tasks_from_pairs
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.jobs.running import run
 from lethe.report.findings import read_findings
 from lethe.report.plots import draw_figure, save_figure
 
 
 def draw_plots(
-    inputs: Mapping, outputs: Sequence[str], figures: list[str], models: list[str], tasks: dict
+    inputs: Mapping,
+    png_files: list[Path],
+    svg_files: list[Path],
+    figures: list[str],
+    models: list[str],
+    tasks: dict[str, Task],
 ) -> None:
     """Draws every figure as PNG and SVG."""
-    findings = read_findings(inputs, models, tasks_from_pairs(tasks))
-    paths = [Path(path) for path in outputs]
-    for name in figures:
-        figure = draw_figure(name, findings)
-        save_figure(figure, *[path for path in paths if path.stem == name])
+    findings = read_findings(inputs, models, tasks)
+    for name, png, svg in zip(figures, png_files, svg_files, strict=True):
+        save_figure(draw_figure(name, findings), png, svg)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    choice = {"figures": params.figures, "models": params.models, "tasks": params.tasks}
-    files = {"inputs": snakemake.input, "outputs": list(snakemake.output)}
-    run(draw_plots, snakemake.log[0], **files, **choice)
+    run(
+        draw_plots,
+        snakemake.log[0],
+        inputs=snakemake.input,
+        png_files=[Path(path) for path in snakemake.output.png],
+        svg_files=[Path(path) for path in snakemake.output.svg],
+        figures=snakemake.params.figures,
+        models=snakemake.params.models,
+        tasks=tasks_from_pairs(snakemake.params.tasks),
+    )

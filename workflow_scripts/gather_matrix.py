@@ -11,25 +11,25 @@ def gather_matrix(
     summaries: Path,
     tasks: dict,
     mixed_machines: bool,
-    wanted: dict,
+    settings: dict,
 ) -> None:
-    """Stacks the rows into Z, refusing rows that do not belong together."""
-    measured = {path.stem: (path, rows.read(path)) for path in row_files}
-    gathered = {task: measured[task] for task in tasks}
-    forgetting_matrix.write(z, forgetting_matrix.gather(gathered, mixed_machines, wanted))
-    lines = [rows.summary(task, *tasks[task], row) for task, (_, row) in gathered.items()]
+    """Stacks the rows into Z, and refuses rows that do not belong together."""
+    measured = {}
+    for task, path in zip(tasks, row_files, strict=True):
+        measured[task] = (path, rows.read(path))
+    forgetting_matrix.write(z, forgetting_matrix.gather(measured, mixed_machines, settings))
+    lines = [rows.summary(task, *tasks[task], row) for task, (_, row) in measured.items()]
     tables.write_csv(summaries, lines)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
     run(
         gather_matrix,
         snakemake.log[0],
         row_files=[Path(path) for path in snakemake.input.rows],
         z=Path(snakemake.output.matrix),
         summaries=Path(snakemake.output.summaries),
-        tasks=params.tasks,
-        mixed_machines=params.mixed_machines,
-        wanted={"recipe": params.recipe, "scoring": params.scoring},
+        tasks=snakemake.params.tasks,
+        mixed_machines=snakemake.params.mixed_machines,
+        settings={"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring},
     )

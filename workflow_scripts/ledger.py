@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,24 +8,31 @@ from lethe.files import atomic_write
 from lethe.jobs.running import run
 from lethe.matrix import rows
 
-RULES = ("score_base", "measure_row", "repeat_row", "replay_run")
 
-
-def ledger(inputs: Mapping, outputs: Mapping) -> None:
+def ledger(plan: Path, row_files: dict[str, dict[str, list[str]]], table: Path, text: Path) -> None:
     """Compares the records of the finished rows with the plan."""
-    finished: dict = {}
-    planned = pd.read_csv(inputs["plan"], keep_default_na=False).to_dict("records")
-    results = Path(inputs["plan"]).parent
-    for rule in RULES:
-        for path in map(Path, inputs[rule]):
-            model = path.relative_to(results).parts[0]
-            row = FinishedRow(row=rows.read(path), file_bytes=path.stat().st_size)
-            finished.setdefault((model, rule), []).append(row)
+    planned = pd.read_csv(plan, keep_default_na=False).to_dict("records")
+    finished = {}
+    for rule, files_by_model in row_files.items():
+        for model, files in files_by_model.items():
+            finished[model, rule] = [read_finished_row(Path(file)) for file in files]
     lines = ledger_lines(planned, finished)
-    tables.write_csv(outputs["ledger"], lines)
-    with atomic_write(Path(outputs["text"])) as part:
+    tables.write_csv(table, lines)
+    with atomic_write(text) as part:
         part.write_text(ledger_text(lines), "utf-8")
 
 
+def read_finished_row(path: Path) -> FinishedRow:
+    """Reads a row with the size of its file."""
+    return FinishedRow(row=rows.read(path), file_bytes=path.stat().st_size)
+
+
 if __name__ == "__main__":
-    run(ledger, snakemake.log[0], inputs=snakemake.input, outputs=snakemake.output)
+    run(
+        ledger,
+        snakemake.log[0],
+        plan=Path(snakemake.input.plan),
+        row_files=snakemake.params.rows,
+        table=Path(snakemake.output.ledger),
+        text=Path(snakemake.output.text),
+    )

@@ -6,12 +6,22 @@ from lethe.jobs.running import run
 
 
 def locate_model(card: Path, model: dict) -> None:
-    """Writes down which model of the hub or which folder is meant."""
+    """Records which model of the hub, or of a folder, is the base model."""
     template = models.chat_template(model["chat_template"])
-    where = (model["path"], model["revision"], model["trust_remote_code"])
-    write_json(card, models.card(*where, template, model["attention"]))
+    content = models.card(
+        model["path"],
+        model["revision"],
+        model["trust_remote_code"],
+        template,
+        model["attention"],
+    )
+    write_json(card, content)
 
 
 if __name__ == "__main__":
-    card = Path(snakemake.output.card)
-    run(locate_model, snakemake.log[0], card=card, model=snakemake.params.model)
+    run(
+        locate_model,
+        snakemake.log[0],
+        card=Path(snakemake.output.card),
+        model=snakemake.params.model,
+    )

@@ -2,26 +2,46 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.engine import distributed
-from lethe.jobs.warm import run
+from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
 from lethe.similarity import directions
 
 
 def measure_direction(
-    inputs: Mapping, direction: Path, task: str, projection: dict, **settings
+    inputs: Mapping[str, str],
+    direction: Path,
+    task: str,
+    projection: dict,
+    recipe: dict,
+    scoring: dict,
+    halvings: int,
+    threads: int,
+    gpus: int,
 ) -> None:
-    """Fine-tunes as the row was measured, and sketches where the weights went."""
-    job = fine_tune_job(inputs, **settings)
-    moved = directions.measure_direction(job, rows.read(inputs["row"]), task, projection=projection)
+    """Fine-tunes as for the row, and sketches how the weights moved."""
+    job = fine_tune_job(
+        inputs, recipe=recipe, scoring=scoring, threads=threads, gpu=gpus, halvings=halvings
+    )
+    row = rows.read(inputs["row"])
+    sketch = directions.measure_direction(job, row, task, projection=projection)
     if distributed.rank() == 0:
-        directions.write_direction(direction, moved)
+        directions.write_direction(direction, sketch)
 
 
 if __name__ == "__main__":
-    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
-    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
-    settings["halvings"] = snakemake.resources.halvings
-    settings |= {"projection": snakemake.params.projection, "inputs": snakemake.input}
-    direction, task = Path(snakemake.output.direction), snakemake.wildcards.task
-    run(measure_direction, snakemake.log[0], direction=direction, task=task, **settings)
+    run(
+        measure_direction,
+        snakemake.log[0],
+        warm_start=True,
+        processes=snakemake.params.recipe["processes"],
+        inputs=snakemake.input,
+        direction=Path(snakemake.output.direction),
+        task=snakemake.wildcards.task,
+        projection=snakemake.params.projection,
+        recipe=snakemake.params.recipe,
+        scoring=snakemake.params.scoring,
+        halvings=snakemake.resources.halvings,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

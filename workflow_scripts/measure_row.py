@@ -3,29 +3,58 @@ from pathlib import Path
 
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
-from lethe.jobs.running import beside
-from lethe.jobs.warm import run
+from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
 
 
-def measure_row(inputs: Mapping[str, str], row: Path, task: str, **settings) -> None:
-    """Fine-tunes on one task and measures what was forgotten."""
-    job = fine_tune_job(inputs, **settings, unfinished=beside(row))
+def measure_row(
+    inputs: Mapping[str, str],
+    row: Path,
+    weights: Path | None,
+    checkpoint: Path,
+    task: str,
+    recipe: dict,
+    scoring: dict,
+    halvings: int,
+    threads: int,
+    gpus: int,
+) -> None:
+    """Fine-tunes on one task and measures what every upstream example lost."""
+    job = fine_tune_job(
+        inputs,
+        recipe=recipe,
+        scoring=scoring,
+        threads=threads,
+        gpu=gpus,
+        unfinished=checkpoint,
+        halvings=halvings,
+    )
     model, tokenizer, measured = job.run(read_upstream(inputs["upstream"]), title=task)
     if distributed.rank():
         return
-    if job.recipe.keep_weights:
-        folder = row.parent.parent / "weights" / task
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if weights is not None:
+        model.save_pretrained(weights)
+        tokenizer.save_pretrained(weights)
     rows.write(row, measured)
     job.finish()
 
 
 if __name__ == "__main__":
-    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
-    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
-    settings["halvings"] = snakemake.resources.halvings
-    row, task = Path(snakemake.output.row), snakemake.wildcards.task
-    run(measure_row, snakemake.log[0], inputs=snakemake.input, row=row, task=task, **settings)
+    weights = snakemake.output.get("weights")
+    run(
+        measure_row,
+        snakemake.log[0],
+        warm_start=True,
+        processes=snakemake.params.recipe["processes"],
+        inputs=snakemake.input,
+        row=Path(snakemake.output.row),
+        weights=Path(weights) if weights else None,
+        checkpoint=Path(snakemake.params.checkpoint),
+        task=snakemake.wildcards.task,
+        recipe=snakemake.params.recipe,
+        scoring=snakemake.params.scoring,
+        halvings=snakemake.resources.halvings,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

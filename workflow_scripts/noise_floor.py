@@ -10,10 +10,15 @@ from lethe.measure import repeats
 
 
 def noise_floor(
-    z: Path, measured: dict[str, Path], repeated: list[Path], noise: Path, columns: Path, seed: int
+    z: Path,
+    row_files: dict[str, Path],
+    repeat_files: list[Path],
+    noise: Path,
+    columns: Path,
+    seed: int,
 ) -> None:
-    """Sizes of the noise in Z from repeats of a few rows, and the rank above it."""
-    trainings, measurements, ids = repeats.gather(measured, repeated)
+    """Estimates the noise in Z from repeats of a few rows, and the rank above it."""
+    trainings, measurements, ids = repeats.gather(row_files, repeat_files)
     report, *deviations = floor(forgetting_matrix.read(z).values, trainings, measurements, seed)
     write_json(noise, report)
     forgetting_matrix.write(
@@ -22,8 +27,13 @@ def noise_floor(
 
 
 if __name__ == "__main__":
-    given, params = snakemake.input, snakemake.params
-    measured = dict(zip(params.tasks, map(Path, given.rows), strict=True))
-    files = {"z": Path(given.matrix), "repeated": [Path(path) for path in given.repeats]}
-    made = {name: Path(snakemake.output[name]) for name in ("noise", "columns")}
-    run(noise_floor, snakemake.log[0], measured=measured, seed=params.seed, **files, **made)
+    run(
+        noise_floor,
+        snakemake.log[0],
+        z=Path(snakemake.input.matrix),
+        row_files=dict(zip(snakemake.params.tasks, map(Path, snakemake.input.rows), strict=True)),
+        repeat_files=[Path(path) for path in snakemake.input.repeats],
+        noise=Path(snakemake.output.noise),
+        columns=Path(snakemake.output.columns),
+        seed=snakemake.params.seed,
+    )

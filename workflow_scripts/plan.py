@@ -10,29 +10,40 @@ from lethe.jobs.running import run
 
 
 def plan(
-    upstream: Path, calibrations: dict, models: dict, outputs: dict, sizes: dict, prices: dict
+    upstream: Path,
+    calibrations: list[str],
+    table: Path,
+    ways: Path,
+    text: Path,
+    models: dict,
+    sizes: dict,
+    prices: dict,
 ) -> None:
     """Multiplies the rates of a few steps by the number of steps and jobs."""
-    splits = Counter(example.split for example in read_upstream(upstream))
-    measured = {name: read_json(path) for name, path in calibrations.items()}
     estimate = make_plan(
-        measured,
+        dict(zip(models, map(read_json, calibrations), strict=True)),
         models,
         tasks=tasks_from_pairs(sizes["tasks"]),
-        splits=splits,
+        splits=Counter(example.split for example in read_upstream(upstream)),
         sizes=sizes,
         prices=prices,
     )
-    tables.write_csv(outputs["plan"], estimate.lines)
-    tables.write_csv(outputs["ways"], estimate.ways)
-    with atomic_write(outputs["text"]) as part:
+    tables.write_csv(table, estimate.lines)
+    tables.write_csv(ways, estimate.ways)
+    with atomic_write(text) as part:
         part.write_text(estimate.text, "utf-8")
 
 
 if __name__ == "__main__":
-    params, given = snakemake.params, snakemake.input
-    files = {Path(path).parent.name: Path(path) for path in given.calibrations}
-    settings = {"models": params.models, "sizes": params.sizes, "prices": params.prices}
-    settings |= {"upstream": Path(given.upstream), "calibrations": files}
-    outputs = {name: Path(path) for name, path in snakemake.output.items()}
-    run(plan, snakemake.log[0], outputs=outputs, **settings)
+    run(
+        plan,
+        snakemake.log[0],
+        upstream=Path(snakemake.input.upstream),
+        calibrations=list(snakemake.input.calibrations),
+        table=Path(snakemake.output.plan),
+        ways=Path(snakemake.output.ways),
+        text=Path(snakemake.output.text),
+        models=snakemake.params.models,
+        sizes=snakemake.params.sizes,
+        prices=snakemake.params.prices,
+    )

@@ -8,22 +8,43 @@ from lethe.matrix import forgetting_matrix
 
 
 def predict_rows(
-    z: Path, upstream: Path, predictions: Path, completion: dict, tasks: dict, **choice
+    z: Path,
+    upstream: Path,
+    predictions: Path,
+    method: str,
+    completion: CompletionSettings,
+    tasks: dict,
+    probes: int,
+    choice: str,
+    seed: int,
 ) -> None:
     """Predicts the forgetting of each test task from a few replayable examples of its row."""
     examples = read_upstream(upstream)
-    choice["allowed"] = [example.split == "replayable" for example in examples]
-    choice["domains"] = [example.domain for example in examples]
-    choice["options"] = CompletionSettings(**completion).options()
-    predicted = predict(forgetting_matrix.read(z), tasks, **choice)
+    predicted = predict(
+        forgetting_matrix.read(z),
+        tasks,
+        method=method,
+        probes=probes,
+        choice=choice,
+        seed=seed,
+        allowed=[example.split == "replayable" for example in examples],
+        domains=[example.domain for example in examples],
+        options=completion.options(),
+    )
     forgetting_matrix.write(predictions, predicted)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    paths = {"z": Path(snakemake.input.matrix), "upstream": Path(snakemake.input.upstream)}
-    paths["predictions"] = Path(snakemake.output.predictions)
-    choice = {"method": snakemake.wildcards.method, "probes": params.probes, "seed": params.seed}
-    choice["choice"] = params.choice
-    settings = {"completion": params.completion, "tasks": params.tasks}
-    run(predict_rows, snakemake.log[0], **paths, **settings, **choice)
+    run(
+        predict_rows,
+        snakemake.log[0],
+        z=Path(snakemake.input.matrix),
+        upstream=Path(snakemake.input.upstream),
+        predictions=Path(snakemake.output.predictions),
+        method=snakemake.wildcards.method,
+        completion=CompletionSettings(**snakemake.params.completion),
+        tasks=snakemake.params.tasks,
+        probes=snakemake.params.probes,
+        choice=snakemake.params.choice,
+        seed=snakemake.params.seed,
+    )

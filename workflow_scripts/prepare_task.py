@@ -8,17 +8,34 @@ from lethe.data.sources import task_examples
 from lethe.jobs.running import run
 
 
-def prepare_task(train: Path, evaluation: Path, named: dict, **how) -> None:
+def prepare_task(
+    train: Path,
+    evaluation: Path,
+    task: str,
+    source: Source,
+    where: str,
+    archive: str | None,
+    counts: dict,
+    seed: int,
+) -> None:
     """Draws the training and evaluation examples of one task."""
-    source = TypeAdapter(Source).validate_python(named["source"])
-    drawn = task_examples(source, named["where"], **how)
-    write_examples(train, drawn[0])
-    write_examples(evaluation, drawn[1])
+    train_examples, evaluation_examples = task_examples(
+        source, where, task=task, archive=archive, counts=counts, seed=seed
+    )
+    write_examples(train, train_examples)
+    write_examples(evaluation, evaluation_examples)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    how = {"named": params.source, "archive": params.archive, "counts": params.counts}
-    paths = {name: Path(snakemake.output[name]) for name in ("train", "evaluation")}
-    task = snakemake.wildcards.task
-    run(prepare_task, snakemake.log[0], **paths, task=task, **how, seed=params.seed)
+    run(
+        prepare_task,
+        snakemake.log[0],
+        train=Path(snakemake.output.train),
+        evaluation=Path(snakemake.output.evaluation),
+        task=snakemake.wildcards.task,
+        source=TypeAdapter(Source).validate_python(snakemake.params.source["source"]),
+        where=snakemake.params.source["where"],
+        archive=snakemake.params.archive,
+        counts=snakemake.params.counts,
+        seed=snakemake.params.seed,
+    )

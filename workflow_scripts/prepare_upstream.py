@@ -13,18 +13,30 @@ def prepare_upstream(
 ) -> None:
     """Draws each domain's documents, and the upstream examples from among them."""
     documents = {}
-    for domain, named in domains.items():
-        source = TypeAdapter(Source).validate_python(named["source"])
-        found = read_source(source, named["where"], archive=archive, upstream=True)
-        documents[domain] = draw_documents(found, settings["corpus_words"], f"{seed}/{domain}")
-    count, heldout, words = settings["examples"], settings["heldout"], settings["words"]
-    drawn = draw_upstream(documents, count, heldout, words, seed, settings["uneven"])
+    for domain, place in domains.items():
+        source = TypeAdapter(Source).validate_python(place["source"])
+        texts = read_source(source, place["where"], archive=archive, upstream=True)
+        documents[domain] = draw_documents(texts, settings["corpus_words"], f"{seed}/{domain}")
+    drawn = draw_upstream(
+        documents,
+        settings["examples"],
+        settings["heldout"],
+        settings["words"],
+        seed,
+        settings["uneven"],
+    )
     write_upstream(upstream, drawn)
     write_corpus(corpus, documents)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    settings = {"domains": params.domains, "settings": params.upstream, "archive": params.archive}
-    paths = {name: Path(snakemake.output[name]) for name in ("upstream", "corpus")}
-    run(prepare_upstream, snakemake.log[0], **paths, **settings, seed=params.seed)
+    run(
+        prepare_upstream,
+        snakemake.log[0],
+        upstream=Path(snakemake.output.upstream),
+        corpus=Path(snakemake.output.corpus),
+        domains=snakemake.params.domains,
+        settings=snakemake.params.upstream,
+        archive=snakemake.params.archive,
+        seed=snakemake.params.seed,
+    )

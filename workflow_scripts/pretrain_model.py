@@ -9,26 +9,41 @@ from lethe.jobs.running import run
 
 
 def pretrain_model(
-    corpus: Path, card: Path, folder: Path, model: dict, checkpoint: Path, threads: int, gpu: int
+    corpus: Path,
+    card: Path,
+    folder: Path,
+    checkpoint: Path,
+    name: str,
+    architecture: str,
+    attention: str,
+    settings: Pretraining,
+    threads: int,
+    gpus: int,
 ) -> None:
     """Pretrains a small model on the upstream corpus."""
-    models.use_machine(threads, gpu)
-    settings = Pretraining(**model["pretraining"])
+    models.use_machine(threads, gpus)
     tokenizer, sequences = pretraining.corpus(folder, read_examples(corpus), settings)
     end = tokenizer.eos_token_id
-    network = models.from_scratch(model["architecture"], settings, len(tokenizer), end)
-    network.to(models.device(gpu))
-    pretraining.pretrain(
-        network, sequences, settings, checkpoint, f"pretraining {card.parent.name}"
-    )
+    network = models.from_scratch(architecture, settings, len(tokenizer), end)
+    network.to(models.device(gpus))
+    pretraining.pretrain(network, sequences, settings, checkpoint, f"pretraining {name}")
     network.save_pretrained(folder)
-    write_json(card, models.card(str(folder), attention=model["attention"]))
+    write_json(card, models.card(str(folder), attention=attention))
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    card, weights = Path(snakemake.output.card), Path(snakemake.output.weights)
-    given = {"model": snakemake.params.model, "checkpoint": Path(snakemake.params.checkpoint)}
-    machine = {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
-    paths = {"corpus": Path(snakemake.input.corpus), "card": card, "folder": weights.parent}
-    run(pretrain_model, snakemake.log[0], **paths, **given, **machine)
+    run(
+        pretrain_model,
+        snakemake.log[0],
+        corpus=Path(snakemake.input.corpus),
+        card=Path(snakemake.output.card),
+        folder=Path(snakemake.params.folder),
+        checkpoint=Path(snakemake.params.checkpoint),
+        name=snakemake.wildcards.model,
+        architecture=snakemake.params.model["architecture"],
+        attention=snakemake.params.model["attention"],
+        settings=Pretraining(**snakemake.params.model["pretraining"]),
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

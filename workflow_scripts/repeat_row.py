@@ -3,26 +3,47 @@ from pathlib import Path
 
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
-from lethe.jobs.warm import run
+from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
 from lethe.measure.repeats import repeat
 
 
 def repeat_row(
-    inputs: Mapping[str, str], files: list[Path], task: str, seed: int, **settings
+    inputs: Mapping[str, str],
+    repeat_files: list[Path],
+    task: str,
+    seed: int,
+    recipe: dict,
+    scoring: dict,
+    halvings: int,
+    threads: int,
+    gpus: int,
 ) -> None:
-    """Fine-tunes on a task with another seed and scores those weights once for each file."""
-    job = fine_tune_job(inputs, **settings)
-    found = repeat(job, read_upstream(inputs["upstream"]), seed, len(files) - 1, task)
-    for path, row in zip(files if distributed.rank() == 0 else [], found, strict=False):
-        rows.write(path, row)
+    """Fine-tunes on a task with another seed, and scores those weights once per file."""
+    job = fine_tune_job(
+        inputs, recipe=recipe, scoring=scoring, threads=threads, gpu=gpus, halvings=halvings
+    )
+    upstream = read_upstream(inputs["upstream"])
+    repeated = repeat(job, upstream, seed=seed, measurements=len(repeat_files) - 1, task=task)
+    if distributed.rank() == 0:
+        for path, row in zip(repeat_files, repeated, strict=True):
+            rows.write(path, row)
 
 
 if __name__ == "__main__":
-    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
-    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
-    settings["halvings"] = snakemake.resources.halvings
-    settings |= {"task": snakemake.wildcards.task, "seed": int(snakemake.wildcards.seed)}
-    files = [Path(path) for path in snakemake.output]
-    run(repeat_row, snakemake.log[0], inputs=snakemake.input, files=files, **settings)
+    run(
+        repeat_row,
+        snakemake.log[0],
+        warm_start=True,
+        processes=snakemake.params.recipe["processes"],
+        inputs=snakemake.input,
+        repeat_files=[Path(path) for path in snakemake.output],
+        task=snakemake.wildcards.task,
+        seed=int(snakemake.wildcards.seed),
+        recipe=snakemake.params.recipe,
+        scoring=snakemake.params.scoring,
+        halvings=snakemake.resources.halvings,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

@@ -3,45 +3,82 @@ from pathlib import Path
 
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
-from lethe.jobs.running import beside
-from lethe.jobs.warm import run
+from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix, rows
 from lethe.measure.fine_tune_job import fine_tune_job
 from lethe.replay.runs import replay, without_replay
 
 
 def replay_run(
-    inputs: Mapping[str, str], run_file: Path, labels: dict, replay_settings: dict, **settings
+    inputs: Mapping[str, str],
+    run_file: Path,
+    checkpoint: Path,
+    strategy: str,
+    task: str,
+    seed: int,
+    replay_settings: dict,
+    recipe: dict,
+    scoring: dict,
+    halvings: int,
+    threads: int,
+    gpus: int,
 ) -> None:
     """Fine-tunes on one task with replay and measures the held-out examples."""
     upstream = read_upstream(inputs["upstream"])
     if inputs["measured"]:
-        job, row = None, without_replay(rows.read(inputs["measured"]), upstream, labels["task"])
-    else:
-        job = fine_tune_job(inputs, **settings, unfinished=beside(run_file))
-        scores = weighed(inputs["scores"], labels) if inputs["scores"] else None
-        row = replay(job, upstream, scores, **labels, **replay_settings)
-    if distributed.rank():
+        row = without_replay(rows.read(inputs["measured"]), upstream, task)
+        if distributed.rank() == 0:
+            rows.write(run_file, row)
         return
-    rows.write(run_file, row)
-    if job is not None:
+    job = fine_tune_job(
+        inputs,
+        recipe=recipe,
+        scoring=scoring,
+        threads=threads,
+        gpu=gpus,
+        unfinished=checkpoint,
+        halvings=halvings,
+    )
+    row = replay(
+        job,
+        upstream,
+        read_scores(inputs["scores"], strategy, task),
+        strategy=strategy,
+        task=task,
+        seed=seed,
+        **replay_settings,
+    )
+    if distributed.rank() == 0:
+        rows.write(run_file, row)
         job.finish()
 
 
-def weighed(path: Path | str, labels: Mapping) -> dict[str, float]:
-    """Forgetting by example_id that replay is drawn by: predicted, or by an oracle measured."""
-    if labels["strategy"] != "oracle":
-        return forgetting_matrix.read_task(path, labels["task"])
+def read_scores(path: str | None, strategy: str, task: str) -> dict[str, float] | None:
+    """Forgetting by example id that a strategy draws by: measured for the oracle, or predicted."""
+    if not path:
+        return None
+    if strategy != "oracle":
+        return forgetting_matrix.read_task(path, task)
     row = rows.read(path)
     return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 
 
 if __name__ == "__main__":
-    settings = {"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring}
-    settings |= {"threads": snakemake.threads, "gpu": snakemake.resources.gpu}
-    settings["halvings"] = snakemake.resources.halvings
-    settings |= {"replay_settings": snakemake.params.replay, "inputs": snakemake.input}
-    wildcards = snakemake.wildcards
-    labels = {"strategy": wildcards.strategy, "task": wildcards.task, "seed": int(wildcards.seed)}
-    output = Path(snakemake.output.run)
-    run(replay_run, snakemake.log[0], run_file=output, labels=labels, **settings)
+    run(
+        replay_run,
+        snakemake.log[0],
+        warm_start=True,
+        processes=snakemake.params.recipe["processes"],
+        inputs=snakemake.input,
+        run_file=Path(snakemake.output.run),
+        checkpoint=Path(snakemake.params.checkpoint),
+        strategy=snakemake.wildcards.strategy,
+        task=snakemake.wildcards.task,
+        seed=int(snakemake.wildcards.seed),
+        replay_settings=snakemake.params.replay,
+        recipe=snakemake.params.recipe,
+        scoring=snakemake.params.scoring,
+        halvings=snakemake.resources.halvings,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

@@ -1,21 +1,28 @@
 from pathlib import Path
 
 from lethe import tables
-from lethe.config.task_table import tasks_from_pairs
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity.association_files import read_associations
 from lethe.similarity.correlation import correlate_with_forgetting
 
 
-def score_associations(z: Path, associations: list[str], scores: Path, tasks: dict) -> None:
-    """Correlates associations with measured forgetting, beside forgetting on other tasks."""
+def score_associations(
+    z: Path, association_files: list[str], scores: Path, tasks: dict[str, Task]
+) -> None:
+    """Correlates associations with measured forgetting, and forgetting on other tasks too."""
     measured = forgetting_matrix.read(z)
-    read = read_associations(associations, measured)
-    tables.write_csv(scores, correlate_with_forgetting(measured, tasks_from_pairs(tasks), read))
+    associations = read_associations(association_files, measured)
+    tables.write_csv(scores, correlate_with_forgetting(measured, tasks, associations))
 
 
 if __name__ == "__main__":
-    paths = {"z": Path(snakemake.input.matrix), "scores": Path(snakemake.output.scores)}
-    read, tasks = list(snakemake.input.associations), snakemake.params.tasks
-    run(score_associations, snakemake.log[0], **paths, associations=read, tasks=tasks)
+    run(
+        score_associations,
+        snakemake.log[0],
+        z=Path(snakemake.input.matrix),
+        association_files=list(snakemake.input.associations),
+        scores=Path(snakemake.output.scores),
+        tasks=tasks_from_pairs(snakemake.params.tasks),
+    )

@@ -12,27 +12,38 @@ from lethe.similarity.association_files import read_associations
 
 def score_completion(
     z: Path,
-    upstream: Path | None,
+    upstream: str | None,
     associations: list[str],
     scores: Path,
-    completion: dict,
+    completion: CompletionSettings,
     tasks: dict,
 ) -> None:
     """Scores every completion method on the tasks it has not seen."""
-    c = CompletionSettings(**completion)
-    domains = [example.domain for example in read_upstream(upstream)] if upstream else None
-    settings = (c.methods, c.probes, c.seeds, c.threshold, c.options())
     measured = forgetting_matrix.read(z)
-    choice = {"probe_choice": c.probe_choice, "domains": domains, "in_domain_only": OF_Z}
-    choice["associations"] = read_associations(associations, measured)
-    tables.write_csv(scores, evaluate(measured, tasks, *settings, **choice))
+    lines = evaluate(
+        measured,
+        tasks,
+        completion.methods,
+        completion.probes,
+        completion.seeds,
+        completion.threshold,
+        completion.options(),
+        probe_choice=completion.probe_choice,
+        domains=[example.domain for example in read_upstream(upstream)] if upstream else None,
+        associations=read_associations(associations, measured),
+        in_domain_only=OF_Z,
+    )
+    tables.write_csv(scores, lines)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    upstream = snakemake.input.get("upstream")
-    paths = {"z": Path(snakemake.input.matrix), "upstream": Path(upstream) if upstream else None}
-    paths["scores"] = Path(snakemake.output.scores)
-    paths["associations"] = list(snakemake.input.get("associations", []))
-    settings = {"completion": params.completion, "tasks": params.tasks}
-    run(score_completion, snakemake.log[0], **paths, **settings)
+    run(
+        score_completion,
+        snakemake.log[0],
+        z=Path(snakemake.input.matrix),
+        upstream=snakemake.input.get("upstream"),
+        associations=list(snakemake.input.associations),
+        scores=Path(snakemake.output.scores),
+        completion=CompletionSettings(**snakemake.params.completion),
+        tasks=snakemake.params.tasks,
+    )

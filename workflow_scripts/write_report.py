@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lethe.config.task_table import tasks_from_pairs
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.files import atomic_write
 from lethe.jobs.running import run
 from lethe.report.findings import read_findings
@@ -9,17 +9,30 @@ from lethe.report.report_page import render_page
 
 
 def write_report(
-    inputs: Mapping, page: Path, models: list[str], tasks: dict, settings: dict
+    inputs: Mapping,
+    figure_files: list[Path],
+    page: Path,
+    figures: list[str],
+    models: list[str],
+    tasks: dict[str, Task],
+    settings: dict,
 ) -> None:
     """Writes the report of the experiment as one self-contained HTML file."""
-    findings = read_findings(inputs, models, tasks_from_pairs(tasks))
-    figures = {Path(path).stem: Path(path).read_bytes() for path in inputs["figures"]}
+    findings = read_findings(inputs, models, tasks)
+    images = {name: path.read_bytes() for name, path in zip(figures, figure_files, strict=True)}
     with atomic_write(page) as part:
-        part.write_text(render_page(findings, figures, settings), "utf-8")
+        part.write_text(render_page(findings, images, settings), "utf-8")
 
 
 if __name__ == "__main__":
-    params = snakemake.params
-    choice = {"models": params.models, "tasks": params.tasks, "settings": params.settings}
-    files = {"inputs": snakemake.input, "page": Path(snakemake.output.page)}
-    run(write_report, snakemake.log[0], **files, **choice)
+    run(
+        write_report,
+        snakemake.log[0],
+        inputs=snakemake.input,
+        figure_files=[Path(path) for path in snakemake.input.figures],
+        page=Path(snakemake.output.page),
+        figures=snakemake.params.figures,
+        models=snakemake.params.models,
+        tasks=tasks_from_pairs(snakemake.params.tasks),
+        settings=snakemake.params.settings,
+    )

@@ -81,8 +81,8 @@ def test_two_gpus_share_a_model(model_folders, tmp_path):
         arguments = {"folder": tmp_path, "cards": {"llama": card}, "kill_at": 0, "answers": {}}
         arguments |= {"recipe": recipe.model_dump(), "scoring": scoring.model_dump()}
         if processes == 1:
-            shared.measure(**arguments, gpu=1)
+            shared.measure(**arguments, gpus=1)
         else:
-            launch.run(shared.measure, str(tmp_path / "log"), 2, **arguments, gpu=2)
+            launch.run_in_shards(shared.measure, str(tmp_path / "log"), 2, **arguments, gpus=2)
         found[processes] = rows.read(tmp_path / "llama.parquet").loss_after
     np.testing.assert_allclose(found[2], found[1], rtol=0, atol=TOLERANCE["float32"])

@@ -41,11 +41,11 @@ def job(
 
 
 def measure(
-    folder: Path, cards: dict, recipe: dict, scoring: dict, answers: dict, kill_at: int, gpu: int
+    folder: Path, cards: dict, recipe: dict, scoring: dict, answers: dict, kill_at: int, gpus: int
 ) -> None:
     """Writes the row of each card; at step `kill_at` process 1 alone hears that it must stop."""
     for name, card in cards.items():
-        made = job(folder, card, name, recipe, scoring, gpu)
+        made = job(folder, card, name, recipe, scoring, gpus)
         steps = []
 
         def due(checkpoint, inside=forgetting.Checkpoint.due, steps=steps):
@@ -64,7 +64,7 @@ def measure(
         made.finish()
 
 
-def fail(how: str, gpu: int) -> None:
+def fail(how: str, gpus: int) -> None:
     """Process 1 ends; process 0 would wait for it."""
     if distributed.rank() == 1 and how == "error":
         raise LetheError("task x: the disk is on fire; call somebody")
@@ -73,7 +73,7 @@ def fail(how: str, gpu: int) -> None:
     distributed.gathered(None)
 
 
-def outlive(gpu: int) -> None:
+def outlive(gpus: int) -> None:
     """Process 1 is done at once; then the job is asked to stop, and process 0 still runs."""
     other = distributed.gathered(os.getpid())[1]
     if distributed.rank() == 0:

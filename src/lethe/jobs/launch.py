@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from lethe.engine import devices
-from lethe.jobs import calls, running
+from lethe.jobs import calls, process
 
-# Long, because a process that dies is noticed by the one that started it, not by waiting.
+# Long, because a process that dies is noticed by the process that started it, not by waiting.
 _PATIENCE = timedelta(hours=6)
 _SECONDS_TO_LEAVE = 10
 
 
-def run(function: Callable[..., None], log: str, processes: int, **arguments: Any) -> None:
-    """As `lethe.jobs.running`, in so many processes at once.
+def run_in_shards(
+    function: Callable[..., None], log: str, processes: int, **arguments: Any
+) -> None:
+    """Calls `function(**arguments)` in several processes at once.
 
-    The log is that of process 0. If one fails, all end, and what the one said goes to the log.
-    Signals go to all.
+    Process 0 writes the log. If one process fails, all end, and the messages of that process are
+    added to the log. Signals go to all processes.
     """
     import torch.multiprocessing as mp
 
-    devices.claim(arguments.get("gpu", 0))
+    devices.claim(arguments.get("gpus", 0))
     call = json.dumps(calls.to_json(function, arguments))
     with tempfile.TemporaryDirectory(prefix="lethe-") as folder:
         context = mp.start_processes(
@@ -34,28 +36,28 @@ def run(function: Callable[..., None], log: str, processes: int, **arguments: An
         )
 
         def forward(number: int, _frame: Any) -> None:
-            for process in context.processes:
-                # One that is done has no number any more, or another's.
-                if process.is_alive():
-                    os.kill(process.pid, number)
+            for child in context.processes:
+                # The number of an ended process may belong to another program.
+                if child.is_alive():
+                    os.kill(child.pid, number)
 
         before = {number: signal.signal(number, forward) for number in (15, 2)}
         try:
             while not context.join(timeout=1, grace_period=_SECONDS_TO_LEAVE):
                 pass
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
-            raise SystemExit(_told(error, folder, log))
+            raise SystemExit(_report_failure(error, folder, log))
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
 
-def _told(error: Any, folder: str, log: str) -> int:
-    """The exit status, after what a failed process said went where the user looks."""
+def _report_failure(error: Any, folder: str, log: str) -> int:
+    """Adds the messages of the failed process to the terminal and the log; the exit status."""
     failed = error.error_index
     if failed:
-        said = Path(folder, f"{failed}.log").read_text("utf-8", errors="replace")
-        text = f"process {failed} of the job ended first; it said:\n{said}"
+        messages = Path(folder, f"{failed}.log").read_text("utf-8", errors="replace")
+        text = f"process {failed} of the job ended first; its messages:\n{messages}"
         print(text, file=sys.stderr)
         with open(log, "a", encoding="utf-8") as stream:
             stream.write(text)
@@ -71,8 +73,8 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
     if number:
         log = str(Path(folder, f"{number}.log"))
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    asked = calls.from_json(call)
-    on_gpu = bool(asked["arguments"].get("gpu")) and torch.cuda.is_available()
+    request = calls.from_json(call)
+    on_gpu = bool(request["arguments"].get("gpus")) and torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(number)
     dist.init_process_group(
@@ -82,5 +84,5 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
         world_size=processes,
         timeout=_PATIENCE,
     )
-    running.run(asked["function"], log, **asked["arguments"])
+    process.run_in_process(request["function"], log, **request["arguments"])
     dist.destroy_process_group()

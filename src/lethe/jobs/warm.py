@@ -1,10 +1,10 @@
-"""Jobs that start warm: forked from a process that has imported torch and transformers already.
+"""Jobs that start warm, as forks of a process that has already imported torch and transformers.
 
 A job on a small model computes for a few seconds and imports for as many. The first job of a run
-starts a server that imports once; that job and all later ones are forks of it, each with the
+starts a server that imports once. That job and all later ones are forks of it, each with the
 caller's environment, folder and terminal. The server ends with the Snakemake process whose number
-LETHE_WARM holds. Where that is 0 or not set, or anything stands in the way, a job runs in its own
-process, and computes the same.
+LETHE_WARM holds. If that is 0 or not set, or if anything goes wrong, a job runs in its own process
+and computes the same.
 """
 
 import contextlib
@@ -25,54 +25,66 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lethe.jobs import calls, launch, running
+from lethe.jobs import calls, process
 
-# What jobs on models import; the model's own class comes with its first job.
+# Modules that jobs on models import; a job imports the class of its model itself.
 PRELOADED = (
     "lethe.measure.forgetting",
     "lethe.similarity.directions",
-    "pandas",  # arrow's, when it writes a row
-    "torch._dynamo",  # the optimizer's
-    "transformers.modeling_layers",  # every model's
+    "pandas",  # arrow imports it to write a row
+    "torch._dynamo",  # the optimizer imports it
+    "transformers.modeling_layers",  # every model imports it
 )
 _STARTED, _SECONDS_TO_LISTEN = b"s", 10.0
 
 
-def run(function: Callable[..., None], log: str, **arguments: Any) -> None:
-    """As `lethe.jobs.running`, in a fork of the warm server where there can be one.
+def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bool:
+    """Calls `function(**arguments)` in a fork of the warm server.
 
-    A job whose recipe asks for several processes has them (`lethe.jobs.launch`). `function` stands
-    in a script that can be imported; `arguments` are JSON values and paths.
+    Parameters
+    ----------
+    function
+        A function of a script that can be imported.
+    arguments
+        JSON values, paths, and Snakemake's lists of files.
+
+    Returns
+    -------
+    False if there is no server or the fork did not begin: the job has to run elsewhere.
+
+    Raises
+    ------
+    SystemExit
+        If the job failed in the fork.
     """
-    if (processes := (arguments.get("recipe") or {}).get("processes", 1)) > 1:
-        return launch.run(function, log, processes, **arguments)
     owner = os.environ.get("LETHE_WARM", "0")
     connection = None if owner == "0" else _connect(owner)
     if connection is None:
-        return running.run(function, log, **arguments)
+        return False
     request = calls.to_json(function, arguments)
     request |= {"log": log, "folder": os.getcwd(), "environment": dict(os.environ)}
     with connection:
         started, code = _hand_over(connection, json.dumps(request).encode())
     if not started:
-        return running.run(function, log, **arguments)
+        return False
     if code < 0:
         raise SystemExit(f"error: the job was killed by {signal.Signals(-code).name}")
     if code:
         raise SystemExit(code)
+    return True
 
 
 # ---- the job's side
 
 
 def _connect(owner: str) -> socket.socket | None:
-    """A connection to the server of this run, which is started if there is none."""
+    """Connects to the server of this run, and starts it first if necessary."""
     try:
         folder = _folder(owner)
         with open(folder / "lock", "w") as lock:
-            # Of jobs that start together, one starts the server.
+            # If several jobs start together, one of them starts the server.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            connection = _try(folder)
+            connection = _try_to_connect(folder)
             if connection is None:
                 _start(folder, owner)
                 connection = _wait(folder)
@@ -82,18 +94,18 @@ def _connect(owner: str) -> socket.socket | None:
 
 
 def _folder(owner: str) -> Path:
-    """The server's folder, of this user, run and Python; nobody else may look into it."""
-    of = f"{os.getuid()} {owner} {sys.executable} {os.environ.get('PYTHONPATH')}"
-    name = f"lethe-{hashlib.sha256(of.encode()).hexdigest()[:16]}"
+    """The server's folder for this user, run and Python; only this user may open it."""
+    identity = f"{os.getuid()} {owner} {sys.executable} {os.environ.get('PYTHONPATH')}"
+    name = f"lethe-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if folder.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not this user's alone")
+        raise PermissionError(f"{folder} is open to other users")
     return folder
 
 
-def _try(folder: Path) -> socket.socket | None:
+def _try_to_connect(folder: Path) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(folder / "socket"))
@@ -110,7 +122,7 @@ def _start(folder: Path, owner: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Ctrl-C is for the jobs; what they do then they tell the server.
+            # Ctrl-C reaches the jobs, which pass it on to their forks.
             start_new_session=True,
         )
 
@@ -118,18 +130,18 @@ def _start(folder: Path, owner: str) -> None:
 def _wait(folder: Path) -> socket.socket | None:
     end = time.monotonic() + _SECONDS_TO_LISTEN
     while time.monotonic() < end:
-        if (connection := _try(folder)) is not None:
+        if (connection := _try_to_connect(folder)) is not None:
             return connection
         time.sleep(0.05)
     return None
 
 
 def _hand_over(connection: socket.socket, request: bytes) -> tuple[bool, int]:
-    """Sends the request and waits; signals that come meanwhile go to the fork.
+    """Sends the request and waits; signals that arrive meanwhile go to the fork.
 
     Returns
     -------
-    Whether the fork began, and its exit status (negative: the signal that ended it).
+    True if the fork began, and its exit status (negative: the signal that ended it).
     """
 
     def forward(number: int, _frame: Any) -> None:
@@ -149,7 +161,7 @@ def _hand_over(connection: socket.socket, request: bytes) -> tuple[bool, int]:
         status = connection.recv(8)
     except OSError:
         status = b""
-    # Without a status the server itself is gone, and then the fork: what it did nobody can tell.
+    # Without a status the server has died and its fork with it, at an unknown point of its work.
     return True, int.from_bytes(status, "big", signed=True) if status else -signal.SIGKILL
 
 
@@ -160,28 +172,28 @@ def serve(folder: Path, owner: int, modules: Sequence[str]) -> None:
     """Imports the modules, then forks for every connection until the process `owner` is gone."""
     path = folder / "socket"
     path.unlink(missing_ok=True)
-    running: dict[int, socket.socket] = {}
+    forks: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener:
-        # A cluster that stops a job signals all of its processes: the fork has its work to save.
+        # A cluster signals all processes of a job to stop, but the fork still saves its work.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         listener.bind(str(path))
         listener.listen(128)
         for module in modules:
             importlib.import_module(module)
         try:
-            while running or _alive(owner):
-                ready, *_ = select.select([listener, *running.values()], [], [], 0.1)
-                for process, connection in list(running.items()):
+            while forks or _alive(owner):
+                ready, *_ = select.select([listener, *forks.values()], [], [], 0.1)
+                for fork, connection in list(forks.items()):
                     if connection in ready:
-                        _obey(process, connection)
-                _reap(running)
+                        _pass_signals(fork, connection)
+                _reap(forks)
                 if listener in ready:
-                    _begin(listener, running)
+                    _begin(listener, forks)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _begin(listener: socket.socket, running: dict[int, socket.socket]) -> None:
+def _begin(listener: socket.socket, forks: dict[int, socket.socket]) -> None:
     connection, _ = listener.accept()
     try:
         connection.settimeout(_SECONDS_TO_LISTEN)
@@ -190,21 +202,21 @@ def _begin(listener: socket.socket, running: dict[int, socket.socket]) -> None:
     except OSError:
         connection.close()
         return
-    process = os.fork()
-    if process == 0:
+    fork = os.fork()
+    if fork == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         code = 1
         try:
-            # An open copy of another job's connection would hide from that job that we ended.
-            for other in (listener, *running.values()):
+            # An open copy of its connection would hide from another job that this fork ended.
+            for other in (listener, *forks.values()):
                 other.close()
             code = _work(request, descriptors)
         finally:
-            # Nothing of the server's may run at exit, and tearing down torch takes a second.
+            # No exit handler of the server may run in a fork; tearing down torch takes a second.
             os._exit(code)
     for descriptor in descriptors:
         os.close(descriptor)
-    running[process] = connection
+    forks[fork] = connection
     with contextlib.suppress(OSError):
         connection.sendall(_STARTED)
 
@@ -215,14 +227,14 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     while len(request) < int.from_bytes(size, "big"):
         part = connection.recv(1 << 16)
         if not part:
-            raise ConnectionError("the job left before it had said what it wants")
+            raise ConnectionError("the job ended before it had sent its request")
         request += part
     return bytes(request), descriptors
 
 
-def _alive(process: int) -> bool:
+def _alive(number: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(number, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -230,37 +242,37 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _obey(process: int, connection: socket.socket) -> None:
-    """Passes on the signals that the job was sent; a job that is gone takes its fork with it."""
+def _pass_signals(fork: int, connection: socket.socket) -> None:
+    """Passes the job's signals on to its fork, and kills the fork if the job has ended."""
     with contextlib.suppress(OSError):
         for number in connection.recv(64) or [signal.SIGKILL]:
-            os.kill(process, number)
+            os.kill(fork, number)
 
 
-def _reap(running: dict[int, socket.socket]) -> None:
-    for process, connection in list(running.items()):
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
+def _reap(forks: dict[int, socket.socket]) -> None:
+    for fork, connection in list(forks.items()):
+        ended, status = os.waitpid(fork, os.WNOHANG)
+        if ended:
             code = os.waitstatus_to_exitcode(status)
             with connection, contextlib.suppress(OSError):
                 connection.sendall(code.to_bytes(8, "big", signed=True))
-            del running[process]
+            del forks[fork]
 
 
 def _work(request: bytes, descriptors: list[int]) -> int:
-    """Does in the fork what was asked for; returns the exit status."""
-    asked = json.loads(request)
+    """Makes the requested call in the fork; returns the exit status."""
+    surroundings = json.loads(request)
     for descriptor, stream in zip(descriptors, (1, 2), strict=True):
         os.dup2(descriptor, stream)
         os.close(descriptor)
     os.environ.clear()
-    os.environ.update(asked["environment"])
-    os.chdir(asked["folder"])
+    os.environ.update(surroundings["environment"])
+    os.chdir(surroundings["folder"])
     try:
         call = calls.from_json(request)
-        running.run(call["function"], call["log"], **call["arguments"])
-    except SystemExit as left:
-        return left.code if isinstance(left.code, int) else 1
+        process.run_in_process(call["function"], call["log"], **call["arguments"])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
     except BaseException:
         sys.excepthook(*sys.exc_info())
         return 1

@@ -40,9 +40,11 @@ def measured(model_folders, tmp_path):
         arguments = {"folder": folder, "cards": cards, "recipe": asked.model_dump()}
         arguments |= {"scoring": how.model_dump(), "answers": answers or {}, "kill_at": kill_at}
         if processes == 1:
-            shared.measure(**arguments, gpu=0)
+            shared.measure(**arguments, gpus=0)
         else:
-            launch.run(shared.measure, str(folder / "log"), processes, **arguments, gpu=0)
+            launch.run_in_shards(
+                shared.measure, str(folder / "log"), processes, **arguments, gpus=0
+            )
         return {name: rows.read(folder / f"{name}.parquet") for name in architectures}
 
     return run
@@ -117,7 +119,7 @@ def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(
 def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
     log = tmp_path / "log"
     with pytest.raises(SystemExit) as left:
-        launch.run(shared.fail, str(log), 2, how=how, gpu=0)
+        launch.run_in_shards(shared.fail, str(log), 2, how=how, gpus=0)
     assert left.value.code == code
     said = log.read_text()
     assert "process 1 of the job ended first" in said
@@ -126,7 +128,7 @@ def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
 
 def test_asked_to_stop_when_one_process_is_done_the_others_still_hear_of_it(tmp_path):
     with pytest.raises(SystemExit) as left:
-        launch.run(shared.outlive, str(tmp_path / "log"), 2, gpu=0)
+        launch.run_in_shards(shared.outlive, str(tmp_path / "log"), 2, gpus=0)
     assert left.value.code == STOPPED
 
 

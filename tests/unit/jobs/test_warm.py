@@ -13,7 +13,7 @@ import pytest
 SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path
-from lethe.jobs import warm
+from lethe.jobs import running, warm
 from lethe.errors import LetheError
 
 def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
@@ -39,7 +39,8 @@ if __name__ == "__main__":
     warm.PRELOADED = ()
     out, what = Path(sys.argv[1]), sys.argv[2]
     given = {"inputs": {"card": "a.json", "train": ["b", "c"]}, "numbers": (1, 2.5)}
-    warm.run(work, str(out.with_suffix(".log")), out=out, what=what, **given)
+    log = str(out.with_suffix(".log"))
+    running.run(work, log, warm_start=True, out=out, what=what, **given)
 """
 
 

@@ -1,35 +1,36 @@
-# Not part of `all`: `snakemake plan` before a run, `snakemake ledger` after it.
+# Cost: `snakemake plan` before a run, `snakemake ledger` after it. Neither is part of `all`.
 rule calibrate_model:
+    """Times a few steps of training and scoring of a model on this machine."""
     input:
-        model=calibrated_model,
+        model=lambda wildcards: FILES.timed_model(wildcards.model),
         upstream=f"{RESULTS}/upstream.parquet",
-        train=train_files(),
-        evaluation=[path.replace("train.", "eval.") for path in train_files()],
+        train=FILES.tasks("train.parquet"),
+        evaluation=FILES.tasks("eval.parquet"),
     output:
         calibration=f"{RESULTS}/{{model}}/calibration.json",
     log:
         f"{LOGS}/calibrate_model/{{model}}.log",
     conda:
         "../envs/train.yaml"
-    threads: same_for_all(job_threads)
+    threads: TRAINING_THREADS
     resources:
-        gpu=same_for_all(gpus),
-        mem_mb=memory,
-        runtime=minutes,
-        slurm_partition=same_for_all(partition),
+        **ON_MODEL,
     params:
-        model=model_settings,
-        recipe=same_for_all(recipe),
+        model=lambda wildcards: PARAMETERS.model(wildcards.model),
+        recipe=RECIPE,
         scoring=SCORING,
         plan=SETTINGS.plan.model_dump(mode="json", include={"steps", "examples"}),
+        # Follows from the input, so that Snakemake does not record it.
+        tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
     script:
         "../workflow_scripts/calibrate_model.py"
 
 
 rule plan:
+    """Estimates how long the experiment will take, and what a new task will cost."""
     input:
         upstream=f"{RESULTS}/upstream.parquet",
-        calibrations=expand(f"{RESULTS}/{{model}}/calibration.json", model=MODELS),
+        calibrations=FILES.of_models("calibration.json"),
     output:
         plan=f"{RESULTS}/plan.csv",
         ways=f"{RESULTS}/new_task.csv",
@@ -39,20 +40,18 @@ rule plan:
     conda:
         "../envs/train.yaml"
     params:
-        models=planned_models(),
-        sizes=planned_sizes(),
+        models=PARAMETERS.planned_models(),
+        sizes=PARAMETERS.planned_sizes(),
         prices=SETTINGS.plan.model_dump(mode="json", exclude={"steps", "examples"}),
     script:
         "../workflow_scripts/plan.py"
 
 
 rule ledger:
+    """Compares the time and size of the finished jobs with the plan."""
     input:
         plan=f"{RESULTS}/plan.csv",
-        score_base=tables("base.parquet"),
-        measure_row=rows_of_all(row_files),
-        repeat_row=rows_of_all(repeat_files) if NOISE else [],
-        replay_run=rows_of_all(replay_files) if STRATEGIES else [],
+        rows=FILES.recorded_jobs(),
     output:
         ledger=f"{RESULTS}/ledger.csv",
         text=f"{RESULTS}/ledger.txt",
@@ -60,5 +59,8 @@ rule ledger:
         f"{LOGS}/ledger.log",
     conda:
         "../envs/train.yaml"
+    params:
+        # Follows from the input, so that Snakemake does not record it.
+        rows=lambda wildcards, input: FILES.rows_by_rule(),
     script:
         "../workflow_scripts/ledger.py"

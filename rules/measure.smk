@@ -1,0 +1,71 @@
+# Forgetting is measured: losses before, one fine-tune per task, and the rows gathered into Z.
+ROW_OUTPUTS = {"row": f"{RESULTS}/{{model}}/rows/{{task}}.parquet"}
+if SETTINGS.recipe.keep_weights:
+    ROW_OUTPUTS["weights"] = directory(f"{RESULTS}/{{model}}/weights/{{task}}")
+
+
+rule score_base:
+    """Scores every upstream example with the untouched base model: the losses before."""
+    input:
+        card=f"{RESULTS}/{{model}}/model.json",
+        upstream=f"{RESULTS}/upstream.parquet",
+    output:
+        base=f"{RESULTS}/{{model}}/base.parquet",
+    log:
+        f"{LOGS}/score_base/{{model}}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: THREADS
+    resources:
+        **ON_MODEL,
+    params:
+        scoring=SCORING,
+        checkpoint=unfinished,
+    script:
+        "../workflow_scripts/score_base.py"
+
+
+rule measure_row:
+    """Fine-tunes a model on one task and measures what every upstream example lost: a row of Z."""
+    input:
+        **FINE_TUNE,
+        upstream=f"{RESULTS}/upstream.parquet",
+    output:
+        **ROW_OUTPUTS,
+    log:
+        f"{LOGS}/measure_row/{{model}}/{{task}}.log",
+    # Rows come before replay runs, because replay by prediction waits for Z.
+    priority: 5
+    group:
+        ROWS_TOGETHER
+    conda:
+        "../envs/train.yaml"
+    threads: TRAINING_THREADS
+    resources:
+        **ON_MODEL_ROW,
+    params:
+        recipe=TASK_RECIPE,
+        scoring=SCORING,
+        checkpoint=unfinished,
+    script:
+        "../workflow_scripts/measure_row.py"
+
+
+rule gather_matrix:
+    """Gathers the rows of a model into Z, and checks that they belong together."""
+    input:
+        rows=lambda wildcards: FILES.rows(wildcards.model),
+    output:
+        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+        summaries=f"{RESULTS}/{{model}}/rows.csv",
+    log:
+        f"{LOGS}/gather_matrix/{{model}}.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        tasks=TASKS,
+        mixed_machines=SETTINGS.allow_mixed_machines,
+        recipe=RECIPE,
+        scoring=SCORING,
+    script:
+        "../workflow_scripts/gather_matrix.py"

@@ -1,0 +1,13 @@
+# Is Z of low rank?
+rule rank_curve:
+    """Computes the share of Z that factors explain, by rank."""
+    input:
+        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+    output:
+        curve=f"{RESULTS}/{{model}}/rank_curve.csv",
+    log:
+        f"{LOGS}/rank_curve/{{model}}.log",
+    conda:
+        "../envs/analysis.yaml"
+    script:
+        "../workflow_scripts/rank_curve.py"

@@ -1,0 +1,164 @@
+# Everything that overwrites Snakemake's own classes. It was written for the versions below. With any
+# other version it does nothing and reports that once: results stay the same, but planning thousands
+# of jobs takes longer, and on a cluster each row is a job of its own.
+
+import gc
+import inspect
+from importlib import metadata
+
+from snakemake.common import get_function_params, overwrite_function_params
+from snakemake.dag import ScriptProcessor
+from snakemake.jobs import GroupJob
+from snakemake.resources import Resource
+
+WRITTEN_FOR = {
+    "snakemake": "9.27",
+    "snakemake-executor-plugin-slurm": "2.8",
+    "snakemake-executor-plugin-slurm-jobstep": "0.6",
+}
+
+
+def other_versions():
+    """Package -> its version, for the installed packages that these patches do not fit."""
+    versions = {}
+    for package, fitting in WRITTEN_FOR.items():
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        if not f"{version}.".startswith(f"{fitting}."):
+            versions[package] = version
+    return versions
+
+
+OTHER_VERSIONS = other_versions()
+
+
+def can_patch():
+    return not OTHER_VERSIONS
+
+
+# ---- speed: thousands of jobs are planned in seconds
+
+
+def write_down_parameters():
+    """Saves Snakemake from inspecting the parameters of the rules' functions for every job."""
+    functions = [Resource.evaluate]
+    for each in workflow.rules:
+        functions += each.params
+        functions += [getattr(file, "callable", file) for file in each.input]
+        functions += [resource._evaluator for resource in each.resources.values()]
+    for function in filter(inspect.isroutine, functions):
+        overwrite_function_params(function, get_function_params(function))
+
+
+def check_each_script_once(processor, job, check=ScriptProcessor.process_job):
+    """Snakemake reads the script of every job to see that it exists.
+
+    No script's name holds a wildcard, so that one look per rule is enough.
+    """
+    checked = vars(processor).setdefault("checked_rules", set())
+    if job.rule.name not in checked:
+        checked.add(job.rule.name)
+        check(processor, job)
+
+
+# ---- groups: the jobs of one cluster job take turns, and each is tried again by itself
+
+
+def take_turns():
+    """Snakemake 9 starts the jobs of a group at once, and repeats all of them when one fails."""
+    step = sys.modules.get("snakemake_executor_plugin_slurm_jobstep")
+    if step is None or hasattr(GroupJob, "get_all_targets"):
+        return
+    step.Executor.additional_general_args = lambda _: "--keep-going --resources turn=1"
+    GroupJob.get_all_targets = GroupJob.get_target_spec
+    GroupJob.get_target_spec = missing_targets
+
+
+def is_finished(job):
+    return all(Path(file).exists() for file in job.output)
+
+
+def missing_targets(group):
+    """The targets of a group without those that an earlier attempt finished.
+
+    Older files were removed when the group was submitted.
+    """
+    targets = group.get_all_targets()
+    if not on_slurm():
+        return targets
+    missing = [
+        target for target, job in zip(targets, group.jobs) if not is_finished(job)
+    ]
+    return missing or targets[:1]
+
+
+def request_time_of_missing_jobs(group):
+    """A group that is tried again needs the time of its unfinished jobs only."""
+    all_layers = group.toposorted
+    layers = []
+    for layer in all_layers:
+        missing = [job for job in layer if not is_finished(job)]
+        if missing:
+            layers.append(missing)
+    if layers:
+        group.toposorted = layers
+        group._resources = None
+        # Snakemake computes the resources at the first access and keeps them for this attempt.
+        group.resources
+        group.toposorted = all_layers
+
+
+# ---- arrays: only jobs with the same resources are submitted together
+
+
+def submit_equal_jobs_together():
+    """The SLURM plugin 2.8 gives every job of an array the resources of the first.
+
+    It also waits with jobs of a rule for as long as more of them are ready than `jobs` admits.
+    """
+    slurm = sys.modules.get("snakemake_executor_plugin_slurm")
+    if slurm is None or hasattr(slurm.Executor, "run_mixed_jobs"):
+        return
+    slurm.Executor.run_mixed_jobs = slurm.Executor.run_jobs
+    slurm.Executor.run_jobs = run_equal_jobs_together
+    slurm.pending_jobs_for_rule = no_pending_jobs
+
+
+def run_equal_jobs_together(executor, jobs):
+    jobs_by_resources = {}
+    for job in jobs:
+        if job.attempt == 1:
+            # An outdated file would pass for a current one if the job never started: with
+            # keep-incomplete, Snakemake keeps it and records it with the new parameters.
+            workflow.async_run(job.remove_existing_output())
+        elif job.is_group():
+            request_time_of_missing_jobs(job)
+        resources = str(sorted(job.resources.items()))
+        jobs_by_resources.setdefault(resources, []).append(job)
+    for equal_jobs in jobs_by_resources.values():
+        executor.run_mixed_jobs(equal_jobs)
+
+
+def no_pending_jobs(dag, name):
+    return 0
+
+
+# The graph of jobs is no garbage: nothing is collected before the first job starts (`onstart`).
+if workflow.is_main_process:
+    gc.disable()
+
+if can_patch():
+    write_down_parameters()
+    ScriptProcessor.process_job = check_each_script_once
+    take_turns()
+    submit_equal_jobs_together()
+elif workflow.is_main_process:
+    versions = ", ".join(f"{name} {v}" for name, v in OTHER_VERSIONS.items())
+    print(
+        f"rules/snakemake_patches.smk does nothing, because it was not written for {versions} "
+        f"but for {WRITTEN_FOR}. Planning takes longer. On SLURM rows are not grouped; set "
+        'slurm-array-jobs: "" in your profile, or a job may get the resources of another model.',
+        file=sys.stderr,
+    )

@@ -1,0 +1,17 @@
+# Does one model's forgetting predict another's?
+rule transfer:
+    """Predicts the rows of each model from those of every other model."""
+    input:
+        matrices=FILES.of_models("Z.parquet"),
+    output:
+        scores=f"{RESULTS}/transfer.csv",
+    log:
+        f"{LOGS}/transfer.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        models=MODELS,
+        tasks=TASKS,
+        transfer=SETTINGS.transfer.model_dump(mode="json"),
+    script:
+        "../workflow_scripts/transfer.py"

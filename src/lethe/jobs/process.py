@@ -1,0 +1,76 @@
+"""Runs a job's function in this process, with its log and its errors."""
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from lethe.errors import LetheError
+
+
+class _TerminalAndLog(io.TextIOBase):
+    """A text stream that writes to the terminal and to the log."""
+
+    def __init__(self, terminal: TextIO, log: BinaryIO):
+        self._terminal = terminal
+        self._log = log
+
+    def write(self, text: str) -> int:
+        # On a full disk the job loses messages, not its work.
+        with contextlib.suppress(OSError):
+            self._log.write(text.encode("utf-8", "replace"))
+        self._terminal.write(text)
+        self._terminal.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._terminal.flush()
+
+
+@contextlib.contextmanager
+def _messages_to(stream: TextIO) -> Iterator[None]:
+    """Sends stderr, and the library's own log messages, to the stream."""
+    logger = logging.getLogger("lethe")
+    handler = logging.StreamHandler(stream)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stderr(stream):
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def run_in_process(function: Callable[..., None], log: str, **arguments: Any) -> None:
+    """Calls `function(**arguments)`; everything on stderr also goes to the log.
+
+    A LetheError ends the job with its message alone. The message names the next step, and a
+    traceback would hide it.
+
+    Raises
+    ------
+    SystemExit
+        With status 1, after a LetheError.
+    """
+    # Hubs are slow or out of reach from compute nodes; tokenizers need no threads of their own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered, so that closing the log has nothing left to write.
+    with open(log, "wb", buffering=0) as stream, _messages_to(_TerminalAndLog(sys.stderr, stream)):
+        try:
+            function(**arguments)
+        except LetheError as error:
+            print(f"\nerror: {error}", file=sys.stderr)
+            raise SystemExit(1)
+        except Exception:
+            # On a cluster the log is all that remains of a job.
+            with contextlib.suppress(OSError):
+                stream.write(traceback.format_exc().encode("utf-8", "replace"))
+            raise

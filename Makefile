@@ -1,56 +1,68 @@
-# Two commands: `make run` makes the default experiment, `make test` checks the project.
+# `make` lists the targets. CONFIG names another experiment, CORES how many cores a run may use:
+#   make run CONFIG=experiments/smollm2.yaml CORES=4
 PYTHON ?= python3.11
 CORES ?= 2
-BIN := .venv/bin
-
-# pytest leaves tests marked slurm out unless told otherwise.
-.PHONY: run plan ledger test test-slurm lint pin schema docs
-
-# Another experiment: make run CONFIG=experiments/smollm2.yaml
 CONFIG ?= config.yaml
-run: .venv/installed
-	$(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
+# Every tool runs as `python -m`: the scripts in .venv/bin name the folder that they were made in.
+RUN := .venv/bin/python -m
 
-# What the experiment will cost, from a few steps of each model; and after it, what it did cost.
-plan ledger: .venv/installed
-	$(BIN)/snakemake $@ --cores $(CORES) --configfile $(CONFIG)
-	cat results/$$(sed -n 's/^experiment: *["'"'"']\{0,1\}\([A-Za-z0-9_.-]*\).*/\1/p' $(CONFIG))/$@.txt
+.DEFAULT_GOAL := help
+.PHONY: help run plan ledger test test-slurm lint docs schema pin
 
-test: .venv/installed .venv/peer lint docs
-	$(BIN)/pytest -n $(CORES)
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-12s%s\n", $$1, $$2}'
 
-# The cluster profile on a real SLURM, which is installed where that is possible.
-test-slurm: .venv/installed
+run: .venv/installed ## run the experiment CONFIG, or continue it
+	$(RUN) snakemake --cores $(CORES) --configfile $(CONFIG)
+
+plan: .venv/installed ## estimate the cost of CONFIG from a few steps of each model
+	$(RUN) snakemake plan --cores $(CORES) --configfile $(CONFIG)
+	cat "$$($(RUN) lethe.workflow $(CONFIG))/plan.txt"
+
+ledger: .venv/installed ## compare the cost of CONFIG with the plan; an incomplete run is completed first
+	$(RUN) snakemake ledger --cores $(CORES) --configfile $(CONFIG)
+	cat "$$($(RUN) lethe.workflow $(CONFIG))/ledger.txt"
+
+# pytest leaves out tests marked slurm.
+test: .venv/installed .venv/peer lint docs ## check the project with lint, docs and all tests
+	$(RUN) pytest -n $(CORES)
+
+test-slurm: .venv/installed ## test the cluster profile on a real SLURM, and install SLURM if possible
 	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \
 		(apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge)
-	$(BIN)/pytest -n 0 -m slurm tests/slurm
+	$(RUN) pytest -n 0 -m slurm tests/slurm
 
-lint: .venv/installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/snakefmt --check Snakefile rules
-	$(BIN)/snakemake --lint
+lint: .venv/installed ## check formats, lint and the rules
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile rules
+	$(RUN) snakemake --lint
 
-# The site, in docs/_build/html; any warning is an error.
-docs: .venv/installed
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+docs: .venv/installed ## build the site in docs/_build/html; any warning is an error
+	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build/html
 
-# After a change in src/lethe/config/: what editors complete keys from.
-schema: .venv/installed
-	$(BIN)/python -m lethe.config.schema schemas/experiment.schema.json
+schema: .venv/installed ## write the JSON schema after a change in src/lethe/config/
+	$(RUN) lethe.config.schema schemas/experiment.schema.json
 
-# Writes down the versions that are installed; run the tests before committing them.
-pin: .venv/installed
-	$(BIN)/pip freeze --exclude-editable --exclude scikit-surprise | sed 's/+cpu//' > requirements.txt
+pin: .venv/installed ## write the installed versions to requirements.txt; run the tests before you commit it
+	$(RUN) pip freeze --exclude-editable --exclude scikit-surprise | sed 's/+cpu//' > requirements.txt
 
-# The library itself is for notebooks and the command lethe; the workflow finds it without.
+# The stamp holds the folder's name. A .venv that was moved or copied is made again: its editable
+# install and its scripts would silently use the library of the old folder.
+STAMP := $(shell cat .venv/installed 2>/dev/null)
+ifneq ($(STAMP),$(CURDIR))
+.PHONY: .venv/installed
+CLEAR := $(if $(STAMP),$(shell test -L .venv || echo --clear))
+endif
+
+# The installed library is for notebooks and the command lethe; the workflow finds its own.
 .venv/installed: requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.txt
-	$(BIN)/pip install --quiet --no-deps --editable .
-	touch $@
+	$(PYTHON) -m venv $(CLEAR) .venv
+	$(RUN) pip install --quiet --requirement requirements.txt
+	$(RUN) pip install --quiet --no-deps --editable .
+	echo "$(CURDIR)" > $@
 
-# Some tests compare with scikit-surprise; where it cannot be built they skip and say so.
+# Some tests compare with scikit-surprise; if it cannot be built, they are skipped.
 .venv/peer: .venv/installed
-	-$(BIN)/pip install --quiet scikit-surprise==1.1.5
+	-$(RUN) pip install --quiet scikit-surprise==1.1.5
 	touch $@

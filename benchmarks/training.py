@@ -98,25 +98,26 @@ def by_lethe(model, examples, batch: int, micro_batch: int):
 
     from lethe.config.model_settings import Recipe
     from lethe.engine import models, training
+    from lethe.engine.training_loop import TrainingLoop
 
     models.use_machine(torch.get_num_threads(), 0)
     ends: list[float] = []
     batches: list[list] = []
 
-    class Clocked(training._Loop):
-        def _step(self, batch, *arguments):
-            loss = super()._step(batch, *arguments)
+    class TimedLoop(TrainingLoop):
+        def take(self, step, *arguments):
+            loss = super().take(step, *arguments)
             ends.append(time.perf_counter())
-            batches.append(batch)
+            batches.append(step.new)
             return loss
 
-    plain, training._Loop = training._Loop, Clocked
+    training.TrainingLoop = TimedLoop
     settings = {"lr": 1e-5, "warmup_steps": 0, "decay": "constant", "max_tokens": 1024}
     recipe = Recipe(batch=batch, micro_batch=micro_batch, **settings)
     try:
         training.fine_tune(model, examples, recipe, "benchmark")
     finally:
-        training._Loop = plain
+        training.TrainingLoop = TrainingLoop
     return batches, ends
 
 

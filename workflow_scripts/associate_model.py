@@ -25,7 +25,7 @@ def associate_model(
         recipe=recipe,
         scoring=scoring,
         threads=threads,
-        gpu=gpus,
+        gpus=gpus,
     )
     if "representation" in outputs:
         representations = examples.representations()

@@ -26,7 +26,7 @@ def calibrate_model(
     """Times a few steps of training and of scoring."""
     models.use_machine(threads, gpus)
     settings = Scoring(**scoring)
-    load = partial(models.like, base, model, settings.weights, gpus)
+    load = partial(models.load_for_timing, base, model, settings.weights, gpus)
     sample = calibration.Sample(
         train=dict(zip(tasks, map(read_examples, train_files), strict=True)),
         evaluation=dict(zip(tasks, map(read_examples, evaluation_files), strict=True)),

@@ -21,7 +21,7 @@ def measure_direction(
 ) -> None:
     """Fine-tunes as for the row, and sketches how the weights moved."""
     job = fine_tune_job(
-        inputs, recipe=recipe, scoring=scoring, threads=threads, gpu=gpus, halvings=halvings
+        inputs, recipe=recipe, scoring=scoring, threads=threads, gpus=gpus, halvings=halvings
     )
     row = rows.read(inputs["row"])
     sketch = directions.measure_direction(job, row, task, projection=projection)

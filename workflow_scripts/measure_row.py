@@ -26,7 +26,7 @@ def measure_row(
         recipe=recipe,
         scoring=scoring,
         threads=threads,
-        gpu=gpus,
+        gpus=gpus,
         unfinished=checkpoint,
         halvings=halvings,
     )

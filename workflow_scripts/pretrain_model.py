@@ -25,7 +25,7 @@ def pretrain_model(
     tokenizer, sequences = pretraining.corpus(folder, read_examples(corpus), settings)
     end = tokenizer.eos_token_id
     network = models.from_scratch(architecture, settings, len(tokenizer), end)
-    network.to(models.device(gpus))
+    network.to(models.device_for(gpus))
     pretraining.pretrain(network, sequences, settings, checkpoint, f"pretraining {name}")
     network.save_pretrained(folder)
     write_json(card, models.card(str(folder), attention=attention))

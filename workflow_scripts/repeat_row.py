@@ -22,7 +22,7 @@ def repeat_row(
 ) -> None:
     """Fine-tunes on a task with another seed, and scores those weights once per file."""
     job = fine_tune_job(
-        inputs, recipe=recipe, scoring=scoring, threads=threads, gpu=gpus, halvings=halvings
+        inputs, recipe=recipe, scoring=scoring, threads=threads, gpus=gpus, halvings=halvings
     )
     upstream = read_upstream(inputs["upstream"])
     repeated = repeat(job, upstream, seed=seed, measurements=len(repeat_files) - 1, task=task)

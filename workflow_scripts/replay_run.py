@@ -35,7 +35,7 @@ def replay_run(
         recipe=recipe,
         scoring=scoring,
         threads=threads,
-        gpu=gpus,
+        gpus=gpus,
         unfinished=checkpoint,
         halvings=halvings,
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import read_upstream
 from lethe.engine import models
+from lethe.engine.reader import Reader
 from lethe.files import read_json
 from lethe.jobs.running import run
 from lethe.matrix import rows
@@ -22,16 +23,13 @@ def score_base(
 ) -> None:
     """Scores the upstream examples with the untouched base model."""
     models.use_machine(threads, gpus)
-    described = read_json(card)
-    model, tokenizer = models.load(described, scoring.weights, gpus)
+    model_card = read_json(card)
     losses = forgetting.base_losses(
-        model,
-        tokenizer,
+        Reader.load(model_card, scoring, gpus),
         read_upstream(upstream),
-        {"model": described, "scoring": scoring.model_dump(mode="json")},
-        scoring,
-        checkpoint,
-        halvings,
+        settings={"model": model_card, "scoring": scoring.model_dump(mode="json")},
+        unfinished=checkpoint,
+        halvings=halvings,
     )
     rows.write(base, losses)
     shutil.rmtree(checkpoint, ignore_errors=True)

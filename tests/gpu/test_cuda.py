@@ -8,6 +8,7 @@ from helpers import shared, tiny
 from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.engine import models
 from lethe.engine.generation import generate
+from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.engine.training import fine_tune
 from lethe.jobs import launch
@@ -28,7 +29,7 @@ SHAPES = [(9, 1), (23, 14), (17, 16), (2, 1), (tiny.CONTEXT, 1)]
 def test_losses_agree_with_those_of_the_cpu(model_folders, architecture, dtype):
     examples = tiny.tokens(*SHAPES)
     expected = score(models.load(model_folders[architecture])[0], examples, 4096).losses
-    model, _ = models.load(model_folders[architecture], dtype, gpu=True)
+    model, _ = models.load(model_folders[architecture], dtype, gpus=1)
     assert next(model.parameters()).is_cuda
     found = score(model, examples, 4096).losses
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE[dtype])
@@ -54,9 +55,9 @@ def test_a_fine_tune_learns_what_it_learns_on_the_cpu(dtype, lora):
 def test_a_fine_tune_that_changes_nothing_forgets_exactly_nothing(model_folders, dtype):
     card, upstream = model_folders["olmo"], tiny.upstream(16)
     scoring = Scoring(max_tokens=24, tokens_per_batch=100, dtype=dtype)
-    base = base_losses(*models.load(card, dtype, gpu=True), upstream, {"model": card}, scoring)
+    base = base_losses(Reader.load(card, scoring, gpus=1), upstream, {"model": card})
     recipe = Recipe(steps=3, batch=4, lr=0.0, max_tokens=32, dtype=dtype)
-    job = Job(card, base, tiny.pairs(20), tiny.pairs(6, seed=2), recipe, scoring, gpu=True)
+    job = Job(card, base, tiny.pairs(20), tiny.pairs(6, seed=2), recipe, scoring, gpus=1)
     *_, row = job.run(upstream)
     np.testing.assert_array_equal(row.forgetting, np.zeros(16, np.float32))
 
@@ -64,16 +65,16 @@ def test_a_fine_tune_that_changes_nothing_forgets_exactly_nothing(model_folders,
 def test_answers_are_those_of_the_cpu(model_folders):
     prompts = [example.ids for example in tiny.tokens(*SHAPES)]
     said = {}
-    for gpu in (0, 1):
-        model, tokenizer = models.load(model_folders["llama"], gpu=gpu)
-        said[gpu] = generate(model, tokenizer, [ids[:20] for ids in prompts], 5, 100)
+    for gpus in (0, 1):
+        model, tokenizer = models.load(model_folders["llama"], gpus=gpus)
+        said[gpus] = generate(model, tokenizer, [ids[:20] for ids in prompts], 5, 100)
     assert said[1] == said[0]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
 def test_two_gpus_share_a_model(model_folders, tmp_path):
     card, scoring = model_folders["llama"], Scoring(max_tokens=24, tokens_per_batch=40)
-    base = base_losses(*models.load(card, gpu=1), shared.upstream(), {"model": card}, scoring)
+    base = base_losses(Reader.load(card, scoring, gpus=1), shared.upstream(), {"model": card})
     rows.write(tmp_path / "llama-base.parquet", base)
     found = {}
     for processes in (1, 2):

@@ -30,14 +30,22 @@ def upstream(answers: list[str] | None = None) -> list[UpstreamExample]:
 
 
 def job(
-    folder: Path, card: dict, name: str, recipe: dict, scoring: dict, gpu: int
+    folder: Path, card: dict, name: str, recipe: dict, scoring: dict, gpus: int
 ) -> forgetting.Job:
     """A job whose base row lies in the folder."""
     base = rows.read(folder / f"{name}-base.parquet")
     train = [e for e in tiny.pairs(14, seed=1)] + [Example("a longer prompt " * 3, "yes, it is")]
-    settings = (Recipe(**recipe), Scoring(**scoring), gpu)
-    kept = {"unfinished": folder / f"{name}-unfinished", "anchors": upstream()[:3]}
-    return forgetting.Job(card, base, train, tiny.pairs(5, seed=2), *settings, **kept)
+    return forgetting.Job(
+        card=card,
+        base=base,
+        train=train,
+        evaluation=tiny.pairs(5, seed=2),
+        recipe=Recipe(**recipe),
+        scoring=Scoring(**scoring),
+        gpus=gpus,
+        anchors=upstream()[:3],
+        unfinished=folder / f"{name}-unfinished",
+    )
 
 
 def measure(
@@ -70,12 +78,12 @@ def fail(how: str, gpus: int) -> None:
         raise LetheError("task x: the disk is on fire; call somebody")
     if distributed.rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    distributed.gathered(None)
+    distributed.all_gather(None)
 
 
 def outlive(gpus: int) -> None:
     """Process 1 is done at once; then the job is asked to stop, and process 0 still runs."""
-    other = distributed.gathered(os.getpid())[1]
+    other = distributed.all_gather(os.getpid())[1]
     if distributed.rank() == 0:
         until = time.monotonic() + 60
         while Path(f"/proc/{other}").exists() and time.monotonic() < until:

@@ -14,6 +14,7 @@ from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, ids_of
 from lethe.data.tokens import Tokens, lengths, tokenise
 from lethe.engine import models
+from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.engine.training import fine_tune
 from lethe.errors import LetheError
@@ -140,7 +141,7 @@ def _mean_length(tokens: Sequence[Tokens]) -> float:
 
 
 def _scoring_rate(model: Any, tokens: Sequence[Tokens], scoring: Scoring) -> float:
-    with models.computing(model, scoring.dtype):
+    with models.autocast_for(model, scoring.dtype):
         score(model, tokens[:2], scoring.budget, title="first batch")
         seconds = score(model, tokens, scoring.budget, title="scoring").seconds
     return sum(len(example.ids) for example in tokens if example.scored) / seconds
@@ -153,8 +154,7 @@ def _answer_seconds(
         return None
     questions = Questions.of(tokenizer, examples, scoring)
     start = time.perf_counter()
-    with models.computing(model, scoring.dtype):
-        questions.ask(model, tokenizer, title="answering")
+    questions.ask(Reader(model, tokenizer, scoring))
     return (time.perf_counter() - start) / len(examples)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from lethe.data.tokens import Tokens
 
-# Words and tokens of one product of states and output layer: 8 MB of logits in float32.
+# Vocabulary entries and tokens of one product of states and output layer: 8 MB of float32 logits.
 SLICE = 2048
 SLICED_TOKENS = 1024
 
@@ -25,7 +25,7 @@ class Batch:
 def collate(examples: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
     """Pads examples on the right with token 0.
 
-    With causal attention, padding on the right cannot reach the tokens before it, so that no
+    With causal attention, padding on the right cannot reach the tokens before it. Therefore no
     attention mask is needed; the tests compare with transformers' own masked loss.
     """
     length = max(len(example.ids) for example in examples)
@@ -40,17 +40,17 @@ def collate(examples: Sequence[Tokens], device: torch.device | str = "cpu") -> B
 def token_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy in nats of every token that carries loss.
 
-    Logits at position t predict token t + 1. They are the model's own, with whatever scaling or
-    soft cap its architecture puts behind the output layer.
+    Logits at position t predict token t + 1. They are the model's own, with any scaling or soft cap
+    that its architecture applies after the output layer.
 
     Returns
     -------
-    losses (S,) in float32, and the batch row (S,) each belongs to.
+    losses (S,) in float32, and the batch row (S,) that each belongs to.
     """
-    wanted = batch.mask[:, 1:]
-    logits = _logits(model_of(model), batch.ids, wanted).float()
-    losses = F.cross_entropy(logits, batch.ids[:, 1:][wanted], reduction="none")
-    return losses, wanted.nonzero()[:, 0]
+    positions = batch.mask[:, 1:]
+    logits = position_logits(model_of(model), batch.ids, positions).float()
+    losses = F.cross_entropy(logits, batch.ids[:, 1:][positions], reduction="none")
+    return losses, positions.nonzero()[:, 0]
 
 
 def scored_losses(
@@ -58,108 +58,124 @@ def scored_losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `token_losses`, without gradients and with the output layer in chunks of tokens.
 
-    Logits of `head_tokens` tokens are held at a time, not of the whole batch. `plain` says that
-    the model's logits are its output layer's (`has_plain_head`); of another model they are held.
+    Parameters
+    ----------
+    plain
+        True if the model's logits are those of its output layer (`has_plain_head`). Then the logits
+        of `head_tokens` tokens are held at a time; otherwise those of the whole batch.
     """
     if not plain:
         return token_losses(model, batch)
-    wanted = batch.mask[:, 1:]
-    states, _ = _states(model, batch.ids, wanted)
-    head, targets = model_of(model).get_output_embeddings(), batch.ids[:, 1:][wanted]
-    losses_of = _sliced_losses if _pays_in_slices(head) else _whole_losses
-    # Slices are narrow, so that as much memory holds more tokens.
-    size = SLICED_TOKENS if losses_of is _sliced_losses else head_tokens
-    parts = zip(states.split(size), targets.split(size), strict=True)
-    return torch.cat([losses_of(head, s, t) for s, t in parts]), wanted.nonzero()[:, 0]
+    positions = batch.mask[:, 1:]
+    states, _ = head_inputs(model, batch.ids, positions)
+    head = model_of(model).get_output_embeddings()
+    targets = batch.ids[:, 1:][positions]
+    if _pays_in_slices(head):
+        # Slices of the vocabulary are narrow, so the same memory holds more tokens.
+        chunk_losses, size = _sliced_losses, SLICED_TOKENS
+    else:
+        chunk_losses, size = _chunk_losses, head_tokens
+    losses = []
+    for states_part, targets_part in zip(states.split(size), targets.split(size), strict=True):
+        losses.append(chunk_losses(head, states_part, targets_part))
+    return torch.cat(losses), positions.nonzero()[:, 0]
 
 
-def _whole_losses(head: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _chunk_losses(head: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy (S,) from the logits of the whole vocabulary."""
     return F.cross_entropy(head(states).float(), targets, reduction="none")
 
 
 def _pays_in_slices(head: Any) -> bool:
-    """Whether it is a plain matrix of a large vocabulary, on the CPU."""
-    # A wrapped or hooked layer is more than its weights.
+    """True for a plain matrix of a large vocabulary on the CPU."""
+    # A wrapped or hooked layer does more than multiply by its weights.
     hooked = type(head) is not torch.nn.Linear or head._forward_hooks or head._forward_pre_hooks
     return not hooked and head.out_features > 4 * SLICE and head.weight.device.type == "cpu"
 
 
 def _sliced_losses(head: Any, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy (S,) from SLICE words' logits at a time: they never leave the cache.
+    """Cross-entropy (S,) from the logits of SLICE vocabulary entries at a time.
 
-    log sum exp over the vocabulary is log sum exp over its slices' log sum exp.
+    Such logits never leave the processor's cache. log sum exp over the vocabulary is log sum exp
+    over the log sum exp of its slices.
     """
-    normalisers, own = [], torch.zeros(len(targets), device=targets.device)
+    normalisers = []
+    target_logits = torch.zeros(len(targets), device=targets.device)
     for start in range(0, head.out_features, SLICE):
         end = min(start + SLICE, head.out_features)
         bias = None if head.bias is None else head.bias[start:end]
         logits = F.linear(states, head.weight[start:end], bias).float()
-        here = ((targets >= start) & (targets < end)).nonzero()[:, 0]
-        own[here] = logits[here, targets[here] - start]
+        inside = ((targets >= start) & (targets < end)).nonzero()[:, 0]
+        target_logits[inside] = logits[inside, targets[inside] - start]
         largest = logits.amax(1, keepdim=True)
         total = logits.sub_(largest).exp_().sum(1)
         normalisers.append(total.log_().add_(largest[:, 0]))
-    return torch.stack(normalisers).logsumexp(0) - own
+    return torch.stack(normalisers).logsumexp(0) - target_logits
 
 
 def has_plain_head(model: Any, batch: Batch) -> bool:
-    """True if the model's logits are what its output layer gives, to the bit.
+    """True if the model's logits equal the values of its output layer to the bit.
 
-    Some architectures scale or cap logits, or have no output layer that is called; nothing is
-    known of an architecture beforehand, it is tried on the batch's first two tokens.
+    Some architectures scale or cap logits, or have no output layer that is called. No list of
+    architectures is needed: the batch's first two tokens are tried.
     """
     if model_of(model).get_output_embeddings() is None:
         return False
     ids = batch.ids[:1, :2]
-    states, logits = _states(model, ids, torch.ones_like(ids[:, 1:], dtype=torch.bool))
+    states, logits = head_inputs(model, ids, torch.ones_like(ids[:, 1:], dtype=torch.bool))
     if states is None:
         return False
-    again = model_of(model).get_output_embeddings()(states[None])
-    return torch.equal(again, logits)
+    return torch.equal(model_of(model).get_output_embeddings()(states[None]), logits)
 
 
-def _states(
-    model: Any, ids: torch.Tensor, wanted: torch.Tensor
+def head_inputs(
+    model: Any, ids: torch.Tensor, positions: torch.Tensor
 ) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """What the output layer is given (S, hidden) at the wanted positions, and its first logits.
+    """Inputs (S, hidden) of the output layer at the positions (B, T - 1), and its first logits.
 
-    The layer itself sees the first of them only.
+    The layer itself gets only the first of them.
     """
-    model, caught = model_of(model), []
+    model = model_of(model)
+    caught = []
 
     def catch(_module: Any, inputs: tuple) -> tuple:
-        caught.append(inputs[0][:, :-1][wanted])
+        caught.append(inputs[0][:, :-1][positions])
         return (caught[0][:1][None], *inputs[1:])
 
     hook = model.get_output_embeddings().register_forward_pre_hook(catch)
     try:
-        logits = model(input_ids=ids, use_cache=False)[0]
+        logits = forward_logits(model, ids)
     finally:
         hook.remove()
     return (caught[0] if caught else None), logits
 
 
-def _logits(model: Any, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Logits (S, vocabulary) at the wanted (B, T - 1) positions.
+def position_logits(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Logits (S, vocabulary) at the positions (B, T - 1).
 
-    The output layer is given these positions only, which for short answers is most of the work
-    saved, by a hook: the model's own forward pass runs, so that no architecture is second-guessed.
+    The output layer gets these positions only, which for short answers saves most of its work. A
+    hook does this, so that the model's own forward pass runs, whatever its architecture.
     """
     narrowed = []
 
     def narrow(_module: Any, inputs: tuple) -> tuple:
         narrowed.append(True)
-        return (inputs[0][:, :-1][wanted][None], *inputs[1:])
+        return (inputs[0][:, :-1][positions][None], *inputs[1:])
 
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(narrow) if head is not None else None
     try:
-        logits = model(input_ids=ids, use_cache=False)[0]
+        logits = forward_logits(model, ids)
     finally:
         if hook is not None:
             hook.remove()
     # Some architectures multiply by the embeddings without calling the layer.
-    return logits[0] if narrowed else logits[:, :-1][wanted]
+    return logits[0] if narrowed else logits[:, :-1][positions]
+
+
+def forward_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The model's logits (B, T, vocabulary) for token ids (B, T)."""
+    return model(input_ids=ids, use_cache=False)[0]
 
 
 def model_of(model: Any) -> Any:

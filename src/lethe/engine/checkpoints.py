@@ -1,16 +1,16 @@
-"""What an unfinished job has done, so that the next start goes on from there.
+"""The finished parts of an unfinished job, so that its next start continues from there.
 
-A job on a large model runs for hours and may be stopped at any moment: killed, preempted, over its
-time. What it has goes to disk every LETHE_CHECKPOINT_MINUTES (10), and at once on SIGTERM, which a
-cluster sends before it takes a job's machine away. Short jobs write nothing.
+A job on a large model runs for hours and may be stopped at any moment: killed, preempted, or out of
+time. Its progress is written to disk every LETHE_CHECKPOINT_MINUTES (10) and, on SIGTERM, at
+once: a cluster sends SIGTERM before it takes away a job's machine. Short jobs write nothing.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -22,35 +22,43 @@ from safetensors.torch import save_file
 from lethe.engine import distributed
 from lethe.files import atomic_write
 
+_log = logging.getLogger("lethe.engine")
 # The status of a process that SIGTERM has ended.
 STOPPED = 128 + signal.SIGTERM
 
 
-def fingerprint(*made_from: Any) -> str:
-    """SHA-256 of JSON values: a checkpoint is only used by a job that has the same."""
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+def fingerprint(*values: Any) -> str:
+    """SHA-256 of JSON values; only a job with the same fingerprint uses a checkpoint."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoint:
-    """A folder of parts, safetensors each, that a job saves when it is due.
+    """A folder of parts, one safetensors file each, that a job saves when it is due.
 
-    As a context it turns SIGTERM into a wish that `due` knows of; `save` then leaves. Without a
-    folder nothing is ever due.
+    As a context manager it turns SIGTERM into a request that `due` reports; the job then saves and
+    leaves. Without a folder nothing is ever due.
+
+    A job announces each result that it has finished with `remember`. Finished parts are written
+    when the next part is saved, once each, so that a short job writes nothing.
 
     Parameters
     ----------
     folder
-        Where the parts are kept; removed by `clear`, when the job's result is on disk.
+        Folder of the parts; `clear` removes it when the job's result is on disk.
     made_from
-        Fingerprint of all that the job's result depends on. Parts with another are not used.
+        Fingerprint of everything that the job's result depends on. Parts with another fingerprint
+        are not used.
     """
 
-    def __init__(self, folder: Path | None, made_from: str = ""):
-        self.folder, self.made_from = folder, made_from
+    def __init__(self, folder: Path | None = None, made_from: str = ""):
+        self.folder = folder
+        self.made_from = made_from
         self.seconds = 60 * float(os.environ.get("LETHE_CHECKPOINT_MINUTES", "10"))
-        self.stopping = self.leaving = False
+        self.stopping = False
+        self.leaving = False
         self._saved = True
         self._last = time.monotonic()
+        self._finished: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
 
     def __enter__(self) -> Self:
         if self.folder is not None:
@@ -69,43 +77,83 @@ class Checkpoint:
         if self.folder is None:
             return False
         late = time.monotonic() - self._last >= self.seconds
-        # Processes that share a job save together, and leave together. Who is asked to stop from
-        # here on waits for the next time: the others have not heard of it.
-        wish = distributed.largest(2 if self.stopping else int(late))
-        self.leaving = wish == 2
-        return wish > 0
+        # Processes that share a job save together and leave together. A request that arrives from
+        # here on waits for the next call, because the other processes do not know of it.
+        request = distributed.all_max(2 if self.stopping else int(late))
+        self.leaving = request == 2
+        return request > 0
 
-    def save(self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Writes a part, whole or not at all.
-
-        Where that cannot be done (a disk that is full) the job goes on, and says so: what it has
-        done is worth more than what an interruption would cost.
+    def remember(
+        self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any] | None = None
+    ) -> None:
+        """Announces a finished part, which the next `save` writes first.
 
         Parameters
         ----------
+        tensors
+            Held by reference; they must not change any more.
         facts
             JSON values that belong to the tensors.
         """
-        kept = {}
+        if self.folder is not None:
+            self._finished[part] = (tensors, facts or {})
+
+    def save(
+        self,
+        part: str | None = None,
+        tensors: dict[str, torch.Tensor] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes the finished parts that are not on disk yet, then an unfinished one.
+
+        Each part is written completely or not at all. If the disk refuses it (because it is full,
+        for example), the job logs that and continues: its work is worth more than an interruption
+        would cost.
+
+        Parameters
+        ----------
+        part
+            Name of the unfinished part; without it only finished parts are written.
+        facts
+            JSON values that belong to the tensors.
+        """
+        self._saved = True
+        for name, (finished_tensors, finished_facts) in list(self._finished.items()):
+            if self._write(name, finished_tensors, finished_facts):
+                del self._finished[name]
+        if part is not None:
+            self._write(part, tensors or {}, facts or {})
+        self._last = time.monotonic()
+
+    def _write(self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> bool:
+        """Writes one part; all processes take part and return the same."""
+        full = {}
         for name, tensor in tensors.items():
-            full = distributed.whole(tensor.detach())
+            value = distributed.full_tensor(tensor.detach())
             if distributed.rank() == 0:
-                kept[name] = full.contiguous().cpu()
-        metadata = {"made_from": self.made_from, "facts": json.dumps(facts)}
+                full[name] = value.contiguous().cpu()
+        written = True
         if distributed.rank() == 0:
+            metadata = {"made_from": self.made_from, "facts": json.dumps(facts)}
             path = self._path(part)
             try:
                 with atomic_write(path) as unfinished:
-                    save_file(kept, unfinished, metadata=metadata)
-                self._saved = True
+                    save_file(full, unfinished, metadata=metadata)
             except (OSError, SafetensorError) as error:
-                self._saved = False
-                print(f"{path}: not saved, the job goes on without ({error})", file=sys.stderr)
-        distributed.gathered(None)  # Nobody goes on before it is written.
-        self._last = time.monotonic()
+                written = False
+                _log.warning("%s: not saved, the job goes on without (%s)", path, error)
+        # All processes wait here until it is written.
+        written = all(distributed.all_gather(written))
+        self._saved = self._saved and written
+        return written
 
-    def leave_if_asked(self, done: str) -> None:
-        """Ends the process if `due` found it asked to stop; all it has must have been saved.
+    def leave_if_asked(self, progress: str) -> None:
+        """Ends the process if `due` reported a request to stop; call `save` first.
+
+        Parameters
+        ----------
+        progress
+            How far the job is, for the log.
 
         Raises
         ------
@@ -113,12 +161,12 @@ class Checkpoint:
             With the status of a process that SIGTERM has ended.
         """
         if self.leaving:
-            then = "goes on from there" if self._saved else "has what was saved before, if anything"
-            print(f"stopped as asked: {done}; the next start {then}", file=sys.stderr)
+            start = "continues from there" if self._saved else "uses earlier checkpoints, if any"
+            _log.warning("stopped on request: %s; the next start %s", progress, start)
             raise SystemExit(STOPPED)
 
     def load(self, part: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """A part with its facts; None where there is none, or it is of another job or broken."""
+        """A part with its facts; None if it does not exist, is broken or belongs to another job."""
         if self.folder is None:
             return None
         try:
@@ -129,18 +177,8 @@ class Checkpoint:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             return tensors, json.loads(metadata["facts"])
         except (OSError, SafetensorError, ValueError, KeyError):
-            # A disk that was full, say: the job starts over.
+            # After a full disk, for example: the job starts from the beginning.
             return None
-
-    def holds(self, part: str) -> bool:
-        """True if there is this part of this job; its tensors are not read."""
-        if self.folder is None:
-            return False
-        try:
-            with safe_open(self._path(part), framework="pt") as opened:
-                return (opened.metadata() or {}).get("made_from") == self.made_from
-        except (OSError, SafetensorError):
-            return False
 
     def clear(self) -> None:
         """Removes all parts."""
@@ -157,7 +195,7 @@ def optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     tensors = {}
     for name, parameter in _trained(model):
         tensors[f"weight/{name}"] = parameter
-        # AdamW keeps nothing of a parameter that no loss has reached.
+        # AdamW has no state for a parameter that no loss has reached.
         if not (state := optimizer.state.get(parameter)):
             continue
         tensors[f"exp_avg/{name}"] = state["exp_avg"]
@@ -168,14 +206,14 @@ def optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str,
 def restore_optimizer(
     model: Any, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], step: int
 ) -> None:
-    """Puts back what `optimizer_tensors` gave after `step` steps."""
+    """Restores the result of `optimizer_tensors` after `step` steps."""
     restore_weights(model, tensors)
     for name, parameter in _trained(model):
         if f"exp_avg/{name}" not in tensors:
             continue
         state = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         for key, average in state.items():
-            distributed.put(average, tensors[f"{key}/{name}"])
+            distributed.copy_full(average, tensors[f"{key}/{name}"])
         optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
 
 
@@ -185,10 +223,10 @@ def weight_tensors(model: Any) -> dict[str, torch.Tensor]:
 
 
 def restore_weights(model: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Puts back the weights that are there."""
+    """Restores those weights that are among the tensors."""
     for name, parameter in model.named_parameters():
         if f"weight/{name}" in tensors:
-            distributed.put(parameter, tensors[f"weight/{name}"])
+            distributed.copy_full(parameter, tensors[f"weight/{name}"])
 
 
 def _trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

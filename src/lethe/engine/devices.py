@@ -1,39 +1,40 @@
-"""Which GPU a job may use, where no scheduler says so."""
+"""Which GPUs a job may use, if no scheduler decides that."""
 
-import fcntl
+import logging
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Locks are the operating system's: held until the process ends, however it ends.
-_held: list[int] = []
+from filelock import FileLock, Timeout
+
+_log = logging.getLogger("lethe.engine")
+# The operating system releases a lock when its process ends, however it ends.
+_held: list[FileLock] = []
 
 
 def claim(gpus: int) -> None:
     """Makes `gpus` of this machine's GPUs the only ones that this process sees.
 
-    Snakemake counts how many GPUs its jobs use but not which; jobs that run side by side settle
-    that here, and wait if others hold them all. Under SLURM the scheduler has settled it. On a
+    Snakemake counts the GPUs that its jobs use but does not choose them. Jobs that run side by side
+    choose here, and wait while other jobs hold all GPUs. Under SLURM the scheduler has chosen. On a
     machine without GPUs nothing happens.
     """
     if "SLURM_JOB_ID" in os.environ:
-        _say(gpus)
+        _report(gpus)
         return
     present = visible(os.environ, sorted(Path("/dev").glob("nvidia[0-9]*")))
     if gpus and not present:
         return
     chosen = free(present, min(gpus, len(present)), Path(tempfile.gettempdir()))
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
-    _say(gpus)
+    _report(gpus)
 
 
-def _say(gpus: int) -> None:
+def _report(gpus: int) -> None:
     if gpus:
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-        print(f"GPU of this job: {seen}", file=sys.stderr)
+        _log.info("GPU of this job: %s", os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 
 
 def visible(environment: Mapping[str, str], nodes: Sequence[Path]) -> list[str]:
@@ -45,26 +46,32 @@ def visible(environment: Mapping[str, str], nodes: Sequence[Path]) -> list[str]:
 
 
 def free(devices: Sequence[str], count: int, folder: Path, pause: float = 1.0) -> list[str]:
-    """Locks `count` of the devices that no other process has locked; waits until there are."""
+    """Locks `count` of the devices that no other process has locked.
+
+    Waits until so many are free.
+
+    Parameters
+    ----------
+    folder
+        Folder of the lock files, shared by the jobs of this machine.
+    pause
+        Seconds between two attempts.
+    """
     while True:
-        locks = {device: _lock(folder / f"lethe-gpu-{device}.lock") for device in devices}
-        ours = [device for device, lock in locks.items() if lock is not None]
-        kept = ours[:count] if len(ours) >= count else []
-        for device in ours:
-            if device in kept:
-                _held.append(locks[device])
+        locks = {}
+        for device in devices:
+            lock = FileLock(folder / f"lethe-gpu-{device}.lock", blocking=False, mode=0o666)
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            locks[device] = lock
+        selected = list(locks)[:count] if len(locks) >= count else []
+        for device, lock in locks.items():
+            if device in selected:
+                _held.append(lock)
             else:
-                os.close(locks[device])
-        if len(kept) == count:
-            return kept
+                lock.release()
+        if len(selected) == count:
+            return selected
         time.sleep(pause)
-
-
-def _lock(path: Path) -> int | None:
-    file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file

@@ -1,22 +1,21 @@
-"""What a hub that does not answer looks like."""
+"""Recognises a hub that does not answer, from the error of a download."""
 
-# huggingface_hub speaks through these; which of them depends on its version.
+# The libraries that huggingface_hub connects with; which of them depends on its version.
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+# Errors of huggingface_hub itself, by name because their module depends on its version.
+_HUB_ERRORS = ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
 
 
 def unreachable(error: BaseException | None) -> BaseException | None:
-    """The broken, refused or forbidden connection that an error came of; None if of another."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        kinds = type(error).__mro__
+    """The broken, refused or forbidden connection that caused an error; None if it was another."""
+    visited: set[int] = set()
+    while error is not None and id(error) not in visited:
+        visited.add(id(error))
         if isinstance(error, ConnectionError | TimeoutError):
             return error
-        if any(
-            kind.__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled") for kind in kinds
-        ):
+        if any(base.__name__ in _HUB_ERRORS for base in type(error).__mro__):
             return error
-        # An answer of the hub, that there is no such model say, is one.
+        # An error with a response is an answer of the hub, for example that a model is unknown.
         answered = getattr(error, "response", None) is not None
         if not answered and type(error).__module__.split(".")[0] in _CLIENTS:
             return error

@@ -9,22 +9,24 @@ T = TypeVar("T")
 def mix(new: Sequence[T], replayed: Sequence[T], accounting: str) -> list[T]:
     """Spreads the replayed examples evenly over the stream.
 
-    `add`: all new examples stay and the stream gets longer (the paper: steps x (1 + ratio)).
-    `swap`: the last new examples make room, so that the compute stays the same.
+    Parameters
+    ----------
+    accounting
+        `add`: all new examples stay and the stream gets longer (the paper: steps x (1 + ratio)).
+        `swap`: the last new examples make room, so that the compute stays the same.
     """
-    kept = new[: max(0, len(new) - len(replayed))] if accounting == "swap" else new
-    total = len(kept) + len(replayed)
+    if accounting == "swap":
+        new = new[: max(0, len(new) - len(replayed))]
+    total = len(new) + len(replayed)
     mixed: list[T] = []
     old = fresh = 0
-    for place in range(1, total + 1):
-        # The share of replayed examples among the first `place` never lags by a whole one.
-        if old < len(replayed) and (old + 1) * total <= place * len(replayed) + total / 2:
+    for length in range(1, total + 1):
+        # Among the first `length` examples, the replayed ones never lag behind their share by one.
+        behind = (old + 1) * total <= length * len(replayed) + total / 2
+        if fresh == len(new) or (old < len(replayed) and behind):
             mixed.append(replayed[old])
             old += 1
-        elif fresh < len(kept):
-            mixed.append(kept[fresh])
-            fresh += 1
         else:
-            mixed.append(replayed[old])
-            old += 1
+            mixed.append(new[fresh])
+            fresh += 1
     return mixed

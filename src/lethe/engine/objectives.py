@@ -12,11 +12,11 @@ from lethe.data.tokens import Tokens
 from lethe.engine import distributed
 from lethe.engine.batches import (
     Batch,
-    _logits,
-    _states,
     collate,
     example_means,
+    head_inputs,
     model_of,
+    position_logits,
     token_losses,
 )
 from lethe.engine.divergence import LogitTargets, Targets, weighted_divergence
@@ -280,10 +280,10 @@ class Objective:
         both = text | positions
         words = batch.ids[:, 1:][text]
         if isinstance(targets, LogitTargets) or not self.plain:
-            logits = _logits(model_of(model), batch.ids, both).float()
+            logits = position_logits(model_of(model), batch.ids, both).float()
             divergence = (scales * targets.divergence(logits[positions[both]])).sum()
             return F.cross_entropy(logits[text[both]], words, reduction="none"), divergence
-        states, first = _states(model, batch.ids, both)
+        states, first = head_inputs(model, batch.ids, both)
         head = model_of(model).get_output_embeddings()
         divergence, _ = weighted_divergence(states[positions[both]], head, targets, scales)
         if distributed.size() > 1:

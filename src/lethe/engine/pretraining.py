@@ -1,6 +1,5 @@
-"""Pretrains a small model from scratch on the upstream corpus, with checkpoints that it resumes."""
+"""Pretrains a small model from scratch on the upstream corpus; an interrupted run resumes."""
 
-import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +8,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from lethe.config.model_settings import Pretraining
+from lethe.config.model_settings import Pretraining, Recipe
 from lethe.data.examples import Example
 from lethe.data.tokens import Tokens
-from lethe.engine.batches import collate, token_losses
-from lethe.engine.checkpoints import Checkpoint, fingerprint, optimizer_tensors, restore_optimizer
-from lethe.engine.progress import progress
+from lethe.engine.checkpoints import Checkpoint, fingerprint
+from lethe.engine.objectives import Objective, Step
+from lethe.engine.schedule import Schedule
+from lethe.engine.training_loop import LoopSettings, TrainingLoop
 from lethe.errors import LetheError
 
 
@@ -29,7 +29,7 @@ def corpus(
 
 
 def whole_text(document: Example) -> str:
-    """A document as it is pretrained on: a pair reads prompt, line break, answer."""
+    """A document's text for pretraining: a pair reads prompt, line break, answer."""
     if document.text is not None:
         return document.text
     return f"{document.prompt.rstrip()}\n{document.answer.strip()}"
@@ -45,7 +45,10 @@ def pack(documents: Sequence[list[int]], context: int, end: int, seed: int) -> l
     """
     order = list(range(len(documents)))
     random.Random(f"{seed}/pack").shuffle(order)
-    joined = [token for i in order for token in (*documents[i], end)]
+    joined: list[int] = []
+    for number in order:
+        joined += documents[number]
+        joined.append(end)
     sequences = [joined[i : i + context] for i in range(0, len(joined) - context + 1, context)]
     if not sequences:
         raise LetheError(f"the corpus has {len(joined)} tokens, fewer than one context {context}")
@@ -53,62 +56,61 @@ def pack(documents: Sequence[list[int]], context: int, end: int, seed: int) -> l
 
 
 def pretrain(
-    model: Any, sequences: list[list[int]], settings: Pretraining, checkpoint: Path, title: str
+    model: Any, sequences: list[list[int]], settings: Pretraining, folder: Path, title: str
 ) -> list[float]:
-    """Trains with AdamW, linear warm-up and cosine decay; returns the losses of its own steps.
+    """Trains with AdamW, linear warm-up and cosine decay.
 
-    What is in the folder `checkpoint` is gone on from if it was made from the same model,
-    sequences and settings: batches depend on the step only, so that an interrupted run ends with
-    the same weights as an uninterrupted one.
+    Batches depend on the step only, so that an interrupted run ends with the same weights as an
+    uninterrupted one.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoint. The run resumes from it if it was made from the same model,
+        sequences and settings.
+
+    Returns
+    -------
+    The losses of the steps that this run took, in nats per token.
+
+    Raises
+    ------
+    LetheError
+        If the loss becomes NaN or infinite, or a sequence does not fit into memory.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.01
     )
+    loop = TrainingLoop(
+        model,
+        settings=LoopSettings(
+            section="pretraining",
+            lr=settings.lr,
+            max_grad_norm=1.0,
+            seed=settings.seed,
+            micro_batch=None,
+            checkpoint_steps=settings.checkpoint_steps,
+            smaller="lower pretraining.context",
+        ),
+        optimizer=optimizer,
+        optimizer_name="adamw",
+        schedule=Schedule.of_pretraining(settings),
+        # Means over tokens in float32, as a recipe has them by default.
+        objective=Objective(Recipe()),
+    )
     shapes = [(name, list(p.shape)) for name, p in model.named_parameters()]
     made_from = fingerprint(shapes, sequences, settings.model_dump(mode="json"))
-    model.train()
-    losses = []
-    with Checkpoint(checkpoint, made_from) as unfinished:
-        start = _resume(model, optimizer, unfinished)
-        remaining = range(start, settings.steps)
-        steps = progress(remaining, title, "step", initial=start, total=settings.steps)
-        for step in steps:
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * _factor(step, settings)
-            losses.append(_step(model, optimizer, _batch(sequences, step, settings)))
-            steps.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            done = step + 1
-            planned = done % settings.checkpoint_steps == 0
-            if done < settings.steps and (unfinished.due() or planned):
-                unfinished.save("pretraining", optimizer_tensors(model, optimizer), {"step": done})
-                unfinished.leave_if_asked(f"{title}, step {done} of {settings.steps}")
-    model.eval()
-    return losses
+    with Checkpoint(folder, made_from) as checkpoint:
+        losses = loop.run(
+            lambda number: Step(batch_of_step(sequences, number, settings), []),
+            settings.steps,
+            title,
+            checkpoint,
+        )
+    return losses[loop.resumed_steps :]
 
 
-def _resume(model: Any, optimizer: torch.optim.Optimizer, unfinished: Checkpoint) -> int:
-    """Restores weights and optimiser state; 0 where there is no checkpoint that fits."""
-    found = unfinished.load("pretraining")
-    if found is None:
-        return 0
-    tensors, facts = found
-    restore_optimizer(model, optimizer, tensors, facts["step"])
-    return facts["step"]
-
-
-def _step(model: Any, optimizer: torch.optim.Optimizer, batch: list[Tokens]) -> float:
-    losses, _ = token_losses(model, collate(batch, next(model.parameters()).device))
-    loss = losses.mean()
-    if not torch.isfinite(loss):
-        raise LetheError(f"pretraining: the loss became {loss.item()}; lower pretraining.lr")
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.item()
-
-
-def _batch(sequences: list[list[int]], step: int, settings: Pretraining) -> list[Tokens]:
+def batch_of_step(sequences: list[list[int]], step: int, settings: Pretraining) -> list[Tokens]:
     """The step's sequences: each epoch is a new permutation drawn from the seed."""
     per_epoch = max(1, len(sequences) // settings.batch)
     epoch, position = divmod(step, per_epoch)
@@ -116,10 +118,3 @@ def _batch(sequences: list[list[int]], step: int, settings: Pretraining) -> list
     random.Random(f"{settings.seed}/epoch/{epoch}").shuffle(order)
     rows = order[position * settings.batch : (position + 1) * settings.batch]
     return [Tokens(sequences[row], 1) for row in rows]
-
-
-def _factor(step: int, settings: Pretraining) -> float:
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    left = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * left))

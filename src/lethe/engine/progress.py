@@ -1,5 +1,6 @@
 """Progress of long work."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,10 +8,11 @@ from tqdm import tqdm
 
 
 def progress(items: Iterable, title: str, unit: str, **options: Any) -> tqdm:
-    """A progress report every ten seconds, a line each.
+    """A progress report every ten seconds, one line each.
 
-    Jobs run side by side and share the terminal: bars that rewrite their line would rewrite
-    each other's. Work of a few seconds stays silent.
+    Jobs run side by side and share the terminal, where bars that rewrite their line would rewrite
+    each other's. Work of a few seconds stays silent, and so does all work if you set the level of
+    the logger "lethe" to WARNING.
     """
     line = "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} gone, {remaining} to go{postfix}\n"
     return tqdm(
@@ -21,5 +23,6 @@ def progress(items: Iterable, title: str, unit: str, **options: Any) -> tqdm:
         mininterval=10,
         delay=8,
         leave=False,
+        disable=logging.getLogger("lethe").level > logging.INFO,
         **options,
     )

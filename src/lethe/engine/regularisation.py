@@ -15,36 +15,37 @@ class Anchor:
 
     F is the diagonal of the empirical Fisher information: the mean over upstream examples of the
     squared gradient of an example's mean loss at the base weights w0 (Kirkpatrick et al. 2017,
-    arXiv 1612.00796, equation 3). Holds a copy of the trained weights, and one of F for `ewc`.
+    arXiv 1612.00796, equation 3). It holds a copy of the trained weights, and of F for `ewc`.
 
     Parameters
     ----------
     model
         The base model, before its first step.
     upstream
-        Tokenised upstream examples that F is measured on; needed for `ewc` only.
+        Tokenised upstream examples on which F is measured; needed for `ewc` only.
     """
 
     def __init__(self, model: Any, recipe: Recipe, upstream: Sequence[Tokens] = ()):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.base = [p.detach().clone() for p in self.parameters]
-        self.l2, self.ewc = recipe.l2, recipe.ewc
+        self.l2 = recipe.l2
+        self.ewc = recipe.ewc
         self.fisher = diagonal_fisher(model, self.parameters, upstream) if recipe.ewc else None
 
     def pull(self) -> None:
         """Adds the penalty's gradient to the parameters' own."""
         for i, (parameter, base) in enumerate(zip(self.parameters, self.base, strict=True)):
-            moved = parameter.detach() - base
-            pull = self.l2 * moved
+            difference = parameter.detach() - base
+            pull = self.l2 * difference
             if self.fisher is not None:
-                pull = pull + self.ewc * self.fisher[i] * moved
+                pull = pull + self.ewc * self.fisher[i] * difference
             parameter.grad = pull if parameter.grad is None else parameter.grad.add_(pull)
 
 
 def diagonal_fisher(
     model: Any, parameters: Sequence[torch.nn.Parameter], examples: Sequence[Tokens]
 ) -> list[torch.Tensor]:
-    """Mean squared gradient of each example's mean loss, a tensor a parameter.
+    """Mean squared gradient of each example's mean loss, one tensor per parameter.
 
     Leaves the parameters without gradients.
 
@@ -62,7 +63,8 @@ def diagonal_fisher(
     for example in usable:
         model.zero_grad(set_to_none=True)
         losses, _ = token_losses(model, collate([example], parameters[0].device))
-        # Processes that share the model take the same example: the mean of their gradients is its.
+        # Processes that share the model take the same example, so the mean of their gradients is
+        # the example's gradient.
         losses.mean().backward()
         for total, parameter in zip(sums, parameters, strict=True):
             if parameter.grad is not None:

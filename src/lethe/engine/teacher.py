@@ -10,14 +10,15 @@ import torch
 
 from lethe.data.tokens import Tokens, lengths, scored
 from lethe.engine import distributed
+from lethe.engine.batch_runner import cut_by_length
 from lethe.engine.batches import (
     Batch,
-    _logits,
-    _states,
     collate,
     example_means,
     has_plain_head,
+    head_inputs,
     model_of,
+    position_logits,
 )
 from lethe.engine.divergence import (
     HELD_LOGITS,
@@ -28,7 +29,6 @@ from lethe.engine.divergence import (
     Targets,
     weighted_divergence,
 )
-from lethe.engine.scoring import cut_by_length
 from lethe.errors import LetheError
 
 
@@ -60,8 +60,8 @@ class LiveTeacher:
         """Distributions at the positions (B, T - 1) of a batch that these examples make."""
         with as_base(self.model):
             if not self.plain:
-                return LogitTargets(_logits(model_of(self.model), batch.ids, positions))
-            states, _ = _states(self.model, batch.ids, positions)
+                return LogitTargets(position_logits(model_of(self.model), batch.ids, positions))
+            states, _ = head_inputs(self.model, batch.ids, positions)
             head = model_of(self.model).get_output_embeddings()
             return StateTargets(states, head.weight, head.bias)
 
@@ -199,8 +199,8 @@ def _divergences(
     model: Any, batch: Batch, positions: torch.Tensor, targets: Targets
 ) -> torch.Tensor:
     if isinstance(targets, LogitTargets):
-        return targets.divergence(_logits(model_of(model), batch.ids, positions))
-    states, _ = _states(model, batch.ids, positions)
+        return targets.divergence(position_logits(model_of(model), batch.ids, positions))
+    states, _ = head_inputs(model, batch.ids, positions)
     head = model_of(model).get_output_embeddings()
     scales = torch.ones(len(states), device=states.device)
     return weighted_divergence(states, head, targets, scales)[1]

@@ -1,9 +1,9 @@
-"""Right answers before and after a fine-tune: what a binary Z is made of."""
+"""Right answers before and after a fine-tune, from which a binary Z is made."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,32 +12,51 @@ from lethe.config.model_settings import Scoring
 from lethe.data.examples import Example
 from lethe.data.tokens import prompt_ids
 from lethe.engine.checkpoints import Checkpoint
-from lethe.engine.generation import generate, grade
+from lethe.engine.generation import Graded, grade
+from lethe.engine.reader import Reader
 from lethe.errors import LetheError
 from lethe.matrix.rows import Answers
 
 
-def keep(checkpoint: Checkpoint, part: str, answers: Sequence[str | None]) -> None:
-    """Saves the answers to what was asked, None where there is none yet."""
-    content = torch.tensor(list(json.dumps(answers).encode()), dtype=torch.uint8)
-    checkpoint.save(part, {"json": content}, {})
+def answer_tensors(answers: Sequence[str | None]) -> dict[str, torch.Tensor]:
+    """Answers as a checkpoint stores them, None where there is no answer yet."""
+    return {"json": torch.tensor(list(json.dumps(answers).encode()), dtype=torch.uint8)}
+
+
+def load_answers(checkpoint: Checkpoint, part: str) -> list[str | None] | None:
+    """The answers of an interrupted run; None if it left none."""
+    if (saved := checkpoint.load(part)) is None:
+        return None
+    tensors, _ = saved
+    return json.loads(bytes(tensors["json"].tolist()))
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Examples (N,) as prompts, already tokens, with the answers that are wanted.
+    """Examples (N,) as prompts of token ids, with the target answers.
 
-    Prompts longer than `scoring.max_tokens` lose their beginning; `truncated` counts them.
+    Attributes
+    ----------
+    truncated
+        Number of prompts longer than `scoring.max_tokens`; these lose their beginning.
+    normaliser
+        How answers are compared (`scoring.exact_match.normaliser`).
     """
 
     prompts: list[list[int]]
-    wanted: list[str]
+    targets: list[str]
     truncated: int
-    scoring: Scoring
+    normaliser: str
 
     @classmethod
-    def of(cls, tokenizer: Any, examples: Sequence[Example], scoring: Scoring) -> "Questions":
-        """Raises LetheError if an example is plain text: nothing in it is an answer."""
+    def of(cls, tokenizer: Any, examples: Sequence[Example], scoring: Scoring) -> Self:
+        """Questions of examples that are pairs.
+
+        Raises
+        ------
+        LetheError
+            If an example is plain text, which contains no answer.
+        """
         for number, example in enumerate(examples):
             if example.answer is None:
                 raise LetheError(
@@ -46,89 +65,100 @@ class Questions:
                     "scoring.exact_match"
                 )
         ids = [prompt_ids(tokenizer, example.prompt or "") for example in examples]
-        cut = sum(len(prompt) > scoring.max_tokens for prompt in ids)
-        prompts = [prompt[-scoring.max_tokens :] for prompt in ids]
-        return cls(prompts, [str(example.answer) for example in examples], cut, scoring)
+        return cls(
+            prompts=[prompt[-scoring.max_tokens :] for prompt in ids],
+            targets=[str(example.answer) for example in examples],
+            truncated=sum(len(prompt) > scoring.max_tokens for prompt in ids),
+            normaliser=scoring.exact_match.normaliser,
+        )
 
     def ask(
         self,
-        model: Any,
-        tokenizer: Any,
-        asked: np.ndarray | None = None,
+        reader: Reader,
+        selected: np.ndarray | None = None,
         title: str = "answering",
+        *,
         checkpoint: Checkpoint | None = None,
         part: str = "answers",
-        save_weights: Callable[[], None] = lambda: None,
     ) -> list[str | None]:
-        """The model's answers (N,), None where `asked` (N,) is false; without it all are asked.
+        """The model's answers (N,), None where no answer was requested.
 
-        What an interrupted run left in the checkpoint's `part` is not asked for again.
+        Parameters
+        ----------
+        selected
+            Boolean (N,), true where an answer is requested; None: everywhere.
+        checkpoint
+            Answers that an interrupted run left in its `part` are not generated again. The part is
+            finished when this returns.
         """
-        checkpoint = checkpoint or Checkpoint(None)
-        rows = np.arange(len(self.prompts)) if asked is None else np.flatnonzero(asked)
-        found = checkpoint.load(part)
-        known = None if found is None else json.loads(bytes(found[0]["json"].tolist()))
+        checkpoint = checkpoint or Checkpoint()
+        rows = np.arange(len(self.prompts)) if selected is None else np.flatnonzero(selected)
 
         def after_batch(answers: list[str | None]) -> None:
             if checkpoint.due():
-                save_weights()
-                keep(checkpoint, part, answers)
-                done = sum(answer is not None for answer in answers)
-                checkpoint.leave_if_asked(f"{title}, {done} of {len(answers)} answers")
+                checkpoint.save(part, answer_tensors(answers))
+                count = sum(answer is not None for answer in answers)
+                checkpoint.leave_if_asked(f"{title}, {count} of {len(answers)} answers")
 
-        said = generate(
-            model,
-            tokenizer,
+        answers_of_rows = reader.answers(
             [self.prompts[row] for row in rows],
-            self.scoring.exact_match.max_new_tokens,
-            self.scoring.budget,
             title,
-            known=known,
+            partial=load_answers(checkpoint, part),
             after_batch=after_batch,
         )
+        checkpoint.remember(part, answer_tensors(answers_of_rows))
         answers: list[str | None] = [None] * len(self.prompts)
-        for row, answer in zip(rows, said, strict=True):
+        for row, answer in zip(rows, answers_of_rows, strict=True):
             answers[row] = answer
         return answers
 
     def right(self, answers: Sequence[str | None]) -> np.ndarray:
-        """True (N,) where an answer is there and matches."""
+        """True (N,) where there is an answer and it matches its target."""
         return self._grade(answers).exact_match == 1
 
-    def _grade(self, answers: Sequence[str | None]):
-        return grade(answers, self.wanted, self.scoring.exact_match.normaliser)
+    def _grade(self, answers: Sequence[str | None]) -> Graded:
+        return grade(answers, self.targets, self.normaliser)
 
-    def base(
-        self,
-        model: Any,
-        tokenizer: Any,
-        title: str,
-        checkpoint: Checkpoint,
-        save: Callable[[], None] = lambda: None,
-    ) -> Answers:
-        """What the untouched model answers, before being after.
+    def base(self, reader: Reader, title: str, checkpoint: Checkpoint) -> Answers:
+        """The answers of the untouched model, as answers before and after.
 
-        `save` keeps what was measured before, whenever answers are saved.
-
-        Right is what is right again when only the right ones are asked: a fine-tuned model is
-        asked for those alone, in the same batches, so that without training nothing is lost, and
-        half the work or more is saved in every row.
+        An answer is right if it is right again when only the right ones are requested. A fine-tuned
+        model is asked for those only, in the same batches. So without training nothing is lost, and
+        every row needs half the work or less.
         """
-        asked = np.ones(len(self.prompts), dtype=bool)
+        selected = np.ones(len(self.prompts), dtype=bool)
         answers: list[str | None] = [None] * len(self.prompts)
-        for number in range(len(self.prompts) + 1):
-            part = f"answers{number}"
-            said = self.ask(model, tokenizer, asked, title, checkpoint, part, save_weights=save)
-            answers = [old if new is None else new for old, new in zip(answers, said, strict=True)]
-            if (right := self.right(said)).tolist() == asked.tolist():
+        for round_number in range(len(self.prompts) + 1):
+            latest = self.ask(
+                reader,
+                selected,
+                title,
+                checkpoint=checkpoint,
+                part=f"answers{round_number}",
+            )
+            for row, answer in enumerate(latest):
+                if answer is not None:
+                    answers[row] = answer
+            right = self.right(latest)
+            if np.array_equal(right, selected):
                 break
-            asked = right
+            selected = right
         graded = self._grade(answers)
-        exact, f1 = graded.exact_match, graded.token_f1
-        return Answers(exact, exact, f1, f1, answers)
+        return Answers(
+            exact_match_before=graded.exact_match,
+            exact_match_after=graded.exact_match,
+            token_f1_before=graded.token_f1,
+            token_f1_after=graded.token_f1,
+            text=answers,
+        )
 
     def after(self, base: Answers, answers: list[str | None]) -> Answers:
-        """The base model's answers beside those of a fine-tuned one."""
+        """The grades of the base model together with the answers of a fine-tuned one."""
         graded = self._grade(answers)
-        before = (base.exact_match_before, base.token_f1_before)
-        return Answers(before[0], graded.exact_match, before[1], graded.token_f1, answers)
+        return Answers(
+            exact_match_before=base.exact_match_before,
+            exact_match_after=graded.exact_match,
+            token_f1_before=base.token_f1_before,
+            token_f1_after=graded.token_f1,
+            text=answers,
+        )

@@ -1,6 +1,6 @@
-"""A fine-tune from the files that a rule gives it."""
+"""Reads a fine-tune from the files that a rule names."""
 
-import sys
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,22 +8,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lethe.measure.forgetting import Job
 
+_log = logging.getLogger("lethe.measure")
+
 
 def fine_tune_job(
     inputs: Mapping[str, str],
     recipe: dict,
     scoring: dict,
     threads: int,
-    gpu: int,
+    gpus: int,
     unfinished: Path | None = None,
     halvings: int = 0,
 ) -> "Job":
-    """Reads what a fine-tune needs: inputs card, base, train, evaluation; upstream for EWC.
+    """Reads everything that a fine-tune needs.
 
-    `recipe` may hold the task's `group` too, where steps differ by group. `halvings` says how often
-    batches are halved, where earlier tries have failed.
+    Parameters
+    ----------
+    inputs
+        Files `card`, `base`, `train` and `evaluation`; `upstream` for EWC.
+    recipe
+        The recipe; also the task's `group`, if steps differ between groups.
+    unfinished
+        Folder of the checkpoint.
+    halvings
+        How often batches are halved, after earlier tries that failed.
     """
-    # Imported here: torch takes seconds, and most jobs do without it.
+    # Imported here because torch takes seconds, and most jobs do without it.
     from lethe.config.model_settings import Recipe, Scoring
     from lethe.data.examples import read_examples, read_upstream, replayable_sample
     from lethe.engine import models
@@ -31,24 +41,26 @@ def fine_tune_job(
     from lethe.matrix import rows
     from lethe.measure.forgetting import Job
 
-    models.use_machine(threads, gpu)
+    models.use_machine(threads, gpus)
     if halvings:
-        print(f"earlier tries have failed: batches are cut to 1/{2**halvings}", file=sys.stderr)
-    group = recipe.get("group", "")
-    chosen, anchors = Recipe(**{k: v for k, v in recipe.items() if k != "group"}), []
-    if chosen.ewc:
+        _log.warning("earlier tries failed: batches are cut to 1/%d", 2**halvings)
+    recipe_settings = dict(recipe)
+    group = recipe_settings.pop("group", "")
+    task_recipe = Recipe(**recipe_settings)
+    anchors = []
+    if task_recipe.ewc:
         upstream = read_upstream(inputs["upstream"])
-        anchors = replayable_sample(upstream, chosen.ewc_examples, chosen.seed)
+        anchors = replayable_sample(upstream, task_recipe.ewc_examples, task_recipe.seed)
     return Job(
-        read_json(inputs["card"]),
-        rows.read(inputs["base"]),
-        read_examples(inputs["train"]),
-        read_examples(inputs["evaluation"]),
-        chosen,
-        Scoring(**scoring),
-        gpu,
-        anchors,
-        unfinished,
-        group,
-        halvings,
+        card=read_json(inputs["card"]),
+        base=rows.read(inputs["base"]),
+        train=read_examples(inputs["train"]),
+        evaluation=read_examples(inputs["evaluation"]),
+        recipe=task_recipe,
+        scoring=Scoring(**scoring),
+        gpus=gpus,
+        anchors=anchors,
+        unfinished=unfinished,
+        group=group,
+        halvings=halvings,
     )

@@ -1,70 +1,90 @@
-"""One measurement: fine-tune a base model on a stream of examples and score what it lost."""
+"""One measurement: fine-tune a base model on a stream of examples and score its losses again."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_digest
-from lethe.data.tokens import TokenFile, Tokenised, tokenise
+from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
-from lethe.engine.scoring import Scores, fitting_budget, score
+from lethe.engine.mixture import mix
+from lethe.engine.reader import Reader
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import RowError
 from lethe.matrix import rows
-from lethe.measure.exact_match import Questions, keep
+from lethe.measure.own_task import measure_own_task
+from lethe.measure.upstream_set import UpstreamSet, upstream_tokens
 
 
 def base_losses(
-    model: Any,
-    tokenizer: Any,
+    reader: Reader,
     upstream: Sequence[UpstreamExample],
-    settings: dict,
-    scoring: Scoring,
+    settings: dict[str, Any],
     unfinished: Path | None = None,
     halvings: int = 0,
 ) -> rows.Row:
-    """Losses of the untouched base model, as a row whose two losses are the same.
+    """Losses of the untouched base model, as a row whose losses before and after are the same.
 
-    What an interrupted run left in the folder `unfinished` is gone on from. `halvings` is how often
-    batches are halved beforehand; every row of the model is then scored in the same ones.
+    Parameters
+    ----------
+    settings
+        Settings that rows of this model must share.
+    unfinished
+        Folder of an interrupted run's checkpoint, from which this run resumes.
+    halvings
+        How often batches are halved beforehand. Every row of the model is then scored in the same
+        batches.
     """
     began = time.perf_counter()
-    measured = _Upstream.of(tokenizer, upstream, scoring)
-    if scoring.tokens_per_batch == "auto":
-        measured = measured.fitted(model)
-    measured = measured.scored_by(measured.scoring.halved(halvings))
-    ids = ids_of(upstream)
-    shared = {**settings, "upstream": upstream_digest(upstream)}
-    with Checkpoint(unfinished, fingerprint(shared)) as checkpoint:
-        scores = measured.losses(model, "upstream, base", checkpoint)
-        answers = None
-        if measured.questions is not None:
-            title = "upstream, base answers"
-            save = partial(measured.save, checkpoint, scores)
-            with models.computing(model, scoring.dtype):
-                answers = measured.questions.base(model, tokenizer, title, checkpoint, save)
-    about = measured.counts(scores) | {"versions": models.versions()}
-    about |= {"seconds": time.perf_counter() - began, "tokens_per_batch": measured.scoring.budget}
-    return rows.Row(ids, scores.losses, scores.losses, scores.tokens, shared, about, answers)
+    upstream_set = UpstreamSet.of(reader, upstream)
+    if reader.scoring.tokens_per_batch == "auto":
+        reader = reader.with_fitting_batches(upstream_set.tokens.examples)
+    reader = reader.with_scoring(reader.scoring.halved(halvings))
+    settings = {**settings, "upstream": upstream_digest(upstream)}
+    with Checkpoint(unfinished, fingerprint(settings)) as checkpoint:
+        scores = upstream_set.losses(reader, "upstream, base", checkpoint)
+        answers = upstream_set.base_answers(reader, "upstream, base answers", checkpoint)
+    about = upstream_set.counts(scores)
+    about["versions"] = models.versions()
+    about["tokens_per_batch"] = reader.scoring.budget
+    about["seconds"] = time.perf_counter() - began
+    return rows.Row(
+        example_ids=ids_of(upstream),
+        loss_before=scores.losses,
+        loss_after=scores.losses,
+        n_tokens=scores.tokens,
+        settings=settings,
+        about=about,
+        answers=answers,
+    )
 
 
 @dataclass(frozen=True)
 class Job:
-    """One fine-tune: a base model (`card`) with its losses, a task's examples, how to train.
+    """One fine-tune and its measurement.
 
-    `base` is the row of the untouched model; losses before always come from it, never from the
-    model in hand. `anchors` are the upstream examples that `recipe.ewc` needs, `group` is the
-    task's, for `recipe.group_steps`. In the folder `unfinished` an interrupted run leaves what it
-    has; `finish` removes it. `halvings` is how often batches and passes are halved beforehand,
-    after tries that failed for want of memory, say: the same up to rounding.
+    Attributes
+    ----------
+    card
+        Description of the base model.
+    base
+        Row of the untouched model. Losses before the fine-tune always come from it; they are never
+        measured again.
+    train, evaluation
+        The task's examples.
+    anchors
+        Upstream examples that `recipe.ewc` needs.
+    unfinished
+        Folder of the checkpoint; `finish` removes it.
+    group
+        The task's group, for `recipe.group_steps`.
+    halvings
+        How often batches and passes are halved beforehand, after tries that failed for lack of
+        memory, for example. The result is the same up to rounding.
     """
 
     card: dict[str, Any]
@@ -73,7 +93,7 @@ class Job:
     evaluation: Sequence[Example]
     recipe: Recipe
     scoring: Scoring
-    gpu: int = 0
+    gpus: int = 0
     anchors: Sequence[UpstreamExample] = ()
     unfinished: Path | None = None
     group: str = ""
@@ -88,7 +108,10 @@ class Job:
     ) -> tuple[Any, Any, rows.Row]:
         """Fine-tunes the base model and scores `upstream` again.
 
-        `replayed` upstream examples are mixed in evenly (`lethe.engine.mixture`).
+        Parameters
+        ----------
+        replayed
+            Upstream examples that are mixed evenly into the training (`lethe.engine.mixture`).
 
         Returns
         -------
@@ -102,293 +125,201 @@ class Job:
         began = time.perf_counter()
         self._check_base()
         base = self.base.select(ids_of(upstream))
-        model, tokenizer = models.load(self.card, self.scoring.weights, self.gpu)
-        about = self._own_task(model, tokenizer, "before", title)
-        tokens, cut = self._training_tokens(tokenizer, replayed, accounting)
-        measured = _Upstream.of(tokenizer, upstream, self.found_scoring())
+        reader = Reader.load(self.card, self.scoring, self.gpus)
+        reader = reader.with_scoring(self.scoring_of_base())
+        before = measure_own_task(reader, self.evaluation, self.recipe, when="before", title=title)
+        train = tokenise(
+            reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
+        )
+        training_stream = self._training_stream(reader.tokenizer, train, replayed, accounting)
+        upstream_set = UpstreamSet.of(reader, upstream)
         made_from = self._made_from(upstream, replayed, accounting)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
-            model, trained = self._tuned(model, tokenizer, tokens, title, checkpoint)
-            weights = partial(_save_weights, checkpoint, model, trained)
-            after = measured.losses(model, f"{title}, upstream", checkpoint, weights)
-            save = partial(measured.save, checkpoint, after, weights)
-            answers = measured.answers(model, tokenizer, base, title, checkpoint, save)
-            save = partial(save, answers)
-            about |= self._own_task(model, tokenizer, "after", title, checkpoint, save)
-        about |= measured.counts(after) | _training_facts(trained, cut)
-        about |= {"versions": models.versions(), "data": self._data()}
-        about |= {"base_versions": self.base.about.get("versions")}
-        about["seconds"] = time.perf_counter() - began
-        settings = {**self.base.settings, "recipe": self.recipe.model_dump()}
-        losses = (base.loss_before, after.losses, after.tokens)
-        return model, tokenizer, rows.Row(base.example_ids, *losses, settings, about, answers)
+            reader, trained = self._fine_tuned(reader, training_stream, title, checkpoint)
+            scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
+            answers = upstream_set.answers(
+                reader, base.answers, f"{title}, upstream, answers", checkpoint
+            )
+            after = measure_own_task(
+                reader,
+                self.evaluation,
+                self.recipe,
+                when="after",
+                title=title,
+                checkpoint=checkpoint,
+            )
+        about = {
+            **before,
+            **after,
+            **upstream_set.counts(scores),
+            **_training_facts(trained, train),
+            "versions": models.versions(),
+            "data": self._data(),
+            "base_versions": self.base.about.get("versions"),
+            "seconds": time.perf_counter() - began,
+        }
+        row = rows.Row(
+            example_ids=base.example_ids,
+            loss_before=base.loss_before,
+            loss_after=scores.losses,
+            n_tokens=scores.tokens,
+            settings={**self.base.settings, "recipe": self.recipe.model_dump()},
+            about=about,
+            answers=answers,
+        )
+        return reader.model, reader.tokenizer, row
 
     def finish(self) -> None:
-        """Removes what was kept for a run that is interrupted; call it when the row is on disk."""
+        """Removes the checkpoint; call it when the row is on disk."""
         Checkpoint(self.unfinished).clear()
 
-    def found_scoring(self) -> Scoring:
-        """How losses are measured, in the batches that the base model was measured in."""
-        found = self.base.about.get("tokens_per_batch", self.scoring.budget)
-        scoring = self.scoring.model_copy(update={"tokens_per_batch": found})
+    def scoring_of_base(self) -> Scoring:
+        """The scoring settings, with the batches in which the base model was measured."""
+        budget = self.base.about.get("tokens_per_batch", self.scoring.budget)
+        scoring = self.scoring.model_copy(update={"tokens_per_batch": budget})
         return scoring.halved(self.halvings)
 
-    def _found_recipe(self) -> Recipe:
-        """How the model is trained, in passes that memory is expected to hold."""
+    def _recipe_in_passes(self) -> Recipe:
+        """The recipe, with passes that memory is expected to hold."""
         if not self.halvings:
             return self.recipe
         size = self.recipe.micro_batch or -(-self.recipe.batch // distributed.size())
         return self.recipe.model_copy(update={"micro_batch": max(1, size >> self.halvings)})
 
     def _check_base(self) -> None:
-        mine = {"model": self.card, "scoring": self.scoring.model_dump(mode="json")}
-        base = self.base.settings
-        if odd := [key for key in mine if base.get(key, mine[key]) != mine[key]]:
-            seen = {key: base[key] for key in odd}
+        current = {"model": self.card, "scoring": self.scoring.model_dump(mode="json")}
+        measured = self.base.settings
+        different = [key for key in current if measured.get(key, current[key]) != current[key]]
+        if different:
             raise RowError(
-                f"the base losses were measured with other settings than this job's ({seen}, "
-                f"wanted { ({key: mine[key] for key in odd}) }); delete base.parquet and run again"
+                "the base losses were measured with other settings than this job's "
+                f"({ {key: measured[key] for key in different} }, now "
+                f"{ {key: current[key] for key in different} }); move base.parquet away and run "
+                "again"
             )
 
     def _data(self) -> dict[str, str]:
         """SHA-256 of the task's examples."""
         parts = {"train": self.train, "evaluation": self.evaluation}
-        return {name: fingerprint([e.digest() for e in part]) for name, part in parts.items()}
+        return {
+            name: fingerprint([example.digest() for example in part])
+            for name, part in parts.items()
+        }
 
-    def _training_tokens(
-        self, tokenizer: Any, replayed: Sequence[UpstreamExample], accounting: str
-    ) -> tuple[list, Tokenised]:
-        from lethe.engine.mixture import mix
-
+    def _training_stream(
+        self,
+        tokenizer: Any,
+        train: Tokenised,
+        replayed: Sequence[UpstreamExample],
+        accounting: str,
+    ) -> list[Tokens]:
+        """The examples of all steps in order, replayed ones among them."""
         recipe = self.recipe
-        longest = (recipe.max_tokens, recipe.truncation)
-        cut = tokenise(tokenizer, self.train, *longest)
-        usable = [example for example in cut.examples if example.scored]
+        usable = [example for example in train.examples if example.scored]
         steps = planned_steps(recipe, len(self.train), self.group)
-        new = stream(len(usable), steps * recipe.batch, recipe.seed)
-        old = tokenise(tokenizer, [e.example for e in replayed], *longest).examples
-        return mix([usable[i] for i in new], old, accounting), cut
+        order = stream(len(usable), steps * recipe.batch, recipe.seed)
+        old = tokenise(
+            tokenizer,
+            [example.example for example in replayed],
+            recipe.max_tokens,
+            recipe.truncation,
+        )
+        return mix([usable[i] for i in order], old.examples, accounting)
 
-    def _made_from(self, upstream: Sequence, replayed: Sequence, accounting: str) -> str:
+    def _made_from(
+        self,
+        upstream: Sequence[UpstreamExample],
+        replayed: Sequence[UpstreamExample],
+        accounting: str,
+    ) -> str:
+        """Fingerprint of everything that the job's result depends on."""
         if self.unfinished is None:
             return ""
         settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump(), accounting]
-        settings.append(models.device(self.gpu).type)
-        drawn = [example.example_id for example in replayed]
-        return fingerprint(settings, self._data(), upstream_digest(upstream), drawn)
+        settings.append(models.device_for(self.gpus).type)
+        replayed_ids = [example.example_id for example in replayed]
+        return fingerprint(settings, self._data(), upstream_digest(upstream), replayed_ids)
 
-    def _tuned(
-        self, model: Any, tokenizer: Any, tokens: Sequence, title: str, checkpoint: Checkpoint
-    ) -> tuple[Any, Trained]:
-        """The fine-tuned model: trained here, or by the run that was interrupted later on."""
-        model = self._adapted(model)
-        if (found := checkpoint.load("weights")) is not None:
-            restore_weights(model, found[0])
-            return model, Trained(**found[1])
-        anchors = _upstream_tokens(tokenizer, self.anchors, self.scoring).examples
-        recipe = self._found_recipe()
-        tune = partial(fine_tune, unfinished=checkpoint, upstream=anchors)
-        several = distributed.size() > 1
-        exact_enough = self.recipe.lora is not None or self.scoring.weights == "float32"
-        if exact_enough and not several:
-            return model, tune(model, tokens, recipe, title)
-        # Steps of 1e-6 are lost when they are added to bfloat16 weights, and shards of a model
-        # score nothing: others are trained, while these make room.
-        device = next(model.parameters()).device
-        model.to("cpu")
-        exact, _ = models.load(self.card, "float32", 0 if several else self.gpu)
-        exact = self._adapted(exact)
-        trained = tune(exact, tokens, recipe, title)
-        model.to(device)
-        for parameter, value in zip(model.parameters(), exact.parameters(), strict=True):
-            if value.requires_grad:
-                parameter.data.copy_(distributed.whole(value.detach()))
-        return model, trained
+    def _fine_tuned(
+        self, reader: Reader, training_stream: Sequence[Tokens], title: str, checkpoint: Checkpoint
+    ) -> tuple[Reader, Trained]:
+        """The fine-tuned model: trained here, or restored from an interrupted run."""
+        model = self._with_adapters(reader.model)
+        if (saved := checkpoint.load("weights")) is not None:
+            tensors, facts = saved
+            restore_weights(model, tensors)
+            return replace(reader, model=model), Trained(**facts)
+        anchors = upstream_tokens(reader, self.anchors).examples
+        if self._trains_a_copy():
+            # The copy that is scored makes room on the device for the one that is trained.
+            device = next(model.parameters()).device
+            model.to("cpu")
+            trainable = self._trainable_copy()
+        else:
+            trainable = model
+        trained = fine_tune(
+            trainable,
+            training_stream,
+            self._recipe_in_passes(),
+            title,
+            checkpoint=checkpoint,
+            upstream=anchors,
+        )
+        if trainable is not model:
+            model.to(device)
+            _copy_trained_weights(trainable, model)
+        checkpoint.remember("weights", weight_tensors(model), asdict(trained))
+        return replace(reader, model=model), trained
 
-    def _adapted(self, model: Any) -> Any:
+    def _trains_a_copy(self) -> bool:
+        """True if the model that is scored cannot be trained itself.
+
+        Steps of 1e-6 are lost when they are added to bfloat16 weights, so float32 weights are
+        trained. Sharded models cannot score, so another copy is sharded.
+        """
+        exact = self.recipe.lora is not None or self.scoring.weights == "float32"
+        return not exact or distributed.size() > 1
+
+    def _trainable_copy(self) -> Any:
+        """A second copy of the base model in float32; its shards go to the GPUs later."""
+        gpus = 0 if distributed.size() > 1 else self.gpus
+        model, _ = models.load(self.card, "float32", gpus)
+        return self._with_adapters(model)
+
+    def _with_adapters(self, model: Any) -> Any:
         """The model with its adapters, if the recipe trains those instead of the weights."""
         if self.recipe.lora is None:
             return model
         return models.add_lora(model, self.recipe.lora, self.recipe.seed)
 
-    def _own_task(
-        self,
-        model: Any,
-        tokenizer: Any,
-        when: str,
-        title: str,
-        checkpoint: Checkpoint | None = None,
-        save: Callable[[], None] = lambda: None,
-    ) -> dict[str, Any]:
-        """How well the model does what it is fine-tuned for, `before` and `after`.
-
-        When it is time, `save` keeps what was measured before this.
-        """
-        checkpoint = checkpoint or Checkpoint(None)
-
-        def after_batch(_so_far: Any) -> None:
-            if checkpoint.due():
-                save()
-                checkpoint.leave_if_asked(f"{title}, all but the own task")
-
-        recipe, scoring, said = self.recipe, self.found_scoring(), f"{title}, own task {when}"
-        tokens = tokenise(
-            tokenizer, self.evaluation, recipe.max_tokens, recipe.truncation, scoring.include_eos
-        )
-        with models.computing(model, scoring.dtype):
-            losses = score(
-                model, tokens.examples, scoring.budget, said, after_batch=after_batch
-            ).losses
-        found: dict[str, Any] = {f"eval_loss_{when}": _mean(losses)}
-        if when == "after":
-            found["eval_missing"] = int(np.isnan(losses).sum())
-        if scoring.exact_match is not None:
-            longest = scoring.model_copy(update={"max_tokens": recipe.max_tokens})
-            questions = Questions.of(tokenizer, self.evaluation, longest)
-            keeping = (f"{said}, answers", checkpoint, "own_answers", save)
-            with models.computing(model, scoring.dtype):
-                right = questions.right(questions.ask(model, tokenizer, None, *keeping))
-            found[f"eval_exact_match_{when}"] = float(right.mean())
-        return found
-
-
-@dataclass(frozen=True)
-class _Upstream:
-    """Upstream examples as a model reads them; `questions` where exact match is measured."""
-
-    tokens: Tokenised
-    questions: Questions | None
-    scoring: Scoring
-
-    @classmethod
-    def of(
-        cls, tokenizer: Any, upstream: Sequence[UpstreamExample], scoring: Scoring
-    ) -> "_Upstream":
-        questions = None
-        if scoring.exact_match is not None:
-            examples = [example.example for example in upstream]
-            questions = Questions.of(tokenizer, examples, scoring)
-        return cls(_upstream_tokens(tokenizer, upstream, scoring), questions, scoring)
-
-    def fitted(self, model: Any) -> "_Upstream":
-        """The same in batches as large as the model's device has memory for."""
-        with models.computing(model, self.scoring.dtype):
-            found = fitting_budget(model, self.tokens.examples, self.scoring.budget)
-        return self.scored_by(self.scoring.model_copy(update={"tokens_per_batch": found}))
-
-    def scored_by(self, scoring: Scoring) -> "_Upstream":
-        """The same in other batches."""
-        questions = self.questions and replace(self.questions, scoring=scoring)
-        return replace(self, scoring=scoring, questions=questions)
-
-    def losses(
-        self,
-        model: Any,
-        title: str,
-        checkpoint: Checkpoint,
-        save_weights: Callable[[], None] = lambda: None,
-    ) -> Scores:
-        """Losses of all, going on from what an interrupted run had scored."""
-        found = checkpoint.load("scores")
-        known = None if found is None else found[0]["losses"].numpy()
-
-        def after_batch(losses: np.ndarray) -> None:
-            if checkpoint.due():
-                save_weights()
-                checkpoint.save("scores", {"losses": torch.from_numpy(losses)}, {})
-                scored = int(np.isfinite(losses).sum())
-                checkpoint.leave_if_asked(f"{title}, {scored} of {len(losses)} examples")
-
-        budget, examples = self.scoring.budget, self.tokens.examples
-        with models.computing(model, self.scoring.dtype):
-            return score(model, examples, budget, title, known=known, after_batch=after_batch)
-
-    def answers(
-        self,
-        model: Any,
-        tokenizer: Any,
-        base: rows.Row,
-        title: str,
-        checkpoint: Checkpoint,
-        save_weights: Callable[[], None] = lambda: None,
-    ) -> rows.Answers | None:
-        """The answers of a fine-tuned model to what the base model had right."""
-        if self.questions is None or base.answers is None:
-            return None
-        asked, said = base.answers.exact_match_before == 1, f"{title}, answers"
-        saving = (checkpoint, "answers", save_weights)
-        with models.computing(model, self.scoring.dtype):
-            given = self.questions.ask(model, tokenizer, asked, said, *saving)
-        return self.questions.after(base.answers, given)
-
-    def save(
-        self,
-        checkpoint: Checkpoint,
-        scores: Scores,
-        save_weights: Callable[[], None] = lambda: None,
-        answers: rows.Answers | None = None,
-    ) -> None:
-        """Saves what is measured in whole, before more of the job is saved."""
-        save_weights()
-        checkpoint.save("scores", {"losses": torch.from_numpy(scores.losses)}, {})
-        if answers is not None:
-            keep(checkpoint, "answers", [text for text in answers.text if text is not None])
-
-    def counts(self, scores: Scores) -> dict[str, Any]:
-        """What was cut, empty or not measured, and how fast the rest was."""
-        return {
-            "truncated": self.tokens.truncated,
-            "empty": self.tokens.empty,
-            "missing": int(np.isnan(scores.losses).sum()),
-            "scoring_seconds": scores.seconds,
-            "scoring_tokens_per_second": scores.tokens_per_second,
-            "peak_memory_mb": models.peak_memory_mb(),
-        }
-
 
 def measure_again(
-    model: Any,
-    tokenizer: Any,
-    upstream: Sequence[UpstreamExample],
-    row: rows.Row,
-    scoring: Scoring,
-    title: str,
+    reader: Reader, upstream: Sequence[UpstreamExample], row: rows.Row, title: str
 ) -> rows.Row:
-    """The row with the same fine-tuned model measured once more, in the batches of `scoring`."""
+    """The row with the same fine-tuned model measured once more, in the batches of the reader."""
     began = time.perf_counter()
-    measured, nothing = _Upstream.of(tokenizer, upstream, scoring), Checkpoint(None)
-    losses = measured.losses(model, title, nothing).losses
-    answers = measured.answers(model, tokenizer, row, title, nothing)
+    upstream_set = UpstreamSet.of(reader, upstream)
+    losses = upstream_set.losses(reader, title, Checkpoint()).losses
+    answers = upstream_set.answers(reader, row.answers, f"{title}, answers", Checkpoint())
     about = row.about | {"seconds": time.perf_counter() - began}
     return replace(row, loss_after=losses, answers=answers, about=about)
 
 
-def _save_weights(checkpoint: Checkpoint, model: Any, trained: Trained) -> None:
-    """Once: scoring changes no weight."""
-    if not checkpoint.holds("weights"):
-        checkpoint.save("weights", weight_tensors(model), asdict(trained))
+def _copy_trained_weights(source: Any, target: Any) -> None:
+    """Copies the trained weights of one model into another with the same parameters."""
+    for parameter, value in zip(target.parameters(), source.parameters(), strict=True):
+        if value.requires_grad:
+            parameter.data.copy_(distributed.full_tensor(value.detach()))
 
 
-def _training_facts(trained: Trained, cut: Tokenised) -> dict[str, Any]:
+def _training_facts(trained: Trained, train: Tokenised) -> dict[str, Any]:
     return {
         "steps": trained.steps,
         "training_loss_first": trained.first_loss,
         "training_loss_last": trained.last_loss,
-        "training_truncated": cut.truncated,
-        "training_empty": cut.empty,
+        "training_truncated": train.truncated,
+        "training_empty": train.empty,
         "training_tokens_per_second": trained.tokens / max(trained.seconds, 1e-9),
         "training_seconds": trained.seconds,
         "optimizer": trained.optimizer,
     }
-
-
-def _upstream_tokens(
-    tokenizer: Any, upstream: Sequence[UpstreamExample], scoring: Scoring
-) -> Tokenised:
-    examples = (example.example for example in upstream)
-    how = (scoring.max_tokens, "right", scoring.include_eos)
-    return tokenise(tokenizer, examples, *how, into=TokenFile())
-
-
-def _mean(losses: np.ndarray) -> float:
-    return float(np.nanmean(losses)) if np.isfinite(losses).any() else float("nan")

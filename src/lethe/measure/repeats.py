@@ -1,4 +1,4 @@
-"""Repeats of one fine-tune: trained again with another seed, scored again in other batches."""
+"""Repeats of one fine-tune: trained with other seeds, and scored again in other batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,24 +20,26 @@ def repeat(
 ) -> list[rows.Row]:
     """Trains again with the recipe's seed plus `seed`, and scores those weights once and again.
 
-    The first row is measured as rows of Z are. Each further one scores the same weights in
-    batches of half as many tokens as the one before: the arithmetic of the engine differs,
-    nothing else does.
+    The first row is measured in the same way as rows of Z. Each further row scores the same weights
+    in batches of half as many tokens as the row before, so that only the engine's arithmetic
+    differs.
     """
     # Imported here: torch takes seconds, and reading repeats does without it.
+    from lethe.engine.reader import Reader
     from lethe.measure.forgetting import measure_again
 
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     title = f"{task}, seed {seed}"
     model, tokenizer, row = replace(job, recipe=recipe).run(upstream, title=title)
     row = replace(row, about=row.about | {"task": task, "seed": seed, "measurement": 0})
-    found = [row]
+    measured = [row]
     for number in range(1, measurements + 1):
-        scoring = job.found_scoring().halved(number)
-        again = measure_again(model, tokenizer, upstream, row, scoring, f"{title}, again")
-        told = {"measurement": number, "tokens_per_batch": scoring.budget}
-        found.append(replace(again, about=again.about | told))
-    return found
+        scoring = job.scoring_of_base().halved(number)
+        reader = Reader(model, tokenizer, scoring)
+        again = measure_again(reader, upstream, row, title=f"{title}, again")
+        labels = {"measurement": number, "tokens_per_batch": scoring.budget}
+        measured.append(replace(again, about=again.about | labels))
+    return measured
 
 
 def gather(
@@ -50,12 +52,16 @@ def gather(
     measured
         task -> the file of its row in Z.
     repeated
-        The files of its repeats, of all tasks.
+        The files of all tasks' repeats.
 
     Returns
     -------
-    Forgetting in nats of each task's trainings, task -> (trainings, N), the row in Z first; of
-    each repeated measurement of one training (measurements, N); the example ids.
+    trainings
+        task -> forgetting (trainings, N) in nats of its trainings, the row in Z first.
+    measurements
+        Forgetting (measurements, N) in nats of each training that was measured more than once.
+    example_ids
+        The ids of the N examples.
 
     Raises
     ------
@@ -72,7 +78,7 @@ def gather(
         if row.example_ids != ids or _but_seed(row) != _but_seed(first[task]):
             raise RowError(
                 f"{path}: measured on other examples or with other settings than "
-                f"{measured[task]}; delete it and run again"
+                f"{measured[task]}; move it away and run again"
             )
         scored.setdefault((task, seed), []).append(row.forgetting)
         if row.about["measurement"] == 0:

@@ -37,7 +37,7 @@ def measure_direction(job: Job, row: Row, task: str, *, projection: dict[str, in
     """
     tuned, _, repeated = job.run([], title=task)
     check_same_training(repeated, row, task)
-    base, _ = models.load(job.card, job.scoring.weights, job.gpu)
+    base, _ = models.load(job.card, job.scoring.weights, job.gpus)
     return weight_difference(base, tuned, sketch_of(base, **projection))
 
 

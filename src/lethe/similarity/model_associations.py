@@ -98,12 +98,12 @@ class ModelExamples:
 
 
 def read_model_examples(
-    inputs: Mapping[str, Any], count: int, recipe: dict, scoring: dict, threads: int, gpu: int
+    inputs: Mapping[str, Any], count: int, recipe: dict, scoring: dict, threads: int, gpus: int
 ) -> ModelExamples:
     """Reads inputs card, upstream and train (one file per task); loads the model."""
-    models.use_machine(threads, gpu)
+    models.use_machine(threads, gpus)
     scoring_settings = Scoring(**scoring)
-    model, tokenizer = models.load(read_json(inputs["card"]), scoring_settings.weights, gpu)
+    model, tokenizer = models.load(read_json(inputs["card"]), scoring_settings.weights, gpus)
     return ModelExamples(
         model=model,
         tokenizer=tokenizer,

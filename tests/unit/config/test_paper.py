@@ -10,6 +10,7 @@ from helpers.experiment import ROOT
 from lethe.config.loading import load_experiment, split_source
 from lethe.data.sources import read_source, task_examples
 from lethe.engine import models
+from lethe.engine.reader import Reader
 from lethe.measure.forgetting import Job, base_losses
 
 FOLDER = ROOT / "experiments/paper"
@@ -152,7 +153,7 @@ def test_a_row_of_each_architecture_is_measured_by_its_experiments_recipe(
     upstream = tiny.upstream(8)
     model, tokenizer = models.load(card, scoring.dtype)
     shared = {"model": card, "scoring": scoring.model_dump(mode="json")}
-    base = base_losses(model, tokenizer, upstream, shared, scoring)
+    base = base_losses(Reader(model, tokenizer, scoring), upstream, shared)
     job = Job(card, base, tiny.pairs(20, seed=1), tiny.pairs(6, seed=2), recipe, scoring)
     *_, row = job.run(upstream)
     assert row.about["steps"] == 3 and row.about["missing"] == row.about["eval_missing"] == 0

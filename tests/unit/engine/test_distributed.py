@@ -12,6 +12,7 @@ from lethe.config.model_settings import ExactMatch, Recipe, Scoring
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import STOPPED
 from lethe.engine.generation import generate
+from lethe.engine.reader import Reader
 from lethe.jobs import launch
 from lethe.matrix import rows
 from lethe.measure.forgetting import base_losses
@@ -34,7 +35,7 @@ def measured(model_folders, tmp_path):
             model, tokenizer = models.load(card, how.dtype)
             settings = {"model": card, "scoring": how.model_dump()}
             upstream = shared.upstream((answers or {}).get(architecture))
-            base = base_losses(model, tokenizer, upstream, settings, how)
+            base = base_losses(Reader(model, tokenizer, how), upstream, settings)
             rows.write(folder / f"{architecture}-base.parquet", base)
         asked = Recipe(**RECIPE | (recipe or {}) | {"processes": processes})
         arguments = {"folder": folder, "cards": cards, "recipe": asked.model_dump()}
@@ -137,8 +138,8 @@ def test_everybody_takes_as_many_parts(monkeypatch):
     taken = []
     for number in range(3):
         monkeypatch.setenv("LETHE_RANK", str(number))
-        taken.append(distributed.share([1, 2, 3, 4], 0))
+        taken.append(distributed.share_of([1, 2, 3, 4], 0))
     assert taken == [[1, 4], [2, 0], [3, 0]]
     monkeypatch.undo()
-    assert distributed.share([1, 2], 0) == [1, 2]
-    assert distributed.gathered("mine") == ["mine"]
+    assert distributed.share_of([1, 2], 0) == [1, 2]
+    assert distributed.all_gather("mine") == ["mine"]

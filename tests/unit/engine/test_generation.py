@@ -100,7 +100,7 @@ def test_answers_that_are_known_are_not_asked_for_again(tokenizer):
     middle = seen[len(seen) // 2]
     assert None in middle and any(middle)
     known = [answer and f"{answer} (known)" for answer in middle]
-    again = generate(model, tokenizer, asked, 4, 20, known=known)
+    again = generate(model, tokenizer, asked, 4, 20, partial=known)
     assert again == [b or a for a, b in zip(whole, known, strict=True)]
 
 

@@ -13,8 +13,9 @@ import torch
 from helpers import tiny
 
 from lethe.config.model_settings import LoRA, Recipe, Scoring
-from lethe.engine import distributed, models
+from lethe.engine import distributed
 from lethe.engine.checkpoints import STOPPED, Checkpoint, fingerprint
+from lethe.engine.reader import Reader
 from lethe.matrix import rows
 from lethe.measure.forgetting import base_losses
 
@@ -73,11 +74,9 @@ def drive(model_folders, tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         card = model_folders["llama"]
-        model, tokenizer = models.load(card)
         shared = {"model": card, "scoring": SCORING.model_dump()}
-        rows.write(
-            folder / "base.parquet", base_losses(model, tokenizer, UPSTREAM, shared, SCORING)
-        )
+        base = base_losses(Reader.load(card, SCORING), UPSTREAM, shared)
+        rows.write(folder / "base.parquet", base)
         sizes = {"steps": 40, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32}
         recipe = Recipe(**sizes | changes)
         told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
@@ -129,26 +128,27 @@ def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
 
     from lethe.config.model_settings import ExactMatch
     from lethe.data.examples import Example, UpstreamExample
+    from lethe.engine import reader as readers
     from lethe.measure import exact_match, forgetting
 
     scoring = SCORING.model_copy(update={"exact_match": ExactMatch(max_new_tokens=3)})
     card, settings = model_folders["llama"], {"model": model_folders["llama"]}
-    model, tokenizer = models.load(card)
-    texts = tiny.sentences(12)
-    asked = exact_match.Questions.of(tokenizer, [Example(text, "?") for text in texts], scoring)
-    answers = [answer or "" for answer in asked.ask(model, tokenizer)]
+    reader, texts = Reader.load(card, scoring), tiny.sentences(12)
+    questions = [Example(text, "?") for text in texts]
+    asked = exact_match.Questions.of(reader.tokenizer, questions, scoring)
+    answers = [answer or "" for answer in asked.ask(reader)]
     upstream = [
         UpstreamExample(f"a-{i}", "a", "replayable", Example(text, answer))
         for i, (text, answer) in enumerate(zip(texts, answers, strict=True))
     ]
-    base = base_losses(model, tokenizer, upstream, settings, scoring)
+    base = base_losses(reader, upstream, settings)
     examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
     recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1, max_tokens=32)
     job = forgetting.Job(card, base, *examples, recipe, scoring, unfinished=tmp_path / "c")
     *_, wanted = job.run(upstream)
     job.finish()
-    count, scored = [], forgetting.score
-    inside = scored if moment == "own task" else exact_match.generate
+    count, scored = [], readers.score
+    inside = scored if moment == "own task" else readers.generate
     last = 2 if moment == "answers" else 3  # of the calls: before, upstream, after
 
     def signalled(*arguments, **options):
@@ -157,21 +157,20 @@ def test_asked_to_stop_at_the_very_end_it_keeps_what_was_measured(
             system.kill(system.getpid(), 15)
         return inside(*arguments, **options)
 
-    place = (forgetting, "score") if moment == "own task" else (exact_match, "generate")
     with monkeypatch.context() as patched:
-        patched.setattr(*place, signalled)
+        patched.setattr(readers, "score" if moment == "own task" else "generate", signalled)
         with pytest.raises(SystemExit) as left:
             job.run(upstream)
     assert left.value.code == STOPPED
 
     def known(model, examples, budget, title, **options):
         if "upstream" in title:
-            assert options["known"] is not None, "measured again"
-            np.testing.assert_array_equal(options["known"], wanted.loss_after)
+            assert options["partial"] is not None, "measured again"
+            np.testing.assert_array_equal(options["partial"], wanted.loss_after)
         return scored(model, examples, budget, title, **options)
 
     monkeypatch.setattr(forgetting, "fine_tune", None)
-    monkeypatch.setattr(forgetting, "score", known)
+    monkeypatch.setattr(readers, "score", known)
     *_, row = job.run(upstream)
     assert row.loss_after.tobytes() == wanted.loss_after.tobytes()
     assert row.answers.text == wanted.answers.text
@@ -186,31 +185,31 @@ def test_base_losses_stay_when_it_is_asked_to_stop_among_the_answers(
 
     from lethe.config.model_settings import ExactMatch
     from lethe.data.examples import Example, UpstreamExample
-    from lethe.measure import exact_match, forgetting
+    from lethe.engine import reader as readers
 
     scoring = SCORING.model_copy(update={"exact_match": ExactMatch(max_new_tokens=3)})
-    model, tokenizer = models.load(model_folders["llama"])
+    reader = Reader.load(model_folders["llama"], scoring)
     upstream = [
         UpstreamExample(f"a-{i}", "a", "replayable", Example(text, "?"))
         for i, text in enumerate(tiny.sentences(12))
     ]
-    settings = (upstream, {"model": 1}, scoring, tmp_path / "c")
-    inside, scored, kept = exact_match.generate, forgetting.score, []
+    settings = (upstream, {"model": 1}, tmp_path / "c")
+    inside, scored, kept = readers.generate, readers.score, []
 
     def signalled(*arguments, **options):
         system.kill(system.getpid(), 15)
         return inside(*arguments, **options)
 
     def known(model, examples, budget, title, **options):
-        kept.append(options["known"])
+        kept.append(options["partial"])
         return scored(model, examples, budget, title, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(exact_match, "generate", signalled)
+        patched.setattr(readers, "generate", signalled)
         with pytest.raises(SystemExit):
-            base_losses(model, tokenizer, *settings)
-    monkeypatch.setattr(forgetting, "score", known)
-    found = base_losses(model, tokenizer, *settings)
+            base_losses(reader, *settings)
+    monkeypatch.setattr(readers, "score", known)
+    found = base_losses(reader, *settings)
     np.testing.assert_array_equal(kept, [found.loss_before])
     assert np.isfinite(found.loss_before).any()
 
@@ -224,9 +223,8 @@ def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
     other = Checkpoint(tmp_path / "c", fingerprint({"lr": 2}))
     assert other.load("training") is None
     assert first.load("scores") is None
-    assert first.holds("training") and not first.holds("scores") and not other.holds("training")
     (tmp_path / "c/training.safetensors").write_bytes(b"cut off")
-    assert first.load("training") is None and not first.holds("training")
+    assert first.load("training") is None
 
 
 def test_a_checkpoint_of_another_form_is_not_gone_on_from(tmp_path):
@@ -256,10 +254,10 @@ def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeyp
     from lethe.engine import batches, scoring
 
     card = model_folders["llama"]
-    model, tokenizer = models.load(card)
-    settings = ({"model": card}, SCORING, tmp_path / "unfinished")
+    reader = Reader.load(card, SCORING)
+    settings = ({"model": card}, tmp_path / "unfinished")
     monkeypatch.setenv("LETHE_CHECKPOINT_MINUTES", "0")
-    calls, wanted = [], base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
+    calls, wanted = [], base_losses(reader, UPSTREAM, {"model": card})
 
     def dying(*arguments):
         calls.append(1)
@@ -269,13 +267,13 @@ def test_base_losses_go_on_from_what_was_scored(model_folders, tmp_path, monkeyp
 
     monkeypatch.setattr(scoring, "scored_losses", dying)
     with pytest.raises(KeyboardInterrupt):
-        base_losses(model, tokenizer, UPSTREAM, *settings)
-    found = base_losses(model, tokenizer, UPSTREAM, *settings)
+        base_losses(reader, UPSTREAM, *settings)
+    found = base_losses(reader, UPSTREAM, *settings)
     np.testing.assert_array_equal(found.loss_before, wanted.loss_before)
     whole = len(calls) - 1
     calls.clear()
     calls += [1] * 4
-    base_losses(model, tokenizer, UPSTREAM, {"model": card}, SCORING)
+    base_losses(reader, UPSTREAM, {"model": card})
     assert whole == len(calls) - 4, "batches that were scored were scored again"
 
 
@@ -288,9 +286,9 @@ def test_asked_to_stop_at_a_bad_moment_it_leaves_at_the_next(tmp_path, monkeypat
 
     with Checkpoint(tmp_path) as checkpoint:
         checkpoint.seconds = 0
-        agree = distributed.largest
+        agree = distributed.all_max
         if when == "while the processes agree":
-            monkeypatch.setattr(distributed, "largest", lambda wish: asked() or agree(wish))
+            monkeypatch.setattr(distributed, "all_max", lambda wish: asked() or agree(wish))
         assert checkpoint.due()
         monkeypatch.undo()
         if when == "while it saves":

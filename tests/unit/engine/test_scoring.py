@@ -7,7 +7,7 @@ from lethe.config.model_settings import LoRA
 from lethe.data.tokens import Tokens
 from lethe.engine import models
 from lethe.engine.batches import collate, token_losses
-from lethe.engine.scoring import grown, score
+from lethe.engine.scoring import largest_budget, score
 
 # Plain text, a pair, a one-token answer, one scored token after the first, the longest that fits.
 SHAPES = [(9, 1), (23, 14), (17, 16), (2, 1), (tiny.CONTEXT, 1), (23, 5), (9, 8)]
@@ -143,7 +143,7 @@ def test_a_budget_grows_until_memory_is_used_up():
         tried.append(budget)
         return budget / 10_000
 
-    assert grown(share_used, 1000, 10**6) == 4000
+    assert largest_budget(share_used, 1000, 10**6) == 4000
     assert tried == [2000, 4000, 8000]
-    assert grown(share_used, 1000, 3000) == 2000, "no larger than all there is"
-    assert grown(lambda budget: 1.0, 1000, 10**6) == 1000, "what is tried last did not fit"
+    assert largest_budget(share_used, 1000, 3000) == 2000, "no larger than all there is"
+    assert largest_budget(lambda budget: 1.0, 1000, 10**6) == 1000, "what is tried last did not fit"

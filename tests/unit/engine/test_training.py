@@ -7,10 +7,13 @@ from helpers import tiny
 
 from lethe.config.model_settings import LoRA, Recipe
 from lethe.data.tokens import Tokens
-from lethe.engine import models, training
+from lethe.engine import models
 from lethe.engine.batches import collate, token_losses
 from lethe.engine.checkpoints import Checkpoint
+from lethe.engine.objectives import Objective, Part
+from lethe.engine.schedule import Schedule
 from lethe.engine.training import fine_tune, planned_steps, stream
+from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
 
 
@@ -23,8 +26,8 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 def factors(steps: int, **changes) -> list[float]:
-    factor = training._schedule(recipe(**changes), steps)
-    return [factor(step) for step in range(steps)]
+    schedule = Schedule.of_recipe(recipe(**changes), steps)
+    return [schedule.factor(step) for step in range(steps)]
 
 
 def test_the_learning_rate_warms_up_linearly_and_decays_linearly_to_zero():
@@ -107,8 +110,9 @@ def test_loss_is_averaged_over_tokens_or_over_examples_as_the_recipe_says():
     examples = tiny.tokens((30, 1), (30, 28))
     model = tiny.model("olmo")
     means = [token_losses(model, collate([example]))[0].mean().item() for example in examples]
-    by_example = training._loss(model, examples, recipe(average="example"), "cpu").item()
-    by_token = training._loss(model, examples, recipe(average="token"), "cpu").item()
+    part = Part(examples, text=1.0)
+    by_example = Objective(recipe(average="example")).loss(model, part, "cpu").item()
+    by_token = Objective(recipe(average="token")).loss(model, part, "cpu").item()
     assert by_example == pytest.approx(sum(means) / 2, abs=1e-5)
     assert by_token == pytest.approx((29 * means[0] + 2 * means[1]) / 31, abs=1e-5)
     assert abs(by_example - by_token) > 1e-2
@@ -275,13 +279,13 @@ def trainer_losses(model, examples, batch: int, folder) -> list[float]:
 def test_the_loss_curve_is_that_of_transformers_trainer(architecture, tmp_path, monkeypatch):
     examples = tiny.tokens(*RAGGED) * 6
     losses = []
-    step = training._Loop._step
+    take = TrainingLoop.take
 
     def spy(self, *arguments):
-        losses.append(step(self, *arguments))
+        losses.append(take(self, *arguments))
         return losses[-1]
 
-    monkeypatch.setattr(training._Loop, "_step", spy)
+    monkeypatch.setattr(TrainingLoop, "take", spy)
     settings = recipe(warmup_steps=0, decay="constant")
     fine_tune(tiny.model(architecture, scale=1), examples, settings, "t")
     theirs = trainer_losses(tiny.model(architecture, scale=1), examples, 4, tmp_path)
@@ -292,23 +296,23 @@ def test_the_loss_curve_is_that_of_transformers_trainer(architecture, tmp_path, 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
 @pytest.mark.parametrize("changes", [{}, {"batch": 8, "micro_batch": 4}])
 def test_out_of_memory_takes_smaller_passes_to_the_same_weights(
-    monkeypatch, capsys, error, changes
+    monkeypatch, caplog, error, changes
 ):
     """Two examples fit; the first step finds that out."""
     batches, whole, halved = tiny.tokens(*RAGGED, *RAGGED), tiny.model("olmo"), tiny.model("olmo")
     wanted = fine_tune(whole, batches, recipe(**changes | {"micro_batch": 2}), "t")
-    sizes, inside = [], training._loss
+    sizes, inside = [], Objective.loss
 
-    def small(model, part, *options):
-        sizes.append(len(part))
-        if len(part) > 2:
+    def small(self, model, part, device):
+        sizes.append(len(part.examples))
+        if len(part.examples) > 2:
             raise error
-        return inside(model, part, *options)
+        return inside(self, model, part, device)
 
-    monkeypatch.setattr(training, "_loss", small)
+    monkeypatch.setattr(Objective, "loss", small)
     found = fine_tune(halved, batches, recipe(**changes), "t")
     assert sizes == [4] + [2] * 8
-    assert "t: out of memory; 2 examples a pass now" in capsys.readouterr().err
+    assert "t: out of memory; 2 examples per pass now" in caplog.messages
     assert found.last_loss == wanted.last_loss
     for name, value in weights(whole).items():
         torch.testing.assert_close(weights(halved)[name], value, rtol=0, atol=0)
@@ -318,7 +322,7 @@ def test_an_example_that_alone_is_out_of_memory_is_named(monkeypatch):
     def small(*_):
         raise torch.OutOfMemoryError("CUDA")
 
-    monkeypatch.setattr(training, "_loss", small)
+    monkeypatch.setattr(Objective, "loss", small)
     with pytest.raises(LetheError, match=r"t: one example of up to \d+ tokens does not fit"):
         fine_tune(tiny.model("olmo"), tiny.tokens(*RAGGED), recipe(steps=2), "t")
 

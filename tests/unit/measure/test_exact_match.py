@@ -11,6 +11,7 @@ from lethe.config.model_settings import ExactMatch, Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import models
 from lethe.engine.generation import generate
+from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
 from lethe.matrix import forgetting_matrix, rows
 from lethe.measure import repeats
@@ -46,9 +47,8 @@ def upstream(model_folders):
 
 @pytest.fixture(scope="module")
 def base(model_folders, upstream):
-    model, tokenizer = models.load(model_folders["olmo"])
     shared = {"model": model_folders["olmo"], "scoring": SCORING.model_dump()}
-    return base_losses(model, tokenizer, upstream, shared, SCORING)
+    return base_losses(Reader.load(model_folders["olmo"], SCORING), upstream, shared)
 
 
 @pytest.fixture
@@ -176,8 +176,8 @@ def test_long_prompts_lose_their_beginning_and_are_counted(tokenizer):
 class Flaky(Questions):
     """Every question is answered right, the first two only when all are asked together."""
 
-    def ask(self, model, tokenizer, asked=None, title="", checkpoint=None, part="", **_):
-        said = [wanted if ask else None for wanted, ask in zip(self.wanted, asked, strict=True)]
+    def ask(self, reader, asked=None, title="", *, checkpoint=None, part=""):
+        said = [wanted if ask else None for wanted, ask in zip(self.targets, asked, strict=True)]
         if not all(asked):
             said[:2] = ["wrong" if ask else None for ask in asked[:2]]
         else:
@@ -186,7 +186,7 @@ class Flaky(Questions):
 
 
 def test_right_is_only_what_is_right_again_when_the_right_ones_are_asked_alone():
-    questions = Flaky([[1]] * 5, list("abcde"), 0, SCORING)
-    answers = questions.base(None, None, "t", None)
+    questions = Flaky([[1]] * 5, list("abcde"), 0, "squad")
+    answers = questions.base(None, "t", None)
     np.testing.assert_array_equal(answers.exact_match_before, [0, 0, 1, 1, 0])
     assert answers.text == ["wrong", "wrong", "c", "d", "wrong"]

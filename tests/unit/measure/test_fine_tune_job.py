@@ -16,10 +16,10 @@ def test_a_fine_tune_is_read_from_the_files_of_its_rule(tmp_path):
     rows.write(paths["base"], row)
     write_examples(paths["train"], pairs[:3])
     write_examples(paths["evaluation"], pairs[3:])
-    job = fine_tune_job(paths, {"steps": 7}, {"max_tokens": 9}, threads=1, gpu=False)
+    job = fine_tune_job(paths, {"steps": 7}, {"max_tokens": 9}, threads=1, gpus=0)
     assert (job.card, job.base.settings) == ({"path": "somewhere"}, {"model": "m"})
     assert (job.train, job.evaluation) == (pairs[:3], pairs[3:])
     assert (job.recipe, job.scoring) == (Recipe(steps=7), Scoring(max_tokens=9))
     grouped = {"steps": 7, "group_steps": {"g": 9}, "group": "g"}
-    job = fine_tune_job(paths, grouped, {"max_tokens": 9}, threads=1, gpu=False)
+    job = fine_tune_job(paths, grouped, {"max_tokens": 9}, threads=1, gpus=0)
     assert (job.recipe, job.group) == (Recipe(steps=7, group_steps={"g": 9}), "g")

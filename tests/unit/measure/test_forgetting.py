@@ -8,12 +8,14 @@ from helpers import tiny
 
 from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.data.examples import Example, read_upstream, write_upstream
-from lethe.engine import models, scoring, training
+from lethe.engine import models, objectives, scoring
+from lethe.engine import reader as readers
+from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
 from lethe.matrix import rows
-from lethe.measure import forgetting
 from lethe.measure.forgetting import Job, base_losses
+from lethe.measure.own_task import mean_loss
 
 UPSTREAM = tiny.upstream(16)
 SCORING = Scoring(max_tokens=24, tokens_per_batch=100)
@@ -25,9 +27,8 @@ def recipe(**changes) -> Recipe:
 
 
 def base(card, scoring=SCORING, upstream=UPSTREAM):
-    model, tokenizer = models.load(card, scoring.weights)
     shared = {"model": card, "scoring": scoring.model_dump()}
-    return base_losses(model, tokenizer, upstream, shared, scoring)
+    return base_losses(Reader.load(card, scoring), upstream, shared)
 
 
 def job(card, scoring=SCORING, train=None, **changes) -> Job:
@@ -54,7 +55,7 @@ def test_a_late_try_takes_half_as_much_at_a_time_and_measures_the_same(model_fol
     def noting(sizes, collate):
         return lambda examples, *device: sizes.append(examples) or collate(examples, *device)
 
-    monkeypatch.setattr(training, "collate", noting(passes, training.collate))
+    monkeypatch.setattr(objectives, "collate", noting(passes, objectives.collate))
     monkeypatch.setattr(scoring, "collate", noting(batches, scoring.collate))
     halved = run(replace(whole, halvings=1))
     assert {len(examples) for examples in passes} == {2}
@@ -69,7 +70,7 @@ def test_rows_are_scored_in_the_batches_that_a_late_try_of_the_base_model_took(m
     card = model_folders["olmo"]
     still = job(card, lr=0.0)
     shared = {"model": card, "scoring": SCORING.model_dump()}
-    halved = base_losses(*models.load(card), UPSTREAM, shared, SCORING, halvings=1)
+    halved = base_losses(Reader.load(card, SCORING), UPSTREAM, shared, halvings=1)
     assert halved.about["tokens_per_batch"] == SCORING.tokens_per_batch // 2
     assert not run(replace(still, base=halved)).forgetting.any()
 
@@ -210,7 +211,7 @@ def test_a_row_says_what_it_was_measured_with(model_folders):
 
 
 def test_losses_in_evaluation_that_are_all_missing_are_nan():
-    assert np.isnan(forgetting._mean(np.array([np.nan, np.nan])))
+    assert np.isnan(mean_loss(np.array([np.nan, np.nan])))
 
 
 def test_float32_weights_computed_with_in_bfloat16_forget_exactly_nothing(model_folders):
@@ -226,14 +227,14 @@ def test_float32_weights_computed_with_in_bfloat16_forget_exactly_nothing(model_
 def test_rows_are_measured_in_the_batches_that_were_found_for_the_base_model(
     model_folders, monkeypatch
 ):
-    monkeypatch.setattr(forgetting, "fitting_budget", lambda model, examples, careful: 100)
+    monkeypatch.setattr(readers, "fitting_budget", lambda model, examples, careful: 100)
     used = []
 
     def spy(model, examples, budget, *rest, **options):
         used.append(budget)
         return score(model, examples, budget, *rest, **options)
 
-    monkeypatch.setattr(forgetting, "score", spy)
+    monkeypatch.setattr(readers, "score", spy)
     auto = Scoring(max_tokens=24, tokens_per_batch="auto")
     found = run(job(model_folders["olmo"], auto))
     assert set(used) == {100}

@@ -5,7 +5,7 @@ import pytest
 from helpers import tiny
 
 from lethe.config.model_settings import Recipe, Scoring
-from lethe.engine import models
+from lethe.engine.reader import Reader
 from lethe.errors import RowError
 from lethe.matrix import rows
 from lethe.measure import repeats
@@ -19,9 +19,8 @@ RECIPE = Recipe(steps=4, batch=4, lr=1e-2, warmup_steps=1, max_tokens=32, seed=7
 @pytest.fixture(scope="module")
 def job(model_folders):
     card = model_folders["olmo"]
-    model, tokenizer = models.load(card)
     shared = {"model": card, "scoring": SCORING.model_dump()}
-    base = base_losses(model, tokenizer, UPSTREAM, shared, SCORING)
+    base = base_losses(Reader.load(card, SCORING), UPSTREAM, shared)
     return Job(card, base, tiny.pairs(20, seed=1), tiny.pairs(6, seed=2), RECIPE, SCORING)
 
 

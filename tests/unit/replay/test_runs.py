@@ -6,6 +6,7 @@ from helpers import tiny
 
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.engine import models
+from lethe.engine.reader import Reader
 from lethe.errors import LetheError
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
@@ -20,7 +21,7 @@ MIX = {"ratio": 0.25, "temperature": 0.1, "accounting": "add"}
 def job(model_folders):
     card, scoring = model_folders["olmo"], Scoring(max_tokens=24, tokens_per_batch=4096)
     model, tokenizer = models.load(card)
-    base = base_losses(model, tokenizer, UPSTREAM, {"model": card}, scoring)
+    base = base_losses(Reader(model, tokenizer, scoring), UPSTREAM, {"model": card})
     recipe = Recipe(steps=4, batch=4, lr=1e-2, warmup_steps=1, max_tokens=32)
     return Job(card, base, tiny.pairs(20, seed=1), tiny.pairs(6, seed=2), recipe, scoring)
 

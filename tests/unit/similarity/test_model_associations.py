@@ -6,6 +6,7 @@ from helpers import shared
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import models
+from lethe.engine.reader import Reader
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.measure.forgetting import base_losses
@@ -60,7 +61,8 @@ def test_a_direction_is_that_of_the_training_its_row_was_measured_after(
     card, scoring = model_folders["llama"], {"max_tokens": 24, "dtype": dtype}
     model, tokenizer = models.load(card)
     settings = {"model": card, "scoring": Scoring(**scoring).model_dump()}
-    base = base_losses(model, tokenizer, shared.upstream(), settings, Scoring(**scoring))
+    reader = Reader(model, tokenizer, Scoring(**scoring))
+    base = base_losses(reader, shared.upstream(), settings)
     rows.write(tmp_path / "llama-base.parquet", base)
     recipe = {"steps": 3, "batch": 4, "lr": 1e-2, "max_tokens": 32}
     job = shared.job(tmp_path, card, "llama", recipe, scoring, 0)

@@ -1,0 +1,88 @@
+"""Upstream examples as one model reads them, and their measurement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from lethe.data.examples import UpstreamExample
+from lethe.data.tokens import TokenFile, Tokenised
+from lethe.engine import models
+from lethe.engine.checkpoints import Checkpoint
+from lethe.engine.reader import Reader
+from lethe.engine.scoring import Scores
+from lethe.matrix import rows
+from lethe.measure.exact_match import Questions
+
+
+@dataclass(frozen=True)
+class UpstreamSet:
+    """Tokens of upstream examples; `questions` where exact match is measured."""
+
+    tokens: Tokenised
+    questions: Questions | None
+
+    @classmethod
+    def of(cls, reader: Reader, upstream: Sequence[UpstreamExample]) -> Self:
+        """Upstream examples, tokenised as they are scored."""
+        questions = None
+        if reader.scoring.exact_match is not None:
+            examples = [example.example for example in upstream]
+            questions = Questions.of(reader.tokenizer, examples, reader.scoring)
+        return cls(upstream_tokens(reader, upstream), questions)
+
+    def losses(self, reader: Reader, title: str, checkpoint: Checkpoint) -> Scores:
+        """Losses of all examples; those that an interrupted run measured are not measured again."""
+        saved = checkpoint.load("scores")
+
+        def after_batch(losses: np.ndarray) -> None:
+            if checkpoint.due():
+                checkpoint.save("scores", {"losses": torch.from_numpy(losses)})
+                count = int(np.isfinite(losses).sum())
+                checkpoint.leave_if_asked(f"{title}, {count} of {len(losses)} examples")
+
+        partial = None if saved is None else saved[0]["losses"].numpy()
+        scores = reader.losses(
+            self.tokens.examples, title, partial=partial, after_batch=after_batch
+        )
+        checkpoint.remember("scores", {"losses": torch.from_numpy(scores.losses)})
+        return scores
+
+    def base_answers(
+        self, reader: Reader, title: str, checkpoint: Checkpoint
+    ) -> rows.Answers | None:
+        """The answers of the untouched model; None where exact match is not measured."""
+        if self.questions is None:
+            return None
+        return self.questions.base(reader, title, checkpoint)
+
+    def answers(
+        self, reader: Reader, base: rows.Answers | None, title: str, checkpoint: Checkpoint
+    ) -> rows.Answers | None:
+        """Answers of a fine-tuned model to the questions that the base model answered right.
+
+        None where exact match is not measured.
+        """
+        if self.questions is None or base is None:
+            return None
+        selected = base.exact_match_before == 1
+        answers = self.questions.ask(reader, selected, title, checkpoint=checkpoint)
+        return self.questions.after(base, answers)
+
+    def counts(self, scores: Scores) -> dict[str, Any]:
+        """Numbers of truncated, empty and missing examples, and the speed of the scoring."""
+        return {
+            "truncated": self.tokens.truncated,
+            "empty": self.tokens.empty,
+            "missing": int(np.isnan(scores.losses).sum()),
+            "scoring_seconds": scores.seconds,
+            "scoring_tokens_per_second": scores.tokens_per_second,
+            "peak_memory_mb": models.peak_memory_mb(),
+        }
+
+
+def upstream_tokens(reader: Reader, upstream: Sequence[UpstreamExample]) -> Tokenised:
+    """Upstream examples as they are scored, in a file once they are many."""
+    return reader.tokens((example.example for example in upstream), into=TokenFile())

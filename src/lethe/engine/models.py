@@ -144,7 +144,7 @@ def chat_template(asked: str) -> str | None:
         return None if asked == "own" else ""
     try:
         if asked.endswith(".jinja"):
-            return Path(asked).read_text("utf-8")
+            return Path(asked).read_text("utf-8-sig")
         template = AutoTokenizer.from_pretrained(asked).chat_template
     except (OSError, ValueError) as error:
         raise LetheError(f"chat_template {asked}: cannot be read: {error}")

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from lethe.config.settings import (
     Name,
     NonNegative,
+    NonNegativeInt,
     Positive,
+    PositiveInt,
     Seeds,
     Settings,
     refuse_repeated_values,
@@ -67,6 +69,7 @@ class CompletionSettings(Settings):
     )
     threshold: float = Field(
         0.1,
+        allow_inf_nan=False,
         description="Nats. An example whose loss rises by more counts as forgotten (F1, AUC).",
     )
     mf: MFSettings = Field(MFSettings(), description="Settings of the method mf.")
@@ -122,10 +125,10 @@ class NoiseSettings(Settings):
     tasks: Annotated[list[Name], Field(min_length=1)] = Field(
         description="Tasks whose rows are repeated."
     )
-    trainings: Annotated[int, Field(ge=1)] = Field(
+    trainings: PositiveInt = Field(
         2, description="Further trainings per task, each with its own seed."
     )
-    measurements: Annotated[int, Field(ge=0)] = Field(
+    measurements: NonNegativeInt = Field(
         1, description="Further scorings per training, with differently composed batches."
     )
 

@@ -3,9 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from lethe.config.settings import SHA256, Fraction, Name, Settings, Version
+from lethe.config.settings import (
+    SHA256,
+    Fraction,
+    Name,
+    NonNegativeInt,
+    PositiveInt,
+    Settings,
+    Version,
+)
 
 
 class BigBenchSource(Settings):
@@ -21,7 +29,7 @@ class BigBenchSource(Settings):
         "text",
         description="Form of upstream examples: prompt and answer joined to plain text, or pairs.",
     )
-    shots: Annotated[int, Field(ge=0)] = Field(
+    shots: NonNegativeInt = Field(
         0,
         description="Solved examples before each prompt. They are the task's first examples, "
         "which are then left out.",
@@ -48,7 +56,7 @@ class Fields(Settings):
         description="Template of plain text, in place of prompt and answer. Records whose only "
         "field is `text` are plain text without it.",
     )
-    longer_than: Annotated[int, Field(ge=0)] = Field(
+    longer_than: NonNegativeInt = Field(
         0, description="Characters. Plain texts that are not longer are left out."
     )
     first: PositiveInt | None = Field(None, description="Read this many examples, the first ones.")

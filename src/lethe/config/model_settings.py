@@ -3,9 +3,18 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from lethe.config.settings import SHA256, NonNegative, Positive, Seed, Settings, Version
+from lethe.config.settings import (
+    SHA256,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Seed,
+    Settings,
+    Version,
+)
 
 Architecture = Literal["olmo", "gpt_neox", "olmo2", "mpt", "llama"]
 
@@ -24,7 +33,7 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 class Resources(Settings):
     """Resources of one job of this model; they never change a result."""
 
-    gpu: Annotated[int, Field(ge=0)] | None = Field(None, description="GPUs.")
+    gpu: NonNegativeInt | None = Field(None, description="GPUs.")
     mem_mb: PositiveInt | None = Field(None, description="Memory in MB.")
     runtime: PositiveInt | None = Field(None, description="Time limit in minutes.")
     slurm_partition: Annotated[str, StringConstraints(pattern=r"^[\w.,-]+$")] | None = Field(
@@ -54,7 +63,7 @@ class LoRA(Settings):
 class Recipe(Settings):
     """How a model is fine-tuned on a task (paper, section 5 and appendix)."""
 
-    version: Annotated[int, Field(ge=1)] = Field(
+    version: PositiveInt = Field(
         1,
         description="Raise it when a change of the library changes numbers; all rows are then "
         "measured again.",
@@ -69,7 +78,7 @@ class Recipe(Settings):
     )
     batch: PositiveInt = Field(8, description="Examples per step.")
     lr: NonNegative = Field(2e-6, description="Highest learning rate.")
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+    warmup_steps: NonNegativeInt = Field(
         10, description="Steps in which the learning rate rises from 0."
     )
     decay: Literal["linear", "cosine", "constant"] = Field(
@@ -78,7 +87,7 @@ class Recipe(Settings):
     weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
     max_grad_norm: Positive = Field(1.0, description="Norm that gradients are clipped to.")
     seed: Seed = Field(0, description="Seed of the order of examples, dropout and adapters.")
-    max_tokens: Annotated[int, Field(ge=2)] = Field(
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
         1024, description="Tokens of the longest training example; longer ones are cut."
     )
     truncation: Literal["left", "right"] = Field(
@@ -152,8 +161,8 @@ class RecipeChange(Settings):
     max_epochs: Positive | None = None
     batch: PositiveInt | None = None
     lr: NonNegative | None = None
-    warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    max_tokens: Annotated[int, Field(ge=2)] | None = None
+    warmup_steps: NonNegativeInt | None = None
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     micro_batch: PositiveInt | None = None
     gradient_checkpointing: bool | None = None
@@ -176,11 +185,13 @@ def apply_changes(recipe: Recipe, change: RecipeChange, processes: int = 1) -> R
 class Pretraining(Settings):
     """How a model from scratch is trained on the upstream corpus."""
 
-    vocabulary: Annotated[int, Field(ge=300)] = Field(4096, description="Tokens of the tokenizer.")
+    vocabulary: Annotated[int, Field(ge=300, lt=2**31)] = Field(
+        4096, description="Tokens of the tokenizer."
+    )
     hidden: PositiveInt = Field(128, description="Width of the model.")
     layers: PositiveInt = Field(4, description="Layers.")
     heads: PositiveInt = Field(4, description="Attention heads per layer.")
-    context: Annotated[int, Field(ge=8)] = Field(128, description="Tokens per sequence.")
+    context: Annotated[int, Field(ge=8, lt=2**31)] = Field(128, description="Tokens per sequence.")
     steps: PositiveInt = Field(1200, description="Optimizer steps.")
     batch: PositiveInt = Field(16, description="Sequences per step.")
     lr: Positive = Field(2e-3, description="Highest learning rate.")
@@ -294,7 +305,7 @@ class ExactMatch(Settings):
 class Scoring(Settings):
     """How losses are measured, equally before and after fine-tuning."""
 
-    max_tokens: Annotated[int, Field(ge=2)] = Field(
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
         64, description="Tokens of the longest example; longer ones are cut."
     )
     tokens_per_batch: PositiveInt | Literal["auto"] = Field(

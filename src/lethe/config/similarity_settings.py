@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from lethe.config.settings import (
     SHA256,
     Positive,
+    PositiveInt,
     Seed,
     Seeds,
     Settings,
@@ -69,7 +70,7 @@ class TwoTower(Settings):
         "none",
         description="Added to the dot product: nothing, or the mean forgetting of the example.",
     )
-    folds: Annotated[int, Field(ge=2)] = Field(
+    folds: Annotated[int, Field(ge=2, lt=2**31)] = Field(
         4,
         description="Number of folds of the training tasks. Each training task is predicted by "
         "networks that were trained without its fold.",
@@ -88,7 +89,7 @@ class Similarity(Settings):
         32, description="Training examples per task that are read; the paper reads up to 1,000."
     )
     encoder: Encoder = Field(PackageEncoder(), description="Encoder of the text_encoder vectors.")
-    encoder_tokens: Annotated[int, Field(ge=2)] = Field(
+    encoder_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
         128, description="Tokens of the longest text that the encoder reads; longer ones are cut."
     )
     projection: Projection = Field(

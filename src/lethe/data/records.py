@@ -16,6 +16,10 @@ from lethe.config.csv_lines import CsvError, csv_lines, header_problem, shape_pr
 from lethe.errors import LetheError
 
 COMPRESSED = (".gz", ".zst", ".zstd")
+# A compressed file may unpack to this many bytes, or to this many times its own size if that is
+# more. Text rarely shrinks to less than a twentieth.
+UNPACKED_BYTES = 2**30
+UNPACKED_RATIO = 200
 
 
 class Record(dict[str, Any]):
@@ -80,12 +84,43 @@ def _errors_named(path: Path, kind: str, records: Iterator[Record]) -> Iterator[
 
 def _open(path: Path) -> io.TextIOBase:
     # utf-8-sig: spreadsheets write a byte order mark, which must not be part of a field's name.
+    if path.suffix not in COMPRESSED:
+        return path.open(encoding="utf-8-sig", newline="")
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    if path.suffix in (".zst", ".zstd"):
-        stream = pa.input_stream(str(path), compression="zstd")
-        return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        # Closed with the stream that reads it.
+        unpacked = gzip.open(path, "rb")  # noqa: SIM115
+    else:
+        unpacked = pa.input_stream(str(path), compression="zstd")
+    stream = io.BufferedReader(_Bounded(unpacked, path))
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+
+
+class _Bounded(io.RawIOBase):
+    """Unpacked bytes of a compressed file, up to a bound: a small file may unpack to petabytes."""
+
+    def __init__(self, unpacked: Any, path: Path):
+        self._unpacked = unpacked
+        self._path = path
+        self._most = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._unpacked.read(len(buffer))
+        self._count += len(content)
+        if self._count > self._most:
+            raise LetheError(
+                f"{self._path}: unpacks to more than {self._most:,} bytes, {UNPACKED_RATIO} times "
+                "its size or more; unpack it yourself if that is right"
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._unpacked.close()
+        super().close()
 
 
 def _json_lines(path: Path) -> Iterator[Record]:

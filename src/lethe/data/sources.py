@@ -195,7 +195,15 @@ def _matching_rows(source: DatasetSource, rows: Any, where: str) -> list[int]:
     """Numbers of the rows whose field `by` equals `where`."""
     if source.by not in rows.column_names:
         raise LetheError(f"{source.path}: no field {source.by!r}; seen: {rows.column_names}")
-    values = [str(value) for value in rows[source.by]]
+    values = []
+    for number, value in enumerate(rows[source.by], start=1):
+        if isinstance(value, list | dict | bytes):
+            raise LetheError(
+                f"{source.path}: field {source.by!r} of record {number} holds a value of type "
+                f"{type(value).__name__}, which cannot be compared with {where!r}; name another "
+                "field as by"
+            )
+        values.append(str(value))
     if source.by_until is not None:
         values = [value.split(source.by_until)[0] for value in values]
     numbers = [number for number, value in enumerate(values) if value == where]

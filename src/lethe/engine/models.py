@@ -151,8 +151,8 @@ def chat_template(name: str) -> str | None:
         return None if name == "own" else ""
     try:
         if name.endswith(".jinja"):
-            return Path(name).read_text("utf-8")
-        template = AutoTokenizer.from_pretrained(name).chat_template
+            return Path(name).read_text("utf-8-sig")
+        template = AutoTokenizer.from_pretrained(name, trust_remote_code=False).chat_template
     except (OSError, ValueError) as error:
         raise LetheError(f"chat_template {name}: cannot be read: {error}")
     if not template:

@@ -45,6 +45,16 @@ def test_a_json_file_is_a_list_or_an_object_with_examples(tmp_path, wrap, indent
     assert list(records.read_records(tmp_path / "a.json")) == WANTED
 
 
+@pytest.mark.parametrize(("name", "write"), [("a.txt.gz", gz), ("a.jsonl.zst", zst)])
+def test_a_file_that_unpacks_without_bound_is_refused(tmp_path, monkeypatch, name, write):
+    write(tmp_path / name, b" " * 300_000)
+    monkeypatch.setattr(records, "UNPACKED_BYTES", 300_000)
+    assert list(records.read_records(tmp_path / name)) == []
+    monkeypatch.setattr(records, "UNPACKED_BYTES", 200_000)
+    with pytest.raises(LetheError, match=rf"{name}: unpacks to more than 200,000 bytes"):
+        list(records.read_records(tmp_path / name))
+
+
 def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "c.txt"):
         (tmp_path / name).touch()

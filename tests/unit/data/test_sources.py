@@ -184,6 +184,15 @@ def test_what_a_dataset_lacks_is_said_with_what_it_has(saved, name, settings, pa
         list(read_source(dataset(saved / name, **settings), "z"))
 
 
+def test_records_cannot_be_selected_by_a_field_of_lists(tmp_path):
+    import datasets
+
+    rows = {"instruction": ["a"], "labels": [["x"]], "response": ["1"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "lists")
+    with pytest.raises(LetheError, match=r"lists: field 'labels' of record 1 .*type list"):
+        list(read_source(dataset(tmp_path / "lists", by="labels"), "x"))
+
+
 def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):
     import datasets
 

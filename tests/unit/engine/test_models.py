@@ -106,6 +106,11 @@ def test_a_model_without_a_chat_template_borrows_one_or_lays_its_own_down(tmp_pa
     assert "chat_template" not in models.card(str(folder), chat_template=None)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_template(tmp_path):
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}", "utf-8-sig")
+    assert models.chat_template(str(tmp_path / "own.jinja")) == "{{ messages[0].content }}"
+
+
 def test_a_template_that_is_not_there_is_named(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     tiny.model("llama").save_pretrained(tmp_path)

@@ -69,6 +69,7 @@ NAMES = (
     "measure",
     "status",
     "worst_domain",
+    "lethe_version",
     "largest_difference_task",
     "eval_loss_after_largest_difference_task",
 )

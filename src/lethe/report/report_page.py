@@ -145,6 +145,13 @@ def make_warnings(findings: Findings) -> list[str]:
 
 def _fine_tune_warnings(table: pd.DataFrame) -> list[str]:
     warnings = []
+    # Tables of an older version have no such column.
+    versions = sorted(table.lethe_version.unique()) if "lethe_version" in table else []
+    if len(versions) > 1:
+        warnings.append(
+            f"Rows were measured with several versions of lethe: {_list(versions)}. Compare them "
+            "with care."
+        )
     idle = table[table.eval_loss_after >= table.eval_loss_before].task.tolist()
     if idle:
         warnings.append(f"Fine-tuning did not lower the loss on the task itself for {_list(idle)}.")

@@ -169,3 +169,12 @@ def test_runs_with_names_of_their_own_are_drawn(findings, tmp_path):
         plots.save_figure(plots.draw_figure(name, named), tmp_path / f"{name}.svg")
         assert "my run" in (tmp_path / f"{name}.svg").read_text()
         assert "a$b$" in (tmp_path / f"{name}.svg").read_text()
+
+
+def test_rows_of_several_versions_of_lethe_are_a_warning(findings):
+    table = findings.summaries["one"]
+    for versions in (["0.1.0"] * 4, ["0.1.0", "0.2.0", "0.1.0", "0.2.0"]):
+        summaries = {"one": table.assign(lethe_version=versions)}
+        text = " ".join(report_page.make_warnings(replace(findings, summaries=summaries)))
+        warned = "one: Rows were measured with several versions of lethe: 0.1.0, 0.2.0." in text
+        assert warned == (len(set(versions)) > 1)

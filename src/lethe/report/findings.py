@@ -26,6 +26,7 @@ class Findings:
     completions: dict[str, pd.DataFrame]
     summaries: dict[str, pd.DataFrame] = field(default_factory=dict)
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
+    contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
@@ -53,7 +54,25 @@ class Findings:
         return "right answers lost (share)" if self.binary else "rise in loss (nats)"
 
 
-NAMES = ("task", "group", "split", "strategy", "method", "metric", "association")
+# Columns of text. All other columns hold numbers.
+NAMES = (
+    "task",
+    "group",
+    "split",
+    "strategy",
+    "method",
+    "metric",
+    "association",
+    "question",
+    "run",
+    "reference",
+    "measure",
+    "status",
+    "worst_domain",
+    "lethe_version",
+    "largest_difference_task",
+    "eval_loss_after_largest_difference_task",
+)
 
 
 def _read_table(path: str | Path) -> pd.DataFrame:
@@ -100,6 +119,7 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         completions=tables("completions"),
         summaries=tables("summaries"),
         comparisons=tables("comparisons"),
+        contrasts=tables("contrasts"),
         runs=tables("runs"),
         associations=tables("associations"),
         noise=records("noise"),

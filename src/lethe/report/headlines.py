@@ -4,12 +4,14 @@ A headline states a result if there are enough tasks to support it. Otherwise it
 and gives its value.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.findings import Findings
-from lethe.report.plots import LABELS
+from lethe.report.plots import label_of
 from lethe.statistics import Difference, bootstrap_interval
 
 # Level of p after Holm's correction, below which a headline calls a difference significant.
@@ -28,7 +30,9 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
         sentences.append(rank_headline(findings.curves[model], tasks=len(z.tasks)))
         sentences += completion_headlines(model, findings)
         if model in findings.comparisons:
-            sentences += replay_headlines(findings.comparisons[model], findings.unit)
+            sentences += replay_headlines(
+                findings.comparisons[model], findings.unit, findings.contrasts.get(model)
+            )
         headlines[model] = sentences
     return headlines
 
@@ -109,33 +113,63 @@ def completion_headlines(model: str, findings: Findings) -> list[str]:
     others = []
     for name in ("column_mean", "additive", "knn", "mf"):
         if name in rmse.index and name != best:
-            others.append(f"{LABELS[name]} {rmse.value[name]:.3f}")
+            others.append(f"{label_of(name)} {rmse.value[name]:.3f}")
     compared = f"; {', '.join(others)}" if others else ""
     tasks = sum(task.split == "test" for task in findings.tasks.values())
     interval = format_interval(rmse.low[best], rmse.high[best], ".3f")
     return [
         f"Error of forgetting predicted from {_count(probes, 'probe')} of an unseen task (RMSE, "
         f"{_count(tasks, 'test task')}): {rmse.value[best]:.3f} {findings.unit} {interval} with "
-        f"{LABELS.get(best, best)}, the lowest of {_count(len(rmse), 'method')}{compared}."
+        f"{label_of(best)}, the lowest of {_count(len(rmse), 'method')}{compared}."
     ]
 
 
-def replay_headlines(table: pd.DataFrame, unit: str) -> list[str]:
-    """Compares each strategy with random replay, and first random replay with no replay.
+def replay_headlines(
+    comparison: pd.DataFrame, unit: str, contrasts: pd.DataFrame | None = None
+) -> list[str]:
+    """Compares the replay runs of one model by their held-out forgetting.
+
+    Planned comparisons come first, with random replay against no replay before the others. All
+    other runs are compared with random replay; beside planned comparisons, these are exploratory.
 
     Parameters
     ----------
-    table
-        replay_comparison.csv of one model.
+    comparison
+        replay_comparison.csv.
+    contrasts
+        replay_contrasts.csv; None if the experiment plans no comparison.
     """
-    lines = table.set_index("strategy")
-    comparisons = len(lines) - 1
-    headlines = []
-    if "none" in lines.index:
-        headlines.append(_random_headline(lines, unit, comparisons))
-    for name in lines.index.difference(["none", "random"], sort=False):
-        headlines.append(_strategy_headline(lines, name, unit=unit, comparisons=comparisons))
+    lines = comparison.set_index("strategy")
+    planned = pd.DataFrame(columns=["run"])
+    if contrasts is not None:
+        planned = contrasts[(contrasts.status == "planned") & (contrasts.measure == _KEY)]
+    headlines = [_planned_headline(line, unit, len(planned)) for line in planned.itertuples()]
+    others = len(lines) - 1
+    if planned.empty and "none" in lines.index:
+        headlines.append(_random_headline(lines, unit, others))
+    prefix = "" if planned.empty else "Exploratory: "
+    excluded = ["none", "random", *planned.run]
+    for name in lines.index.difference(excluded, sort=False):
+        headline = _strategy_headline(lines, name, unit=unit, comparisons=others)
+        headlines.append(prefix + headline)
     return headlines
+
+
+def _planned_headline(line: Any, unit: str, comparisons: int) -> str:
+    """One line of replay_contrasts.csv as a sentence."""
+    difference = Difference(mean=line.difference, low=line.low, high=line.high, p=line.p_holm)
+    values = (
+        f"{_replay_of(line.run)}: {line.mean:.3f} vs {line.reference_mean:.3f} {unit} "
+        f"{_against(line.reference)}"
+    )
+    return _comparison(
+        values,
+        reference=line.reference_mean,
+        difference=difference,
+        tasks=int(line.tasks),
+        tasks_lower=int(line.tasks_lower),
+        comparisons=comparisons,
+    )
 
 
 def _random_headline(lines: pd.DataFrame, unit: str, comparisons: int) -> str:
@@ -165,11 +199,9 @@ def _strategy_headline(lines: pd.DataFrame, name: str, *, unit: str, comparisons
         high=line[f"{_KEY}_difference_high"],
         p=line[f"{_KEY}_difference_p_holm"],
     )
-    label = LABELS.get(name, name)
     reference = lines[_KEY]["random"]
-    subject = f"{label[0].upper()}{label[1:]} replay"
     return _comparison(
-        f"{subject}: {line[_KEY]:.3f} vs {reference:.3f} {unit} for random",
+        f"{_replay_of(name)}: {line[_KEY]:.3f} vs {reference:.3f} {unit} for random",
         reference=reference,
         difference=difference,
         tasks=int(line.tasks),
@@ -177,10 +209,26 @@ def _strategy_headline(lines: pd.DataFrame, name: str, *, unit: str, comparisons
     )
 
 
+def _replay_of(name: str) -> str:
+    """The name of a replay run at the beginning of a sentence."""
+    label = label_of(name)
+    return f"{label[0].upper()}{label[1:]} replay"
+
+
+def _against(name: str) -> str:
+    return "without replay" if name == "none" else f"for {label_of(name)}"
+
+
 def _comparison(
-    values: str, *, reference: float, difference: Difference, tasks: int, comparisons: int
+    values: str,
+    *,
+    reference: float,
+    difference: Difference,
+    tasks: int,
+    comparisons: int,
+    tasks_lower: int | None = None,
 ) -> str:
-    """Completes a sentence on the held-out forgetting of two strategies by effect and test."""
+    """Completes a sentence on the held-out forgetting of two runs by effect and test."""
     needed = tasks_needed(comparisons)
     untestable = f"No test possible: only {_count(tasks, 'test task')} (at least {needed} needed)."
     if tasks < ENOUGH_TASKS:
@@ -190,7 +238,8 @@ def _comparison(
         return f"{values} (the same on each of {_count(tasks, 'test task')})."
     change = f"{100 * difference.mean / reference:+.0f} %; " if reference > 0 else ""
     interval = format_interval(difference.low, difference.high, "+.3f")
-    effect = f"{change}difference {difference.mean:+.3f} {interval}; {tasks} test tasks"
+    counted = "" if tasks_lower is None else f"lower on {tasks_lower} of "
+    effect = f"{change}difference {difference.mean:+.3f} {interval}; {counted}{tasks} test tasks"
     if tasks < needed:
         return f"{values} ({effect}). {untestable}"
     return f"{values} ({effect}; {_significance(difference)})."

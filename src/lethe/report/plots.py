@@ -1,6 +1,6 @@
 """The figures of the report. Each is a function from findings to a matplotlib Figure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -58,6 +58,7 @@ LABELS = {
     "perplexity": "highest loss",
     "perplexity_median": "median loss",
 }
+# Colours of models, and of replay runs that have a name of their own.
 MODEL_COLOURS = ("#0b6e99", "#c4622d", "#1b7f5c", "#7b61c4", "#b5467a", "#c69214")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -275,15 +276,31 @@ def draw_forgetting_by_task(findings: Findings) -> Figure:
 
 
 def draw_replay(findings: Findings) -> Figure:
-    """Draws held-out forgetting by strategy, and its paired difference to random replay."""
-    figure, axes = _panels(len(findings.comparisons), 2, width=4.8, height=2.9)
+    """Draws held-out forgetting by strategy, its difference to random replay, and the trade-off."""
+    figure, axes = _panels(len(findings.comparisons), 3, width=4.3, height=3.1)
     for line, (model, table) in zip(axes, findings.comparisons.items(), strict=True):
-        draw_strategies(line[0], table, measure="heldout_forgetting")
-        line[0].set_xlabel(f"held out: {findings.measure}")
-        line[0].set_title(f"{model}, held-out forgetting")
-        draw_differences(line[1], table, findings.unit)
-        line[1].set_title("difference to random replay")
+        strategies, differences, trade_off = line
+        draw_strategies(strategies, table, measure="heldout_forgetting")
+        strategies.set_xlabel(f"held out: {findings.measure}")
+        strategies.set_title(f"{model}, held-out forgetting")
+        draw_differences(differences, table, findings.unit)
+        differences.set_title("difference to random replay")
+        draw_trade_off(trade_off, table, findings.measure)
+        trade_off.set_title("forgetting against new-task loss")
     return figure
+
+
+def label_of(name: str) -> str:
+    """The label of a method or strategy, or the name of a replay run without underscores."""
+    return LABELS.get(name, name.replace("_", " "))
+
+
+def colours_of(names: Iterable[str]) -> list[str]:
+    """The colour of each method, strategy or replay run."""
+    colours = []
+    for i, name in enumerate(names):
+        colours.append(COLOURS.get(name, MODEL_COLOURS[i % len(MODEL_COLOURS)]))
+    return colours
 
 
 def draw_strategies(axis: Axes, table: pd.DataFrame, *, measure: str) -> None:
@@ -291,9 +308,9 @@ def draw_strategies(axis: Axes, table: pd.DataFrame, *, measure: str) -> None:
     values = table[measure]
     spread = _error_bars(values, table[f"{measure}_low"], table[f"{measure}_high"])
     positions = range(len(table))
-    axis.barh(positions, values, color=table.strategy.map(COLOURS), height=0.65)
+    axis.barh(positions, values, color=colours_of(table.strategy), height=0.65)
     axis.errorbar(values, positions, xerr=spread, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
-    axis.set_yticks(positions, table.strategy.map(LABELS))
+    axis.set_yticks(positions, table.strategy.map(label_of))
     axis.invert_yaxis()
     axis.grid(axis="x")
     axis.set_axisbelow(True)
@@ -313,22 +330,45 @@ def draw_differences(axis: Axes, table: pd.DataFrame, unit: str) -> None:
         low=others.heldout_forgetting_difference_low,
         high=others.heldout_forgetting_difference_high,
     )
-    for position, strategy in enumerate(others.strategy):
+    for position, colour in enumerate(colours_of(others.strategy)):
         axis.errorbar(
             values[position],
             position,
             xerr=spread[:, [position]],
-            color=COLOURS[strategy],
+            color=colour,
             fmt="o",
             ms=6,
             capsize=3,
         )
     axis.axvline(0, color=FAINT, linewidth=0.9)
-    axis.set_yticks(range(len(others)), others.strategy.map(LABELS))
+    axis.set_yticks(range(len(others)), others.strategy.map(label_of))
     axis.set_ylim(len(others) - 0.5, -0.5)
     axis.set_xlabel(f"{unit}; left of 0: less forgotten")
     axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="x")
+
+
+def draw_trade_off(axis: Axes, table: pd.DataFrame, measure: str) -> None:
+    """Draws one point per strategy: held-out forgetting against the loss on the new task.
+
+    The best strategies are at the lower left: little is forgotten, and the new task is learned.
+    """
+    for line, colour in zip(table.itertuples(), colours_of(table.strategy), strict=True):
+        axis.plot(
+            line.eval_loss_after,
+            line.heldout_forgetting,
+            "o",
+            ms=7,
+            color=colour,
+            label=label_of(line.strategy),
+        )
+    axis.set_xlabel("loss on the new task (nats)")
+    axis.set_ylabel(f"held out: {measure}")
+    axis.locator_params(axis="x", nbins=5)
+    axis.margins(0.12)
+    axis.grid()
+    axis.set_axisbelow(True)
+    axis.legend(fontsize=7)
 
 
 def draw_overview(findings: Findings) -> Figure:
@@ -348,8 +388,9 @@ def draw_overview(findings: Findings) -> Figure:
     error.set_title("3  Error of predicted forgetting")
     error.legend(ncols=2, fontsize=7)
     if model in findings.comparisons:
-        draw_differences(replay, findings.comparisons[model], findings.unit)
-        replay.set_title("4  Forgetting, compared with random replay")
+        draw_strategies(replay, findings.comparisons[model], measure="heldout_forgetting")
+        replay.set_xlabel(f"held out: {findings.measure}")
+        replay.set_title("4  Forgetting with each kind of replay")
     else:
         replay.set_axis_off()
     return figure

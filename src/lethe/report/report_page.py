@@ -14,7 +14,7 @@ from lethe.analysis import transfer
 from lethe.data.examples import UpstreamExample
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
-from lethe.report.plots import LABELS
+from lethe.report.plots import label_of
 
 CAPTIONS = {
     "heatmap": "Z, the matrix of forgetting. It has one row per fine-tuning task and one column "
@@ -31,10 +31,23 @@ CAPTIONS = {
     "In-domain: the test tasks of the task table. Out-of-domain: each group of tasks, predicted "
     "from the other groups.",
     "replay": "Left: mean forgetting of held-out upstream examples, which no strategy may replay. "
-    "Right: paired difference to random replay on the same tasks; left of 0, the strategy forgets "
-    "less. Error bars are 95 percent intervals over tasks, each on its own. With several "
-    "strategies, one interval is likely to exclude zero by chance, so the table has p corrected "
-    "for the number of strategies.",
+    "Middle: paired difference to random replay on the same tasks; left of 0, less is forgotten. "
+    "Error bars are 95 percent intervals over tasks, each on its own. With several strategies, one "
+    "interval is likely to exclude zero by chance, so the table has p corrected for their number. "
+    "Right: mean forgetting against the mean loss on the new task after fine-tuning. The best "
+    "strategies are at the lower left.",
+}
+
+
+# Measures of a replay run, in the order of the columns.
+MEASURES = {
+    "heldout_forgetting": "held-out forgetting",
+    "eval_loss_after": "loss on the new task",
+    "worst_domain_forgetting": "worst domain",
+    "rise_share": "share of rises",
+    "rise_mean": "mean rise",
+    "drift": "drift",
+    "heldout_kl": "KL",
 }
 
 
@@ -52,7 +65,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         loader=PackageLoader("lethe.report", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["number"] = format_number
-    environment.filters["label"] = _label
+    environment.filters["label"] = label_of
     images = {name: base64.b64encode(png).decode() for name, png in figures.items()}
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
@@ -67,6 +80,9 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         f1_by_rank=_by_model(_f1_values, findings.curves),
         completions=_by_model(_scores, findings.completions),
         comparisons=_by_model(_records, findings.comparisons),
+        replay_measures=_by_model(_replay_measures, findings.comparisons),
+        measures=MEASURES,
+        contrasts=_by_model(_records, findings.contrasts),
         associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
@@ -86,17 +102,17 @@ def format_number(value: Any, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def _label(name: str) -> str:
-    """The label of a method or strategy, or its name without underscores."""
-    return LABELS.get(name, name.replace("_", " "))
-
-
 def _records(table: pd.DataFrame) -> list[dict]:
     return table.to_dict("records")
 
 
 def _by_model(function: Callable, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     return {model: function(table) for model, table in tables.items()}
+
+
+def _replay_measures(table: pd.DataFrame) -> list[str]:
+    """The measures in a table of replay_comparison.csv; one of an older version has fewer."""
+    return [measure for measure in MEASURES if measure in table]
 
 
 def _f1_values(curve: pd.DataFrame) -> dict[str, float]:
@@ -129,6 +145,13 @@ def make_warnings(findings: Findings) -> list[str]:
 
 def _fine_tune_warnings(table: pd.DataFrame) -> list[str]:
     warnings = []
+    # Tables of an older version have no such column.
+    versions = sorted(table.lethe_version.unique()) if "lethe_version" in table else []
+    if len(versions) > 1:
+        warnings.append(
+            f"Rows were measured with several versions of lethe: {_list(versions)}. Compare them "
+            "with care."
+        )
     idle = table[table.eval_loss_after >= table.eval_loss_before].task.tolist()
     if idle:
         warnings.append(f"Fine-tuning did not lower the loss on the task itself for {_list(idle)}.")

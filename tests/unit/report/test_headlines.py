@@ -137,3 +137,26 @@ def test_lost_answers_are_a_percentage():
     text = headlines.forgetting_headline(z, binary=True)
     assert text.startswith("Fine-tuning lost 25.0 % of the base model's right answers on average.")
     assert "Mean over 2 tasks" in text
+
+
+def test_planned_comparisons_come_first_and_the_others_are_exploratory(findings):
+    planned = [tiny_findings.contrast(run="random", reference="none"), tiny_findings.contrast()]
+    planned.append(tiny_findings.contrast(measure="drift", status="secondary"))
+    sentences = headlines.replay_headlines(
+        findings.comparisons["one"].assign(tasks=8), "nats", pd.DataFrame(planned)
+    )
+    assert sentences[0].startswith("Random replay: 0.047 vs 0.054 nats without replay (-13 %;")
+    assert sentences[1] == (
+        "Gaussian kl replay: 0.047 vs 0.054 nats for random kl (-13 %; difference -0.007 "
+        "[-0.009, -0.005]; lower on 27 of 29 test tasks; significant, p < .001)."
+    )
+    others = sentences[2:]
+    assert len(others) == 2 and all(line.startswith("Exploratory: ") for line in others)
+
+
+def test_planned_comparisons_that_cannot_be_decided_are_not_called_significant(findings):
+    planned = pd.DataFrame(
+        [tiny_findings.contrast(tasks=5, tasks_lower=5, p=0.0625, p_holm=0.0625)]
+    )
+    sentence = headlines.replay_headlines(findings.comparisons["one"], "nats", planned)[0]
+    assert "No test possible: only 5 test tasks (at least 6 needed)." in sentence

@@ -3,10 +3,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
-from lethe.report import report_page
+from lethe.report import plots, report_page
 
 SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT}
 PNG = b"\x89PNG not really"
@@ -142,3 +143,38 @@ def test_examples_without_values_are_not_among_the_most_forgotten(findings):
     z.values[0, 2:] = np.nan
     shown = report_page.most_forgotten(replace(findings, matrices={"one": z}))["one"]["007"]
     assert len(shown) == 2
+
+
+def test_planned_comparisons_and_further_measures_of_replay_are_on_the_page(findings):
+    table = findings.comparisons["one"]
+    for measure in ("worst_domain_forgetting", "drift"):
+        for suffix in ("", "_low", "_high", "_difference", "_difference_low", "_difference_high"):
+            table = table.assign(**{f"{measure}{suffix}": 0.123})
+        table = table.assign(**{f"{measure}_difference_p_holm": 0.5})
+    table = table.assign(strategy=["none", "random", "mf", tiny_findings.SCRIPT])
+    line = tiny_findings.contrast(run=tiny_findings.SCRIPT, largest_difference_task="poems")
+    both = replace(findings, comparisons={"one": table}, contrasts={"one": pd.DataFrame([line])})
+    page = report_page.render_page(both, {}, SETTINGS)
+    assert "script" not in {tag for tag, _ in Elements(page).tags}
+    for text in ("one: planned comparisons", "27 of 29 tasks", "worst domain", "drift", "poems"):
+        assert text in page
+    assert "share of rises</th>" not in page
+    assert "(exploratory)" in page
+
+
+def test_runs_with_names_of_their_own_are_drawn(findings, tmp_path):
+    table = findings.comparisons["one"].assign(strategy=["none", "random", "my_run", "a$b$"])
+    named = replace(findings, comparisons={"one": table})
+    for name in ("replay", "overview"):
+        plots.save_figure(plots.draw_figure(name, named), tmp_path / f"{name}.svg")
+        assert "my run" in (tmp_path / f"{name}.svg").read_text()
+        assert "a$b$" in (tmp_path / f"{name}.svg").read_text()
+
+
+def test_rows_of_several_versions_of_lethe_are_a_warning(findings):
+    table = findings.summaries["one"]
+    for versions in (["0.1.0"] * 4, ["0.1.0", "0.2.0", "0.1.0", "0.2.0"]):
+        summaries = {"one": table.assign(lethe_version=versions)}
+        text = " ".join(report_page.make_warnings(replace(findings, summaries=summaries)))
+        warned = "one: Rows were measured with several versions of lethe: 0.1.0, 0.2.0." in text
+        assert warned == (len(set(versions)) > 1)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,15 @@ def run(folder, *arguments, profile="profiles/default", code=ROOT):
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def test_every_rule_says_what_it_makes():
+    """Else `snakemake --list-rules` would not read like a table of contents."""
+    for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]:
+        lines = path.read_text("utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if re.match(r"\s*rule \w+:$", line):
+                assert re.match(r'\s+"""[A-Z].*\."""$', lines[number + 1]), f"{path}: {line}"
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def _only_two_rows(place) -> None:
 
 
 def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
-    """More memory comes first (rules/common.smk); where that was not enough, this."""
+    """The second try gets more memory; the third also gets smaller batches."""
     path = copied.results / "olmo/rows/add.parquet"
     first = rows.read(path)
     path.unlink()

@@ -67,6 +67,17 @@ def test_a_fresh_clone_beside_copied_results_reruns_nothing(copied, tmp_path):
     assert Place(copied.folder, _clone(tmp_path)).planned() == {}
 
 
+def test_patches_for_another_snakemake_do_nothing_and_say_so(copied, tmp_path):
+    code = _clone(tmp_path)
+    patches = code / "rules/snakemake_patches.smk"
+    patches.write_text(patches.read_text("utf-8").replace('"9.27"', '"9.1"'), "utf-8")
+    place = Place(copied.folder, code)
+    output = place.run("--dry-run")
+    assert output.count("snakemake_patches.smk does nothing") == 1
+    assert "not written for snakemake 9.27" in output
+    assert place.planned() == {}
+
+
 def _clone(folder: Path) -> Path:
     """The code as a clone gives it: every file new."""
     code = folder / "clone"

@@ -103,6 +103,15 @@ def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
     np.testing.assert_array_equal(row.loss_before, before.loss_before)
 
 
+def test_weights_are_made_when_the_recipe_keeps_them(copied):
+    copied.change(recipe={"keep_weights": True})
+    copied.run("--", "results/tiny/olmo/weights/add")
+    names = {path.name for path in (copied.results / "olmo/weights/add").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    row = rows.read(copied.results / "olmo/rows/add.parquet")
+    assert row.settings["recipe"]["keep_weights"] is True
+
+
 def test_the_plan_counts_the_jobs_that_a_run_would_start(tmp_path):
     make_experiment(tmp_path / "new")
     place = Place(tmp_path / "new")

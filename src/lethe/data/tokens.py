@@ -159,10 +159,12 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 
 class _Encoder:
-    """A tokenizer, and the number of special tokens that it appends to every text."""
+    """A tokenizer, and facts about it that are the same for every example."""
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
+        # Tokens of the end of a turn, by the text that the template writes after an answer.
+        self._ends: dict[str, list[int]] = {}
         self.templated = has_template(tokenizer)
         self.appended = _appended_tokens(tokenizer)
 
@@ -183,7 +185,9 @@ class _Encoder:
             turn = render_turn(self.tokenizer, prompt)
             ids = self._plain(turn.prompt)
             answer_ids = self._after(ids, turn.prompt, turn.lead + answer) if answer else []
-            end = end_of_turn(self.tokenizer, turn.tail)
+            if turn.tail not in self._ends:
+                self._ends[turn.tail] = end_of_turn(self.tokenizer, turn.tail)
+            end = self._ends[turn.tail]
         else:
             ids = self.prompt(prompt)
             # Encoded separately, so that loss begins exactly between prompt and answer.

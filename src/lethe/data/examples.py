@@ -1,8 +1,8 @@
 """Examples and the parquet tables that hold them."""
 
 import hashlib
+import logging
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from lethe.errors import LetheError
 from lethe.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 # Examples that are read together, and so are in memory at the same time.
 READ_AT_ONCE = 1024
@@ -105,7 +107,7 @@ def draw_disjoint(
     """Draws training and evaluation examples of one task that do not overlap.
 
     A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation. The
-    numbers of repeated examples and of those without an answer are printed to stderr.
+    numbers of repeated examples and of those without an answer are logged.
 
     Returns
     -------
@@ -123,7 +125,7 @@ def draw_disjoint(
     )
     if len(pool) < 10:
         raise LetheError(f"task {task!r} has {summary}; at least 10 are needed")
-    print(f"task {task}: {summary}", file=sys.stderr)
+    logger.info("task %s: %s", task, summary)
     random.Random(f"{seed}/{task}").shuffle(pool)
     heldout = min(evaluate, max(1, len(pool) // 5))
     return pool[heldout : heldout + train], pool[:heldout]
@@ -141,7 +143,7 @@ def draw_separately(
     """Draws training and evaluation examples of a task whose source has its own of both.
 
     They may overlap and repeat, as they do in the source. The number of evaluation examples that
-    are also training examples is printed to stderr.
+    are also training examples is logged.
 
     Returns
     -------
@@ -161,10 +163,12 @@ def draw_separately(
     evaluated = pools["evaluation"][:evaluate]
     trained_set = set(trained)
     both = sum(example in trained_set for example in evaluated)
-    print(
-        f"task {task}: {len(trained)} to train, {len(evaluated)} to evaluate on, "
-        f"{both} of them both",
-        file=sys.stderr,
+    logger.info(
+        "task %s: %d to train, %d to evaluate on, %d of them both",
+        task,
+        len(trained),
+        len(evaluated),
+        both,
     )
     return trained, evaluated
 

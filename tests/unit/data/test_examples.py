@@ -33,11 +33,12 @@ def test_repeated_examples_cannot_be_in_training_and_evaluation_both():
     assert not set(train) & set(held)
 
 
-def test_what_is_left_out_of_a_task_is_counted_aloud(capsys):
+def test_what_is_left_out_of_a_task_is_counted_aloud(caplog):
+    caplog.set_level("INFO")
     data.draw_disjoint(
         [*tiny.pairs(12), Example("no answer", " ")], train=10, evaluate=5, seed=0, task="sums"
     )
-    assert "task sums: 12 usable examples (0 repeated, 1 empty)" in capsys.readouterr().err
+    assert "task sums: 12 usable examples (0 repeated, 1 empty)" in caplog.text
 
 
 def test_a_task_with_too_few_usable_examples_is_refused_with_its_name():
@@ -112,7 +113,8 @@ def test_an_uneven_domain_gives_all_it_has_and_others_no_more_for_it():
     assert held == {"news": 1, "tales": 2}
 
 
-def test_a_task_with_examples_of_its_own_to_evaluate_on_keeps_them_apart(capsys):
+def test_a_task_with_examples_of_its_own_to_evaluate_on_keeps_them_apart(caplog):
+    caplog.set_level("INFO")
     pairs = [Example(f"q{i}", f"a{i}") for i in range(8)]
     twice = [*pairs[:6], pairs[5], Example("q", "")]
     drawn = data.draw_separately(twice, pairs[5:], train=9, evaluate=2, seed=0, task="mmlu")
@@ -120,8 +122,8 @@ def test_a_task_with_examples_of_its_own_to_evaluate_on_keeps_them_apart(capsys)
     assert Counter(drawn[0]) == Counter([*pairs[:6], pairs[5]])
     assert len(set(drawn[1])) == 2 and set(drawn[1]) <= set(pairs[5:])
     both = int(pairs[5] in drawn[1])
-    said = f"task mmlu: 7 to train, 2 to evaluate on, {both} of them both"
-    assert said in capsys.readouterr().err
+    message = f"task mmlu: 7 to train, 2 to evaluate on, {both} of them both"
+    assert message in caplog.text
     assert data.draw_separately(twice, pairs[5:], train=9, evaluate=2, seed=0, task="mmlu") == drawn
     with pytest.raises(LetheError, match="task 'mmlu' has no usable evaluation example"):
         data.draw_separately(pairs, [Example("q", " ")], train=9, evaluate=2, seed=0, task="mmlu")

@@ -21,7 +21,7 @@ class CsvLine:
     cells: list[str]
 
 
-def csv_lines(lines: Iterable[str]) -> Iterator[CsvLine]:
+def split_csv(lines: Iterable[str]) -> Iterator[CsvLine]:
     """Splits the lines of a CSV file into cells. Empty lines are skipped.
 
     Parameters

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from lethe.config.csv_lines import CsvError, CsvLine, csv_lines, header_problem, shape_problem
+from lethe.config.csv_lines import CsvError, CsvLine, header_problem, shape_problem, split_csv
 from lethe.config.settings import Name
 
 TASK_COLUMNS = ("name", "group", "source", "split")
@@ -47,7 +47,7 @@ def read_task_table(path: Path, sources: bool = True) -> tuple[dict[str, Task], 
     try:
         # utf-8-sig: spreadsheets write a byte order mark, which is no part of a column's name.
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            lines = list(csv_lines(stream))
+            lines = list(split_csv(stream))
     except (OSError, UnicodeDecodeError, CsvError) as error:
         return {}, [f"{path}: not readable as CSV ({error}); save it as CSV in UTF-8"]
     columns = lines[0].cells if lines else []

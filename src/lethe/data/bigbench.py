@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.data.examples import Example
-from lethe.data.values import NotText, text_of
+from lethe.data.values import NotText, value_as_text
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 
@@ -57,7 +57,7 @@ def _holds_examples(name: str) -> bool:
     return name.endswith("/task.json") or name.startswith("squad_shifts/") and ".json" in name
 
 
-def read_task(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
+def read_bigbench(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
     """Reads the examples of one task, or the passages of one file of squad_shifts.
 
     Parameters
@@ -83,9 +83,9 @@ def read_task(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
     return (replace(e, prompt=f"{solved}{e.prompt}") for e in examples)
 
 
-def read_task_as_text(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
-    """Like `read_task`, with input and answer of a task joined to plain upstream text."""
-    for example in read_task(archive, where, shots):
+def read_bigbench_as_text(archive: Path, where: str, shots: int = 0) -> Iterator[Example]:
+    """Like `read_bigbench`, with input and answer of a task joined to plain upstream text."""
+    for example in read_bigbench(archive, where, shots):
         if example.text is not None:
             yield example
         else:
@@ -157,6 +157,6 @@ def _answer(record: dict[str, Any], where: str) -> str:
 
 def _text(value: Any, field: str, where: str) -> str:
     try:
-        return text_of(value)
+        return value_as_text(value)
     except NotText as error:
         raise NotText(f"BIG-bench task {where!r}: field {field!r} {error}")

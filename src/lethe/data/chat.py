@@ -6,6 +6,8 @@ this is read off a rendered conversation, so that training, scoring, generation 
 the same tokens as the model's own chats.
 """
 
+import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from lethe.errors import LetheError
 # Stands for an answer when a conversation is rendered. No template changes it and no text holds it.
 _ANSWER = "Lethe0Answer0Placeholder"
 _PROMPT = "Lethe0Prompt0Placeholder"
+# A template is rendered for the first time within this time, or it is refused.
+MOST_SECONDS = 10
 # Text that begins a thinking block, and text that ends it.
 THINKING = {
     "<think>": "</think>",
@@ -131,10 +135,51 @@ def _special_tokens(tokenizer: Any) -> set[int]:
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
-    with _refusals_named(tokenizer):
-        return tokenizer.apply_chat_template(
+    template = str(tokenizer.chat_template)
+    # A template that ends once ends every time, but for loops over the prompt.
+    seconds = None if template in _rendered else MOST_SECONDS
+    with _refusals_named(tokenizer), _time_limit(seconds):
+        text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )
+    _rendered.add(template)
+    return text
+
+
+_rendered: set[str] = set()
+
+
+class _Endless(Exception):
+    """Rendering took too long."""
+
+    def __str__(self) -> str:
+        return f"it did not end within {MOST_SECONDS} seconds"
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raises _Endless in this thread if the block takes longer, which stops a loop in Python."""
+    if seconds is None:
+        yield
+        return
+    thread = ctypes.c_ulong(threading.get_ident())
+    lock = threading.Lock()
+    finished = False
+
+    def stop() -> None:
+        with lock:
+            if not finished:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_Endless))
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            finished = True
+        timer.cancel()
 
 
 _WAY_OUT = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.data.examples import Example
-from lethe.data.values import NotText, text_of
+from lethe.data.values import NotText, value_as_text
 from lethe.errors import LetheError
 
 RecordFields = dict[str, Any]
@@ -118,7 +118,7 @@ def required_text(fields: RecordFields, name: str) -> str:
 
 def _text(value: Any, name: str) -> str:
     try:
-        return text_of(value)
+        return value_as_text(value)
     except NotText as error:
         raise NotText(f"field {name!r} {error}")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.config.csv_lines import CsvError, csv_lines, header_problem, shape_problem
+from lethe.config.csv_lines import CsvError, header_problem, shape_problem, split_csv
 from lethe.errors import LetheError
 
 COMPRESSED = (".gz", ".zst", ".zstd")
@@ -190,7 +190,7 @@ def _refuse_columns(content: dict[str, Any], path: Path) -> None:
 
 def _csv(path: Path) -> Iterator[Record]:
     with _open(path) as stream:
-        lines = csv_lines(stream)
+        lines = split_csv(stream)
         header = next(lines, None)
         if header is None:
             return

@@ -14,7 +14,7 @@ from lethe.config.data_settings import DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench, prompts
 from lethe.data.examples import Example, draw_disjoint, draw_separately
 from lethe.data.records import Record, matching_files, read_records
-from lethe.data.values import NotText, look_up, text_of
+from lethe.data.values import NotText, look_up, value_as_text
 from lethe.errors import LetheError
 
 # Names may hold spaces, dots and hyphens. They hold no quotes, so that JSON in a prompt stays as
@@ -48,7 +48,7 @@ def read_source(
     """
     if source.kind == "bigbench":
         joined = upstream and source.upstream_as == "text"
-        read = bigbench.read_task_as_text if joined else bigbench.read_task
+        read = bigbench.read_bigbench_as_text if joined else bigbench.read_bigbench
         return read(archive, where, source.shots)
     if source.kind == "stdlib":
         return _standard_library(where)
@@ -172,7 +172,7 @@ def _fill_template(template: str, record: Record) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match[1]
         try:
-            return text_of(look_up(record, name))
+            return value_as_text(look_up(record, name))
         except KeyError:
             raise LetheError(f"no field {name!r} for {template!r}; seen: {list(record)}")
         except NotText as error:

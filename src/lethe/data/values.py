@@ -17,7 +17,7 @@ class NotText(LetheError):
     """A value that is not text; the message names its type and a way out."""
 
 
-def text_of(value: Any) -> str:
+def value_as_text(value: Any) -> str:
     """Writes a value of a record as text, by the rules of this module.
 
     Raises

@@ -21,7 +21,7 @@ def archive(folder, **tasks):
 
 
 def only(folder, **content) -> Example:
-    (example,) = bigbench.read_task(archive(folder, t=content), "t")
+    (example,) = bigbench.read_bigbench(archive(folder, t=content), "t")
     return example
 
 
@@ -87,27 +87,27 @@ def test_passages_are_read_once_each_as_plain_text(tmp_path):
     with zipfile.ZipFile(path, "w") as members:
         content = json.dumps({"data": [{"paragraphs": paragraphs}]})
         members.writestr("squad_shifts/news.json", content)
-    result = list(bigbench.read_task(path, "squad_shifts/news.json"))
+    result = list(bigbench.read_bigbench(path, "squad_shifts/news.json"))
     assert result == [Example(text="One.\nTwo."), Example(text="Three.")]
-    assert list(bigbench.read_task_as_text(path, "squad_shifts/news.json")) == result
+    assert list(bigbench.read_bigbench_as_text(path, "squad_shifts/news.json")) == result
 
 
 def test_a_task_as_upstream_text_is_input_and_answer(tmp_path):
     path = archive(tmp_path, t={"examples": [{"input": "A tale.", "target": "Its end."}]})
-    (result,) = bigbench.read_task_as_text(path, "t")
+    (result,) = bigbench.read_bigbench_as_text(path, "t")
     assert result == Example(text="Q: A tale.\nA:\nIts end.")
 
 
 def test_an_unknown_task_is_named_with_those_that_are_near(tmp_path):
     path = archive(tmp_path, **{"arithmetic/2_digit": {}, "colour": {}})
     with pytest.raises(LetheError, match=r"'arithmetic/9_digit'.*near: \['arithmetic/2_digit'\]"):
-        bigbench.read_task(path, "arithmetic/9_digit")
+        bigbench.read_bigbench(path, "arithmetic/9_digit")
 
 
 def test_a_misspelled_task_is_named_with_the_one_that_is_meant(tmp_path):
     path = archive(tmp_path, **{"colour": {}, "tense": {}})
     with pytest.raises(LetheError, match=r"'tensee' with examples; near: \['tense'\]"):
-        bigbench.read_task(path, "tensee")
+        bigbench.read_bigbench(path, "tensee")
 
 
 def package(path, **files):
@@ -137,7 +137,7 @@ def test_extract_takes_what_carries_examples_and_nothing_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "out.zip") as members:
         expected = {"a/task.json", "g/sub/task.json", "squad_shifts/data/news.json"}
         assert set(members.namelist()) == expected
-    assert list(bigbench.read_task(tmp_path / "out.zip", "g/sub")) == [Example("Q: x\nA:", "y")]
+    assert list(bigbench.read_bigbench(tmp_path / "out.zip", "g/sub")) == [Example("Q: x\nA:", "y")]
 
 
 def test_the_same_package_gives_the_same_archive(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 from helpers import tiny
 
+from lethe.data import chat as chat_module
 from lethe.data.chat import end_of_turn, render_turn, stop_tokens
 from lethe.data.examples import Example
 from lethe.data.tokens import prompt_ids, prompt_text, tokenise
@@ -184,6 +185,17 @@ def test_a_template_that_refuses_the_conversation_is_named_with_its_reason(templ
     ):
         with pytest.raises(LetheError, match=pattern):
             use()
+
+
+def test_a_template_that_does_not_end_is_stopped(monkeypatch):
+    monkeypatch.setattr(chat_module, "MOST_SECONDS", 0.5)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer = chat(loop + CHATML)
+    with pytest.raises(LetheError, match="did not end within 0.5 seconds"):
+        prompt_ids(tokenizer, "Hello")
+    # A template that ends is not stopped later.
+    monkeypatch.setattr(chat_module, "MOST_SECONDS", 60)
+    assert split(chat(CHATML))[1] == "Seven<|im_end|>"
 
 
 def test_plain_text_needs_no_template():

@@ -13,7 +13,10 @@ from lethe.matrix.forgetting_matrix import Matrix
 
 def read_task_examples(paths: Sequence[Path | str], count: int) -> dict[str, list[Example]]:
     """Reads the first `count` training examples per task from `tasks/<task>/train.parquet`."""
-    return {Path(path).parent.name: read_examples(Path(path))[:count] for path in paths}
+    examples = {}
+    for path in map(Path, paths):
+        examples[path.parent.name] = read_examples(path)[:count]
+    return examples
 
 
 def read_associations(paths: Sequence[Path | str], z: Matrix) -> dict[str, np.ndarray]:

@@ -34,11 +34,12 @@ def correlate_with_forgetting(
     is_train = np.array([tasks[name].split == "train" for name in z.tasks])
     every_row = np.ones_like(is_train)
     truth = z.values.astype(np.float64)
-    compared = {name: np.asarray(values, np.float64) for name, values in associations.items()}
+    compared = dict(associations)
     compared["other_tasks"] = mean_of_other_tasks(truth, every_row)
     compared["base_rate"] = mean_of_other_tasks(truth, is_train)
     records = []
-    for name, values in compared.items():
+    for name, association in compared.items():
+        values = np.asarray(association, np.float64)
         for split, rows in (("all", every_row), ("test", ~is_train)):
             line = _correlation_line(truth[rows], values[rows])
             records.append({"association": name, "tasks": split, **line})

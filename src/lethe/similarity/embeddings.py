@@ -13,7 +13,8 @@ from lethe.errors import LetheError
 from lethe.files import atomic_write
 from lethe.matrix.forgetting_matrix import Matrix
 
-_TASK, _EXAMPLE = "task", "example"
+_TASK = "task"
+_EXAMPLE = "example"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator
     A batch holds at most `tokens_per_batch` padded tokens, but always at least one sequence. Empty
     sequences are left out.
     """
-    nonempty = [i for i, length in enumerate(lengths) if length]
-    order = sorted(nonempty, key=lambda i: (-lengths[i], i))
+    token_counts = np.asarray(lengths, dtype=int)
+    order = np.argsort(-token_counts, kind="stable").tolist()
+    order = order[: np.count_nonzero(token_counts)]
     while order:
         size = max(1, tokens_per_batch // lengths[order[0]])
         yield order[:size]

@@ -14,7 +14,7 @@ from lethe.engine.progress import progress
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 from lethe.similarity.embeddings import Embeddings, average_by_task, batches_by_length
-from lethe.similarity.texts import text_of
+from lethe.similarity.texts import example_text
 
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS)
@@ -82,7 +82,7 @@ def encode(
 
     all-MiniLM-L6-v2 was trained with mean pooling and unit length.
     """
-    texts = [text_of(example) for example in examples]
+    texts = [example_text(example) for example in examples]
     ids = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
     vectors = np.full((len(ids), model.config.hidden_size), np.nan, dtype=np.float32)
     batches = list(batches_by_length([len(i) for i in ids], tokens_per_batch))

@@ -5,7 +5,7 @@ If a fine-tune moves the weights by D, then the forgetting of example j is, to f
 so forgetting is proportional to minus <grad task, grad loss_j>.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,15 +56,15 @@ def inner_products(
     parameters = list(model.parameters())
     sketched = torch.as_tensor(directions, device=sketch.device)
     products = np.full((len(directions), len(examples)), np.nan, dtype=np.float32)
-    for column, example in _scored(examples):
+    for column, example in progress(_scored(examples), "gradients", "example"):
         gradient = sketch(_gradient(model, parameters, [example]))
         products[:, column] = (sketched @ gradient).cpu().numpy()
     return products
 
 
-def _scored(examples: Sequence[Tokens]) -> Iterator[tuple[int, Tokens]]:
-    numbered = [(i, example) for i, example in enumerate(examples) if example.scored]
-    return iter(progress(numbered, "gradients", "example"))
+def _scored(examples: Sequence[Tokens]) -> list[tuple[int, Tokens]]:
+    """The examples that carry loss, with their positions."""
+    return [(i, example) for i, example in enumerate(examples) if example.scored]
 
 
 def _gradient(model: Any, parameters: list, batch: Sequence[Tokens]) -> Sequence[torch.Tensor]:

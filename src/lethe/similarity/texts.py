@@ -8,7 +8,7 @@ from lethe.data.examples import Example, UpstreamExample, ids_of
 from lethe.matrix.forgetting_matrix import Matrix
 
 
-def text_of(example: Example) -> str:
+def example_text(example: Example) -> str:
     """Returns plain text unchanged, and prompt and answer joined by a line break."""
     if example.text is not None:
         return example.text
@@ -25,9 +25,9 @@ def tfidf(tasks: Mapping[str, Sequence[Example]], upstream: Sequence[UpstreamExa
     # Imported here because it takes a second, which the other associations need not wait for.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = [text_of(example.example) for example in upstream]
+    texts = [example_text(example.example) for example in upstream]
     for task_examples in tasks.values():
-        texts += [text_of(example) for example in task_examples]
+        texts += [example_text(example) for example in task_examples]
     weights = TfidfVectorizer().fit_transform(texts)
     means = []
     start = len(upstream)

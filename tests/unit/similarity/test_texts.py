@@ -2,13 +2,13 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lethe.data.examples import Example
-from lethe.similarity.texts import text_of, tfidf
+from lethe.similarity.texts import example_text, tfidf
 
 
 def test_tfidf_is_the_cosine_of_the_mean_of_a_tasks_examples(tasks, upstream):
     actual = tfidf(tasks, upstream)
     texts = [e.example.text for e in upstream]
-    every = texts + [text_of(e) for examples in tasks.values() for e in examples]
+    every = texts + [example_text(e) for examples in tasks.values() for e in examples]
     weights = TfidfVectorizer().fit_transform(every).toarray()
     task = weights[4:8].mean(axis=0)
     expected = [
@@ -25,5 +25,5 @@ def test_texts_of_the_same_words_are_near_and_of_no_common_word_are_at_0(tasks, 
 
 
 def test_the_text_of_an_example_holds_prompt_and_answer():
-    assert text_of(Example("2 + 2 =\n", " 4")) == "2 + 2 =\n4"
-    assert text_of(Example(text="plain ")) == "plain "
+    assert example_text(Example("2 + 2 =\n", " 4")) == "2 + 2 =\n4"
+    assert example_text(Example(text="plain ")) == "plain "

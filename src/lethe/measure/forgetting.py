@@ -11,7 +11,7 @@ from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_diges
 from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
-from lethe.engine.mixture import mix
+from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import RowError
@@ -102,16 +102,15 @@ class Job:
     def run(
         self,
         upstream: Sequence[UpstreamExample],
-        replayed: Sequence[UpstreamExample] = (),
-        accounting: str = "add",
+        replay: ReplayTerm | None = None,
         title: str = "fine-tuning",
     ) -> tuple[Any, Any, rows.Row]:
         """Fine-tunes the base model and scores `upstream` again.
 
         Parameters
         ----------
-        replayed
-            Upstream examples that are mixed evenly into the training (`lethe.engine.mixture`).
+        replay
+            Upstream examples that are replayed during the training, and how they enter its loss.
 
         Returns
         -------
@@ -124,6 +123,7 @@ class Job:
         """
         began = time.perf_counter()
         self._check_base()
+        made_from = self._made_from(upstream, replay)
         base = self.base.select(ids_of(upstream))
         reader = Reader.load(self.card, self.scoring, self.gpus)
         reader = reader.with_scoring(self.scoring_of_base())
@@ -131,11 +131,13 @@ class Job:
         train = tokenise(
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
         )
-        training_stream = self._training_stream(reader.tokenizer, train, replayed, accounting)
+        training_stream = self._training_stream(train)
+        replay = self._tokenised(replay, reader.tokenizer)
         upstream_set = UpstreamSet.of(reader, upstream)
-        made_from = self._made_from(upstream, replayed, accounting)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
-            reader, trained = self._fine_tuned(reader, training_stream, title, checkpoint)
+            reader, trained = self._fine_tuned(
+                reader, training_stream, replay, title=title, checkpoint=checkpoint
+            )
             scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
             answers = upstream_set.answers(
                 reader, base.answers, f"{title}, upstream, answers", checkpoint
@@ -152,7 +154,7 @@ class Job:
             **before,
             **after,
             **upstream_set.counts(scores),
-            **_training_facts(trained, train),
+            **_training_facts(trained, train, replay),
             "versions": models.versions(),
             "data": self._data(),
             "base_versions": self.base.about.get("versions"),
@@ -206,42 +208,43 @@ class Job:
             for name, part in parts.items()
         }
 
-    def _training_stream(
-        self,
-        tokenizer: Any,
-        train: Tokenised,
-        replayed: Sequence[UpstreamExample],
-        accounting: str,
-    ) -> list[Tokens]:
-        """The examples of all steps in order, replayed ones among them."""
-        recipe = self.recipe
+    def _training_stream(self, train: Tokenised) -> list[Tokens]:
+        """The task's examples in the order in which they are trained on."""
         usable = [example for example in train.examples if example.scored]
-        steps = planned_steps(recipe, len(self.train), self.group)
-        order = stream(len(usable), steps * recipe.batch, recipe.seed)
-        old = tokenise(
-            tokenizer,
-            [example.example for example in replayed],
-            recipe.max_tokens,
-            recipe.truncation,
-        )
-        return mix([usable[i] for i in order], old.examples, accounting)
+        steps = planned_steps(self.recipe, len(self.train), self.group)
+        order = stream(len(usable), steps * self.recipe.batch, self.recipe.seed)
+        return [usable[i] for i in order]
 
-    def _made_from(
-        self,
-        upstream: Sequence[UpstreamExample],
-        replayed: Sequence[UpstreamExample],
-        accounting: str,
-    ) -> str:
+    def _tokenised(self, replay: ReplayTerm | None, tokenizer: Any) -> ReplayTerm | None:
+        """The replay term with the tokens of its examples."""
+        if replay is None:
+            return None
+        tokens = tokenise(
+            tokenizer,
+            [example.example for example in replay.examples],
+            self.recipe.max_tokens,
+            self.recipe.truncation,
+        )
+        return replace(replay, examples=tokens.examples)
+
+    def _made_from(self, upstream: Sequence[UpstreamExample], replay: ReplayTerm | None) -> str:
         """Fingerprint of everything that the job's result depends on."""
         if self.unfinished is None:
             return ""
-        settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump(), accounting]
-        settings.append(models.device_for(self.gpus).type)
-        replayed_ids = [example.example_id for example in replayed]
+        replay = replay or ReplayTerm()
+        settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump()]
+        settings += [replay.settings(), models.device_for(self.gpus).type]
+        replayed_ids = [example.example_id for example in replay.examples]
         return fingerprint(settings, self._data(), upstream_digest(upstream), replayed_ids)
 
     def _fine_tuned(
-        self, reader: Reader, training_stream: Sequence[Tokens], title: str, checkpoint: Checkpoint
+        self,
+        reader: Reader,
+        training_stream: Sequence[Tokens],
+        replay: ReplayTerm | None,
+        *,
+        title: str,
+        checkpoint: Checkpoint,
     ) -> tuple[Reader, Trained]:
         """The fine-tuned model: trained here, or restored from an interrupted run."""
         model = self._with_adapters(reader.model)
@@ -264,6 +267,7 @@ class Job:
             title,
             checkpoint=checkpoint,
             upstream=anchors,
+            replay=replay,
         )
         if trainable is not model:
             model.to(device)
@@ -312,8 +316,10 @@ def _copy_trained_weights(source: Any, target: Any) -> None:
             parameter.data.copy_(distributed.full_tensor(value.detach()))
 
 
-def _training_facts(trained: Trained, train: Tokenised) -> dict[str, Any]:
-    return {
+def _training_facts(
+    trained: Trained, train: Tokenised, replay: ReplayTerm | None
+) -> dict[str, Any]:
+    facts = {
         "steps": trained.steps,
         "training_loss_first": trained.first_loss,
         "training_loss_last": trained.last_loss,
@@ -323,3 +329,6 @@ def _training_facts(trained: Trained, train: Tokenised) -> dict[str, Any]:
         "training_seconds": trained.seconds,
         "optimizer": trained.optimizer,
     }
+    if replay is not None and replay.examples:
+        facts["replayed_token_share"] = trained.replayed_share
+    return facts

@@ -10,6 +10,7 @@ from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.data.examples import Example, read_upstream, write_upstream
 from lethe.engine import models, objectives, scoring
 from lethe.engine import reader as readers
+from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
@@ -188,15 +189,45 @@ def test_a_base_row_of_other_examples_is_refused(model_folders):
 
 def test_replayed_examples_are_trained_on_beside_the_tasks_own(model_folders):
     upstream = [example for example in UPSTREAM if example.split == "replayable"]
-    added = run(job(model_folders["olmo"]), replayed=upstream[:4], accounting="add")
-    swapped = run(job(model_folders["olmo"]), replayed=upstream[:4], accounting="swap")
+    added = run(job(model_folders["olmo"]), replay=ReplayTerm(upstream[:4]))
+    swapped = run(job(model_folders["olmo"]), replay=ReplayTerm(upstream[:4], accounting="swap"))
     assert (added.about["steps"], swapped.about["steps"]) == (5, 4)
+
+
+def test_a_term_of_every_step_leaves_their_number(model_folders):
+    """The row says which share of the loss's tokens replay carries."""
+    upstream = [example for example in UPSTREAM if example.split == "replayable"]
+    measured = job(model_folders["olmo"])
+    plain = run(measured)
+    term = ReplayTerm(upstream[:4], objective="kl", weight=4.0, dose="step")
+    replayed = run(measured, replay=term)
+    assert replayed.about["steps"] == plain.about["steps"] == 4
+    assert not np.array_equal(replayed.loss_after, plain.loss_after)
+    assert 0 < replayed.about["replayed_token_share"] < 1
+    assert "replayed_token_share" not in plain.about
+    nothing = run(measured, replay=replace(term, weight=0.0))
+    assert nothing.loss_after.tobytes() == plain.loss_after.tobytes()
+    assert nothing.about["replayed_token_share"] == 0
+
+
+def test_a_checkpoint_is_of_one_replay_term(model_folders, tmp_path):
+    measured = replace(job(model_folders["olmo"]), unfinished=tmp_path)
+    terms = [
+        None,
+        ReplayTerm(UPSTREAM[:4]),
+        ReplayTerm(UPSTREAM[:3]),
+        ReplayTerm(UPSTREAM[:4], "kl", 4.0, "token"),
+        ReplayTerm(UPSTREAM[:4], "kl", 2.0, "token"),
+        ReplayTerm(UPSTREAM[:4], "kl", 2.0, "step"),
+    ]
+    fingerprints = {measured._made_from(UPSTREAM, term) for term in terms}
+    assert len(fingerprints) == len(terms)
 
 
 def test_the_epoch_cap_counts_the_tasks_own_examples_only(model_folders):
     capped = job(model_folders["olmo"], steps=100, max_epochs=1)
     assert run(capped).about["steps"] == 5
-    assert run(capped, replayed=UPSTREAM[:4]).about["steps"] == 6
+    assert run(capped, replay=ReplayTerm(UPSTREAM[:4])).about["steps"] == 6
 
 
 def test_a_row_says_what_it_was_measured_with(model_folders):

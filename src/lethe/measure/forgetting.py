@@ -6,13 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_digest
 from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
+from lethe.engine.interpolation import base_weights, interpolate
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
+from lethe.engine.teacher import LiveTeacher, has_sliceable_head, mean_divergences
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import RowError
 from lethe.matrix import rows
@@ -85,6 +89,9 @@ class Job:
     halvings
         How often batches and passes are halved beforehand, after tries that failed for lack of
         memory, for example. The result is the same up to rounding.
+    share_of_change
+        Share of the fine-tune's change of the weights that is measured, from 0 (the base model) to
+        1; None: all of it (`lethe.engine.interpolation`).
     """
 
     card: dict[str, Any]
@@ -98,6 +105,7 @@ class Job:
     unfinished: Path | None = None
     group: str = ""
     halvings: int = 0
+    share_of_change: float | None = None
 
     def run(
         self,
@@ -171,6 +179,36 @@ class Job:
         )
         return reader.model, reader.tokenizer, row
 
+    def divergences(
+        self, model: Any, tokenizer: Any, upstream: Sequence[UpstreamExample], title: str
+    ) -> np.ndarray:
+        """Mean KL(base || model) of each upstream example over its scored tokens, in nats.
+
+        It answers whether the model is still the same on these texts, which a loss that stays does
+        not show. It costs a forward pass of each of the two models. A full fine-tune also needs
+        memory for the base model.
+
+        Parameters
+        ----------
+        model, tokenizer
+            The fine-tuned model that `run` returned, and its tokenizer.
+
+        Returns
+        -------
+        Array (N,) in float32, NaN for an example without a scored token.
+        """
+        reader = Reader(model, tokenizer, self.scoring_of_base())
+        examples = upstream_tokens(reader, upstream).examples
+        usable = [example for example in examples if example.scored]
+        if not usable:
+            return np.full(len(upstream), np.nan, dtype=np.float32)
+        base = model
+        if self.recipe.lora is None:
+            base, _ = models.load(self.card, self.scoring.weights, self.gpus)
+        teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
+        with models.autocast_for(model, self.scoring.dtype):
+            return mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+
     def finish(self) -> None:
         """Removes the checkpoint; call it when the row is on disk."""
         Checkpoint(self.unfinished).clear()
@@ -234,6 +272,8 @@ class Job:
         replay = replay or ReplayTerm()
         settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump()]
         settings += [replay.settings(), models.device_for(self.gpus).type]
+        if self.share_of_change is not None:
+            settings.append(self.share_of_change)
         replayed_ids = [example.example_id for example in replay.examples]
         return fingerprint(settings, self._data(), upstream_digest(upstream), replayed_ids)
 
@@ -260,6 +300,7 @@ class Job:
             trainable = self._trainable_copy()
         else:
             trainable = model
+        base = None if self.share_of_change is None else base_weights(model)
         trained = fine_tune(
             trainable,
             training_stream,
@@ -272,6 +313,8 @@ class Job:
         if trainable is not model:
             model.to(device)
             _copy_trained_weights(trainable, model)
+        if base is not None:
+            interpolate(model, base, self.share_of_change)
         checkpoint.remember("weights", weight_tensors(model), asdict(trained))
         return replace(reader, model=model), trained
 

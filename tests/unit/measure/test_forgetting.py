@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,6 +209,43 @@ def test_a_term_of_every_step_leaves_their_number(model_folders):
     nothing = run(measured, replay=replace(term, weight=0.0))
     assert nothing.loss_after.tobytes() == plain.loss_after.tobytes()
     assert nothing.about["replayed_token_share"] == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": LoRA(rank=2, dropout=0.3)}])
+def test_divergences_compare_the_fine_tuned_model_with_its_base(model_folders, changes):
+    """0 where nothing was learned, and for LoRA without a second model."""
+    measured = job(model_folders["olmo"], **changes)
+    model, tokenizer, row = measured.run(UPSTREAM)
+    values = measured.divergences(model, tokenizer, UPSTREAM, "t")
+    assert values.shape == row.loss_after.shape and (values > 0).all()
+    base, _ = models.load(model_folders["olmo"])
+    if not changes:
+        still = measured.divergences(base, tokenizer, UPSTREAM, "t")
+        np.testing.assert_array_equal(still, 0)
+    example = UPSTREAM[3].example.text
+    ids = torch.tensor([tokenizer(example)["input_ids"][: SCORING.max_tokens]])
+    with torch.no_grad():
+        log, base_log = (m(input_ids=ids)[0][0, :-1].log_softmax(1) for m in (model, base))
+    expected = (base_log.exp() * (base_log - log)).sum(1).mean()
+    np.testing.assert_allclose(values[3], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": LoRA(rank=2, dropout=0.3)}])
+def test_a_share_of_the_change_lies_between_base_and_fine_tuned_model(model_folders, changes):
+    measured = job(model_folders["olmo"], **changes)
+    rows_of_shares = {}
+    for share in (None, 0.0, 0.5, 1.0):
+        rows_of_shares[share] = run(replace(measured, share_of_change=share))
+    tuned = rows_of_shares[None].loss_after
+    assert rows_of_shares[1.0].loss_after.tobytes() == tuned.tobytes()
+    np.testing.assert_array_equal(rows_of_shares[0.0].forgetting, 0)
+    half = np.abs(rows_of_shares[0.5].forgetting).mean()
+    assert 0 < half < np.abs(rows_of_shares[None].forgetting).mean()
+    fingerprints = set()
+    for share in (None, 0.5, 1.0):
+        kept = replace(measured, share_of_change=share, unfinished=Path("unused"))
+        fingerprints.add(kept._made_from(UPSTREAM, None))
+    assert len(fingerprints) == 3
 
 
 def test_a_checkpoint_is_of_one_replay_term(model_folders, tmp_path):

@@ -9,6 +9,7 @@ from helpers import tiny
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import distributed
+from lethe.engine.objectives import ReplayTerm
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.measure import forgetting
@@ -49,9 +50,17 @@ def job(
 
 
 def measure(
-    folder: Path, cards: dict, recipe: dict, scoring: dict, answers: dict, kill_at: int, gpus: int
+    folder: Path,
+    cards: dict,
+    recipe: dict,
+    scoring: dict,
+    answers: dict,
+    kill_at: int,
+    gpus: int,
+    replay: dict | None = None,
 ) -> None:
     """Writes the row of each card; at step `kill_at` process 1 alone hears that it must stop."""
+    term = ReplayTerm(upstream()[:5], **replay) if replay else None
     for name, card in cards.items():
         made = job(folder, card, name, recipe, scoring, gpus)
         steps = []
@@ -64,7 +73,7 @@ def measure(
 
         forgetting.Checkpoint.due, inside = due, forgetting.Checkpoint.due
         try:
-            *_, row = made.run(upstream(answers.get(name)))
+            *_, row = made.run(upstream(answers.get(name)), term)
         finally:
             forgetting.Checkpoint.due = inside
         if distributed.rank() == 0:

@@ -60,7 +60,7 @@ def interpolate(model: Any, base: dict[str, torch.Tensor], share: float) -> None
     with torch.no_grad():
         for name, weights in base.items():
             parameter = parameters[name]
-            parameter.copy_(torch.lerp(weights.to(parameter.dtype), parameter, share))
+            parameter.copy_(torch.lerp(weights.to(parameter), parameter, share))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 
 from lethe.data.tokens import Tokens, lengths, scored
 from lethe.engine import distributed
-from lethe.engine.batch_runner import cut_by_length
+from lethe.engine.batch_runner import BatchRunner
 from lethe.engine.batches import (
     Batch,
     collate,
@@ -161,7 +161,11 @@ def has_sliceable_head(model: Any, example: Tokens) -> bool:
 
 
 def mean_divergences(
-    model: Any, teacher: LiveTeacher, examples: Sequence[Tokens], tokens_per_batch: int
+    model: Any,
+    teacher: LiveTeacher,
+    examples: Sequence[Tokens],
+    tokens_per_batch: int,
+    title: str = "divergence",
 ) -> np.ndarray:
     """Mean KL(base || model) of each example over its tokens that carry loss, in nats.
 
@@ -175,35 +179,66 @@ def mean_divergences(
     Returns
     -------
     Array (N,) in float32, NaN for an example without a token that carries loss.
+
+    Raises
+    ------
+    LetheError
+        If a single example does not fit into memory.
     """
     means = np.full(len(examples), np.nan, dtype=np.float32)
-    rows = np.flatnonzero(scored(examples))
-    order = rows[np.argsort(-lengths(examples)[rows], kind="stable")]
-    device = next(model.parameters()).device
+    runner = BatchRunner(
+        _Comparison(model, teacher, examples),
+        results=means,
+        finished=np.zeros(len(examples), dtype=bool),
+        rows=np.flatnonzero(scored(examples)),
+        tokens_per_batch=tokens_per_batch,
+        title=title,
+    )
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for chosen in cut_by_length(order, lengths(examples), tokens_per_batch):
-            part = [examples[row] for row in chosen]
-            batch = collate(part, device)
-            positions = batch.mask[:, 1:]
-            targets = teacher.targets(part, batch, positions)
-            values = _divergences(model, batch, positions, targets)
-            places = positions.nonzero()[:, 0]
-            means[chosen] = example_means(values, places, len(part)).cpu().numpy()
+        runner.run()
     model.train(was_training)
     return means
 
 
-def _divergences(
-    model: Any, batch: Batch, positions: torch.Tensor, targets: Targets
-) -> torch.Tensor:
-    if isinstance(targets, LogitTargets):
-        return targets.divergence(position_logits(model_of(model), batch.ids, positions))
-    states, _ = head_inputs(model, batch.ids, positions)
-    head = model_of(model).get_output_embeddings()
-    scales = torch.ones(len(states), device=states.device)
-    return weighted_divergence(states, head, targets, scales)[1]
+class _Comparison:
+    """Compares a model with its teacher on one batch of examples at a time."""
+
+    def __init__(self, model: Any, teacher: LiveTeacher, examples: Sequence[Tokens]):
+        self.model = model
+        self.teacher = teacher
+        self.examples = examples
+        self.lengths = lengths(examples)
+        self.device = next(model.parameters()).device
+
+    def run(self, rows: np.ndarray) -> np.ndarray:
+        """Mean divergences of the examples at these rows."""
+        examples = [self.examples[row] for row in rows]
+        batch = collate(examples, self.device)
+        positions = batch.mask[:, 1:]
+        targets = self.teacher.targets(examples, batch, positions)
+        values = self._divergences(batch, positions, targets)
+        return example_means(values, positions.nonzero()[:, 0], len(rows)).cpu().numpy()
+
+    def too_large(self, row: int) -> str:
+        """The error of an example that does not fit into memory by itself."""
+        return (
+            f"one example of {self.lengths[row]} tokens does not fit into memory beside the base "
+            "model; lower scoring.max_tokens"
+        )
+
+    def _divergences(
+        self, batch: Batch, positions: torch.Tensor, targets: StateTargets | LogitTargets
+    ) -> torch.Tensor:
+        """KL(base || model) at the positions."""
+        if isinstance(targets, LogitTargets):
+            logits = position_logits(model_of(self.model), batch.ids, positions)
+            return targets.divergence(logits)
+        states, _ = head_inputs(self.model, batch.ids, positions)
+        head = model_of(self.model).get_output_embeddings()
+        scales = torch.ones(len(states), device=states.device)
+        return weighted_divergence(states, head, targets, scales)[1]
 
 
 def _key(example: Tokens) -> tuple:

@@ -38,6 +38,8 @@ class Trained:
     seconds: float
     tokens: int
     optimizer: str = "adamw"
+    # Share of the tokens that carry loss which are those of replayed examples.
+    replayed_share: float = 0.0
 
 
 def planned_steps(recipe: Recipe, examples: int, group: str = "") -> int:
@@ -89,7 +91,7 @@ def fine_tune(
     upstream
         Upstream examples on which `recipe.ewc` measures the Fisher information.
     replay
-        Tokens of replayed upstream examples that have a term of their own in the loss.
+        Tokens of replayed upstream examples, and how they enter the loss.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def fine_tune(
     if not any(example.scored for example in examples):
         raise LetheError(f"{title}: no training example has a token that carries loss")
     began = time.perf_counter()
-    steps = plan_steps(examples, replay, recipe.batch)
+    steps = plan_steps(examples, replay, recipe.batch, apart=recipe.prompt_kl is not None)
     _freeze(model, recipe.frozen)
     # Teachers are made from the base model, before it is sharded or restored from a checkpoint.
     objective = make_objective(model, recipe, steps, replay)
@@ -115,6 +117,7 @@ def fine_tune(
         seconds=time.perf_counter() - began,
         tokens=sum(_tokens_of(step) for step in steps),
         optimizer=loop.optimizer_name,
+        replayed_share=_replayed_share(steps, replay),
     )
 
 
@@ -200,3 +203,13 @@ def _tokens_of(step: Step) -> int:
 
 def _mean(losses: Sequence[float]) -> float:
     return sum(losses) / len(losses)
+
+
+def _replayed_share(steps: Sequence[Step], replay: ReplayTerm | None) -> float:
+    """Share of the tokens that carry loss which are those of replayed examples."""
+    if replay is None or replay.weight == 0:
+        return 0.0
+    total = 0
+    for step in steps:
+        total += sum(example.scored for example in step.new + step.replayed)
+    return sum(example.scored for example in replay.examples) / total

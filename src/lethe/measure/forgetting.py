@@ -6,13 +6,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_digest
 from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
-from lethe.engine.mixture import mix
+from lethe.engine.interpolation import base_weights, interpolate
+from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
+from lethe.engine.teacher import LiveTeacher, has_sliceable_head, mean_divergences
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import RowError
 from lethe.matrix import rows
@@ -85,6 +89,9 @@ class Job:
     halvings
         How often batches and passes are halved beforehand, after tries that failed for lack of
         memory, for example. The result is the same up to rounding.
+    share_of_change
+        Share of the fine-tune's change of the weights that is measured, from 0 (the base model) to
+        1; None: all of it (`lethe.engine.interpolation`).
     """
 
     card: dict[str, Any]
@@ -98,20 +105,20 @@ class Job:
     unfinished: Path | None = None
     group: str = ""
     halvings: int = 0
+    share_of_change: float | None = None
 
     def run(
         self,
         upstream: Sequence[UpstreamExample],
-        replayed: Sequence[UpstreamExample] = (),
-        accounting: str = "add",
+        replay: ReplayTerm | None = None,
         title: str = "fine-tuning",
     ) -> tuple[Any, Any, rows.Row]:
         """Fine-tunes the base model and scores `upstream` again.
 
         Parameters
         ----------
-        replayed
-            Upstream examples that are mixed evenly into the training (`lethe.engine.mixture`).
+        replay
+            Upstream examples that are replayed during the training, and how they enter its loss.
 
         Returns
         -------
@@ -124,6 +131,7 @@ class Job:
         """
         began = time.perf_counter()
         self._check_base()
+        made_from = self._made_from(upstream, replay)
         base = self.base.select(ids_of(upstream))
         reader = Reader.load(self.card, self.scoring, self.gpus)
         reader = reader.with_scoring(self.scoring_of_base())
@@ -131,11 +139,13 @@ class Job:
         train = tokenise(
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
         )
-        training_stream = self._training_stream(reader.tokenizer, train, replayed, accounting)
+        training_stream = self._training_stream(train)
+        replay = self._tokenised(replay, reader.tokenizer)
         upstream_set = UpstreamSet.of(reader, upstream)
-        made_from = self._made_from(upstream, replayed, accounting)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
-            reader, trained = self._fine_tuned(reader, training_stream, title, checkpoint)
+            reader, trained = self._fine_tuned(
+                reader, training_stream, replay, title=title, checkpoint=checkpoint
+            )
             scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
             answers = upstream_set.answers(
                 reader, base.answers, f"{title}, upstream, answers", checkpoint
@@ -152,7 +162,7 @@ class Job:
             **before,
             **after,
             **upstream_set.counts(scores),
-            **_training_facts(trained, train),
+            **_training_facts(trained, train, replay),
             "versions": models.versions(),
             "data": self._data(),
             "base_versions": self.base.about.get("versions"),
@@ -168,6 +178,36 @@ class Job:
             answers=answers,
         )
         return reader.model, reader.tokenizer, row
+
+    def divergences(
+        self, model: Any, tokenizer: Any, upstream: Sequence[UpstreamExample], title: str
+    ) -> np.ndarray:
+        """Mean KL(base || model) of each upstream example over its scored tokens, in nats.
+
+        It answers whether the model is still the same on these texts, which a loss that stays does
+        not show. It costs a forward pass of each of the two models. A full fine-tune also needs
+        memory for the base model.
+
+        Parameters
+        ----------
+        model, tokenizer
+            The fine-tuned model that `run` returned, and its tokenizer.
+
+        Returns
+        -------
+        Array (N,) in float32, NaN for an example without a scored token.
+        """
+        reader = Reader(model, tokenizer, self.scoring_of_base())
+        examples = upstream_tokens(reader, upstream).examples
+        usable = [example for example in examples if example.scored]
+        if not usable:
+            return np.full(len(upstream), np.nan, dtype=np.float32)
+        base = model
+        if self.recipe.lora is None:
+            base, _ = models.load(self.card, self.scoring.weights, self.gpus)
+        teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
+        with models.autocast_for(model, self.scoring.dtype):
+            return mean_divergences(model, teacher, examples, reader.scoring.budget, title)
 
     def finish(self) -> None:
         """Removes the checkpoint; call it when the row is on disk."""
@@ -206,42 +246,45 @@ class Job:
             for name, part in parts.items()
         }
 
-    def _training_stream(
-        self,
-        tokenizer: Any,
-        train: Tokenised,
-        replayed: Sequence[UpstreamExample],
-        accounting: str,
-    ) -> list[Tokens]:
-        """The examples of all steps in order, replayed ones among them."""
-        recipe = self.recipe
+    def _training_stream(self, train: Tokenised) -> list[Tokens]:
+        """The task's examples in the order in which they are trained on."""
         usable = [example for example in train.examples if example.scored]
-        steps = planned_steps(recipe, len(self.train), self.group)
-        order = stream(len(usable), steps * recipe.batch, recipe.seed)
-        old = tokenise(
-            tokenizer,
-            [example.example for example in replayed],
-            recipe.max_tokens,
-            recipe.truncation,
-        )
-        return mix([usable[i] for i in order], old.examples, accounting)
+        steps = planned_steps(self.recipe, len(self.train), self.group)
+        order = stream(len(usable), steps * self.recipe.batch, self.recipe.seed)
+        return [usable[i] for i in order]
 
-    def _made_from(
-        self,
-        upstream: Sequence[UpstreamExample],
-        replayed: Sequence[UpstreamExample],
-        accounting: str,
-    ) -> str:
+    def _tokenised(self, replay: ReplayTerm | None, tokenizer: Any) -> ReplayTerm | None:
+        """The replay term with the tokens of its examples."""
+        if replay is None:
+            return None
+        tokens = tokenise(
+            tokenizer,
+            [example.example for example in replay.examples],
+            self.recipe.max_tokens,
+            self.recipe.truncation,
+        )
+        return replace(replay, examples=tokens.examples)
+
+    def _made_from(self, upstream: Sequence[UpstreamExample], replay: ReplayTerm | None) -> str:
         """Fingerprint of everything that the job's result depends on."""
         if self.unfinished is None:
             return ""
-        settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump(), accounting]
-        settings.append(models.device_for(self.gpus).type)
-        replayed_ids = [example.example_id for example in replayed]
+        replay = replay or ReplayTerm()
+        settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump()]
+        settings += [replay.settings(), models.device_for(self.gpus).type]
+        if self.share_of_change is not None:
+            settings.append(self.share_of_change)
+        replayed_ids = [example.example_id for example in replay.examples]
         return fingerprint(settings, self._data(), upstream_digest(upstream), replayed_ids)
 
     def _fine_tuned(
-        self, reader: Reader, training_stream: Sequence[Tokens], title: str, checkpoint: Checkpoint
+        self,
+        reader: Reader,
+        training_stream: Sequence[Tokens],
+        replay: ReplayTerm | None,
+        *,
+        title: str,
+        checkpoint: Checkpoint,
     ) -> tuple[Reader, Trained]:
         """The fine-tuned model: trained here, or restored from an interrupted run."""
         model = self._with_adapters(reader.model)
@@ -257,6 +300,7 @@ class Job:
             trainable = self._trainable_copy()
         else:
             trainable = model
+        base = None if self.share_of_change is None else base_weights(model)
         trained = fine_tune(
             trainable,
             training_stream,
@@ -264,10 +308,13 @@ class Job:
             title,
             checkpoint=checkpoint,
             upstream=anchors,
+            replay=replay,
         )
         if trainable is not model:
             model.to(device)
             _copy_trained_weights(trainable, model)
+        if base is not None:
+            interpolate(model, base, self.share_of_change)
         checkpoint.remember("weights", weight_tensors(model), asdict(trained))
         return replace(reader, model=model), trained
 
@@ -312,8 +359,10 @@ def _copy_trained_weights(source: Any, target: Any) -> None:
             parameter.data.copy_(distributed.full_tensor(value.detach()))
 
 
-def _training_facts(trained: Trained, train: Tokenised) -> dict[str, Any]:
-    return {
+def _training_facts(
+    trained: Trained, train: Tokenised, replay: ReplayTerm | None
+) -> dict[str, Any]:
+    facts = {
         "steps": trained.steps,
         "training_loss_first": trained.first_loss,
         "training_loss_last": trained.last_loss,
@@ -323,3 +372,6 @@ def _training_facts(trained: Trained, train: Tokenised) -> dict[str, Any]:
         "training_seconds": trained.seconds,
         "optimizer": trained.optimizer,
     }
+    if replay is not None and replay.examples:
+        facts["replayed_token_share"] = trained.replayed_share
+    return facts

@@ -45,6 +45,7 @@ def replay(
         If a held-out example would be replayed.
     """
     # Imported here: torch takes seconds, and `without_replay` does without it.
+    from lethe.engine.objectives import ReplayTerm
     from lethe.engine.training import planned_steps
 
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
@@ -57,7 +58,8 @@ def replay(
     if leaked := {e.example_id for e in replayed} & {e.example_id for e in heldout}:
         raise LetheError(f"replay {strategy}: held-out examples would be replayed: {leaked}")
     seeded = replace(job, recipe=recipe)
-    *_, row = seeded.run(heldout, replayed, accounting, title=f"{task}, replay {strategy}")
+    term = ReplayTerm(replayed, accounting=accounting)
+    *_, row = seeded.run(heldout, term, title=f"{task}, replay {strategy}")
     return _labelled(row, replayed, size, strategy=strategy, task=task, seed=seed)
 
 

@@ -25,7 +25,7 @@ RECIPE = {"steps": 5, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 3
 def measured(model_folders, tmp_path):
     """Runs jobs on some architectures in one process or two; their rows."""
 
-    def run(name, architectures, processes, recipe=None, answers=None, **options):
+    def run(name, architectures, processes, recipe=None, answers=None, replay=None, **options):
         kill_at, known = options.pop("kill_at", 0), options.pop("cards", model_folders)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
@@ -40,6 +40,7 @@ def measured(model_folders, tmp_path):
         asked = Recipe(**RECIPE | (recipe or {}) | {"processes": processes})
         arguments = {"folder": folder, "cards": cards, "recipe": asked.model_dump()}
         arguments |= {"scoring": how.model_dump(), "answers": answers or {}, "kill_at": kill_at}
+        arguments["replay"] = replay
         if processes == 1:
             shared.measure(**arguments, gpus=0)
         else:
@@ -90,6 +91,33 @@ def test_two_processes_follow_every_recipe(measured, recipe):
         # Frozen weights that are scored in bfloat16 stay as they are.
         still = measured("still", ("llama",), 2, recipe | {"lr": 0.0}, dtype="bfloat16")["llama"]
         np.testing.assert_array_equal(still.loss_after, still.loss_before)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe", "replay"),
+    [
+        ("llama", {"prompt_kl": 0.5}, {"objective": "both", "dose": "token"}),
+        ("gpt_neox", {"gradient_checkpointing": True}, {"objective": "kl", "dose": "step"}),
+        ("mpt", {}, {"objective": "kl", "dose": "step", "teacher": "stored", "top_k": 50}),
+        (
+            "llama",
+            {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "prompt_kl": 0.5},
+            {"objective": "kl", "dose": "step"},
+        ),
+    ],
+    ids=["copy", "checkpointing", "stored", "adapters"],
+)
+def test_two_processes_share_a_teacher(measured, architecture, recipe, replay):
+    """Also where a process has no replayed example of its own: it takes part in the others'."""
+    replay = {"weight": 4.0, **replay}
+    one = measured("1", (architecture,), 1, recipe, replay=replay)[architecture]
+    two = measured("2", (architecture,), 2, recipe, replay=replay)[architecture]
+    plain = measured("plain", (architecture,), 1, recipe)[architecture]
+    np.testing.assert_allclose(two.loss_after, one.loss_after, rtol=0, atol=1e-5)
+    assert np.nanmax(np.abs(one.loss_after - plain.loss_after)) > 1e-3
+    assert two.about["training_loss_last"] == pytest.approx(
+        one.about["training_loss_last"], abs=1e-5
+    )
 
 
 def test_two_processes_that_learn_nothing_forget_exactly_nothing(measured):

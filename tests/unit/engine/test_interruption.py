@@ -30,6 +30,7 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 from lethe.matrix import rows
 from lethe.config.model_settings import Recipe, Scoring
+from lethe.engine.objectives import ReplayTerm
 from lethe.measure.forgetting import Job
 from helpers import tiny
 import torch, torch._dynamo, transformers.models.llama.modeling_llama
@@ -38,6 +39,7 @@ torch.set_num_threads(1)
 folder, told = Path(sys.argv[1]), json.loads(sys.argv[2])
 base = rows.read(folder / "base.parquet")
 recipe, scoring = Recipe(**told["recipe"]), Scoring(**told["scoring"])
+term = ReplayTerm(tiny.upstream(48)[:12], **told["replay"]) if told["replay"] else None
 rng, statuses, seconds = random.Random(told["seed"]), [], None
 
 def enough():
@@ -51,7 +53,7 @@ while not statuses or statuses[-1] != 0 or not enough():
         examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
         job = Job(told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished")
         try:
-            *_, row = job.run(tiny.upstream(48))
+            *_, row = job.run(tiny.upstream(48), term)
             rows.write(folder / "row.parquet", row)
             job.finish()
         except SystemExit as left:
@@ -70,7 +72,9 @@ print(json.dumps(statuses))
 def drive(model_folders, tmp_path):
     """Runs the driver in a folder of its own; the row and the statuses."""
 
-    def run(name: str, number: int | None, minutes: str, **changes) -> tuple[rows.Row, list[int]]:
+    def run(
+        name: str, number: int | None, minutes: str, replay: dict | None = None, **changes
+    ) -> tuple[rows.Row, list[int]]:
         folder = tmp_path / name
         folder.mkdir()
         card = model_folders["llama"]
@@ -80,7 +84,7 @@ def drive(model_folders, tmp_path):
         sizes = {"steps": 40, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32}
         recipe = Recipe(**sizes | changes)
         told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
-        told |= {"signal": number, "kills": 12, "seed": name}
+        told |= {"signal": number, "kills": 12, "seed": name, "replay": replay}
         paths = [str(Path(__file__).parents[3] / "src"), str(Path(__file__).parents[2])]
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, str(folder), json.dumps(told)],
@@ -109,6 +113,65 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(drive, changes):
             assert ours.tobytes() == wanted.tobytes()
         for key in ("eval_loss_after", "training_loss_first", "training_loss_last", "steps"):
             assert row.about[key] == whole.about[key]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"replay": {"objective": "kl", "weight": 4.0, "dose": "step"}, "prompt_kl": 0.5},
+        {
+            "replay": {"objective": "both", "weight": 4.0, "dose": "token"},
+            **{"method": "lora", "lora": LoRA(rank=2, dropout=0.3)},
+        },
+    ],
+    ids=["copy", "adapters"],
+)
+def test_killed_with_a_teacher_it_finds_the_same_one_again(drive, changes):
+    """The teacher is the base model as it is loaded, never the weights of the checkpoint."""
+    whole, _ = drive("whole", None, "10", **changes)
+    row, statuses = drive("killed", 9, "0", **changes)
+    assert sum(status != 0 for status in statuses) > 1
+    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
+    for key in ("eval_loss_after", "training_loss_first", "training_loss_last", "steps"):
+        assert row.about[key] == whole.about[key]
+
+
+@pytest.mark.parametrize("teacher", ["live", "stored"])
+@pytest.mark.parametrize("step", [1, 4])
+def test_stopped_after_any_step_a_teacher_is_still_the_base_model(
+    tmp_path, monkeypatch, teacher, step
+):
+    from lethe.engine.objectives import ReplayTerm
+    from lethe.engine.training import fine_tune
+
+    recipe = Recipe(steps=6, batch=4, lr=1e-2, warmup_steps=1, prompt_kl=0.5)
+    term = ReplayTerm(tiny.tokens(*[(12, 1)] * 6), "kl", 4.0, "step", teacher=teacher)
+
+    def trained(checkpoint):
+        model = tiny.model("olmo")
+        fine_tune(model, tiny.tokens(*[(12, 4)] * 24), recipe, "t", checkpoint, replay=term)
+        return model.state_dict()
+
+    expected = trained(Checkpoint())
+    monkeypatch.setattr(Checkpoint, "due", lambda checkpoint: True)
+    monkeypatch.setattr(Checkpoint, "leave_if_asked", leave_after(step))
+    with pytest.raises(KeyboardInterrupt):
+        trained(Checkpoint(tmp_path / "c"))
+    monkeypatch.undo()
+    for name, weight in trained(Checkpoint(tmp_path / "c")).items():
+        assert torch.equal(weight, expected[name])
+
+
+def leave_after(steps: int):
+    """In place of `leave_if_asked`: leaves the training after so many steps."""
+    calls = []
+
+    def leave(_checkpoint, _progress):
+        calls.append(1)
+        if len(calls) == steps:
+            raise KeyboardInterrupt
+
+    return leave
 
 
 def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive):

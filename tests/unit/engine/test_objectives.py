@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,8 @@ from lethe.engine.objectives import (
     plan_steps,
     prompt_positions,
 )
+from lethe.engine.teacher import LiveTeacher, mean_divergences
+from lethe.engine.training import fine_tune
 from lethe.errors import LetheError
 
 NEW = tiny.tokens((20, 4), (11, 8), (30, 12), (9, 7), seed=1)
@@ -253,3 +257,54 @@ def test_a_step_of_nothing_that_weighs_has_no_pass():
 def test_terms_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(LetheError, match=message):
         ReplayTerm((), **changes)
+
+
+def tuned_state(term: ReplayTerm | None, **changes) -> dict:
+    """Weights of a tiny model after a fine-tune of 12 new examples."""
+    model = tiny.model("llama", scale=1)
+    examples = tiny.tokens(*[(16, 5)] * 12, seed=3)
+    fine_tune(model, examples, recipe(micro_batch=2, **changes), "t", replay=term)
+    return model.state_dict()
+
+
+def equal(first: dict, second: dict) -> bool:
+    return all(torch.equal(weight, second[name]) for name, weight in first.items())
+
+
+def test_a_term_that_weighs_nothing_gives_the_bytes_without_replay():
+    term = ReplayTerm(REPLAYED, "kl", 0.0, "step")
+    assert equal(tuned_state(term), tuned_state(None))
+    assert not equal(tuned_state(replace(term, weight=1.0)), tuned_state(None))
+
+
+def test_the_mixture_gives_the_bytes_of_a_stream_that_holds_the_replayed_examples():
+    """As before replay had other objectives."""
+    model = tiny.model("llama", scale=1)
+    stream = mix(tiny.tokens(*[(16, 5)] * 12, seed=3), REPLAYED, "add")
+    fine_tune(model, stream, recipe(micro_batch=2), "t")
+    assert equal(tuned_state(ReplayTerm(REPLAYED)), model.state_dict())
+
+
+@pytest.mark.parametrize("dose", ["token", "step"])
+def test_kl_holds_a_model_near_its_base(dose):
+    """Nearer on the replayed examples than without replay, and than text replay leaves it."""
+    base = tiny.model("llama", scale=2)
+    distances = []
+    for term in (
+        ReplayTerm(REPLAYED * 8, "kl", 4.0, dose),
+        ReplayTerm(REPLAYED * 8, "text", 4.0, dose),
+        None,
+    ):
+        model = tiny.model("llama", scale=2)
+        fine_tune(model, tiny.tokens(*[(16, 5)] * 64, seed=3), recipe(), "t", replay=term)
+        distances.append(mean_divergences(model, LiveTeacher(base, True), REPLAYED, 100).mean())
+    assert 0 < distances[0] < 0.8 * min(distances[1:])
+
+
+def test_prompt_kl_needs_no_upstream_data():
+    """It works beside the mixture too, whose replayed examples are then kept apart."""
+    plain = tuned_state(None)
+    prompt = tuned_state(None, prompt_kl=2.0)
+    both = tuned_state(ReplayTerm(REPLAYED), prompt_kl=2.0)
+    assert not equal(plain, prompt) and not equal(prompt, both)
+    assert equal(prompt, tuned_state(None, prompt_kl=2.0))

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.data.examples import Example, read_upstream, write_upstream
 from lethe.engine import models, objectives, scoring
 from lethe.engine import reader as readers
+from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
@@ -188,15 +190,82 @@ def test_a_base_row_of_other_examples_is_refused(model_folders):
 
 def test_replayed_examples_are_trained_on_beside_the_tasks_own(model_folders):
     upstream = [example for example in UPSTREAM if example.split == "replayable"]
-    added = run(job(model_folders["olmo"]), replayed=upstream[:4], accounting="add")
-    swapped = run(job(model_folders["olmo"]), replayed=upstream[:4], accounting="swap")
+    added = run(job(model_folders["olmo"]), replay=ReplayTerm(upstream[:4]))
+    swapped = run(job(model_folders["olmo"]), replay=ReplayTerm(upstream[:4], accounting="swap"))
     assert (added.about["steps"], swapped.about["steps"]) == (5, 4)
+
+
+def test_a_term_of_every_step_leaves_their_number(model_folders):
+    """The row says which share of the loss's tokens replay carries."""
+    upstream = [example for example in UPSTREAM if example.split == "replayable"]
+    measured = job(model_folders["olmo"])
+    plain = run(measured)
+    term = ReplayTerm(upstream[:4], objective="kl", weight=4.0, dose="step")
+    replayed = run(measured, replay=term)
+    assert replayed.about["steps"] == plain.about["steps"] == 4
+    assert not np.array_equal(replayed.loss_after, plain.loss_after)
+    assert 0 < replayed.about["replayed_token_share"] < 1
+    assert "replayed_token_share" not in plain.about
+    nothing = run(measured, replay=replace(term, weight=0.0))
+    assert nothing.loss_after.tobytes() == plain.loss_after.tobytes()
+    assert nothing.about["replayed_token_share"] == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": LoRA(rank=2, dropout=0.3)}])
+def test_divergences_compare_the_fine_tuned_model_with_its_base(model_folders, changes):
+    """0 where nothing was learned, and for LoRA without a second model."""
+    measured = job(model_folders["olmo"], **changes)
+    model, tokenizer, row = measured.run(UPSTREAM)
+    values = measured.divergences(model, tokenizer, UPSTREAM, "t")
+    assert values.shape == row.loss_after.shape and (values > 0).all()
+    base, _ = models.load(model_folders["olmo"])
+    if not changes:
+        still = measured.divergences(base, tokenizer, UPSTREAM, "t")
+        np.testing.assert_array_equal(still, 0)
+    example = UPSTREAM[3].example.text
+    ids = torch.tensor([tokenizer(example)["input_ids"][: SCORING.max_tokens]])
+    with torch.no_grad():
+        log, base_log = (m(input_ids=ids)[0][0, :-1].log_softmax(1) for m in (model, base))
+    expected = (base_log.exp() * (base_log - log)).sum(1).mean()
+    np.testing.assert_allclose(values[3], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "lora", "lora": LoRA(rank=2, dropout=0.3)}])
+def test_a_share_of_the_change_lies_between_base_and_fine_tuned_model(model_folders, changes):
+    measured = job(model_folders["olmo"], **changes)
+    rows_of_shares = {}
+    for share in (None, 0.0, 0.5, 1.0):
+        rows_of_shares[share] = run(replace(measured, share_of_change=share))
+    tuned = rows_of_shares[None].loss_after
+    assert rows_of_shares[1.0].loss_after.tobytes() == tuned.tobytes()
+    np.testing.assert_array_equal(rows_of_shares[0.0].forgetting, 0)
+    half = np.abs(rows_of_shares[0.5].forgetting).mean()
+    assert 0 < half < np.abs(rows_of_shares[None].forgetting).mean()
+    fingerprints = set()
+    for share in (None, 0.5, 1.0):
+        kept = replace(measured, share_of_change=share, unfinished=Path("unused"))
+        fingerprints.add(kept._made_from(UPSTREAM, None))
+    assert len(fingerprints) == 3
+
+
+def test_a_checkpoint_is_of_one_replay_term(model_folders, tmp_path):
+    measured = replace(job(model_folders["olmo"]), unfinished=tmp_path)
+    terms = [
+        None,
+        ReplayTerm(UPSTREAM[:4]),
+        ReplayTerm(UPSTREAM[:3]),
+        ReplayTerm(UPSTREAM[:4], "kl", 4.0, "token"),
+        ReplayTerm(UPSTREAM[:4], "kl", 2.0, "token"),
+        ReplayTerm(UPSTREAM[:4], "kl", 2.0, "step"),
+    ]
+    fingerprints = {measured._made_from(UPSTREAM, term) for term in terms}
+    assert len(fingerprints) == len(terms)
 
 
 def test_the_epoch_cap_counts_the_tasks_own_examples_only(model_folders):
     capped = job(model_folders["olmo"], steps=100, max_epochs=1)
     assert run(capped).about["steps"] == 5
-    assert run(capped, replayed=UPSTREAM[:4]).about["steps"] == 6
+    assert run(capped, replay=ReplayTerm(UPSTREAM[:4])).about["steps"] == 6
 
 
 def test_a_row_says_what_it_was_measured_with(model_folders):

@@ -93,9 +93,9 @@ def runs_fine_tune(monkeypatch, seen):
 
     actual = forgetting.fine_tune
 
-    def spy(model, tokens, *arguments, **options):
-        seen.append(list(tokens))
-        return actual(model, tokens, *arguments, **options)
+    def spy(model, tokens, *arguments, replay=None, **options):
+        seen.append([*tokens, *(replay.examples if replay else ())])
+        return actual(model, tokens, *arguments, replay=replay, **options)
 
     monkeypatch.setattr(forgetting, "fine_tune", spy)
     return actual

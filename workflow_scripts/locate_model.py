@@ -7,13 +7,12 @@ from lethe.jobs.running import run
 
 def locate_model(card: Path, model: dict) -> None:
     """Records which model of the hub, or of a folder, is the base model."""
-    template = models.chat_template(model["chat_template"])
     content = models.card(
         model["path"],
-        model["revision"],
-        model["trust_remote_code"],
-        template,
-        model["attention"],
+        revision=model["revision"],
+        trust_remote_code=model["trust_remote_code"],
+        chat_template=models.chat_template(model["chat_template"]),
+        attention=model["attention"],
     )
     write_json(card, content)
 

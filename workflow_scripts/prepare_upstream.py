@@ -13,19 +13,19 @@ def prepare_upstream(
 ) -> None:
     """Draws each domain's documents, and the upstream examples from among them."""
     documents = {}
-    for domain, place in domains.items():
-        source = TypeAdapter(Source).validate_python(place["source"])
-        texts = read_source(source, place["where"], archive=archive, upstream=True)
+    for domain, entry in domains.items():
+        source = TypeAdapter(Source).validate_python(entry["source"])
+        texts = read_source(source, entry["where"], archive=archive, upstream=True)
         documents[domain] = draw_documents(texts, settings["corpus_words"], f"{seed}/{domain}")
-    drawn = draw_upstream(
+    examples = draw_upstream(
         documents,
-        settings["examples"],
-        settings["heldout"],
-        settings["words"],
-        seed,
-        settings["uneven"],
+        count=settings["examples"],
+        heldout=settings["heldout"],
+        words=settings["words"],
+        seed=seed,
+        uneven=settings["uneven"],
     )
-    write_upstream(upstream, drawn)
+    write_upstream(upstream, examples)
     write_corpus(corpus, documents)
 
 

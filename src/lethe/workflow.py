@@ -383,8 +383,8 @@ class SourceFiles:
 
     def encoder_files(self) -> list[str]:
         """A file of the sentence encoder that the user keeps in a folder."""
-        own = self._encoder_source == "folder"
-        return [f"{self.encoder_folder()}/config.json"] if own else []
+        in_folder = self._encoder_source == "folder"
+        return [f"{self.encoder_folder()}/config.json"] if in_folder else []
 
     def unpacked_encoder(self) -> list[str]:
         """A file of the sentence encoder that is unpacked from its package."""

@@ -1,4 +1,4 @@
-"""A tiny experiment from raw text to report, and a place to run it in."""
+"""A tiny experiment from raw text to report, and a folder to run it in."""
 
 import ast
 import json
@@ -77,8 +77,8 @@ def make_experiment(folder: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder with the tiny experiment in it, and the code that it is run with."""
+class Workspace:
+    """A folder with the tiny experiment, and the code that runs it."""
 
     folder: Path
     code: Path = ROOT
@@ -91,24 +91,24 @@ class Place:
 
     def command(self, *arguments: str) -> list[str]:
         program = [sys.executable, "-m", "snakemake", "--cores", "2"]
-        where = ["--snakefile", str(self.code / "Snakefile"), "--directory", str(self.folder)]
+        folders = ["--snakefile", str(self.code / "Snakefile"), "--directory", str(self.folder)]
         profile = ["--workflow-profile", str(self.code / self.profile)]
         experiment = ["--configfile", str(self.folder / "tiny.yaml")]
-        return [*program, *where, *profile, *experiment, *arguments]
+        return [*program, *folders, *profile, *experiment, *arguments]
 
     def run(self, *arguments: str, succeed: bool = True) -> str:
-        """Runs Snakemake; returns all that it said."""
-        done = subprocess.run(
+        """Runs Snakemake; returns its output."""
+        process = subprocess.run(
             self.command(*arguments),
             **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
             timeout=900,
             env=os.environ | {"LETHE_CACHE": str(self.folder / "cache")} | self.environment,
         )
-        assert (done.returncode == 0) == succeed, done.stdout
-        return done.stdout
+        assert (process.returncode == 0) == succeed, process.stdout
+        return process.stdout
 
     def planned(self) -> dict[str, int]:
-        """Rule -> jobs that a run would start; empty when there is nothing to do."""
+        """Rule -> jobs that a run would start; empty if nothing is to be done."""
         return job_counts(self.run("--dry-run", "--quiet", "rules"))
 
     def change(self, **sections) -> None:

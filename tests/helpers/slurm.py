@@ -1,4 +1,4 @@
-"""A SLURM cluster of one machine with two make-believe GPUs, in a folder of its own."""
+"""A SLURM cluster of one machine with two simulated GPUs, in its own folder."""
 
 import contextlib
 import os
@@ -9,19 +9,19 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Debian has them in sbin, which is not on everybody's PATH.
+# Debian has them in sbin, which is not on every PATH.
 SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 GPUS = 2
-# Without accounting there is squeue only; a small cluster can be asked often.
+# Without accounting there is only squeue. A small cluster can be queried often.
 CLUSTER = (
     *("--slurm-status-command", "squeue", "--slurm-no-account"),
     *("--slurm-init-seconds-before-status-checks", "3", "--seconds-between-status-checks", "2"),
 )
 
 
-def lacking() -> str | None:
-    """Why no cluster can be started here, or nothing."""
+def why_unavailable() -> str | None:
+    """The reason why no cluster can be started on this machine, or None."""
     missing = [name for name in NEEDED if shutil.which(name, path=SEARCH) is None]
     if missing:
         return f"SLURM is not installed ({', '.join(missing)}); `make test-slurm` installs it"
@@ -44,7 +44,7 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to find this cluster and no other."""
+        """The environment in which commands find this cluster and no other."""
         path = f"{self.folder}/bin:{SEARCH}"
         return os.environ | {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": path}
 
@@ -54,7 +54,7 @@ class Cluster:
             (self.folder / name).mkdir(parents=True)
         self._configure()
         key = self.folder / "munge.key"
-        self.say("mungekey", "--create", "--keyfile", str(key))
+        self.run("mungekey", "--create", "--keyfile", str(key))
         self._daemon(
             *("munged", "--foreground", "--force", "--key-file", str(key)),
             *("--socket", str(self.folder / "munge.socket")),
@@ -72,21 +72,21 @@ class Cluster:
         self.wait(lambda: "idle" in self.state(), 60)
 
     def state(self) -> str:
-        """The node's state, as sinfo says it."""
-        done = subprocess.run(
+        """The node's state, as sinfo prints it."""
+        process = subprocess.run(
             ["sinfo", "--noheader", "--format=%T"],
             **{"env": self.environment, "capture_output": True, "text": True, "timeout": 30},
         )
-        return done.stdout.strip()
+        return process.stdout.strip()
 
-    def say(self, *command: str) -> str:
+    def run(self, *command: str) -> str:
         """Runs a command against this cluster; its output. Fails after a minute."""
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             **{"env": self.environment, "capture_output": True, "text": True, "timeout": 60},
         )
-        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
+        assert process.returncode == 0, f"{command}: {process.stdout}{process.stderr}"
+        return process.stdout
 
     def revive(self, node: str) -> None:
         """Brings a node back that was set down; it may have come back by itself."""
@@ -99,22 +99,22 @@ class Cluster:
         return "idle" in self.state()
 
     def jobs(self) -> list[dict[str, str]]:
-        """Every job that the controller remembers, an array's tasks one by one."""
-        told = self.say("scontrol", "--oneliner", "--details", "show", "jobs")
-        lines = [line for line in told.splitlines() if line.startswith("JobId=")]
+        """Every job that the controller remembers, one per task of an array."""
+        output = self.run("scontrol", "--oneliner", "--details", "show", "jobs")
+        lines = [line for line in output.splitlines() if line.startswith("JobId=")]
         return [dict(part.split("=", 1) for part in line.split() if "=" in part) for line in lines]
 
     def queued(self, state: str) -> list[str]:
         """Ids of the jobs in this state."""
-        return self.say("squeue", "--noheader", f"--states={state}", "--format=%i").split()
+        return self.run("squeue", "--noheader", f"--states={state}", "--format=%i").split()
 
-    def held(self) -> list[tuple[str, str, float, float]]:
-        """(job, GPU, from, to) of every GPU that a job had, as prolog and epilog wrote it."""
+    def gpu_times(self) -> list[tuple[str, str, float, float]]:
+        """(job, GPU, from, to) of every GPU that a job had, as prolog and epilog recorded it."""
         began, ended = {}, {}
         for line in (self.folder / "prolog/log").read_text().splitlines():
-            what, job, gpus, when = line.split(";")
+            event, job, gpus, moment = line.split(";")
             for gpu in filter(None, gpus.split(",")):
-                (began if what == "began" else ended)[job, gpu] = float(when)
+                (began if event == "began" else ended)[job, gpu] = float(moment)
         return [(*key, start, ended.get(key, time.time())) for key, start in began.items()]
 
     def stop(self) -> None:
@@ -134,7 +134,7 @@ class Cluster:
                 daemon.wait(timeout=20)
 
     def wait(self, condition, seconds: float) -> None:
-        """Waits until the condition holds; fails with the daemons' last words."""
+        """Waits until the condition holds; fails with the last lines of the daemons' logs."""
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self._last_words()
@@ -151,10 +151,10 @@ class Cluster:
 
     def _configure(self) -> None:
         folder, host = self.folder, socket.gethostname()
-        for what in ("began", "ended"):
-            script = folder / f"prolog/{what}.sh"
+        for event in ("began", "ended"):
+            script = folder / f"prolog/{event}.sh"
             script.write_text(
-                f'#!/bin/sh\necho "{what};$SLURM_JOB_ID;$SLURM_JOB_GPUS;$(date +%s.%N)" '
+                f'#!/bin/sh\necho "{event};$SLURM_JOB_ID;$SLURM_JOB_GPUS;$(date +%s.%N)" '
                 f">> {folder}/prolog/log\n"
             )
             script.chmod(0o755)
@@ -177,11 +177,11 @@ class Cluster:
             **{"SelectType": "select/cons_tres", "SelectTypeParameters": "CR_Core_Memory"},
             **{"GresTypes": "gpu", "MpiDefault": "none", "ReturnToService": 2},
             **{"Prolog": f"{folder}/prolog/began.sh", "Epilog": f"{folder}/prolog/ended.sh"},
-            # There are no cgroups to hold jobs to their memory; SLURM looks every second.
+            # There are no cgroups to limit memory; SLURM checks every second.
             **{"JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "task=1"},
             # The warm server and its forks share most pages: shares of pages, not resident sets.
             **{"JobAcctGatherParams": "UsePss,OverMemoryKill"},
-            # Finished jobs are remembered for as long as a test may ask for them.
+            # Finished jobs are remembered for as long as a test may query them.
             **{"MinJobAge": 3600, "JobRequeue": 1, "KillWait": 5, "SlurmdTimeout": 30},
             **{"SchedulerParameters": "batch_sched_delay=0,sched_min_interval=200000"},
             **{"AccountingStorageType": "accounting_storage/none"},

@@ -1,4 +1,4 @@
-"""A cluster for each file of tests: what its controller remembers is theirs alone."""
+"""A cluster for each file of tests, so that its controller remembers their jobs only."""
 
 import subprocess
 
@@ -8,17 +8,17 @@ from helpers import slurm
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A running cluster; taken down whatever happens."""
-    if reason := slurm.lacking():
+    """A running cluster; it is stopped even if a test fails."""
+    if reason := slurm.why_unavailable():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("slurm") / "cluster"
     folder.mkdir()
-    made = slurm.Cluster(folder)
+    started = slurm.Cluster(folder)
     try:
         try:
-            made.start()
+            started.start()
         except (AssertionError, OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"SLURM does not start on this machine: {str(error)[-2000:]}")
-        yield made
+        yield started
     finally:
-        made.stop()
+        started.stop()

@@ -1,47 +1,48 @@
-"""The tiny experiment through profiles/slurm on a real SLURM, and what clusters do to jobs."""
+"""The tiny experiment through profiles/slurm on a real SLURM, and faults of clusters."""
 
 import itertools
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import yaml
-from helpers.experiment import Place, make_experiment
+from helpers.experiment import Workspace, make_experiment
 from helpers.slurm import CLUSTER
 
 from lethe.matrix import rows
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
-ASKED = {"gpu": 1, "mem_mb": 1500, "runtime": 7, "slurm_partition": "gpu", "together": 1}
+RESOURCES = {"gpu": 1, "mem_mb": 1500, "runtime": 7, "slurm_partition": "gpu", "together": 1}
 
 
 @pytest.fixture(scope="module")
-def place(cluster, tmp_path_factory) -> Place:
-    """The tiny experiment, made by the cluster; the jobs of one model want a GPU."""
-    folder = tmp_path_factory.mktemp("tiny") / "place"
+def workspace(cluster, tmp_path_factory) -> Workspace:
+    """The tiny experiment, made by the cluster; the jobs of one model need a GPU."""
+    folder = tmp_path_factory.mktemp("tiny") / "workspace"
     make_experiment(folder)
-    made = Place(folder, profile="profiles/slurm", environment=cluster.environment)
+    created = Workspace(folder, profile="profiles/slurm", environment=cluster.environment)
     models = yaml.safe_load((folder / "tiny.yaml").read_text())["models"]
-    models["olmo"]["resources"] = ASKED
-    made.change(models=models)
-    made.run(*CLUSTER)
-    return made
+    models["olmo"]["resources"] = RESOURCES
+    created.change(models=models)
+    created.run(*CLUSTER)
+    return created
 
 
 @pytest.fixture(scope="module")
-def jobs(place, cluster) -> dict[str, list[dict]]:
+def jobs(workspace, cluster) -> dict[str, list[dict]]:
     """Rule and model -> its jobs, as the controller remembers them."""
-    found: dict[str, list[dict]] = {}
+    by_rule: dict[str, list[dict]] = {}
     for job in cluster.jobs():
         rule, _, wildcards = job["Comment"].removeprefix("rule_").partition("_wildcards_")
-        found.setdefault(f"{rule} {wildcards.split('_')[0]}".strip(), []).append(job)
-    return found
+        by_rule.setdefault(f"{rule} {wildcards.split('_')[0]}".strip(), []).append(job)
+    return by_rule
 
 
-def test_the_whole_graph_is_made(place):
-    assert (place.results / "report.html").is_file()
-    assert len(place.rows()) == 8
-    assert place.planned() == {}
+def test_the_whole_graph_is_made(workspace):
+    assert (workspace.results / "report.html").is_file()
+    assert len(workspace.rows()) == 8
+    assert workspace.planned() == {}
 
 
 def test_jobs_of_a_model_get_the_gpu_memory_time_and_partition_it_asks_for(jobs):
@@ -65,7 +66,7 @@ def test_rows_of_a_model_are_one_array(jobs):
     assert len({job["ArrayTaskId"] for job in rows}) == 4
 
 
-def test_rows_of_a_small_model_are_one_job_which_takes_turns(place, jobs):
+def test_rows_of_a_small_model_are_one_job_which_takes_turns(workspace, jobs):
     """It asks for the time of all of them and for the memory of one."""
     [measured] = jobs["pythia-rows_measure_row"]
     assert measured["TimeLimit"] == "02:00:00"
@@ -74,57 +75,57 @@ def test_rows_of_a_small_model_are_one_job_which_takes_turns(place, jobs):
     assert [job["TimeLimit"] for job in replayed] == ["00:30:00"] * 4
     assert (measured["MinMemoryNode"], measured["NumCPUs"]) == ("2000M", "1")
     assert measured["JOB_GRES"] == "(null)"
-    logs = (place.results / "logs/measure_row/pythia").glob("*.log")
+    logs = (workspace.results / "logs/measure_row/pythia").glob("*.log")
     ended = {log.stem: log.stat().st_mtime for log in logs}
     assert len(ended) == 4
     for before, task in itertools.pairwise(sorted(ended, key=ended.get)):
-        about = rows.read(place.results / f"pythia/rows/{task}.parquet").about
+        about = rows.read(workspace.results / f"pythia/rows/{task}.parquet").about
         assert ended[task] - ended[before] > about["training_seconds"] + about["scoring_seconds"]
 
 
-def test_a_job_sees_the_gpu_it_was_given_and_no_other(place, cluster, jobs):
-    held = {job: gpu for job, gpu, *_ in cluster.held()}
-    given = sorted(held[job["JobId"]] for job in jobs["measure_row olmo"])
-    logs = (place.results / "logs/measure_row/olmo").glob("*.log")
-    seen = [line for log in logs for line in log.read_text().splitlines() if "GPU" in line]
+def test_a_job_sees_the_gpu_it_was_given_and_no_other(workspace, cluster, jobs):
+    held = {job: gpu for job, gpu, *_ in cluster.gpu_times()}
+    expected = sorted(held[job["JobId"]] for job in jobs["measure_row olmo"])
+    logs = (workspace.results / "logs/measure_row/olmo").glob("*.log")
+    reported = [line for log in logs for line in log.read_text().splitlines() if "GPU" in line]
     # SLURM numbers a job's devices from 0 only where cgroups hide the others; here it does not.
-    assert sorted(line.rsplit(" ", 1)[1] for line in seen) == given
+    assert sorted(line.rsplit(" ", 1)[1] for line in reported) == expected
 
 
-def test_no_two_jobs_share_a_gpu(cluster, place):
-    held = cluster.held()
+def test_no_two_jobs_share_a_gpu(cluster, workspace):
+    held = cluster.gpu_times()
     assert len(held) >= 8
     for (job, gpu, began, ended), (other, same, start, end) in itertools.combinations(held, 2):
         assert gpu != same or ended <= start or end <= began, f"{job} and {other} shared {gpu}"
 
 
 def requeue(cluster, job):
-    cluster.say("scontrol", "requeue", job)
+    cluster.run("scontrol", "requeue", job)
     start_at_once(cluster, job)
 
 
 def start_at_once(cluster, job):
     """A requeued job would wait two minutes before it may start."""
     cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
-    cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
 
 def kill(cluster, job):
-    cluster.say("scancel", "--signal=KILL", "--full", job)
+    cluster.run("scancel", "--signal=KILL", "--full", job)
 
 
 def lose_node(cluster, job):
-    name = cluster.say("sinfo", "--noheader", "--format=%n").strip()
-    cluster.say("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+    name = cluster.run("sinfo", "--noheader", "--format=%n").strip()
+    cluster.run("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
     cluster.wait(lambda: job not in cluster.queued("RUNNING"), 60)
     cluster.revive(name)
     start_at_once(cluster, job)
 
 
 @pytest.mark.parametrize("fault", [requeue, kill, lose_node], ids=lambda fault: fault.__name__)
-def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_path, fault):
-    shutil.copytree(place.folder, tmp_path / "place", symlinks=True)
-    again = Place(tmp_path / "place", profile=place.profile, environment=place.environment)
+def test_a_row_whose_job_is_lost_is_made_again_and_no_other(workspace, cluster, tmp_path, fault):
+    shutil.copytree(workspace.folder, tmp_path / "workspace", symlinks=True)
+    again = replace(workspace, folder=tmp_path / "workspace")
     before = again.rows()
     row = again.results / "olmo/rows/add.parquet"
     row.unlink()
@@ -136,10 +137,10 @@ def test_a_row_whose_job_is_lost_is_made_again_and_no_other(place, cluster, tmp_
     try:
         cluster.wait(lambda: cluster.queued("RUNNING"), 120)
         fault(cluster, cluster.queued("RUNNING")[0])
-        said = run.communicate(timeout=240)[0]
+        output = run.communicate(timeout=240)[0]
     finally:
         run.kill()
-    assert run.returncode == 0, said
+    assert run.returncode == 0, output
     assert row.is_file()
     after = again.rows()
     assert {path for path in before if before[path] != after[path]} <= {row}

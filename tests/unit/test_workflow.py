@@ -39,7 +39,7 @@ def load(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def own_matrix(tmp_path, monkeypatch):
     """An experiment on a matrix that was measured elsewhere."""
     (tmp_path / "Z.csv").touch()
     (tmp_path / "tasks.csv").write_text(
@@ -117,11 +117,17 @@ def test_a_variant_reads_the_prediction_of_its_strategy_and_records_its_changes(
     assert RuleParameters(experiment).replay("twice")["ratio"] == 0.5
 
 
-def test_the_report_reads_the_tables_that_exist(load, own):
-    tables = files(own).report_tables()
+def test_the_report_reads_the_tables_that_exist(load, own_matrix):
+    tables = files(own_matrix).report_tables()
     assert tables["sanity"] == ["results/tiny/mine/sanity.json"]
     assert tables["runs"] == tables["summaries"] == tables["upstream"] == tables["transfer"] == []
-    assert files(own).figures == ["overview", "heatmap", "spectrum", "rank_curves", "completion"]
+    assert files(own_matrix).figures == [
+        "overview",
+        "heatmap",
+        "spectrum",
+        "rank_curves",
+        "completion",
+    ]
 
 
 def test_the_report_of_models_has_their_tables_and_no_sanity(load):
@@ -172,13 +178,13 @@ def test_sources_are_archives_of_the_cache_or_files_of_the_user(load):
     sources = TINY["sources"] | {"bench": {"kind": "bigbench", "version": "1.0.0"}}
     domains = {"code": "local:code.txt", "forum": "bench:topical_chat", "more": "bench:x"}
     experiment = load(sources=sources, upstream=TINY["upstream"] | {"domains": domains})
-    found = SourceFiles(experiment, "/cache")
-    assert found.upstream_archives() == ["/cache/bigbench-1.0.0.zip"]
-    assert found.upstream_files() == ["texts/code.txt"]
-    assert found.task_files("add") == ["texts/add.jsonl"]
-    assert found.task_archive("add") is None
-    assert found.requirement("bigbench-1.0.0.tar.gz") == "bigbench==1.0.0"
-    assert found.models_from("scratch") == ["olmo", "pythia"]
+    sources_of_tiny = SourceFiles(experiment, "/cache")
+    assert sources_of_tiny.upstream_archives() == ["/cache/bigbench-1.0.0.zip"]
+    assert sources_of_tiny.upstream_files() == ["texts/code.txt"]
+    assert sources_of_tiny.task_files("add") == ["texts/add.jsonl"]
+    assert sources_of_tiny.task_archive("add") is None
+    assert sources_of_tiny.requirement("bigbench-1.0.0.tar.gz") == "bigbench==1.0.0"
+    assert sources_of_tiny.models_from("scratch") == ["olmo", "pythia"]
 
 
 def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):

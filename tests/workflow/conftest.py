@@ -1,23 +1,23 @@
-"""The tiny experiment, made once, and copies of it to do things to."""
+"""The tiny experiment, made once, and copies of it to change."""
 
 import shutil
 
 import pytest
-from helpers.experiment import Place, make_experiment
+from helpers.experiment import Workspace, make_experiment
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Place:
+def finished(tmp_path_factory) -> Workspace:
     """The tiny experiment from raw text to report; tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("tiny") / "place"
+    folder = tmp_path_factory.mktemp("tiny") / "workspace"
     make_experiment(folder)
-    place = Place(folder)
-    place.run()
-    return place
+    workspace = Workspace(folder)
+    workspace.run()
+    return workspace
 
 
 @pytest.fixture
-def copied(finished, tmp_path) -> Place:
-    """A copy of the finished experiment, with its times, to do things to."""
-    shutil.copytree(finished.folder, tmp_path / "place", symlinks=True)
-    return Place(tmp_path / "place")
+def copied(finished, tmp_path) -> Workspace:
+    """A copy of the finished experiment, with its times, to change."""
+    shutil.copytree(finished.folder, tmp_path / "workspace", symlinks=True)
+    return Workspace(tmp_path / "workspace")

@@ -23,19 +23,19 @@ def planned(folder, *arguments, **options):
 
 def run(folder, *arguments, profile="profiles/default", code=ROOT):
     program = [sys.executable, "-m", "snakemake", "--cores", "2"]
-    where = ["--snakefile", str(code / "Snakefile"), "--directory", str(folder)]
-    done = subprocess.run(
-        [*program, *arguments, *where, "--workflow-profile", str(code / profile)],
+    folders = ["--snakefile", str(code / "Snakefile"), "--directory", str(folder)]
+    process = subprocess.run(
+        [*program, *arguments, *folders, "--workflow-profile", str(code / profile)],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
         env=os.environ | {"LETHE_CACHE": str(folder / "cache")},
         timeout=600,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    assert process.returncode == 0, process.stdout
+    return process.stdout
 
 
-def test_every_rule_says_what_it_makes():
-    """Else `snakemake --list-rules` would not read like a table of contents."""
+def test_every_rule_has_a_docstring():
+    """Otherwise `snakemake --list-rules` would not read like a table of contents."""
     for path in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")]:
         lines = path.read_text("utf-8").splitlines()
         for number, line in enumerate(lines):
@@ -45,7 +45,7 @@ def test_every_rule_says_what_it_makes():
 
 @pytest.fixture
 def shipped(tmp_path):
-    """A folder that holds what is shipped to be run, and no results."""
+    """A folder with the shipped experiments and no results."""
     for name in ("config.yaml", "tasks.csv", "experiments"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -149,14 +149,14 @@ PAPER = sorted(
 
 @pytest.fixture
 def downloaded(shipped):
-    """With what the paper's experiments want downloaded."""
+    """With the downloads that the experiments of the paper read."""
     tasks = table("experiments/paper/instruct.csv")
     paper.downloads(shipped, [task["name"] for task in tasks if task["group"] == "bbh"])
     return shipped
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_z_of_the_paper_is_a_row_a_task(downloaded, name):
+def test_a_z_of_the_paper_has_one_row_per_task(downloaded, name):
     target = f"results/{name}/{name}/completion.csv"
     file = str(downloaded / f"experiments/paper/{name}.yaml")
     counts = planned(downloaded, target, "--configfile", file)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import tiny
-from helpers.experiment import TINY, Place, make_experiment
+from helpers.experiment import TINY, Workspace, make_experiment
 
 from lethe.config.model_settings import Recipe
 from lethe.data.examples import Example, read_upstream
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def answering_model(folder, examples):
-    """Saves a model that was taught every other one of these examples, and knows no other."""
+    """Saves a model that learned every second one of these examples by heart, and nothing else."""
     texts = [f"{example.prompt}\n{example.answer}" for example in examples]
     tokenizer = models.train_tokenizer(texts * 3, 400)
     model = models.from_scratch("llama", tiny.sizes(hidden=48), len(tokenizer), 0)
-    # So few examples are learned by heart, on any processor.
+    # So few examples are memorised on any processor.
     recipe = Recipe(steps=400, batch=8, lr=3e-3, warmup_steps=20, max_epochs=None)
     tokens = tokenise(tokenizer, examples[::2], 48).examples
     fine_tune(model, [tokens[i] for i in stream(len(tokens), 3200, 0)], recipe, "teaching")
@@ -33,14 +33,14 @@ def answering_model(folder, examples):
 
 
 @pytest.fixture(scope="module")
-def answered(tmp_path_factory) -> Place:
-    folder = tmp_path_factory.mktemp("em") / "place"
+def answered(tmp_path_factory) -> Workspace:
+    folder = tmp_path_factory.mktemp("em") / "workspace"
     make_experiment(folder)
-    known = []
+    examples = []
     for name in ("double", "halve"):
         lines = (folder / f"texts/{name}.jsonl").read_text("utf-8").splitlines()
-        known += [Example(**json.loads(line)) for line in lines]
-    answering_model(folder / "taught", known)
+        examples += [Example(**json.loads(line)) for line in lines]
+    answering_model(folder / "taught", examples)
     tasks = "name,group,source,split\nadd,numbers,local:add.jsonl,train\n"
     tasks += "upper,words,local:upper.jsonl,train\nreverse,words,local:reverse.jsonl,test\n"
     (folder / "tasks.csv").write_text(tasks, "utf-8")
@@ -56,9 +56,9 @@ def answered(tmp_path_factory) -> Place:
         | {"methods": ["column_mean", "additive", "mf", "gaussian", "logistic_foldin"]},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(experiment), "utf-8")
-    place = Place(folder)
-    place.run()
-    return place
+    workspace = Workspace(folder)
+    workspace.run()
+    return workspace
 
 
 def test_z_is_binary_and_knows_what_the_base_model_had_right(answered):
@@ -87,12 +87,14 @@ def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
 
 def test_a_group_takes_its_own_steps_and_the_others_theirs(answered):
     files = {"add": "rows/add", "upper": "rows/upper", "replay": "replay/random/reverse-seed0"}
-    found = {key: rows.read(answered.results / f"taught/{f}.parquet") for key, f in files.items()}
+    measured = {
+        key: rows.read(answered.results / f"taught/{f}.parquet") for key, f in files.items()
+    }
     # A quarter of replayed examples is added to the twelve steps.
-    assert {key: row.about["steps"] for key, row in found.items()} == {
+    assert {key: row.about["steps"] for key, row in measured.items()} == {
         **{"add": 14, "upper": 12, "replay": 15}
     }
-    assert found["add"].settings == found["upper"].settings
+    assert measured["add"].settings == measured["upper"].settings
 
 
 def test_tables_and_page_speak_of_answers(answered):

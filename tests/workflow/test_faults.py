@@ -1,4 +1,4 @@
-"""Killed runs and bad files: finished work stays, and what is wrong is named."""
+"""Killed runs and bad files: finished work stays, and the error names the bad file."""
 
 import shutil
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
-    """Killed while rows are being measured: those that were there are not made again."""
+    """Killed while rows are being measured: finished rows are not repeated."""
     _only_two_rows(copied)
     process = subprocess.Popen(
         copied.command(),
@@ -29,29 +29,30 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
     subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = copied.rows()
-    assert 4 <= len(kept) < 8
+    finished_rows = copied.rows()
+    assert 4 <= len(finished_rows) < 8
     assert not list(copied.results.glob("*/rows/.*.part"))
     copied.run("--unlock")
     copied.run()
     after = copied.rows()
-    # A job that was in flight may have just finished when it was killed; it is made anew.
-    assert sum(after[path] == kept[path] for path in kept) >= len(kept) - 2
+    # A job that was in flight may have just finished when it was killed; it is repeated.
+    unchanged = [path for path in finished_rows if after[path] == finished_rows[path]]
+    assert len(unchanged) >= len(finished_rows) - 2
     for model in ("olmo", "pythia"):
         z = forgetting_matrix.read(finished.results / model / "Z.parquet")
         again = forgetting_matrix.read(copied.results / model / "Z.parquet")
         assert (z.values == again.values).all()
 
 
-def _only_two_rows(place) -> None:
-    """Takes away all but two rows, and all that is made of rows: else nothing would be missing."""
-    made_of_rows = [*place.results.glob("*/*.csv"), *place.results.glob("*/Z.parquet")]
-    made_of_rows += [*place.results.glob("*.csv"), place.results / "report.html"]
-    for path in [*list(place.rows())[2:], *made_of_rows]:
+def _only_two_rows(workspace) -> None:
+    """Deletes all but two rows, and all that is made of rows, so that much is missing."""
+    made_of_rows = [*workspace.results.glob("*/*.csv"), *workspace.results.glob("*/Z.parquet")]
+    made_of_rows += [*workspace.results.glob("*.csv"), workspace.results / "report.html"]
+    for path in [*list(workspace.rows())[2:], *made_of_rows]:
         path.unlink()
-    for folder in [*place.results.glob("*/predictions"), *place.results.glob("*/replay")]:
+    for folder in [*workspace.results.glob("*/predictions"), *workspace.results.glob("*/replay")]:
         shutil.rmtree(folder)
-    shutil.rmtree(place.results / "plots")
+    shutil.rmtree(workspace.results / "plots")
 
 
 def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
@@ -61,8 +62,8 @@ def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
     path.unlink()
     target = str(path.relative_to(copied.folder))
     for attempt, cut in (("2", False), ("3", True)):
-        said = copied.run("--attempt", attempt, "--force", target)
-        assert ("batches are cut to 1/2" in said) == cut, said
+        output = copied.run("--attempt", attempt, "--force", target)
+        assert ("batches are cut to 1/2" in output) == cut, output
         again = rows.read(path)
         assert abs(again.loss_after - first.loss_after).max() <= (1e-4 if cut else 0)
         assert again.settings == first.settings
@@ -71,9 +72,9 @@ def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
 def test_a_truncated_row_is_named_and_not_averaged_in(copied):
     path = copied.results / "olmo/rows/add.parquet"
     path.write_bytes(path.read_bytes()[:-200])
-    said = copied.run(succeed=False)
-    assert "olmo/rows/add.parquet: not a readable row" in said
-    assert "delete the file and run again" in said
+    output = copied.run(succeed=False)
+    assert "olmo/rows/add.parquet: not a readable row" in output
+    assert "delete the file and run again" in output
     path.unlink()
     copied.run()
 
@@ -86,17 +87,17 @@ def test_a_row_edited_by_hand_is_named(copied):
     column = table.schema.get_field_index("forgetting")
     edited = table.set_column(column, "forgetting", [values.astype("float32")])
     pq.write_table(edited.replace_schema_metadata(table.schema.metadata), path)
-    said = copied.run(succeed=False)
-    assert "olmo/rows/add.parquet" in said and "does not match its digest" in said
+    output = copied.run(succeed=False)
+    assert "olmo/rows/add.parquet" in output and "does not match its digest" in output
 
 
 def test_a_bad_experiment_starts_nothing_and_lists_every_problem(copied):
     copied.change(recipe={"stepz": 3, "lr": -1}, replay={"ratio": 2})
-    said = copied.run(succeed=False)
+    output = copied.run(succeed=False)
     for key in ("recipe.stepz", "recipe.lr", "replay.ratio"):
-        assert key in said
-    assert "did you mean 'steps'" in said and "nothing was started" in said
-    assert "Traceback" not in said
+        assert key in output
+    assert "did you mean 'steps'" in output and "nothing was started" in output
+    assert "Traceback" not in output
 
 
 def test_a_failing_task_leaves_the_others_running(copied):
@@ -105,13 +106,13 @@ def test_a_failing_task_leaves_the_others_running(copied):
         table.write("broken,numbers,local:broken.jsonl,train\n")
         table.write("halve,numbers,local:halve.jsonl,train\n")
     (copied.folder / "texts/broken.jsonl").write_text('{"prompt": "1", "answer": "2"}\n{oops\n')
-    said = copied.run(succeed=False)
-    assert "broken.jsonl, line 2: not JSON" in said
+    output = copied.run(succeed=False)
+    assert "broken.jsonl, line 2: not JSON" in output
     assert (copied.results / "olmo/rows/halve.parquet").exists()
 
 
 def test_two_runs_in_one_folder_are_told_apart(copied):
-    """The second does not touch what the first is making; it says what stands in its way."""
+    """The second does not touch the files of the first; it reports the lock."""
     (copied.results / "report.html").unlink()
     shutil.rmtree(copied.results / "plots")
     first = subprocess.Popen(copied.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -132,38 +133,38 @@ def test_yaml_that_would_run_something_runs_nothing(copied):
     evil = copied.folder / "evil"
     with (copied.folder / "tiny.yaml").open("a") as experiment:
         experiment.write(f"noise: !!python/object/apply:os.system ['touch {evil}']\n")
-    said = copied.run("--dry-run", succeed=False)
-    assert "not valid JSON or YAML" in said
+    output = copied.run("--dry-run", succeed=False)
+    assert "not valid JSON or YAML" in output
     assert not evil.exists()
 
 
 def test_base_losses_of_other_settings_are_not_subtracted(copied):
-    """A file of another run laid in the place of the base losses: newer, whole, and wrong."""
+    """A file of another run in place of the base losses: newer, complete, and wrong."""
     base = copied.results / "olmo/base.parquet"
     other = rows.read(base)
     changed = {**other.settings, "scoring": {**other.settings["scoring"], "max_tokens": 20}}
     rows.write(base, replace(other, settings=changed))
     (copied.results / "olmo/rows/add.parquet").unlink()
-    said = copied.run(succeed=False)
-    assert "base losses were measured with other settings" in said
-    assert "scoring" in said
+    output = copied.run(succeed=False)
+    assert "base losses were measured with other settings" in output
+    assert "scoring" in output
 
 
 def test_a_hub_that_goes_away_in_the_middle_takes_no_row_with_it(copied, model_folders, tmp_path):
     """First in the middle of a download; then when the model is there, before the next row."""
     hub = Hub("someone/tiny", model_folders["llama"]["path"], breaks=True)
-    told = hub.environment | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
-    place = replace(copied, environment=told)
-    asked = {"source": "hub", "path": "someone/tiny", "resources": {"gpu": 0}}
-    place.change(models={"hub": asked})
-    kept = place.rows()
+    environment = hub.environment | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    workspace = replace(copied, environment=environment)
+    settings = {"source": "hub", "path": "someone/tiny", "resources": {"gpu": 0}}
+    workspace.change(models={"hub": settings})
+    expected = workspace.rows()
     first, second = (f"results/tiny/hub/rows/{task}.parquet" for task in ("add", "double"))
-    said = place.run("--nocolor", first, succeed=False)
-    assert "someone/tiny: cannot be loaded: the hub does not answer" in said
+    output = workspace.run("--nocolor", first, succeed=False)
+    assert "someone/tiny: cannot be loaded: the hub does not answer" in output
     hub.breaks = hub.gone = False
-    place.run("--nocolor", first)
-    kept[place.folder / first] = (place.folder / first).read_bytes()
+    workspace.run("--nocolor", first)
+    expected[workspace.folder / first] = (workspace.folder / first).read_bytes()
     hub.stop()
-    place.run("--nocolor", second)
-    made = place.rows()
-    assert made.pop(place.folder / second) and made == kept
+    workspace.run("--nocolor", second)
+    measured = workspace.rows()
+    assert measured.pop(workspace.folder / second) and measured == expected

@@ -1,23 +1,23 @@
-"""What a change reruns, on real runs: no more than rests on it."""
+"""A change reruns only what depends on it: on real runs."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.experiment import ROOT, Place
+from helpers.experiment import ROOT, Workspace
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
 
-def test_a_new_task_costs_one_row_a_model_and_leaves_finished_rows_alone(copied):
+def test_a_new_task_costs_one_row_per_model_and_leaves_finished_rows_alone(copied):
     before = copied.rows()
     with (copied.folder / "tasks.csv").open("a") as table:
         table.write("halve,numbers,local:halve.jsonl,train\n")
     planned = copied.planned()
     assert planned["measure_row"] == planned["gather_matrix"] == 2
     assert planned["prepare_task"] == 1
-    # Predictions are other ones now; the truth, chance and no replay are what they were.
+    # Predictions have changed; the truth, chance and no replay are as before.
     additive = list(copied.results.glob("*/replay/additive/*.parquet"))
     assert planned["replay_run"] == len(additive) > 0
     assert not planned.keys() & {"pretrain_model", "score_base", "prepare_upstream"}
@@ -50,7 +50,7 @@ def test_a_recipe_reruns_the_rows_it_touches(copied):
     assert changed == {path for path in before if "olmo" in path.parts}
 
 
-def test_a_raised_version_measures_every_row_anew(copied):
+def test_a_raised_version_measures_every_row_again(copied):
     copied.change(recipe={"version": 2})
     assert copied.planned()["measure_row"] == 8
 
@@ -59,27 +59,27 @@ def test_a_formatted_script_reruns_nothing(copied, tmp_path):
     code = _clone(tmp_path)
     for script in (code / "workflow_scripts").glob("*.py"):
         script.write_text(script.read_text() + "\n")
-    assert Place(copied.folder, code).planned() == {}
+    assert Workspace(copied.folder, code).planned() == {}
 
 
 def test_a_fresh_clone_beside_copied_results_reruns_nothing(copied, tmp_path):
     shutil.rmtree(copied.folder / ".snakemake")
-    assert Place(copied.folder, _clone(tmp_path)).planned() == {}
+    assert Workspace(copied.folder, _clone(tmp_path)).planned() == {}
 
 
-def test_patches_for_another_snakemake_do_nothing_and_say_so(copied, tmp_path):
+def test_patches_for_another_snakemake_do_nothing_and_report_it(copied, tmp_path):
     code = _clone(tmp_path)
     patches = code / "rules/snakemake_patches.smk"
     patches.write_text(patches.read_text("utf-8").replace('"9.27"', '"9.1"'), "utf-8")
-    place = Place(copied.folder, code)
-    output = place.run("--dry-run")
+    workspace = Workspace(copied.folder, code)
+    output = workspace.run("--dry-run")
     assert output.count("snakemake_patches.smk does nothing") == 1
     assert "not written for snakemake 9.27" in output
-    assert place.planned() == {}
+    assert workspace.planned() == {}
 
 
 def _clone(folder: Path) -> Path:
-    """The code as a clone gives it: every file new."""
+    """The code as in a fresh clone: every file is new."""
     code = folder / "clone"
     for name in ("rules", "src", "workflow_scripts", "envs", "profiles", "report"):
         shutil.copytree(ROOT / name, code / name, copy_function=shutil.copyfile)

@@ -1,10 +1,10 @@
-"""The whole graph on a tiny experiment, and that it holds together."""
+"""The complete graph on a tiny experiment."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers.experiment import Place, make_experiment
+from helpers.experiment import Workspace, make_experiment
 
 from lethe.data.examples import read_upstream
 from lethe.matrix import forgetting_matrix, rows
@@ -24,7 +24,7 @@ def test_every_file_of_the_contract_is_made(finished):
         assert "<svg" in (results / f"plots/{figure}.svg").read_text()
 
 
-def test_a_row_says_what_was_done_and_a_fine_tune_learned(finished):
+def test_a_row_records_its_settings_and_a_fine_tune_learned(finished):
     row = rows.read(finished.results / "olmo/rows/reverse.parquet")
     assert len(row.example_ids) == 40
     assert row.about["eval_loss_after"] < row.about["eval_loss_before"]
@@ -95,8 +95,8 @@ def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
     copied.change(models={"olmo": models["olmo"] | {"gpus": 2, "strategy": "fsdp"}})
     before = rows.read(copied.results / "olmo/rows/reverse.parquet")
     target = "results/tiny/olmo/rows/reverse.parquet"
-    said = copied.run("--resources", "gpu=2", "--", target)
-    assert "gpu=2" in said
+    output = copied.run("--resources", "gpu=2", "--", target)
+    assert "gpu=2" in output
     row = rows.read(copied.results / "olmo/rows/reverse.parquet")
     assert row.settings["recipe"]["processes"] == 2
     np.testing.assert_allclose(row.loss_after, before.loss_after, rtol=0, atol=1e-4)
@@ -114,18 +114,18 @@ def test_weights_are_made_when_the_recipe_keeps_them(copied):
 
 def test_the_plan_counts_the_jobs_that_a_run_would_start(tmp_path):
     make_experiment(tmp_path / "new")
-    place = Place(tmp_path / "new")
-    place.change(recipe={"max_epochs": 3})
+    workspace = Workspace(tmp_path / "new")
+    workspace.change(recipe={"max_epochs": 3})
     noise = {"tasks": ["reverse"], "trainings": 2, "measurements": 1}
-    config = yaml.safe_load((place.folder / "tiny.yaml").read_text())
-    (place.folder / "tiny.yaml").write_text(yaml.safe_dump(config | {"noise": noise}))
-    planned = place.planned()
-    said = place.run("--", "plan")
-    assert "pretrain_model" not in said.split("Job stats")[1].split("total")[0]
-    lines = pd.read_csv(place.results / "plan.csv")
+    config = yaml.safe_load((workspace.folder / "tiny.yaml").read_text())
+    (workspace.folder / "tiny.yaml").write_text(yaml.safe_dump(config | {"noise": noise}))
+    planned = workspace.planned()
+    output = workspace.run("--", "plan")
+    assert "pretrain_model" not in output.split("Job stats")[1].split("total")[0]
+    lines = pd.read_csv(workspace.results / "plan.csv")
     for rule in ("pretrain_model", "score_base", "measure_row", "repeat_row", "replay_run"):
         assert lines[lines.rule == rule].jobs.sum() == planned[rule], rule
-    assert set(pd.read_csv(place.results / "new_task.csv").way) == {
+    assert set(pd.read_csv(workspace.results / "new_task.csv").way) == {
         *("exhaustive", "offline", "online")
     }
 

@@ -16,16 +16,17 @@ def test_a_job_writes_its_messages_to_the_log_and_to_the_terminal(tmp_path, caps
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
-def test_a_log_on_a_full_disk_costs_what_is_said_and_not_the_job(tmp_path, capsys):
-    log, done = tmp_path / "job.log", tmp_path / "done"
+def test_a_log_on_a_full_disk_costs_the_messages_and_not_the_job(tmp_path, capsys):
+    log = tmp_path / "job.log"
+    result = tmp_path / "result"
     log.symlink_to("/dev/full")
 
     def work() -> None:
         print("3 steps", file=sys.stderr)
-        done.touch()
+        result.touch()
 
     running.run(work, str(log))
-    assert done.exists() and "3 steps" in capsys.readouterr().err
+    assert result.exists() and "3 steps" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         running.run(lambda: 1 / 0, str(log))
 
@@ -38,9 +39,9 @@ def test_a_mistake_of_the_user_ends_a_job_with_its_message_alone(tmp_path, capsy
     with pytest.raises(SystemExit) as caught:
         running.run(fail, str(tmp_path / "job.log"))
     assert caught.value.code == 1
-    for said in ((tmp_path / "job.log").read_text(), capsys.readouterr().err):
-        assert "error: tasks.csv: no such task; add it" in said
-        assert "Traceback" not in said
+    for output in ((tmp_path / "job.log").read_text(), capsys.readouterr().err):
+        assert "error: tasks.csv: no such task; add it" in output
+        assert "Traceback" not in output
     assert sys.stderr is terminal
 
 
@@ -54,13 +55,13 @@ def test_any_other_failure_leaves_its_traceback_in_the_log(tmp_path):
     assert "Traceback" in (tmp_path / "job.log").read_text()
 
 
-def test_a_jobs_stderr_can_be_asked_what_streams_are_asked(tmp_path):
-    """Libraries ask whether they write to a terminal before they draw bars or colours."""
-    asked = []
+def test_stderr_of_a_job_answers_like_a_stream(tmp_path):
+    """Libraries check for a terminal before they draw bars or colours."""
+    answers = []
     running.run(
-        lambda: asked.append((sys.stderr.isatty(), sys.stderr.closed)), str(tmp_path / "log")
+        lambda: answers.append((sys.stderr.isatty(), sys.stderr.closed)), str(tmp_path / "log")
     )
-    assert asked == [(False, False)]
+    assert answers == [(False, False)]
 
 
 def test_the_library_comes_first_for_jobs_and_once(monkeypatch):

@@ -31,16 +31,16 @@ def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
         with out.with_suffix(".began").open("a") as began:
             began.write(f"{os.getpid()}\\n")
         time.sleep(30)
-    print("said aloud", file=sys.stderr)
-    told = {"parent": os.getppid(), "folder": os.getcwd(), "mark": os.environ.get("MARK")}
-    out.write_text(json.dumps(told | {"inputs": inputs, "numbers": numbers}))
+    print("a message", file=sys.stderr)
+    report = {"parent": os.getppid(), "folder": os.getcwd(), "mark": os.environ.get("MARK")}
+    out.write_text(json.dumps(report | {"inputs": inputs, "numbers": numbers}))
 
 if __name__ == "__main__":
     warm.PRELOADED = ()
     out, what = Path(sys.argv[1]), sys.argv[2]
-    given = {"inputs": {"card": "a.json", "train": ["b", "c"]}, "numbers": (1, 2.5)}
+    arguments = {"inputs": {"card": "a.json", "train": ["b", "c"]}, "numbers": (1, 2.5)}
     log = str(out.with_suffix(".log"))
-    running.run(work, log, warm_start=True, out=out, what=what, **given)
+    running.run(work, log, warm_start=True, out=out, what=what, **arguments)
 """
 
 
@@ -63,10 +63,10 @@ def start(tmp_path, owner, monkeypatch):
     library = str(Path(__file__).parents[3] / "src")
 
     def begin(name: str, what: str = "work", **environment: str) -> subprocess.Popen:
-        given = {"PYTHONPATH": library, "LETHE_WARM": str(owner.pid), **environment}
+        variables = {"PYTHONPATH": library, "LETHE_WARM": str(owner.pid), **environment}
         return subprocess.Popen(
             [sys.executable, str(script), str(tmp_path / f"{name}.json"), what],
-            env=os.environ | given,
+            env=os.environ | variables,
             cwd=tmp_path,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,7 +75,7 @@ def start(tmp_path, owner, monkeypatch):
     return begin
 
 
-def told(tmp_path: Path, name: str) -> dict:
+def read_report(tmp_path: Path, name: str) -> dict:
     return json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
 
 
@@ -95,29 +95,30 @@ def gone(process: int) -> bool:
 
 def test_jobs_of_a_run_share_a_parent_and_keep_their_own_surroundings(start, tmp_path):
     jobs = [start("a", MARK="first"), start("b", MARK="second")]
-    said = [job.communicate(timeout=60)[1] for job in jobs]
+    outputs = [job.communicate(timeout=60)[1] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0]
-    a, b = told(tmp_path, "a"), told(tmp_path, "b")
+    a, b = read_report(tmp_path, "a"), read_report(tmp_path, "b")
     assert a["parent"] == b["parent"] not in [job.pid for job in jobs]
     assert (a["mark"], b["mark"], a["folder"]) == ("first", "second", str(tmp_path))
     assert a["inputs"] == {"card": "a.json", "train": ["b", "c"]} and a["numbers"] == [1, 2.5]
-    assert all("said aloud" in text for text in said)
-    assert "said aloud" in (tmp_path / "b.log").read_text(encoding="utf-8")
+    assert all("a message" in text for text in outputs)
+    assert "a message" in (tmp_path / "b.log").read_text(encoding="utf-8")
 
 
 def test_without_a_run_a_job_is_its_own_process(start, tmp_path):
     job = start("cold", LETHE_WARM="0")
     job.communicate(timeout=60)
-    assert job.returncode == 0 and told(tmp_path, "cold")["parent"] == os.getpid()
+    assert job.returncode == 0 and read_report(tmp_path, "cold")["parent"] == os.getpid()
 
 
 @pytest.mark.parametrize(
-    ("what", "said"), [("fail", "error: tasks.csv: line 3 is wrong"), ("break", "one by nothing")]
+    ("what", "message"),
+    [("fail", "error: tasks.csv: line 3 is wrong"), ("break", "one by nothing")],
 )
-def test_what_fails_in_the_fork_is_said_and_fails_the_job(start, what, said):
+def test_what_fails_in_the_fork_is_reported_and_fails_the_job(start, what, message):
     job = start("broken", what)
     text = job.communicate(timeout=60)[1]
-    assert job.returncode == 1 and said in text
+    assert job.returncode == 1 and message in text
 
 
 def test_a_job_that_is_killed_takes_its_fork_with_it(start, tmp_path):
@@ -140,7 +141,7 @@ def test_a_request_to_stop_reaches_the_fork_and_its_status_comes_back(start, tmp
     assert (tmp_path / "stopped.json").read_text() == "stopped"
 
 
-def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_anew(start, tmp_path):
+def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_again(start, tmp_path):
     """As clusters do: the job, the server and the fork."""
     job = start("stopped", "wait")
     began = tmp_path / "stopped.began"
@@ -156,7 +157,7 @@ def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_anew(start, 
     os.kill(server, signal.SIGKILL)
 
 
-def test_a_job_whose_server_is_lost_meanwhile_fails_and_is_not_begun_anew(start, tmp_path):
+def test_a_job_whose_server_is_lost_meanwhile_fails_and_is_not_begun_again(start, tmp_path):
     job = start("orphan", "wait")
     began = tmp_path / "orphan.began"
     wait_for(began.exists)
@@ -181,11 +182,11 @@ def test_a_fork_that_is_killed_fails_its_job_by_name_and_the_next_goes_on(start,
 
 def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(start, tmp_path, owner):
     assert start("a").wait(timeout=60) == 0
-    first = told(tmp_path, "a")["parent"]
+    first = read_report(tmp_path, "a")["parent"]
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: gone(first))
     assert start("b").wait(timeout=60) == 0
-    second = told(tmp_path, "b")["parent"]
+    second = read_report(tmp_path, "b")["parent"]
     assert second != first
     owner.kill()
     owner.wait()
@@ -199,4 +200,4 @@ def test_a_folder_that_others_may_open_is_not_trusted(start, tmp_path):
     folder.chmod(0o755)
     job = start("b")
     assert job.wait(timeout=60) == 0
-    assert told(tmp_path, "b")["parent"] == os.getpid()
+    assert read_report(tmp_path, "b")["parent"] == os.getpid()

@@ -122,7 +122,11 @@ def test_columns_of_a_data_frame_are_refused(tmp_path, frame, indent):
         ("a.jsonl.gz", b"no gzip", "not readable as jsonl"),
         ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "not readable as jsonl"),
         ("a.jsonl.zst", b"no zstd", "not readable as jsonl"),
-        ("a.jsonl.gz", gzip.compress(LINES.encode())[:20] + b"x" * 20, "not readable as jsonl"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(LINES.encode(), mtime=0)[:20] + b"x" * 20,
+            "not readable as jsonl",
+        ),
         ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
         ("a.json", b'{"a":' * 100_000, "not JSON"),
         ("a.exe.gz", b"", "ends with"),

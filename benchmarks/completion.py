@@ -24,11 +24,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy.special import expit
 
 from lethe.completion import METHODS
-from lethe.completion.logistic import sigmoid
 from lethe.completion.probes import random_probes
-from lethe.completion.scores import metrics
+from lethe.completion.scores import score_rows
 from lethe.completion.threshold import tuned_threshold
 from lethe.matrix import forgetting_matrix
 
@@ -86,9 +86,9 @@ def plain_logistic_mf(train, index, values, rank: int = 5, steps: int = 5000) ->
     z[-1, index], known[-1, index] = values, 1
     u, v = rng.normal(0, 0.005, (len(z), rank)), rng.normal(0, 0.005, (rank, z.shape[1]))
     for _ in range(steps):
-        missed = known * (sigmoid(u @ v) - z)
+        missed = known * (expit(u @ v) - z)
         u, v = u - 1e-3 * (missed @ v.T + 0.1 * u), v - 1e-3 * (u.T @ missed + 0.1 * v)
-    return sigmoid(u[-1] @ v)
+    return expit(u[-1] @ v)
 
 
 def rmse(predict: Callable, test: np.ndarray, k: int, seeds: range) -> float:
@@ -174,7 +174,7 @@ def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> lis
             index = random_probes(train.shape[1], k, seed)
             hidden = np.setdiff1d(np.arange(train.shape[1]), index)
             rows = np.array([predict(index, row[index])[hidden] for row in test])
-            scores.append(metrics(test[:, hidden], rows, 0.5, cut))
+            scores.append(score_rows(test[:, hidden], rows, 0.5, cut))
         _, _, _, _, _, f1, auc = np.nanmean(np.concatenate(scores), axis=0).tolist()
         index = random_probes(train.shape[1], k, 0)
         call = partial(by_lethe, name, train) if name in METHODS else predict
@@ -216,7 +216,7 @@ def show(title: str, lines: list[dict]) -> None:
 
 def parts(path: Path, table: Path) -> tuple[np.ndarray, np.ndarray]:
     """Training and test rows of a Z by its task table; columns with a NaN are dropped."""
-    z = forgetting_matrix.read(path)
+    z = forgetting_matrix.read_matrix(path)
     with table.open(encoding="utf-8", newline="") as stream:
         split = {row["name"]: row["split"] for row in csv.DictReader(stream)}
     values = z.values[:, np.isfinite(z.values).all(axis=0)].astype(np.float64)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from lethe.analysis import streamed_rank
 from lethe.completion.gaussian import Gaussian  # noqa: E402
-from lethe.completion.streamed import Completion, probe_scores  # noqa: E402
+from lethe.completion.streamed import StreamedCompletion, probe_scores  # noqa: E402
 from lethe.files import write_json  # noqa: E402
 from lethe.matrix import forgetting_matrix, moments, streams  # noqa: E402
 
@@ -55,12 +55,12 @@ def read_only(path: Path) -> dict:
 
 def streamed_curve(path: Path) -> dict:
     """The rank curve as the workflow makes it."""
-    return {"r2": streamed_rank.rank_curve(path).r2.tolist()}
+    return {"r2": streamed_rank.streamed_rank_curve(path).r2.tolist()}
 
 
 def numpy_svd(path: Path) -> dict:
     """R2 by rank from numpy's SVD of the whole matrix."""
-    z = forgetting_matrix.read(path).values.astype(np.float64)
+    z = forgetting_matrix.read_matrix(path).values.astype(np.float64)
     squares = np.square(np.linalg.svd(z, compute_uv=False))
     left = np.square(z).sum() - np.cumsum(squares)
     return {"r2": (1 - left / np.square(z - z.mean()).sum()).tolist()}
@@ -73,7 +73,7 @@ def streamed_completion(path: Path) -> dict:
     rng = np.random.default_rng(2)
     drawn = rng.choice(test.examples, PROBES + min(20_000, test.examples // 2), replace=False)
     index, scored = np.sort(drawn[:PROBES]), drawn[PROBES:]
-    fitted = Completion(Gaussian(), streams.Stream(path, names[:-1]))
+    fitted = StreamedCompletion(Gaussian(), streams.Stream(path, names[:-1]))
     predicted = fitted.predict(index, test.take(index))[0]
     missed = predicted[scored] - test.take(scored)[0]
     return {"rmse": float(np.sqrt(np.square(missed).mean()))}
@@ -81,7 +81,7 @@ def streamed_completion(path: Path) -> dict:
 
 def streamed_probe_scores(path: Path) -> dict:
     """What each example would tell if probed, for all tasks."""
-    scores = probe_scores(Completion(Gaussian(), streams.Stream(path)), PROBES)
+    scores = probe_scores(StreamedCompletion(Gaussian(), streams.Stream(path)), PROBES)
     return {"best": int(scores.argmax())}
 
 
@@ -126,7 +126,7 @@ def measured(function: Callable, path: Path) -> dict:
 def compare(folder: Path, tasks: int, examples: int, svd_examples: int) -> dict:
     """All measurements at one N."""
     path = folder / f"Z-{tasks}x{examples}.parquet"
-    forgetting_matrix.write_chunks(path, tasks_of(tasks), made_up(tasks, examples))
+    forgetting_matrix.write_matrix_chunks(path, tasks_of(tasks), made_up(tasks, examples))
     line = {"tasks": tasks, "examples": examples, "file_mb": path.stat().st_size / 2**20}
     functions = [read_only, streamed_curve, streamed_completion, streamed_probe_scores]
     if examples <= svd_examples:

@@ -9,7 +9,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Name -> the module that defines it. `read_matrix` has another name there.
+# Name -> the module that defines it.
 _FACE = {
     "Additive": "lethe.completion.additive",
     "Affine": "lethe.completion.additive",
@@ -30,7 +30,6 @@ _FACE = {
     "rank_curve": "lethe.analysis.low_rank",
     "ForgettingProbe": "lethe.integrations.probe",
 }
-_NAME_THERE = {"read_matrix": "read"}
 
 __all__ = [*_FACE, "__version__"]
 
@@ -39,7 +38,7 @@ def __getattr__(name: str) -> Any:
     """The object of this name, imported from the wing that defines it."""
     if name not in _FACE:
         raise AttributeError(f"lethe has no {name!r}; it has: {', '.join(sorted(_FACE))}")
-    return getattr(importlib.import_module(_FACE[name]), _NAME_THERE.get(name, name))
+    return getattr(importlib.import_module(_FACE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""`lethe FILE ...` prints what made a file."""
+"""`lethe FILE ...` prints the settings, versions and data that a file was made with."""
 
 import json
 import sys
@@ -9,9 +9,12 @@ import numpy as np
 from lethe.errors import LetheError
 from lethe.matrix import rows
 
+USAGE = """usage: lethe FILE ...
+Prints what made a row, base losses, a replay run or a Z."""
 
-def told(path: Path) -> str:
-    """What a row, base losses, a replay run, or a Z with its rows beside it, was made with.
+
+def describe(path: Path) -> str:
+    """Settings and facts of a row, base losses, a replay run, or a Z with its rows beside it.
 
     Raises
     ------
@@ -19,16 +22,19 @@ def told(path: Path) -> str:
         If the file is none of these, or was changed after it was written.
     """
     if path.name == "Z.parquet":
-        return "\n\n".join(told(row) for row in rows_of(path))
-    row = rows.read(path)
-    found = {"settings": row.settings, "about": row.about}
-    known = int(np.isfinite(row.forgetting).sum())
-    mean = float(np.nanmean(row.forgetting)) if known else float("nan")
-    line = f"{path}: {len(row.example_ids)} examples, mean forgetting {mean:.4f} nats"
+        return "\n\n".join(describe(row) for row in rows_of(path))
+    row = rows.read_row(path)
+    measured = int(np.isfinite(row.forgetting).sum())
     if row.answers is not None:
         lost = int(np.nansum(row.forgetting))
-        line = f"{path}: {len(row.example_ids)} examples, {lost} of {known} right answers lost"
-    return f"{line}, content as it was written\n{json.dumps(found, indent=1, sort_keys=True)}"
+        summary = f"{lost} of {measured} right answers lost"
+    else:
+        mean = float(np.nanmean(row.forgetting)) if measured else float("nan")
+        summary = f"mean forgetting {mean:.4f} nats"
+    content = json.dumps({"settings": row.settings, "about": row.about}, indent=1, sort_keys=True)
+    return (
+        f"{path}: {len(row.example_ids)} examples, {summary}, content as it was written\n{content}"
+    )
 
 
 def rows_of(path: Path) -> list[Path]:
@@ -37,23 +43,28 @@ def rows_of(path: Path) -> list[Path]:
     Raises
     ------
     LetheError
-        If there is none beside it.
+        If there are none beside it.
     """
-    if not (found := sorted((path.parent / "rows").glob("*.parquet"))):
-        raise LetheError(f"{path}: there are no rows beside it, in {path.parent / 'rows'}")
-    return found
+    folder = path.parent / "rows"
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise LetheError(f"{path}: there are no rows beside it, in {folder}")
+    return files
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints what made each file, by default those of the command line; the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: lethe FILE ...")
-        print("Prints what made a row, base losses, a replay run or a Z.")
-        return 0 if arguments else 2
+    """Describes each file, by default those of the command line; returns the exit status."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if not arguments:
+        print(USAGE)
+        return 2
+    if arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
     try:
         for name in arguments:
-            print(told(Path(name)))
+            print(describe(Path(name)))
     except LetheError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-# Tails of 0.6 percent are cut at eight tasks: fewer draws would leave the ends to luck.
+# With eight tasks, tails of 0.6 percent are cut off: fewer draws would leave the ends to chance.
 DRAWS = 10_000
 
 
@@ -27,24 +27,24 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Expanded percentile bootstrap interval of the mean of `values` (n,), NaN left out.
 
-    Fewer than two values have no spread to draw from: (nan, nan). No interval reaches past the
-    least and the greatest value, which is too little for very few: at 95 percent, intervals of n =
-    3, 4, 5, 8 and 20 normal values hold the mean 76, 87, 92, 95 and 95 times of 100, of
-    exponential values 70, 82, 87, 90 and 93 times. See `tail`.
+    Fewer than two values have no spread to resample, so the interval is (nan, nan). No interval
+    extends beyond the smallest and the largest value, which is too narrow for very few values:
+    at 95 percent, intervals of n = 3, 4, 5, 8 and 20 normal values contain the mean 76, 87, 92, 95
+    and 95 times of 100, of exponential values 70, 82, 87, 90 and 93 times. See `tail`.
     """
-    known = np.asarray(values, dtype=float)
-    known = known[np.isfinite(known)]
-    if len(known) < 2:
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if len(finite) < 2:
         return float("nan"), float("nan")
-    cut = tail(len(known), level)
-    means = np.clip(_resampling(len(known), seed) @ known, known.min(), known.max())
+    cut = tail(len(finite), level)
+    means = np.clip(_resampling(len(finite), seed) @ finite, finite.min(), finite.max())
     low, high = np.quantile(means, [cut, 1 - cut])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=4)
 def _resampling(n: int, seed: int) -> np.ndarray:
-    """What each of n values counts in each resampled mean: (DRAWS, n), rows add up to 1."""
+    """Weight of each of n values in each resampled mean: (DRAWS, n), rows add up to 1."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS) / n
 
 
@@ -61,15 +61,15 @@ class Difference:
 def paired_difference(
     values: np.ndarray, reference: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> Difference:
-    """Compares values (n,) with a reference (n,), the same task at the same place.
+    """Compares values (n,) with a reference (n,), task by task.
 
-    The interval resamples tasks; the p-value is two-sided, NaN under three pairs or if all
-    differences are zero.
+    The interval resamples tasks. The p-value is two-sided, and NaN with fewer than three pairs or
+    if all differences are zero.
 
     Raises
     ------
     ValueError
-        If the two are not of the same length.
+        If the two differ in length.
     """
     if len(values) != len(reference):
         raise ValueError(f"{len(values)} values cannot be paired with {len(reference)}")
@@ -79,7 +79,7 @@ def paired_difference(
     testable = len(differences) >= 3 and np.any(differences != 0)
     p = float(stats.wilcoxon(differences).pvalue) if testable else float("nan")
     mean = float(differences.mean()) if len(differences) else float("nan")
-    return Difference(mean, low, high, p)
+    return Difference(mean=mean, low=low, high=high, p=p)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -87,8 +87,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     p = np.asarray(p_values, dtype=float)
     corrected = np.full_like(p, np.nan)
     order = [i for i in np.argsort(p) if np.isfinite(p[i])]
-    worst = 0.0
-    for place, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(order) - place) * p[i]))
-        corrected[i] = worst
+    largest = 0.0
+    for position, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - position) * p[i]))
+        corrected[i] = largest
     return corrected

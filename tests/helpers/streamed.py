@@ -18,7 +18,7 @@ def write(folder, z, row_group=200):
     names = [f"t{i}" for i in range(len(z))], [f"e{j}" for j in range(z.shape[1])]
     parts = [slice(start, start + row_group) for start in range(0, z.shape[1], row_group)]
     chunks = [(names[1][part], z[:, part]) for part in parts]
-    forgetting_matrix.write_chunks(folder / "Z.parquet", names[0], chunks)
+    forgetting_matrix.write_matrix_chunks(folder / "Z.parquet", names[0], chunks)
     return folder / "Z.parquet"
 
 

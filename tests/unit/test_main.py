@@ -16,7 +16,7 @@ def row(tmp_path):
     ids = [f"e{i}" for i in range(5)]
     path = tmp_path / "m/rows/sums.parquet"
     count = np.ones(5, dtype=np.int32)
-    rows.write(path, rows.Row(ids, values, values + 0.5, count, settings, about))
+    rows.write_row(path, rows.Row(ids, values, values + 0.5, count, settings, about))
     return path
 
 

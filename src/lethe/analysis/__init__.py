@@ -1,4 +1,4 @@
-"""What does Z look like? Its rank, the noise in it, and how it carries over between models.
+"""What does Z look like? Its rank, its noise, and how it transfers between models.
 
-May import `matrix` and `completion`; knows no torch.
+This wing may import `matrix` and `completion`. It never imports torch.
 """

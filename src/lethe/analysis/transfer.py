@@ -1,7 +1,7 @@
-"""Across models: rows of a target model from a source model's Z and a few rows of its own.
+"""Predicts rows of a target model from a source model's Z and a few rows of the target.
 
-Meant for a small source and a large target: all of the source's rows are known, that of the task
-in question too, and of the target a few rows and, at most, a few probes.
+This is meant for a small source and a large target. All rows of the source are known, that of the
+task in question too. Of the target, only a few rows and, at most, a few probes are known.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,22 +13,28 @@ from scipy import stats
 
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import random_probes
+from lethe.completion.splits import names_in_split
+from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.statistics import bootstrap_interval
+
+# How values of each metric are averaged over tasks: squares are averaged before their root.
+FINISH: dict[str, Callable[[float], float]] = {"rmse": np.sqrt, "spearman": float}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is known before a task's row of the target model is predicted, in nats, no NaN.
+    """All that is known before a task's row of the target is predicted, in nats, without NaN.
 
-    `own` (m, N) rows of the target, `twins` (m, N) rows of the source for the same tasks, `others`
-    (p, N) further rows of the source, `row` (N,) the source's row of the task in question.
+    `target_rows` (m, N) are rows of the target, `source_rows` (m, N) rows of the source for the
+    same tasks, `other_source_rows` (p, N) further rows of the source, and `source_row` (N,) is
+    the source's row of the task in question.
     """
 
-    own: np.ndarray
-    twins: np.ndarray
-    others: np.ndarray
-    row: np.ndarray
+    target_rows: np.ndarray
+    source_rows: np.ndarray
+    other_source_rows: np.ndarray
+    source_row: np.ndarray
 
 
 def align(source: Matrix, target: Matrix) -> tuple[Matrix, Matrix]:
@@ -39,215 +45,261 @@ def align(source: Matrix, target: Matrix) -> tuple[Matrix, Matrix]:
     Raises
     ------
     ValueError
-        If no task or no example is left.
+        If no task or no example remains.
     """
-    known = set(source.tasks), set(source.example_ids)
-    tasks = [task for task in target.tasks if task in known[0]]
-    ids = [name for name in target.example_ids if name in known[1]]
-    values = [_part(z, tasks, ids) for z in (source, target)]
-    complete = np.isfinite(values).all(axis=(0, 1)) if tasks and ids else np.zeros(0, dtype=bool)
+    source_tasks = set(source.tasks)
+    source_ids = set(source.example_ids)
+    tasks = [task for task in target.tasks if task in source_tasks]
+    ids = [example_id for example_id in target.example_ids if example_id in source_ids]
+    source_values = _select(source, tasks, ids)
+    target_values = _select(target, tasks, ids)
+    complete = np.zeros(0, dtype=bool)
+    if tasks and ids:
+        complete = np.isfinite([source_values, target_values]).all(axis=(0, 1))
     if not complete.any():
         raise ValueError(
             f"the models share {len(tasks)} tasks and {len(ids)} examples; none is known in both"
         )
-    ids = [name for name, kept in zip(ids, complete, strict=True) if kept]
-    first, second = (Matrix(part[:, complete], tasks, ids) for part in values)
-    return first, second
+    complete_ids = [ids[column] for column in np.flatnonzero(complete)]
+    return (
+        Matrix(values=source_values[:, complete], tasks=tasks, example_ids=complete_ids),
+        Matrix(values=target_values[:, complete], tasks=tasks, example_ids=complete_ids),
+    )
 
 
-def _part(z: Matrix, tasks: list[str], ids: list[str]) -> np.ndarray:
-    place = {name: column for column, name in enumerate(z.example_ids)}
-    columns = np.array([place[name] for name in ids], dtype=int)
-    return z.values[np.ix_(z.rows(tasks), columns)].astype(np.float64)
+def _select(z: Matrix, tasks: list[str], ids: list[str]) -> np.ndarray:
+    columns = {example_id: column for column, example_id in enumerate(z.example_ids)}
+    index = np.array([columns[example_id] for example_id in ids], dtype=int)
+    return z.values[np.ix_(z.rows(tasks), index)].astype(np.float64)
 
 
-def own(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The target's own rows alone: Gaussian completion, the source left out.
+def predict_from_own_rows(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Gaussian completion on the target's rows alone, without the source.
 
-    Without probes that is the own rows' mean, example by example.
+    Without probes it is the mean of these rows, example by example.
     """
-    return Gaussian().fit(case.own).predict(index, values)
+    return Gaussian().fit(case.target_rows).predict(index, values)
 
 
-def mapped_row(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The source's row of the task, moved to the target example by example, then by the probes.
+def predict_mapped_row(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The source's row of the task, mapped to the target example by example, then by the probes.
 
-    Offset and scale of the whole row are drawn towards 0 and 1 by how much they vary over the own
-    tasks, each mapped without itself (Bayesian linear regression).
+    The prior of the complete row's offset and scale is centred at 0 and 1, as wide as both vary
+    over the known tasks, each mapped without itself (Bayesian linear regression).
     """
-    mapped = mapping(case.own, case.twins)(case.row)
-    return _adjusted(mapped, index, values, _left_out(case))
+    mapped = fit_mapping(case.target_rows, case.source_rows)(case.source_row)
+    return _adjust(mapped, index=index, values=values, examples=_left_out(case))
 
 
-def weights(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which of the own tasks the task is like, learned in the source, applied in the target.
+def predict_by_weights(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A combination of known tasks, learned in the source and applied in the target.
 
-    The row is a combination of the twins in the source (least squares, off the mean row); the
-    same combination of the target's own rows is the prediction. Needs no shared examples.
+    The task's row is a combination of the source's rows of the known tasks (least squares, minus
+    the mean row). The same combination of the target's rows is the prediction. Needs no shared
+    examples.
     """
-    own_mean, twin_mean = case.own.mean(axis=0), case.twins.mean(axis=0)
-    off, target = case.twins - twin_mean, case.row - twin_mean
-    gram = off @ off.T
+    target_mean = case.target_rows.mean(axis=0)
+    source_mean = case.source_rows.mean(axis=0)
+    centred = case.source_rows - source_mean
+    gram = centred @ centred.T
     ridge = 0.1 * np.trace(gram) / len(gram)
-    found = np.linalg.solve(gram + max(ridge, 1e-12) * np.eye(len(gram)), off @ target)
-    predicted = own_mean + found @ (case.own - own_mean)
-    return _adjusted(predicted, index, values, [])
+    penalised = gram + max(ridge, 1e-12) * np.eye(len(gram))
+    weights = np.linalg.solve(penalised, centred @ (case.source_row - source_mean))
+    predicted = target_mean + weights @ (case.target_rows - target_mean)
+    return _adjust(predicted, index=index, values=values, examples=[])
 
 
-def pooled(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Gaussian completion on the own rows and on every row of the source, mapped to the target."""
-    move = mapping(case.own, case.twins)
-    rows = [case.own, move(case.others), move(case.row)[None]]
+def predict_pooled(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Gaussian completion on the target's rows and all mapped rows of the source."""
+    map_row = fit_mapping(case.target_rows, case.source_rows)
+    rows = [case.target_rows, map_row(case.other_source_rows), map_row(case.source_row)[None]]
     return Gaussian().fit(np.concatenate(rows)).predict(index, values)
 
 
 METHODS: dict[str, Callable[[Case, np.ndarray, np.ndarray], np.ndarray]] = {
-    "own": own,
-    "mapped_row": mapped_row,
-    "weights": weights,
-    "pooled": pooled,
+    "own": predict_from_own_rows,
+    "mapped_row": predict_mapped_row,
+    "weights": predict_by_weights,
+    "pooled": predict_pooled,
 }
-# What needs no probe of the target on the new task, that is, no fine-tune of it; `own` is what the
-# source has to beat there as well.
+# These need no probe of the target on the new task, hence no fine-tune of it. `own` is among them
+# as the baseline that the source has to beat.
 WITHOUT_PROBES = ("own", "mapped_row", "weights")
 
 
-def mapping(target: np.ndarray, source: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """From rows of the source to rows of the target, learned on tasks (m, N) of both.
+def fit_mapping(target: np.ndarray, source: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Learns to map rows of the source to rows of the target, from tasks (m, N) of both.
 
-    Per example an offset, shrunk as if one more task had none; one scale for all, by least
-    squares off the examples' means.
+    There is one offset per example, shrunk as if one more task had none, and one scale for all,
+    by least squares around the examples' means.
     """
-    target_mean, source_mean = target.mean(axis=0), source.mean(axis=0)
-    off = source - source_mean
-    squares = np.square(off).sum()
-    scale = float((off * (target - target_mean)).sum() / squares) if squares > 0 else 1.0
+    target_mean = target.mean(axis=0)
+    source_mean = source.mean(axis=0)
+    centred = source - source_mean
+    squares = np.square(centred).sum()
+    scale = float((centred * (target - target_mean)).sum() / squares) if squares > 0 else 1.0
     level = float(target_mean.mean() - scale * source_mean.mean())
     offsets = target_mean - scale * source_mean - level
-    kept = level + offsets * len(target) / (len(target) + 1)
-    return lambda rows: kept + scale * rows
+    shrunk_offsets = level + offsets * len(target) / (len(target) + 1)
+    return lambda rows: shrunk_offsets + scale * rows
 
 
 def _left_out(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(mapped, true) rows of each own task, mapped as learned on the other own tasks."""
-    found = []
-    for row in range(len(case.own) if len(case.own) > 1 else 0):
-        move = mapping(np.delete(case.own, row, axis=0), np.delete(case.twins, row, axis=0))
-        found.append((move(case.twins[row]), case.own[row]))
-    return found
+    """(mapped, true) rows of each known task, mapped as learned on the other known tasks."""
+    if len(case.target_rows) < 2:
+        return []
+    pairs = []
+    for row, true in enumerate(case.target_rows):
+        others = np.delete(case.target_rows, row, axis=0)
+        map_row = fit_mapping(others, np.delete(case.source_rows, row, axis=0))
+        pairs.append((map_row(case.source_rows[row]), true))
+    return pairs
 
 
-def _adjusted(
+def _adjust(
     predicted: np.ndarray,
     index: np.ndarray,
     values: np.ndarray,
-    examples: list[tuple[np.ndarray, np.ndarray]],
+    examples: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
-    """Offset and scale from the probes; their spread from examples, (predicted, true) rows.
+    """Adds an offset and a scale, estimated from the probes, to a predicted row (N,).
 
-    As if one more example had moved by the prediction's own spread: a few that moved little must
-    not forbid the next to move.
+    Their prior is as wide as over `examples`, (predicted, true) rows, and one further example
+    that differs by the prediction's own spread: otherwise a few examples with small differences
+    would exclude a larger one.
     """
     if not len(index):
         return predicted
-    centre, spread = predicted.mean(), max(float(predicted.std()), 1e-12)
-    design = np.stack([np.ones_like(predicted), (predicted - centre) / spread], axis=1)
-    fits = np.array([_line(*pair) for pair in examples]).reshape(-1, 3)
-    moved = np.square(fits[:, :2]).sum(axis=0) + np.square(spread)
-    prior = np.sqrt(moved / (len(fits) + 1))
+    spread = max(float(predicted.std()), 1e-12)
+    standardised = (predicted - predicted.mean()) / spread
+    design = np.stack([np.ones_like(predicted), standardised], axis=1)
+    fits = np.array([_fit_line(*pair) for pair in examples]).reshape(-1, 3)
+    squares = np.square(fits[:, :2]).sum(axis=0) + np.square(spread)
+    prior = np.sqrt(squares / (len(fits) + 1))
     noise = max(float(np.sqrt(fits[:, 2].mean())), 1e-12) if len(fits) else spread
-    probed, missed = design[index] * prior / noise, (values - predicted[index]) / noise
-    solved = np.linalg.solve(probed.T @ probed + np.eye(2), probed.T @ missed)
+    features = design[index] * prior / noise
+    residuals = (values - predicted[index]) / noise
+    solved = np.linalg.solve(features.T @ features + np.eye(2), features.T @ residuals)
     return predicted + design @ (solved * prior)
 
 
-def _line(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
-    """Offset at the mean, change of scale in units of the prediction's spread, left variance."""
+def _fit_line(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float, float]:
+    """Offset at the mean, change of scale per spread of the prediction, remaining variance."""
     spread = max(float(predicted.std()), 1e-12)
-    standard, missed = (predicted - predicted.mean()) / spread, true - predicted
-    offset, slope = missed.mean(), (standard * missed).mean()
-    return float(offset), float(slope), float(np.square(missed - offset - slope * standard).mean())
+    standardised = (predicted - predicted.mean()) / spread
+    residuals = true - predicted
+    offset = residuals.mean()
+    slope = (standardised * residuals).mean()
+    remaining = np.square(residuals - offset - slope * standardised).mean()
+    return float(offset), float(slope), float(remaining)
 
 
-def evaluate(
+def evaluate_transfer(
     matrices: Mapping[str, Matrix],
-    tasks: Mapping[str, tuple[str, str]],
+    tasks: Mapping[str, Task],
     own_rows: Sequence[int],
     probes: Sequence[int],
     seeds: Sequence[int],
 ) -> list[dict]:
-    """Scores every method on every ordered pair of models; lines of transfer.csv.
+    """Scores every method on every ordered pair of models; the lines of transfer.csv.
 
-    Own rows are drawn from the training tasks, the same for all methods; test tasks are
-    predicted. k = 0 stands for no probe at all. RMSE (nats, pooled over tasks) and Spearman, over
-    unprobed cells; seed `all` is the mean over seeds with a 95 percent bootstrap interval over
-    test tasks. Numbers of own rows that the task table cannot give are left out.
+    The target's known rows are drawn from the training tasks, the same for all methods; test
+    tasks are predicted. k = 0 stands for no probe at all. RMSE (nats, pooled over tasks) and
+    Spearman are computed over unprobed cells. Seed `all` is the mean over seeds with a 95 percent
+    bootstrap interval over test tasks. Numbers of rows above that of training tasks are left out.
 
     Parameters
     ----------
-    tasks
-        task -> (group, split).
+    matrices
+        Z of each model.
+    own_rows
+        How many rows of the target are known.
     """
     records = []
-    for source, target in permutations(matrices, 2):
-        pair = align(matrices[source], matrices[target])
-        splits = {task: tasks[task][1] for task in pair[0].tasks if task in tasks}
-        train = [task for task, split in splits.items() if split == "train"]
-        test = [task for task, split in splits.items() if split == "test"]
-        for count in [count for count in own_rows if count <= len(train)]:
-            for k in [0, *(k for k in probes if k < len(pair[0].example_ids))]:
-                head = {"source": source, "target": target, "own_rows": count, "k": k}
+    for source_name, target_name in permutations(matrices, 2):
+        source, target = align(matrices[source_name], matrices[target_name])
+        shared = {name: tasks[name] for name in source.tasks if name in tasks}
+        train = names_in_split(shared, "train")
+        test = names_in_split(shared, "test")
+        all_k = [0] + [k for k in probes if k < len(source.example_ids)]
+        for count in own_rows:
+            if count > len(train):
+                continue
+            for k in all_k:
                 for method in METHODS if k else WITHOUT_PROBES:
-                    scores = [
-                        list(_scores(pair, train, test, method, count, k, seed)) for seed in seeds
-                    ]
-                    records += _lines({**head, "method": method}, np.array(scores), seeds)
+                    scores = []
+                    for seed in seeds:
+                        draw = _Draw(train=train, test=test, own_rows=count, k=k, seed=seed)
+                        scores.append(_score_tasks(source, target, draw, method))
+                    head = {
+                        "source": source_name,
+                        "target": target_name,
+                        "own_rows": count,
+                        "k": k,
+                        "method": method,
+                    }
+                    records += _lines(head, np.array(scores), seeds)
     return records
 
 
-def _scores(
-    pair: tuple[Matrix, Matrix],
-    train: list[str],
-    test: list[str],
-    method: str,
-    count: int,
-    k: int,
-    seed: int,
-) -> Iterator[tuple[float, float]]:
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    train: list[str]
+    test: list[str]
+    own_rows: int
+    k: int
+    seed: int
+
+
+def _score_tasks(
+    source: Matrix, target: Matrix, draw: _Draw, method: str
+) -> list[tuple[float, float]]:
     """Mean squared error and Spearman of each test task."""
-    source, target = pair
-    drawn = np.random.default_rng([seed, 37]).permutation(len(train))
-    kept, rest = ([train[i] for i in part] for part in (drawn[:count], drawn[count:]))
-    rows = target.values[target.rows(kept)], source.values[source.rows(kept)]
-    others = source.values[source.rows(rest)]
-    for task in test:
-        row, truth = source.values[source.rows([task])[0]], target.values[target.rows([task])[0]]
-        index = random_probes(len(truth), k, seed)
-        predicted = METHODS[method](Case(*rows, others, row), index, truth[index])
+    order = np.random.default_rng([draw.seed, 37]).permutation(len(draw.train))
+    known = [draw.train[i] for i in order[: draw.own_rows]]
+    others = [draw.train[i] for i in order[draw.own_rows :]]
+    scores = []
+    for task in draw.test:
+        truth = target.values[target.rows([task])[0]]
+        case = Case(
+            target_rows=target.values[target.rows(known)],
+            source_rows=source.values[source.rows(known)],
+            other_source_rows=source.values[source.rows(others)],
+            source_row=source.values[source.rows([task])[0]],
+        )
+        index = random_probes(len(truth), draw.k, draw.seed)
+        predicted = METHODS[method](case, index, truth[index])
         hidden = np.setdiff1d(np.arange(len(truth)), index)
-        yield _score(truth[hidden], predicted[hidden])
+        scores.append(_score_task(truth[hidden], predicted[hidden]))
+    return scores
 
 
-def _score(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    flat = np.ptp(predicted) == 0 or np.ptp(truth) == 0
-    order = 0.0 if flat else float(stats.spearmanr(truth, predicted).statistic)
-    return float(np.square(truth - predicted).mean()), order
+def _score_task(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    constant = np.ptp(predicted) == 0 or np.ptp(truth) == 0
+    spearman = 0.0 if constant else float(stats.spearmanr(truth, predicted).statistic)
+    return float(np.square(truth - predicted).mean()), spearman
 
 
 def _lines(head: dict, scores: np.ndarray, seeds: Sequence[int]) -> Iterator[dict]:
     """Lines of one method from its scores (seeds, tasks, 2)."""
-    for place, (metric, finish) in enumerate({"rmse": np.sqrt, "spearman": float}.items()):
-        by_seed = [finish(line.mean()) for line in scores[:, :, place]]
+    for column, (metric, finish) in enumerate(FINISH.items()):
+        values = scores[:, :, column]
+        by_seed = [finish(line.mean()) for line in values]
         for seed, value in zip(seeds, by_seed, strict=True):
             yield {**head, "seed": str(seed), "metric": metric, "value": float(value)}
-        low, high = map(finish, bootstrap_interval(scores[:, :, place].mean(axis=0)))
-        value = float(np.mean(by_seed))
-        whole = {"seed": "all", "metric": metric, "value": value}
-        yield {**head, **whole, "low": float(low), "high": float(high)}
+        low, high = bootstrap_interval(values.mean(axis=0))
+        yield {
+            **head,
+            "seed": "all",
+            "metric": metric,
+            "value": float(np.mean(by_seed)),
+            "low": float(finish(low)),
+            "high": float(finish(high)),
+        }
 
 
-def table(records: Sequence[Mapping]) -> list[dict]:
-    """Lines for a report: RMSE and interval of every method beside each other.
+def transfer_table(records: Sequence[Mapping]) -> list[dict]:
+    """Lines for a report: RMSE and interval of every method side by side.
 
     Parameters
     ----------
@@ -256,20 +308,24 @@ def table(records: Sequence[Mapping]) -> list[dict]:
 
     Returns
     -------
-    One dict for each source, target, own_rows, k; for each method `<method>`, `<method>_low`,
-    `<method>_high`, NaN where it was not made; `best`, the method of least RMSE.
+    One dict for each source, target, own_rows, k. It holds, for each method, `<method>`,
+    `<method>_low` and `<method>_high`, NaN if the method was not run; and `best`, the method of
+    least RMSE.
     """
-    found: dict[tuple, dict] = {}
+    entries: dict[tuple, dict] = {}
     for line in records:
-        if (str(line["seed"]), line["metric"]) != ("all", "rmse"):
+        if str(line["seed"]) != "all" or line["metric"] != "rmse":
             continue
         head = {key: line[key] for key in ("source", "target", "own_rows", "k")}
-        entry = found.setdefault(tuple(head.values()), head)
-        entry[line["method"]] = line["value"]
-        entry |= {f"{line['method']}_{end}": line[end] for end in ("low", "high")}
-    for entry in found.values():
-        made = [method for method in METHODS if method in entry]
-        entry["best"] = min(made, key=entry.__getitem__)
-        for key in (f"{method}{end}" for method in METHODS for end in ("", "_low", "_high")):
-            entry.setdefault(key, float("nan"))
-    return list(found.values())
+        entry = entries.setdefault(tuple(head.values()), head)
+        method = line["method"]
+        entry[method] = line["value"]
+        entry[f"{method}_low"] = line["low"]
+        entry[f"{method}_high"] = line["high"]
+    for entry in entries.values():
+        present = [method for method in METHODS if method in entry]
+        entry["best"] = min(present, key=entry.__getitem__)
+        for method in METHODS:
+            for end in ("", "_low", "_high"):
+                entry.setdefault(f"{method}{end}", float("nan"))
+    return list(entries.values())

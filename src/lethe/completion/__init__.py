@@ -1,8 +1,10 @@
 """Which examples will an unseen task make the model forget? One method per file, one interface.
 
-Every method is fitted on measured rows of Z and predicts a task's whole row from a few probed
-examples. May import `config`, `data` and `matrix`; knows no torch.
+Every method is fitted on measured rows of Z and predicts a task's complete row from a few probed
+examples. This wing may import `config`, `data` and `matrix`. It never imports torch.
 """
+
+from collections.abc import Mapping
 
 from lethe.completion.additive import Additive, Affine
 from lethe.completion.baselines import ColumnMean, Constant, Random
@@ -36,17 +38,17 @@ METHODS: dict[str, type[Completer]] = _Methods(
         "logistic_foldin": LogisticFoldIn,
     }
 )
-# These predict probabilities and take a Z of 0s and 1s only.
+# These predict probabilities and need a Z of 0s and 1s.
 BINARY = ("logistic_mf", "logistic_foldin")
 
 
-def make(name: str, options: dict[str, dict] | None = None) -> Completer:
-    """The method of this name with the options given for it.
+def make(name: str, options: Mapping[str, dict] | None = None) -> Completer:
+    """The method of this name, with its entry in `options` as keyword arguments.
 
     Raises
     ------
     ValueError
-        If there is no such method, with those there are.
+        If there is no such method; the message lists all.
     """
     if name not in METHODS:
         raise ValueError(f"no completion method {name!r}; known: {', '.join(METHODS)}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lethe.completion.biases import biases
+from lethe.completion.biases import fit_biases
 from lethe.completion.foldin import FoldIn, Prior, Solver, mean_row, offset_spread
 
 RIDGES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -14,9 +14,15 @@ FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 class Additive(FoldIn):
     """Mean + task + example (paper, section 4; protocol 2.2, step 3).
 
-    The new task's one unknown is its offset: mean residual of the probes, shrunk to zero by
-    `ridge` observations, chosen by leave-one-task-out for each number of probes unless given.
-    `ridge_rows` and `ridge_columns` are those of the fit on the training rows.
+    The only unknown of the new task is its offset: the mean residual of the probes, shrunk to
+    zero by `ridge` observations.
+
+    Parameters
+    ----------
+    ridge
+        By default chosen by leave-one-task-out for each number of probes.
+    ridge_rows, ridge_columns, epochs
+        Of the additive fit on the training rows (`lethe.completion.biases.fit_biases`).
     """
 
     default = 0.0
@@ -29,11 +35,9 @@ class Additive(FoldIn):
         epochs: int = 20,
     ):
         self.ridge = ridge
-        self.fit_options = {
-            "ridge_rows": ridge_rows,
-            "ridge_columns": ridge_columns,
-            "epochs": epochs,
-        }
+        self.ridge_rows = ridge_rows
+        self.ridge_columns = ridge_columns
+        self.epochs = epochs
 
     def candidates(self) -> Sequence[float]:
         """Ridges on the new row's offset, in observations."""
@@ -47,32 +51,43 @@ class Additive(FoldIn):
         """The mean row and, on the ones, the shrunk mean residual."""
         residuals = (values - parts @ probed).sum(axis=1)
         weights = np.tile(parts, (len(candidates), len(values), 1))
-        weights[..., -1] = residuals / _weight(values.shape[1], np.array(candidates))[:, None]
+        observations = _observations(values.shape[1], np.array(candidates))
+        weights[..., -1] = residuals / observations[:, None]
         return weights
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
         super()._fit(values, known)
-        fitted = biases(values, known, **self.fit_options)
-        # The mean row when nothing is unknown and no ridge is set; else what the fit makes of it.
-        self._base = fitted.mean + fitted.columns
+        biases = fit_biases(
+            values,
+            known,
+            ridge_rows=self.ridge_rows,
+            ridge_columns=self.ridge_columns,
+            epochs=self.epochs,
+        )
+        # Equals the mean row if all cells are known and no ridge is set.
+        self._base = biases.mean + biases.columns
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         residuals = (values - self._base[index]).sum(axis=1)
-        offsets = residuals / _weight(len(index), self.model.choice(len(index)))
+        offsets = residuals / _observations(len(index), self.model_.choose(len(index)))
         return self._base + offsets[:, None]
 
 
-def _weight(probes: int, ridge):
-    # With no probe and no ridge there is nothing to go by: the average task.
+def _observations(probes: int, ridge):
+    # Without probes and ridge the offset is 0, that of the average task; this avoids 0 / 0.
     return np.maximum(probes + ridge, 1e-12)
 
 
 class Affine(FoldIn):
     """Offset plus scale times the example means: a task forgets more, or less, of the same.
 
-    Ridge regression of the probes on the example means, drawn towards offset 0 and scale 1 by
-    the spread of both over the training tasks. One factor on the noise is chosen by
-    leave-one-task-out for each number of probes unless given.
+    Ridge regression of the probes on the example means. The prior of offset and scale is centred
+    at 0 and 1, as wide as both spread over the training tasks.
+
+    Parameters
+    ----------
+    noise
+        Factor on the noise; by default chosen by leave-one-task-out for each number of probes.
     """
 
     default = 1.0
@@ -85,19 +100,22 @@ class Affine(FoldIn):
         return FACTORS if self.noise is None else (self.noise,)
 
     def parts(self, total: np.ndarray) -> tuple[Prior, float]:
-        """Prior of offset and scale, and the variance that the two leave of training rows."""
-        tasks, count = len(total) - 1, total[-1, -1]
-        two = np.vstack([mean_row(tasks), np.eye(tasks + 1)[-1]])
-        inner = two @ total @ two.T
+        """Prior of offset and scale, and the variance of training rows around their fit."""
+        tasks = len(total) - 1
+        count = total[-1, -1]
+        scale_and_offset = np.vstack([mean_row(tasks), np.eye(tasks + 1)[-1]])
+        inner = scale_and_offset @ total @ scale_and_offset.T
         # Least squares of every training row on the mean row and the ones.
-        fitted = np.linalg.lstsq(inner, two @ total[:, :-1], rcond=1e-10)[0]
-        explained = np.einsum("ij,ij->j", fitted, two @ total[:, :-1])
-        left = np.maximum(np.diag(total)[:-1] - explained, 0).mean() / count
-        spread = np.array([max(fitted[0].std(), 1e-6), offset_spread(total)])
-        return Prior(two[0], spread[:, None] * two), max(left, 1e-12)
+        products = scale_and_offset @ total[:, :-1]
+        coefficients = np.linalg.lstsq(inner, products, rcond=1e-10)[0]
+        explained = np.einsum("ij,ij->j", coefficients, products)
+        residual = np.maximum(np.diag(total)[:-1] - explained, 0).mean() / count
+        spread = np.array([max(coefficients[0].std(), 1e-6), offset_spread(total)])
+        prior = Prior(mean=scale_and_offset[0], basis=spread[:, None] * scale_and_offset)
+        return prior, max(residual, 1e-12)
 
     def weights(self, parts, probed, values, candidates) -> np.ndarray:
         """Posterior mean of offset and scale."""
         prior, noise = parts
-        solver = Solver(prior, probed, np.full(probed.shape[1], noise))
+        solver = Solver(prior, probed, noise=np.full(probed.shape[1], noise))
         return solver.weights(values, candidates)

@@ -13,34 +13,45 @@ class Random(Completer):
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
         rng = np.random.default_rng([self.seed, 11])
-        self.prediction = rng.choice(values[known], size=self.examples)
+        self._prediction = rng.choice(values[known], size=self.examples_)
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return np.tile(self.prediction, (len(values), 1))
+        return np.tile(self._prediction, (len(values), 1))
 
 
 class Constant(Completer):
-    """Every example is forgotten as much as the mean probe; without probes, the training mean."""
+    """Predicts the mean of the probes for every example, or the training mean without probes.
+
+    Attributes
+    ----------
+    mean_ : float
+        Mean of the known training cells.
+    """
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self.mean = float(values[known].mean())
+        self.mean_ = float(values[known].mean())
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        means = values.mean(axis=1) if len(index) else np.full(len(values), self.mean)
-        return np.tile(means[:, None], (1, self.examples))
+        means = values.mean(axis=1) if len(index) else np.full(len(values), self.mean_)
+        return np.tile(means[:, None], (1, self.examples_))
 
 
 class ColumnMean(Completer):
-    """Every example is forgotten as much as on average over the training tasks.
+    """Predicts each example's mean over the training tasks.
 
     On a binary Z this is the base rate of each example.
+
+    Attributes
+    ----------
+    means_ : ndarray of shape (N,)
+        Predicted row.
     """
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
         counts = known.sum(axis=0)
         sums = np.where(known, values, 0).sum(axis=0)
-        # A column that no training task knows has nothing better than the mean of all.
-        self.means = np.where(counts > 0, sums / np.maximum(counts, 1), values[known].mean())
+        # The mean of all cells is the best guess for a column that no training task knows.
+        self.means_ = np.where(counts > 0, sums / np.maximum(counts, 1), values[known].mean())
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return np.tile(self.means, (len(values), 1))
+        return np.tile(self.means_, (len(values), 1))

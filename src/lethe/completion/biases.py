@@ -7,18 +7,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Biases:
-    """Z_ij ~ mean + rows[i] + columns[j]: `rows` (M,), `columns` (N,)."""
+    """Z_ij ~ mean + rows[i] + columns[j], with `rows` (M,) and `columns` (N,)."""
 
     mean: float
     rows: np.ndarray
     columns: np.ndarray
 
-    def fitted(self) -> np.ndarray:
+    def to_matrix(self) -> np.ndarray:
         """The fit as a matrix (M, N)."""
         return self.mean + self.rows[:, None] + self.columns
 
 
-def biases(
+def fit_biases(
     values: np.ndarray,
     known: np.ndarray,
     ridge_rows: float = 0.0,
@@ -27,27 +27,30 @@ def biases(
 ) -> Biases:
     """Alternating least squares over the known cells, columns first (as scikit-surprise's ALS).
 
-    Ridges are in units of observations: each bias is its sum of residuals over its number of
-    cells plus the ridge. Without NaN and ridge the first epoch is already exact.
+    Ridges are in units of observations: each bias is its sum of residuals divided by its number
+    of cells plus the ridge. Without NaN and ridge the first epoch is already exact.
     """
     mean = float(values[known].mean())
     z = np.where(known, values - mean, 0.0)
     mask = known.astype(float)
-    per_row, per_column = mask.sum(axis=1), mask.sum(axis=0)
+    row_counts = mask.sum(axis=1)
+    column_counts = mask.sum(axis=0)
     rows = np.zeros(z.shape[0])
     for _ in range(epochs):
-        before = rows
-        columns = _over(z.sum(axis=0) - rows @ mask, per_column + ridge_columns)
-        rows = _over(z.sum(axis=1) - mask @ columns, per_row + ridge_rows)
-        if np.abs(rows - before).max() < 1e-12:
+        previous = rows
+        columns = _divide(z.sum(axis=0) - rows @ mask, column_counts + ridge_columns)
+        rows = _divide(z.sum(axis=1) - mask @ columns, row_counts + ridge_rows)
+        if np.abs(rows - previous).max() < 1e-12:
             break
-    return Biases(mean, rows, columns)
+    return Biases(mean=mean, rows=rows, columns=columns)
 
 
-def _over(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _divide(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
 
 
 def fill(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The matrix with unknown cells at their additive fit."""
-    return values if known.all() else np.where(known, values, biases(values, known).fitted())
+    """The matrix with its unknown cells replaced by their additive fit."""
+    if known.all():
+        return values
+    return np.where(known, values, fit_biases(values, known).to_matrix())

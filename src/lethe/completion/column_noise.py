@@ -1,4 +1,4 @@
-"""Noise of each column: what the other training tasks cannot explain there."""
+"""Noise of each column: the variance that the other training tasks cannot explain there."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ import numpy as np
 class ColumnNoise:
     """Statistics of the Gram matrix that give a column's noise from that column alone.
 
-    `residual` (M, M) turns columns (M, n) into left-out residuals; `pooled` is their mean square
-    over all columns.
+    `residual` (M, M) turns columns (M, n) into left-out residuals. `pooled` is the mean square of
+    these over all columns.
     """
 
     residual: np.ndarray
@@ -20,8 +20,8 @@ class ColumnNoise:
     def variance(self, columns: np.ndarray) -> np.ndarray:
         """Noise variance (n,) of columns (M, n), nats^2.
 
-        Shrunk towards the mean of all columns, as if `prior` more tasks had been seen to have
-        it: M values say little about a variance.
+        It is shrunk towards the mean of all columns, as if `prior` further tasks had that
+        variance, because M values determine a variance poorly.
         """
         squares = np.square(self.residual @ columns).sum(axis=0)
         tasks = len(self.residual)
@@ -29,7 +29,9 @@ class ColumnNoise:
         return np.maximum(variance, 1e-12 + 1e-6 * self.pooled)
 
 
-def column_noise(total: np.ndarray, ridge: float = 0.1, prior: float = 10.0) -> ColumnNoise:
+def estimate_column_noise(
+    total: np.ndarray, ridge: float = 0.1, prior: float = 10.0
+) -> ColumnNoise:
     """Left-out residuals of ridge regression of each centred row X_i on the others.
 
     With K = X X^T + ridge * trace / M, the residuals of all rows at once are K^-1 X divided by
@@ -42,4 +44,5 @@ def column_noise(total: np.ndarray, ridge: float = 0.1, prior: float = 10.0) -> 
     inverse = np.linalg.inv(centred + size * np.eye(tasks))
     residual = (inverse / np.diag(inverse)[:, None]) @ centre
     squares = ((residual @ total[:-1, :-1]) * residual).sum()
-    return ColumnNoise(residual, max(squares, 0.0) / (tasks * total[-1, -1]), prior)
+    pooled = max(squares, 0.0) / (tasks * total[-1, -1])
+    return ColumnNoise(residual=residual, pooled=pooled, prior=prior)

@@ -1,23 +1,42 @@
 """The interface of every completion method, and the checks that come before each."""
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 
 class Completer:
-    """Predicts whole rows of Z from a few probed entries of each.
+    """Predicts complete rows of Z from a few probed entries of each.
 
-    `fit` takes the rows of the training tasks, `predict` the probes of a new task, or of several
-    that were probed at the same columns. Subclasses implement `_fit` and `_predict`; what they
-    are handed is float64, checked, without NaN probes and in a fixed order, so that the order of
+    `fit` takes the rows of the training tasks. `predict` takes the probes of a new task, or of
+    several tasks that were probed at the same columns. Subclasses implement `_fit` and `_predict`.
+    Their arguments are checked, float64, without NaN probes and sorted, so that the order of
     probes can never matter. A method whose class has `has_intervals` also implements `_interval`.
+
+    Attributes
+    ----------
+    examples_ : int
+        N, the number of columns that the method was fitted on.
     """
 
     has_intervals = False
 
+    def __repr__(self) -> str:
+        parameters = []
+        for name, value in self._parameters().items():
+            parameters.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(parameters)})"
+
+    def _parameters(self) -> dict[str, Any]:
+        """The arguments of the constructor; attributes that are learned end in an underscore."""
+        parameters = {}
+        for name, value in vars(self).items():
+            if not name.startswith("_") and not name.endswith("_"):
+                parameters[name] = value
+        return parameters
+
     def fit(self, train: np.ndarray) -> Self:
-        """Learns from training rows (M, N) in nats; NaN cells are unknown and masked.
+        """Learns from training rows (M, N) in nats; NaN cells are ignored.
 
         Raises
         ------
@@ -26,13 +45,15 @@ class Completer:
         """
         values = np.array(train, dtype=np.float64)
         if values.ndim != 2 or 0 in values.shape:
-            raise ValueError(f"train has shape {values.shape}; wanted (tasks, examples)")
+            raise ValueError(f"train has shape {values.shape}; expected (tasks, examples)")
         known = ~np.isnan(values)
         if not known.any():
             raise ValueError("train has no known cell")
         if np.isinf(values).any():
-            raise ValueError(f"train has {np.isinf(values).sum()} infinite cells; NaN is unknown")
-        self.examples = values.shape[1]
+            raise ValueError(
+                f"train has {np.isinf(values).sum()} infinite cells; use NaN for unknown cells"
+            )
+        self.examples_ = values.shape[1]
         self._fit(values, known)
         return self
 
@@ -44,18 +65,23 @@ class Completer:
         Raises
         ------
         ValueError
-            If index and values differ in length, an index is out of range or stands twice.
+            If the method is not fitted, index and values differ in length, or an index is out of
+            range or stands twice.
         """
-        index, values = self._probes(probe_index, probe_values)
-        rows = np.empty((len(np.atleast_2d(values)), self.examples))
-        for chosen, seen in _alike(np.atleast_2d(values)):
-            rows[chosen] = self._predict(index[seen], np.atleast_2d(values)[np.ix_(chosen, seen)])
-        return rows if values.ndim == 2 else rows[0]
+        index, values = self._check_probes(probe_index, probe_values)
+        rows = np.atleast_2d(values)
+        predicted = np.empty((len(rows), self.examples_))
+        for members, columns in _group_by_known_columns(rows):
+            probed = rows[np.ix_(members, columns)]
+            predicted[members] = self._predict(index[columns], probed)
+        return predicted if values.ndim == 2 else predicted[0]
 
     def predict_interval(
         self, probe_index: np.ndarray, probe_values: np.ndarray, level: float = 0.9
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Low and high ends, shaped as `predict`'s answer, that hold a new cell with `level`.
+        """Lower and upper ends, in the shape of a prediction, of an interval for each new cell.
+
+        An interval contains the cell with probability `level`.
 
         Raises
         ------
@@ -66,21 +92,25 @@ class Completer:
             raise ValueError(f"{type(self).__name__} has no intervals; wrap it in Conformal")
         if not 0 < level < 1:
             raise ValueError(f"level {level} is not between 0 and 1")
-        index, values = self._probes(probe_index, probe_values)
-        ends = np.empty((2, len(np.atleast_2d(values)), self.examples))
-        for chosen, seen in _alike(np.atleast_2d(values)):
-            probed = np.atleast_2d(values)[np.ix_(chosen, seen)]
-            ends[:, chosen] = self._interval(index[seen], probed, level)
-        low, high = ends if values.ndim == 2 else ends[:, 0]
-        return low, high
+        index, values = self._check_probes(probe_index, probe_values)
+        rows = np.atleast_2d(values)
+        low = np.empty((len(rows), self.examples_))
+        high = np.empty_like(low)
+        for members, columns in _group_by_known_columns(rows):
+            probed = rows[np.ix_(members, columns)]
+            low[members], high[members] = self._interval(index[columns], probed, level)
+        return (low, high) if values.ndim == 2 else (low[0], high[0])
 
-    def _probes(self, probe_index, probe_values) -> tuple[np.ndarray, np.ndarray]:
+    def _check_probes(self, probe_index, probe_values) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted index (k,) and values (k,) or (R, k)."""
+        if not hasattr(self, "examples_"):
+            raise ValueError(f"{type(self).__name__} is not fitted; call fit(train) first")
         index = np.asarray(probe_index, dtype=int).ravel()
         values = np.asarray(probe_values, dtype=np.float64)
         if values.ndim not in (1, 2) or len(index) != values.shape[-1]:
             raise ValueError(f"{len(index)} probe indices and probe values {values.shape}")
-        if len(index) and (index.min() < 0 or index.max() >= self.examples):
-            raise ValueError(f"probe index out of range 0..{self.examples - 1}")
+        if len(index) and (index.min() < 0 or index.max() >= self.examples_):
+            raise ValueError(f"probe index out of range 0..{self.examples_ - 1}")
         if len(np.unique(index)) < len(index):
             raise ValueError("a probe index stands twice")
         order = np.argsort(index, kind="stable")
@@ -93,17 +123,20 @@ class Completer:
         """Predictions (R, N) from values (R, k) at columns `index` (k,)."""
         raise NotImplementedError
 
-    def _interval(self, index, values, level) -> tuple[np.ndarray, np.ndarray]:
+    def _interval(
+        self, index: np.ndarray, values: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ends (R, N) from values (R, k) at columns `index` (k,)."""
         raise NotImplementedError
 
 
-def _alike(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Groups of rows whose NaN stand at the same places: (row numbers, columns seen)."""
-    seen = np.isfinite(values)
-    if seen.all():
+def _group_by_known_columns(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Groups rows whose NaN are in the same columns: (row numbers, columns with values)."""
+    known = np.isfinite(values)
+    if known.all():
         return [(np.arange(len(values)), np.arange(values.shape[1]))]
-    patterns, group = np.unique(seen, axis=0, return_inverse=True)
-    return [
-        (np.flatnonzero(group.ravel() == i), np.flatnonzero(pattern))
-        for i, pattern in enumerate(patterns)
-    ]
+    patterns, group = np.unique(known, axis=0, return_inverse=True)
+    groups = []
+    for number, pattern in enumerate(patterns):
+        groups.append((np.flatnonzero(group.ravel() == number), np.flatnonzero(pattern)))
+    return groups

@@ -1,26 +1,27 @@
-"""How well unseen tasks are predicted, and how sure of that one can be (paper, section 4)."""
+"""How well unseen tasks are predicted, with intervals over tasks (paper, section 4)."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from lethe.completion import make
 from lethe.completion.association import Association
 from lethe.completion.probes import choose_probes, half_of
-from lethe.completion.scores import METRICS, metrics
-from lethe.completion.splits import Split, splits
+from lethe.completion.scores import METRICS, score_rows
+from lethe.completion.splits import Split, make_splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
+from lethe.config.task_table import Task
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-COVERAGE = tuple(f"{what}_{100 * level:.0f}" for what in ("coverage", "width") for level in LEVELS)
+COVERAGE_METRICS = tuple(f"coverage_{100 * level:.0f}" for level in LEVELS)
+WIDTH_METRICS = tuple(f"width_{100 * level:.0f}" for level in LEVELS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Protocol:
     probes: Sequence[int]
     seeds: Sequence[int]
@@ -30,13 +31,15 @@ class _Protocol:
 
     def designs(self) -> list[str]:
         """Values of the column `probes`."""
-        chosen = [f"{choice}_half" for choice in self.choices if choice != "random"]
-        return ["random", *(["random_half"] if chosen else []), *chosen]
+        halves = [f"{choice}_half" for choice in self.choices if choice != "random"]
+        if not halves:
+            return ["random"]
+        return ["random", "random_half", *halves]
 
 
 def evaluate(
     matrix: Matrix,
-    tasks: Mapping[str, tuple[str, str]],
+    tasks: Mapping[str, Task],
     methods: Sequence[str],
     probes: Sequence[int],
     seeds: Sequence[int],
@@ -48,25 +51,25 @@ def evaluate(
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
 ) -> list[dict]:
-    """Scores every method; lines of completion.csv.
+    """Scores every method; the result holds the lines of completion.csv.
 
-    One line for each split, method, choice of probes, k, seed and metric: the mean over test
-    tasks (for RMSE the root of the mean square, which is pooling their cells if all tasks know
-    equally many) over unprobed cells. Lines of seed `all` give the mean over seeds with a 95
-    percent bootstrap interval over tasks, and `sd_over_seeds` beside each. Methods with intervals
+    There is one line for each split, method, choice of probes, k, seed and metric: the mean over
+    test tasks and unprobed cells. For RMSE it is the root of the mean square, which equals
+    pooling all cells if all tasks have equally many. Lines of seed `all` give the mean over seeds
+    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Methods with intervals
     have lines `coverage_<level>`, the share of unprobed cells inside, and `width_<level>` in nats.
-    F1 of a Z of 0s and 1s calls what is predicted above a threshold that training tasks ask for
+    F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
     (`tuned_threshold`).
 
     Parameters
     ----------
     associations
-        name -> (M, N) in Z's order of tasks and examples. Each is two more predictors that look
-        at no probe: `<name>`, and `<name>_and_mean` with the column mean (see `Association`).
+        name -> (M, N) in Z's order of tasks and examples. Each gives two more predictors that use
+        no probe: `<name>`, and `<name>_and_mean` with the column mean (see `Association`).
     in_domain_only
-        Associations that were themselves trained on the training tasks of the table, and so may
-        have seen what another split predicts: left out there. They are one predictor, `<name>`:
-        see `Association` for why their column mean is not to be trusted.
+        Associations that were trained on the training tasks of the table. They are left out of
+        all other splits, which may predict those tasks. They give one predictor, `<name>`;
+        `Association` says why their column mean is biased.
     probe_choice
         Random probes are always scored. Other choices are scored fairly: chosen in a random half
         of the columns, scored in the other half. Their lines, and those of random probes scored
@@ -79,52 +82,72 @@ def evaluate(
     LetheError
         If a number of probes leaves no example to predict, or no cell of a test task is known.
     ValueError
-        If a method or choice is not known, or an association has another shape than Z.
+        If a method or choice is unknown, or an association has another shape than Z.
     """
     examples = matrix.values.shape[1]
-    if too_many := [k for k in probes if k >= examples]:
-        raise LetheError(
-            f"completion.probes: {too_many[0]} of {examples} examples leave none to predict; each "
-            f"must be below {examples} (value seen, or the default: {list(probes)})"
-        )
-    protocol = _Protocol(probes, seeds, threshold, probe_choice, domains)
+    for k in probes:
+        if k >= examples:
+            raise LetheError(
+                f"completion.probes: {k} of {examples} examples leave none to predict; each "
+                f"must be below {examples} (value seen, or the default: {list(probes)})"
+            )
+    associations = associations or {}
+    for name, values in associations.items():
+        if values.shape != matrix.values.shape:
+            raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
+    protocol = _Protocol(
+        probes=probes, seeds=seeds, threshold=threshold, choices=probe_choice, domains=domains
+    )
+    all_splits = make_splits(matrix, tasks)
     records = []
-    found = splits(matrix, tasks)
-    for name in dict.fromkeys(split.name for split in found):
-        chosen = [split for split in found if split.name == name]
-        draws = [_Draws(matrix, split, protocol) for split in chosen]
-        allowed = {
-            key: values
-            for key, values in (associations or {}).items()
-            if name == "in_domain" or key not in in_domain_only
-        }
-        for predictor in _predictors(matrix, methods, options or {}, allowed, in_domain_only):
-            fitted = [predictor(split) for split in chosen]
+    for split_name in dict.fromkeys(split.name for split in all_splits):
+        splits = [split for split in all_splits if split.name == split_name]
+        draws = [_Draws(matrix, split, protocol) for split in splits]
+        predictors: list[_MethodPredictor | _AssociationPredictor] = []
+        for method in methods:
+            predictors.append(_MethodPredictor(method, options or {}))
+        for name, values in associations.items():
+            if name not in in_domain_only:
+                predictors.append(_AssociationPredictor(name, values, column_mean=False))
+                predictors.append(_AssociationPredictor(name, values, column_mean=True))
+            elif split_name == "in_domain":
+                predictors.append(_AssociationPredictor(name, values, column_mean=False))
+        for predictor in predictors:
+            fitted = [predictor.fit(matrix.values[split.train], split) for split in splits]
             for design in protocol.designs():
                 for k in probes:
-                    scores = _scores(draws, fitted, design, k, protocol)
-                    head = {"split": name, "method": fitted[0].name, "k": k, "probes": design}
-                    records += _summary(scores, seeds, head)
+                    scores = _scores(draws, fitted, design=design, k=k, protocol=protocol)
+                    head = {
+                        "split": split_name,
+                        "method": predictor.name,
+                        "k": k,
+                        "probes": design,
+                    }
+                    records += _summarise(scores, seeds, head)
     return records
 
 
-def _binary(values: np.ndarray) -> bool:
+def _is_binary(values: np.ndarray) -> bool:
     return bool(np.isin(values[np.isfinite(values)], (0, 1)).all())
 
 
-class _Fitted:
+class _FittedMethod:
     """A method fitted on the training rows of a split."""
 
     def __init__(self, name: str, options: Mapping[str, dict], train: np.ndarray):
-        self.name, self._train = name, train
-        self._make = partial(make, name, dict(options))
+        self._name = name
+        self._options = dict(options)
+        self._train = train
         self._completer = self._make().fit(train)
-        self.has_intervals = self._completer.has_intervals
         self._cuts: dict[int, float] = {}
+        self.has_intervals = self._completer.has_intervals
+
+    def _make(self):
+        return make(self._name, self._options)
 
     def called_above(self, probes: int) -> float | None:
-        """The threshold of predictions for F1; none: that of the truth, which is in nats."""
-        if not _binary(self._train):
+        """The threshold of predictions for F1; None for a Z in nats, where the truth's is used."""
+        if not _is_binary(self._train):
             return None
         if probes not in self._cuts:
             self._cuts[probes] = tuned_threshold(self._make, self._train, probes)
@@ -134,57 +157,67 @@ class _Fitted:
         """Predictions (R, N) of rows of Z by their numbers."""
         return self._completer.predict(index, values)
 
-    def interval(self, index: np.ndarray, values: np.ndarray, level: float):
+    def interval(
+        self, index: np.ndarray, values: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         return self._completer.predict_interval(index, values, level)
 
 
-class _Associated:
+@dataclass(frozen=True)
+class _MethodPredictor:
+    name: str
+    options: Mapping[str, dict]
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedMethod:
+        return _FittedMethod(self.name, self.options, train)
+
+
+class _FittedAssociation:
     """An association with its line fitted on the training rows of a split."""
 
     has_intervals = False
 
-    def __init__(self, name: str, mean: bool, train: np.ndarray, associations: np.ndarray, rows):
-        self.name, self._associations = name, associations
-        self._line = Association(mean).fit(train, associations[rows])
+    def __init__(
+        self, train: np.ndarray, train_associations: np.ndarray, associations, column_mean: bool
+    ):
+        self._associations = associations
+        self._line = Association(column_mean).fit(train, train_associations)
         self._cut = None
-        if _binary(train):
+        if _is_binary(train):
             known = np.isfinite(train)
-            predicted = self._line.predict(associations[rows])
+            predicted = self._line.predict(train_associations)
             self._cut = best_threshold(train[known] > 0.5, predicted[known])
 
     def called_above(self, probes: int) -> float | None:
-        """As of a method; it has no probes to depend on."""
+        """As for a method; it does not depend on the probes."""
         return self._cut
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         return self._line.predict(self._associations[rows])
 
 
-def _predictors(
-    matrix: Matrix,
-    methods: Sequence[str],
-    options: Mapping[str, dict],
-    associations: Mapping[str, np.ndarray],
-    trained: Collection[str],
-) -> Iterator[Callable[[Split], "_Fitted | _Associated"]]:
-    """Functions that fit a predictor to a split."""
+class _AssociationPredictor:
+    def __init__(self, name: str, associations: np.ndarray, column_mean: bool):
+        self.name = f"{name}_and_mean" if column_mean else name
+        self._associations = associations
+        self._column_mean = column_mean
 
-    def method(name):
-        return lambda split: _Fitted(name, options, matrix.values[split.train])
-
-    def associated(name, values, mean):
-        full = f"{name}_and_mean" if mean else name
-        return lambda split: _Associated(
-            full, mean, matrix.values[split.train], values, split.train
+    def fit(self, train: np.ndarray, split: Split) -> _FittedAssociation:
+        return _FittedAssociation(
+            train,
+            train_associations=self._associations[split.train],
+            associations=self._associations,
+            column_mean=self._column_mean,
         )
 
-    for name, values in associations.items():
-        if values.shape != matrix.values.shape:
-            raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
-    yield from (method(name) for name in methods)
-    for name, values in associations.items():
-        kinds = (False,) if name in trained else (False, True)
-        yield from (associated(name, values, mean) for mean in kinds)
+
+@dataclass(frozen=True)
+class _Draw:
+    """One draw of probes: row numbers (R,), probe index (k,), mask (N,) of columns to score."""
+
+    rows: np.ndarray
+    index: np.ndarray
+    scored: np.ndarray
 
 
 class _Draws:
@@ -194,72 +227,89 @@ class _Draws:
     """
 
     def __init__(self, matrix: Matrix, split: Split, protocol: _Protocol):
-        self.values, self.train = matrix.values.astype(np.float64), matrix.values[split.train]
-        self.protocol = protocol
+        self.values = matrix.values.astype(np.float64)
+        self._train = matrix.values[split.train]
+        self._protocol = protocol
         known = np.isfinite(self.values[split.test])
         if not known.any(axis=1).all():
             task = matrix.tasks[split.test[np.argmin(known.any(axis=1))]]
             raise LetheError(
-                f"task {task!r}: no cell of its row of Z is known, so that there is nothing to "
-                "probe or to predict; measure it, or leave it out of the task table"
+                f"task {task!r}: no cell of its row of Z is known, so there is nothing to probe "
+                "or to predict; measure it, or leave it out of the task table"
             )
         patterns, group = np.unique(known, axis=0, return_inverse=True)
-        self.groups = [
-            (split.test[group.ravel() == i], pattern) for i, pattern in enumerate(patterns)
-        ]
+        self._groups = []
+        for number, pattern in enumerate(patterns):
+            self._groups.append((split.test[group.ravel() == number], pattern))
         self._chosen: dict[tuple, np.ndarray] = {}
 
-    def of(self, design: str, k: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
-        """(row numbers, probe index, mask of columns to score) for each group of rows."""
-        for place, (rows, known) in enumerate(self.groups):
-            fair = design.endswith("_half")
-            half = half_of(len(known), seed) if fair else np.ones_like(known)
+    def draw(self, design: str, k: int, seed: int) -> Iterator[_Draw]:
+        """One draw for each group of rows."""
+        in_halves = design.endswith("_half")
+        for number, (rows, known) in enumerate(self._groups):
+            half = half_of(len(known), seed) if in_halves else np.ones_like(known)
             allowed = known & half
-            # Something must stay hidden to be predicted.
-            count = min(k, int(allowed.sum()) - (not fair))
-            key = (place, design, k, seed)
+            # At least one cell must stay hidden, to be predicted.
+            count = min(k, int(allowed.sum()) - (not in_halves))
+            key = (number, design, k, seed)
             if key not in self._chosen:
                 self._chosen[key] = choose_probes(
-                    self.train,
+                    self._train,
                     count,
                     design.removesuffix("_half"),
                     seed=seed,
-                    domains=self.protocol.domains,
+                    domains=self._protocol.domains,
                     allowed=allowed,
                 )
-            scored = known & ~half if fair else known.copy()
-            scored[self._chosen[key]] = False
-            yield rows, self._chosen[key], scored
+            index = self._chosen[key]
+            scored = known & ~half if in_halves else known.copy()
+            scored[index] = False
+            yield _Draw(rows=rows, index=index, scored=scored)
 
 
-def _scores(draws, fitted, design: str, k: int, protocol: _Protocol) -> dict[str, np.ndarray]:
+def _scores(
+    draws: Sequence[_Draws],
+    fitted: Sequence[_FittedMethod | _FittedAssociation],
+    design: str,
+    k: int,
+    protocol: _Protocol,
+) -> dict[str, np.ndarray]:
     """Metric -> (seeds, test tasks)."""
     by_seed = []
     for seed in protocol.seeds:
-        lines = [
-            _score(draw.values, predictor, *drawn, protocol.threshold)
-            for draw, predictor in zip(draws, fitted, strict=True)
-            for drawn in draw.of(design, k, seed)
-        ]
+        lines = []
+        for draws_of_split, predictor in zip(draws, fitted, strict=True):
+            for draw in draws_of_split.draw(design, k, seed):
+                lines.append(_score(draws_of_split.values, predictor, draw, protocol.threshold))
         by_seed.append(np.concatenate(lines))
-    names = METRICS + (COVERAGE if fitted[0].has_intervals else ())
-    return dict(zip(names, np.moveaxis(np.array(by_seed), 2, 0), strict=True))
+    metrics = METRICS
+    if fitted[0].has_intervals:
+        metrics = METRICS + COVERAGE_METRICS + WIDTH_METRICS
+    by_metric = np.moveaxis(np.array(by_seed), 2, 0)
+    return dict(zip(metrics, by_metric, strict=True))
 
 
-def _score(values, predictor, rows, index, scored, threshold) -> np.ndarray:
-    truth, probed = values[np.ix_(rows, scored)], values[np.ix_(rows, index)]
-    predicted = predictor.predict(rows, index, probed)[:, scored]
-    scores = metrics(truth, predicted, threshold, predictor.called_above(len(index)))
+def _score(values: np.ndarray, predictor, draw: _Draw, threshold: float) -> np.ndarray:
+    """Scores (R, metrics) of one draw of probes."""
+    truth = values[np.ix_(draw.rows, draw.scored)]
+    probed = values[np.ix_(draw.rows, draw.index)]
+    predicted = predictor.predict(draw.rows, draw.index, probed)[:, draw.scored]
+    called_above = predictor.called_above(len(draw.index))
+    scores = score_rows(truth, predicted, threshold, called_above)
     if not predictor.has_intervals:
         return scores
-    ends = [predictor.interval(index, probed, level) for level in LEVELS]
-    ends = [(low[:, scored], high[:, scored]) for low, high in ends]
-    inside = [((low <= truth) & (truth <= high)).mean(axis=1) for low, high in ends]
-    widths = [(high - low).mean(axis=1) for low, high in ends]
-    return np.hstack([scores, np.transpose(inside + widths)])
+    coverage = []
+    widths = []
+    for level in LEVELS:
+        low, high = predictor.interval(draw.index, probed, level)
+        low = low[:, draw.scored]
+        high = high[:, draw.scored]
+        coverage.append(((low <= truth) & (truth <= high)).mean(axis=1))
+        widths.append((high - low).mean(axis=1))
+    return np.hstack([scores, np.transpose(coverage + widths)])
 
 
-def _summary(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dict) -> list[dict]:
+def _summarise(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dict) -> list[dict]:
     lines = []
     for metric, values in scores.items():
         by_seed = _mean(metric, values)
@@ -281,12 +331,11 @@ def _summary(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dict)
 
 
 def _mean(metric: str, values: np.ndarray) -> np.ndarray:
-    """Means (n,) of the lines of values (n, m), NaN left out; NaN where nothing is known."""
+    """Means (n,) of the lines of values (n, m) without NaN; NaN for a line of NaN."""
     known = np.isfinite(values)
     filled = np.where(known, np.square(values) if metric == "rmse" else values, 0.0)
-    means = np.where(
-        known.any(axis=1), filled.sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan
-    )
+    counts = np.maximum(known.sum(axis=1), 1)
+    means = np.where(known.any(axis=1), filled.sum(axis=1) / counts, np.nan)
     return np.sqrt(means) if metric == "rmse" else means
 
 
@@ -300,7 +349,7 @@ def _interval(metric: str, values: np.ndarray) -> tuple[float, float]:
 
 def predict_rows(
     matrix: Matrix,
-    tasks: Mapping[str, tuple[str, str]],
+    tasks: Mapping[str, Task],
     method: str,
     probes: int,
     seed: int,
@@ -309,24 +358,29 @@ def predict_rows(
     choice: str = "random",
     domains: Sequence[str] | None = None,
 ) -> Matrix:
-    """Predicted forgetting of all examples for each task but train, from `probes` of its cells.
+    """Predicts the forgetting of all examples for each task but train, from a few of its cells.
 
-    Of the tasks that are predicted, cells of `allowed` (N,) columns only are ever looked at: where
-    held-out examples are not allowed, what these tasks do to them stays unseen. Training tasks are
-    known in whole, held-out examples included: methods are fitted and tuned on all they hold. A
-    probed cell keeps what was measured there. An example that no training task knows
-    anything of, as one that the base model answers wrong, stays unknown: it is never replayed.
+    Only cells in `allowed` (N,) columns of the predicted tasks are used. If held-out examples are
+    not allowed, their forgetting by these tasks stays unseen. Training tasks are known
+    completely, held-out examples included, because methods are fitted and tuned on all their
+    cells. A probed cell keeps its measured value. An example without any measured cell in the
+    training tasks, such as one that the base model answers wrong, stays NaN: it is never
+    replayed.
     """
-    train = matrix.values[splits(matrix, tasks)[0].train]
-    names = [task for task, (_, split) in tasks.items() if split != "train"]
+    train = matrix.values[make_splits(matrix, tasks)[0].train]
+    unmeasured = ~np.isfinite(train).any(axis=0)
+    names = [name for name, task in tasks.items() if task.split != "train"]
     completer = make(method, dict(options or {})).fit(train)
-    predicted = []
+    predictions = []
     for row in matrix.rows(names):
         truth = matrix.values[row]
-        can = np.asarray(allowed) & np.isfinite(truth)
-        index = choose_probes(train, probes, choice, seed=seed, domains=domains, allowed=can)
-        line = completer.predict(index, truth[index])
-        line[~np.isfinite(train).any(axis=0)] = np.nan
-        line[index] = truth[index]
-        predicted.append(line)
-    return Matrix(np.array(predicted, dtype=np.float32), names, matrix.example_ids)
+        can_be_probed = np.asarray(allowed) & np.isfinite(truth)
+        index = choose_probes(
+            train, probes, choice, seed=seed, domains=domains, allowed=can_be_probed
+        )
+        predicted = completer.predict(index, truth[index])
+        predicted[unmeasured] = np.nan
+        predicted[index] = truth[index]
+        predictions.append(predicted)
+    values = np.array(predictions, dtype=np.float32)
+    return Matrix(values=values, tasks=names, example_ids=matrix.example_ids)

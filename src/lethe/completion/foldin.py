@@ -1,7 +1,7 @@
 """Linear fold-in: a new row as a combination of training rows, by ridge regression on its probes.
 
-Additive, affine, matrix factorisation and the Gaussian conditional are all of this kind; they
-differ in the prior on the combination and in the noise. Two facts carry everything else:
+Additive, affine, matrix factorisation and the Gaussian conditional are all of this kind. They
+differ in the prior of the combination and in the noise. Two facts make them fast:
 
 - a prediction is `weights @ [Z; 1]`, so it is local to a column once the weights (M + 1,) are
   known, and Z can be streamed;
@@ -18,13 +18,13 @@ import numpy as np
 from lethe.completion.biases import fill
 from lethe.completion.completer import Completer
 
-# How many left-out predictions a candidate is chosen by, at least: draws of probes times tasks.
+# Least number of left-out predictions, draws of probes times tasks, that a candidate is judged by.
 LEFT_OUT = 60
 
 
 @dataclass(frozen=True)
 class Prior:
-    """What a new row is before any probe: a mean and directions of unit variance.
+    """A new row before any probe: a mean and directions of unit variance.
 
     Both are combinations of the M training rows and a row of ones: `mean` (M + 1,), `basis`
     (q, M + 1).
@@ -40,13 +40,13 @@ def with_ones(rows: np.ndarray) -> np.ndarray:
 
 
 def gram(rows: np.ndarray) -> np.ndarray:
-    """[Z; 1] [Z; 1]^T (M + 1, M + 1): a sum over columns, so that chunks of Z can be added up."""
+    """[Z; 1] [Z; 1]^T (M + 1, M + 1): a sum over columns, so those of chunks of Z add up."""
     stacked = with_ones(np.asarray(rows, dtype=np.float64))
     return stacked @ stacked.T
 
 
 def centring(tasks: int) -> np.ndarray:
-    """(M, M + 1): the combinations of [Z; 1] that are the rows less their mean, by sqrt(M).
+    """(M, M + 1): the combinations of [Z; 1] that are the rows minus their mean, over sqrt(M).
 
     Their outer product is the covariance of the training rows.
     """
@@ -61,12 +61,12 @@ def mean_row(tasks: int) -> np.ndarray:
 
 
 def offset_spread(total: np.ndarray) -> float:
-    """Standard deviation, over training tasks, of their mean forgetting; from the Gram matrix."""
+    """Standard deviation of the training tasks' mean forgetting, from the Gram matrix."""
     return max(float((total[:-1, -1] / total[-1, -1]).std()), 1e-6)
 
 
 def scale_spread(total: np.ndarray) -> float:
-    """Standard deviation, over training tasks, of the factor that takes the mean row to each."""
+    """Standard deviation, over training tasks, of the factor that maps the mean row to each."""
     mean = mean_row(len(total) - 1)
     size = mean @ total @ mean
     return max(float((total[:-1] @ mean / size).std()), 1e-6) if size > 0 else 1e-6
@@ -77,17 +77,29 @@ class Solver:
 
     With A = basis @ [Z; 1] d^-1/2 at the probed columns and noise variances f * d, one
     decomposition of A^T A = V S V^T gives the solution for every f.
+
+    Parameters
+    ----------
+    probed
+        Columns (M + 1, k) of [Z; 1].
+    noise
+        Variances d (k,).
     """
 
     def __init__(self, prior: Prior, probed: np.ndarray, noise: np.ndarray):
-        self.prior, self.probed, self.scale = prior, probed, 1 / np.sqrt(noise)
+        self.prior = prior
+        self.probed = probed
+        self.scale = 1 / np.sqrt(noise)
         scaled = (prior.basis @ probed) * self.scale
         if scaled.shape[1] <= scaled.shape[0]:
             squares, self.v = np.linalg.eigh(scaled.T @ scaled)
-            self.squares, self.directions = np.maximum(squares, 0.0), scaled @ self.v
+            self.squares = np.maximum(squares, 0.0)
+            self.directions = scaled @ self.v
         else:
             u, s, vt = np.linalg.svd(scaled, full_matrices=False)
-            self.squares, self.v, self.directions = np.square(s), vt.T, u * s
+            self.squares = np.square(s)
+            self.v = vt.T
+            self.directions = u * s
 
     def weights(self, values: np.ndarray, factors: Sequence[float]) -> np.ndarray:
         """Weights (F, R, M + 1) of rows and ones from probe values (R, k), for each factor."""
@@ -96,26 +108,27 @@ class Solver:
         return self.prior.mean + solved @ (self.directions.T @ self.prior.basis)
 
     def variance(self, columns: np.ndarray, factor: float) -> np.ndarray:
-        """Posterior variance (n,) of the combination at columns (M + 1, n), noise left out."""
+        """Posterior variance (n,) of the combination at columns (M + 1, n), without noise."""
         features = self.prior.basis @ columns
         explained = np.square(self.directions.T @ features)
-        left = np.square(features).sum(axis=0) - (1 / (self.squares + factor)) @ explained
-        return np.maximum(left, 0.0)
+        prior_variance = np.square(features).sum(axis=0)
+        remaining = prior_variance - (1 / (self.squares + factor)) @ explained
+        return np.maximum(remaining, 0.0)
 
-    def left_out(self, values: np.ndarray, factor: float) -> np.ndarray:
+    def left_out_residuals(self, values: np.ndarray, factor: float) -> np.ndarray:
         """Residuals (R, k) of each probe predicted from the others, by its standard deviation."""
         target = (values - self.prior.mean @ self.probed) * self.scale
         # Inverse covariance of the scaled probes, (f I + V S V^T)^-1, and its diagonal.
-        gained = self.squares / (self.squares + factor)
-        solved = (target - (target @ self.v * gained) @ self.v.T) / factor
-        diagonal = (1 - np.square(self.v) @ gained) / factor
+        explained = self.squares / (self.squares + factor)
+        solved = (target - (target @ self.v * explained) @ self.v.T) / factor
+        diagonal = (1 - np.square(self.v) @ explained) / factor
         return solved / np.sqrt(np.maximum(diagonal, 1e-300))
 
 
-class Model:
-    """What a fold-in method needs of the training rows: M x M statistics, a sample of columns.
+class FoldInModel:
+    """The statistics of training rows that a fold-in method needs: M x M sums, a few columns.
 
-    Nothing here is as long as a row, so Z can be streamed: one pass adds up `gram` and draws the
+    Nothing in it is as long as a row, so Z can be streamed: one pass adds up `gram` and draws the
     sample, `weights` looks at the probed columns, and a second pass predicts any columns (M, n)
     as `weights @ with_ones(columns)`.
 
@@ -125,94 +138,105 @@ class Model:
         The method, with its candidates.
     total
         Gram matrix (M + 1, M + 1) of [Z; 1] over all columns.
-    sample
-        Columns (M, n) of Z that probes are drawn from when a candidate is chosen: all, or a
-        random part. Columns that no row knows belong neither here nor into `total`.
+    columns
+        Columns (M, n) of Z at which a candidate is judged: all, or a random part. Columns that no
+        row knows belong neither in here nor in `total`.
     known
-        Mask (M, n) of the sample's cells that were measured, not filled in; none: all.
+        Mask (M, n) of the cells of `columns` that were measured, not filled in; by default all.
     """
 
     def __init__(
         self,
         method: "FoldIn",
         total: np.ndarray,
-        sample: np.ndarray,
+        columns: np.ndarray,
         seed: int = 0,
         known: np.ndarray | None = None,
     ):
-        self.method, self.total, self.sample = method, total, with_ones(sample)
-        self.known = np.ones(sample.shape, dtype=bool) if known is None else known
+        self.method = method
+        self.total = total
+        self.sample = with_ones(columns)
+        self.known = np.ones(columns.shape, dtype=bool) if known is None else known
         self.seed = seed
         self.parts = method.parts(total)
-        self._without: dict[int, Any] = {}
-        self._chosen: dict[int, Any] = {}
+        self._parts_without_row: dict[int, Any] = {}
+        self._choices: dict[int, Any] = {}
+
+    @property
+    def tasks(self) -> int:
+        """M, the number of training rows."""
+        return len(self.sample) - 1
 
     def weights(self, probed: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Weights (R, M + 1) of rows and ones from probe values (R, k) at columns (M, k)."""
-        chosen = self.choice(probed.shape[1])
-        return self.method.weights(self.parts, with_ones(probed), values, [chosen])[0]
+        candidate = self.choose(probed.shape[1])
+        return self.method.weights(self.parts, with_ones(probed), values, [candidate])[0]
 
-    def choice(self, probes: int) -> Any:
+    def choose(self, probes: int) -> Any:
         """The candidate of least squared error over unprobed cells of left-out training rows.
 
-        Under three rows, or with nothing to probe, the method's default.
+        With fewer than three rows, or nothing to probe, it is the method's default.
         """
         candidates = self.method.candidates()
         if len(candidates) == 1:
             return candidates[0]
         if self.tasks < 3 or probes == 0 or self.sample.shape[1] < 2:
             return self.method.default
-        if probes not in self._chosen:
-            errors = sum(
-                self._errors(row, index, candidates)
-                for index in self.probes(probes, -(-LEFT_OUT // self.tasks))
-                for row in range(self.tasks)
-            )
-            self._chosen[probes] = candidates[int(np.argmin(errors))]
-        return self._chosen[probes]
+        if probes not in self._choices:
+            errors = 0
+            draws = -(-LEFT_OUT // self.tasks)
+            for index in self.draw_probes(probes, draws):
+                for row in range(self.tasks):
+                    errors = errors + self._squared_errors(row, index, candidates)
+            self._choices[probes] = candidates[int(np.argmin(errors))]
+        return self._choices[probes]
 
-    @property
-    def tasks(self) -> int:
-        """M, how many rows can be left out."""
-        return len(self.sample) - 1
-
-    def probes(self, count: int, draws: int) -> list[np.ndarray]:
-        """For each draw sorted places in the sample; one column at least stays unprobed."""
+    def draw_probes(self, count: int, draws: int) -> list[np.ndarray]:
+        """Sorted columns of the sample, per draw; at least one column stays unprobed."""
         rng = np.random.default_rng([self.seed, count, 13])
         columns = self.sample.shape[1]
         count = min(count, columns - 1)
         return [np.sort(rng.permutation(columns)[:count]) for _ in range(draws)]
 
-    def without(self, row: int) -> tuple[Any, np.ndarray]:
-        """The method's parts as if a row were not there, and the numbers of those it knows."""
-        kept = np.delete(np.arange(len(self.total)), row)
-        if row not in self._without:
-            self._without[row] = self.method.parts(self.total[np.ix_(kept, kept)])
-        return self._without[row], kept
+    def without_row(self, row: int) -> tuple[Any, np.ndarray]:
+        """The method's parts if a row did not exist, and the numbers of the remaining rows."""
+        remaining = np.delete(np.arange(len(self.total)), row)
+        if row not in self._parts_without_row:
+            total = self.total[np.ix_(remaining, remaining)]
+            self._parts_without_row[row] = self.method.parts(total)
+        return self._parts_without_row[row], remaining
 
-    def _errors(self, row: int, index: np.ndarray, candidates: Sequence) -> np.ndarray:
-        parts, kept = self.without(row)
+    def _squared_errors(self, row: int, index: np.ndarray, candidates: Sequence) -> np.ndarray:
+        """Sum (C,) of squared errors over unprobed columns, from the Gram matrix alone."""
+        parts, remaining = self.without_row(row)
         probed = self.sample[:, index]
-        missed = np.zeros((len(candidates), len(self.total)))
-        missed[:, row] = -1
-        missed[:, kept] = self.method.weights(parts, probed[kept], probed[row][None], candidates)[
-            :, 0
-        ]
-        everywhere = ((missed @ self.total) * missed).sum(axis=1)
-        return np.maximum(everywhere - np.square(missed @ probed).sum(axis=1), 0.0)
+        weights = self.method.weights(parts, probed[remaining], probed[row][None], candidates)
+        # Predicted minus measured row, as a combination of all rows.
+        error = np.zeros((len(candidates), len(self.total)))
+        error[:, row] = -1
+        error[:, remaining] = weights[:, 0]
+        everywhere = ((error @ self.total) * error).sum(axis=1)
+        at_probes = np.square(error @ probed).sum(axis=1)
+        return np.maximum(everywhere - at_probes, 0.0)
 
 
 class FoldIn(Completer):
-    """A linear fold-in method: `parts` from the Gram matrix, `weights` from those and probes."""
+    """A linear fold-in method: `parts` from the Gram matrix, `weights` from those and probes.
+
+    Attributes
+    ----------
+    model_ : FoldInModel
+        Statistics of the training rows.
+    """
 
     default: Any = None
 
     def candidates(self) -> Sequence:
-        """Settings to choose from by leave-one-task-out; one, if it is given."""
+        """Settings to choose from by leave-one-task-out; one, if you set it."""
         raise NotImplementedError
 
     def parts(self, total: np.ndarray) -> Any:
-        """What is made of the Gram matrix (M + 1, M + 1) once."""
+        """Everything that is computed once, from the Gram matrix (M + 1, M + 1)."""
         raise NotImplementedError
 
     def weights(
@@ -222,20 +246,24 @@ class FoldIn(Completer):
         raise NotImplementedError
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self.rows = fill(values, known)
-        # What no training row knows is filled in: there, rows would seem to explain each other.
-        seen = known.any(axis=0)
-        total, drawn = gram(self.rows[:, seen]), sample(self.rows[:, seen])
-        self.model = Model(self, total, drawn, known=sample(known[:, seen]))
+        self._rows = fill(values, known)
+        # Columns that no row knows are filled in, and would make rows seem to explain each other.
+        measured = known.any(axis=0)
+        self.model_ = FoldInModel(
+            self,
+            total=gram(self._rows[:, measured]),
+            columns=sample_columns(self._rows[:, measured]),
+            known=sample_columns(known[:, measured]),
+        )
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return self.model.weights(self.rows[:, index], values) @ with_ones(self.rows)
+        return self.model_.weights(self._rows[:, index], values) @ with_ones(self._rows)
 
 
-def sample(rows: np.ndarray, columns: int = 2000, seed: int = 0) -> np.ndarray:
-    """At most so many columns (M, n) of the rows, drawn once: enough to choose a few settings."""
+def sample_columns(rows: np.ndarray, columns: int = 2000, seed: int = 0) -> np.ndarray:
+    """At most this many columns (M, n) of the rows, drawn once to choose a few settings on."""
     count = rows.shape[1]
     if count <= columns:
         return rows
-    drawn = np.random.default_rng([seed, 13]).choice(count, columns, replace=False)
-    return rows[:, np.sort(drawn)]
+    index = np.random.default_rng([seed, 13]).choice(count, columns, replace=False)
+    return rows[:, np.sort(index)]

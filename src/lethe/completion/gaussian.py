@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lethe.completion.column_noise import ColumnNoise, column_noise
+from lethe.completion.column_noise import ColumnNoise, estimate_column_noise
 from lethe.completion.foldin import (
     FoldIn,
-    Model,
+    FoldInModel,
     Prior,
     Solver,
     centring,
@@ -26,10 +26,14 @@ class Gaussian(FoldIn):
 
     Covariance over examples: X^T X / M of the column-centred training rows X; a common offset
     and a common scale of the example means, both as spread as over the training tasks; and a
-    diagonal that differs by column: what the other training tasks cannot explain there,
-    estimated by leave-one-task-out. Conditioning on the probes weighs a noisy example less.
-    One factor on the noise is chosen by leave-one-task-out for each number of probes unless
-    given. Cost O(M^2 N), without any (N, N) matrix.
+    diagonal that differs by column: the variance that the other training tasks cannot explain
+    there, estimated by leave-one-task-out. Conditioning on the probes gives a noisy example less
+    weight. Costs O(M^2 N), without any (N, N) matrix.
+
+    Parameters
+    ----------
+    noise
+        Factor on the noise; by default chosen by leave-one-task-out for each number of probes.
     """
 
     default = 1.0
@@ -49,10 +53,11 @@ class Gaussian(FoldIn):
     def parts(self, total: np.ndarray) -> tuple[Prior, ColumnNoise]:
         """Mean and covariance of the training rows, a common offset and scale; columns' noise."""
         tasks = len(total) - 1
+        mean = mean_row(tasks)
         offset = np.append(np.zeros(tasks), offset_spread(total))
-        scale = scale_spread(total) * mean_row(tasks)
-        prior = Prior(mean_row(tasks), np.vstack([offset, scale, centring(tasks)]))
-        return prior, column_noise(total)
+        scale = scale_spread(total) * mean
+        prior = Prior(mean=mean, basis=np.vstack([offset, scale, centring(tasks)]))
+        return prior, estimate_column_noise(total)
 
     def weights(self, parts, probed, values, candidates) -> np.ndarray:
         """Posterior mean for every factor on the noise."""
@@ -61,53 +66,61 @@ class Gaussian(FoldIn):
     def solver(self, parts: tuple[Prior, ColumnNoise], probed: np.ndarray) -> Solver:
         """The posterior given probes at columns (M + 1, k) of [Z; 1]."""
         prior, noise = parts
-        return Solver(prior, probed, noise.variance(probed[:-1]))
+        return Solver(prior, probed, noise=noise.variance(probed[:-1]))
 
-    def _interval(self, index, values, level) -> tuple[np.ndarray, np.ndarray]:
+    def _interval(
+        self, index: np.ndarray, values: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         probes = len(index)
         if probes not in self._calibrations:
-            self._calibrations[probes] = calibrate(left_out_rows(self.model, probes))
+            self._calibrations[probes] = calibrate(left_out_rows(self.model_, probes))
         calibration = self._calibrations[probes]
-        columns = with_ones(self.rows)
-        solver = self.solver(self.model.parts, columns[:, index])
-        factor = self.model.choice(probes)
+        columns = with_ones(self._rows)
+        solver = self.solver(self.model_.parts, columns[:, index])
+        factor = self.model_.choose(probes)
         middle = solver.weights(values, [factor])[0] @ columns
-        task = calibration.task_size(solver.left_out(values, factor))
-        reach = (
-            calibration.reach(level)
-            * task[:, None]
-            * sizes(self.model.parts, solver, columns, factor)
-        )
-        return middle - reach, middle + reach
+        task_size = calibration.task_size(solver.left_out_residuals(values, factor))
+        cell_size = predictive_sd(self.model_.parts, solver, columns, factor)
+        half_width = calibration.reach(level) * task_size[:, None] * cell_size
+        return middle - half_width, middle + half_width
 
 
-def sizes(
+def predictive_sd(
     parts: tuple[Prior, ColumnNoise], solver: Solver, columns: np.ndarray, factor: float
 ) -> np.ndarray:
     """Predictive standard deviation (n,) at columns (M + 1, n), before calibration."""
-    noise = parts[1].variance(columns[:-1])
+    _, column_noise = parts
+    noise = column_noise.variance(columns[:-1])
     return np.sqrt(solver.variance(columns, factor) + factor * noise)
 
 
-def left_out_rows(model: Model, probes: int, draws: int = 5) -> list[LeftOutRow]:
+def left_out_rows(model: FoldInModel, probes: int, draws: int = 5) -> list[LeftOutRow]:
     """Every training row predicted from the others, at the columns of the model's sample.
 
-    Judged by measured cells only. A single training row has no other: it is predicted from
-    itself, which says nothing.
+    Only measured cells are judged. A single training row is predicted from itself, because there
+    is no other; its residuals carry no information.
     """
-    factor = model.choice(probes)
-    found = []
-    for index in model.probes(probes, draws):
+    factor = model.choose(probes)
+    rows = []
+    for index in model.draw_probes(probes, draws):
         unprobed = np.setdiff1d(np.arange(model.sample.shape[1]), index)
         for row in range(model.tasks):
-            hidden = unprobed[model.known[row, unprobed]]
-            parts, kept = model.without(row) if model.tasks > 1 else (model.parts, [0, 1])
-            columns = model.sample[kept]
+            if model.tasks > 1:
+                parts, remaining = model.without_row(row)
+            else:
+                parts = model.parts
+                remaining = [0, 1]
+            columns = model.sample[remaining]
             solver = model.method.solver(parts, columns[:, index])
-            values = model.sample[row, index][None]
-            unseen = columns[:, hidden]
-            predicted = solver.weights(values, [factor])[0, 0] @ unseen
-            residuals = model.sample[row, hidden] - predicted
-            expected = sizes(parts, solver, unseen, factor)
-            found.append(LeftOutRow(residuals, expected, solver.left_out(values, factor)[0]))
-    return found
+            probe_values = model.sample[row, index][None]
+            hidden = unprobed[model.known[row, unprobed]]
+            hidden_columns = columns[:, hidden]
+            predicted = solver.weights(probe_values, [factor])[0, 0] @ hidden_columns
+            rows.append(
+                LeftOutRow(
+                    residuals=model.sample[row, hidden] - predicted,
+                    sizes=predictive_sd(parts, solver, hidden_columns, factor),
+                    probes=solver.left_out_residuals(probe_values, factor)[0],
+                )
+            )
+    return rows

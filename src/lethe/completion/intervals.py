@@ -1,13 +1,13 @@
-"""Predictive intervals whose coverage is calibrated on training tasks played as unseen ones.
+"""Predictive intervals, calibrated on training tasks that are treated as unseen.
 
-Split-conformal over tasks: every training row is left out in turn, predicted from random probes,
-and its absolute residuals are divided by what the method thinks their size is. The quantile of
-these scores, over all left-out rows, is how far an interval must reach. A task may be noisier
-than others all over: its size is corrected by how badly its own probes predict each other,
-shrunk by `strength` probes towards 1.
+Split-conformal over tasks: every training row is left out in turn and predicted from random
+probes, and its absolute residuals are divided by the size that the method expects of them. The
+quantile of these scores, over all left-out rows, is the reach that an interval needs. Some tasks
+are noisier than others in all cells, so a task's size is corrected by how badly its own probes
+predict each other, shrunk by `strength` probes towards 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,40 +34,46 @@ class LeftOutRow:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sorted scores of left-out cells, and how strongly a task's size is drawn to 1."""
+    """Sorted scores of left-out cells, and how strongly a task's size is shrunk to 1."""
 
     scores: np.ndarray
     strength: float
 
     def reach(self, level: float) -> float:
-        """How many sizes an interval must reach to hold a cell of an unseen task."""
+        """Half-width, in expected sizes, with which an interval covers a cell of an unseen task."""
         return float(np.quantile(self.scores, level))
 
     def task_size(self, probes: np.ndarray) -> np.ndarray:
         """Size (R,) of each row from its probes' standardised residuals (R, k)."""
-        return task_size(probes, self.strength)
+        return shrunk_size(probes, self.strength)
 
 
-def task_size(probes: np.ndarray, strength: float) -> np.ndarray:
-    """Root of the mean square of (R, k) residuals, as if `strength` more had been seen at 1."""
+def shrunk_size(probes: np.ndarray, strength: float) -> np.ndarray:
+    """Root mean square of residuals (R, k), as if there were `strength` further ones of size 1."""
     squares = np.square(probes).sum(axis=-1)
     return np.sqrt((squares + strength) / (probes.shape[-1] + strength))
 
 
-def calibrate(rows: list[LeftOutRow]) -> Calibration:
+def calibrate(rows: Sequence[LeftOutRow]) -> Calibration:
     """The calibration whose intervals are narrowest on the left-out rows."""
-    found = []
+    narrowest = float("inf")
+    best = None
     for strength in STRENGTHS:
-        sizes = [row.sizes * task_size(row.probes, strength) for row in rows]
-        pairs = zip(rows, sizes, strict=True)
-        scores = np.sort(np.concatenate([np.abs(row.residuals) / size for row, size in pairs]))
-        width = np.quantile(scores, COMPARED_AT) * np.mean([size.mean() for size in sizes])
-        found.append((float(width), Calibration(scores, strength)))
-    return min(found, key=lambda pair: pair[0])[1]
+        sizes = [row.sizes * shrunk_size(row.probes, strength) for row in rows]
+        scores = []
+        for row, size in zip(rows, sizes, strict=True):
+            scores.append(np.abs(row.residuals) / size)
+        calibration = Calibration(scores=np.sort(np.concatenate(scores)), strength=strength)
+        mean_size = np.mean([size.mean() for size in sizes])
+        width = float(np.quantile(calibration.scores, COMPARED_AT) * mean_size)
+        if best is None or width < narrowest:
+            narrowest = width
+            best = calibration
+    return best
 
 
 class Conformal(Completer):
-    """Gives any method intervals; fits it once more for every training task.
+    """Adds intervals to any method; fits it once more for every training task.
 
     The expected size of a residual is the column's spread over the training tasks, shrunk to the
     mean of all. The probes of a task predict each other in two halves.
@@ -77,7 +83,12 @@ class Conformal(Completer):
     method
         Makes an unfitted method.
     columns, draws
-        At most so many columns, and so many draws of probes, are looked at to calibrate.
+        Calibration uses at most this many columns and this many draws of probes.
+
+    Attributes
+    ----------
+    fitted_ : Completer
+        The method, fitted on all training rows.
     """
 
     has_intervals = True
@@ -85,57 +96,69 @@ class Conformal(Completer):
     def __init__(
         self, method: Callable[[], Completer], columns: int = 2000, draws: int = 3, seed: int = 0
     ):
-        self.method, self.columns, self.draws, self.seed = method, columns, draws, seed
+        self.method = method
+        self.columns = columns
+        self.draws = draws
+        self.seed = seed
 
     def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
         if len(values) < 3:
             raise ValueError(f"{len(values)} training tasks; intervals need at least 3")
-        self.values = values
-        self.whole = self.method().fit(values)
+        self._values = values
+        self.fitted_ = self.method().fit(values)
         rng = np.random.default_rng([self.seed, 19])
-        count = min(self.examples, self.columns)
-        self.sample = np.sort(rng.permutation(self.examples)[:count])
-        cut = values[:, self.sample]
-        self.left_out = [self.method().fit(np.delete(cut, i, axis=0)) for i in range(len(cut))]
-        self.sizes = [_spread(np.delete(cut, i, axis=0)) for i in range(len(cut))]
+        count = min(self.examples_, self.columns)
+        self._sample = np.sort(rng.permutation(self.examples_)[:count])
+        sampled = values[:, self._sample]
+        self._fitted_without = []
+        self._sizes_without = []
+        for row in range(len(sampled)):
+            others = np.delete(sampled, row, axis=0)
+            self._fitted_without.append(self.method().fit(others))
+            self._sizes_without.append(_column_spread(others))
         self._calibrations: dict[int, Calibration] = {}
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return self.whole.predict(index, values)
+        return self.fitted_.predict(index, values)
 
-    def _interval(self, index, values, level) -> tuple[np.ndarray, np.ndarray]:
+    def _interval(
+        self, index: np.ndarray, values: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         calibration = self._calibration(len(index))
-        sizes = _spread(self.values)
-        probes = _halves(self.whole, index, values) / sizes[index]
-        middle = self.whole.predict(index, values)
-        reach = calibration.reach(level) * calibration.task_size(probes)[:, None] * sizes
-        return middle - reach, middle + reach
+        sizes = _column_spread(self._values)
+        probes = _half_residuals(self.fitted_, index, values) / sizes[index]
+        middle = self.fitted_.predict(index, values)
+        half_width = calibration.reach(level) * calibration.task_size(probes)[:, None] * sizes
+        return middle - half_width, middle + half_width
 
     def _calibration(self, probes: int) -> Calibration:
         if probes not in self._calibrations:
             rng = np.random.default_rng([self.seed, probes, 23])
-            rows = [
-                self._left_out(i, np.sort(rng.permutation(len(self.sample))[:probes]))
-                for _ in range(self.draws)
-                for i in range(len(self.values))
-            ]
-            self._calibrations[probes] = calibrate([row for row in rows if len(row.residuals)])
+            rows = []
+            for _ in range(self.draws):
+                for number in range(len(self._values)):
+                    index = np.sort(rng.permutation(len(self._sample))[:probes])
+                    row = self._left_out_row(number, index)
+                    if len(row.residuals):
+                        rows.append(row)
+            self._calibrations[probes] = calibrate(rows)
         return self._calibrations[probes]
 
-    def _left_out(self, row: int, index: np.ndarray) -> LeftOutRow:
-        truth = self.values[row, self.sample]
-        # One column at least stays hidden, else there is nothing to judge by.
+    def _left_out_row(self, number: int, index: np.ndarray) -> LeftOutRow:
+        truth = self._values[number, self._sample]
+        # At least one column stays hidden, because probed cells cannot be judged.
         index = index[: len(truth) - 1]
         index = index[np.isfinite(truth[index])]
         hidden = np.isfinite(truth)
         hidden[index] = False
-        method, sizes = self.left_out[row], self.sizes[row]
+        method = self._fitted_without[number]
+        sizes = self._sizes_without[number]
         residuals = truth - method.predict(index, truth[index])
-        probes = _halves(method, index, truth[None, index])[0] / sizes[index]
-        return LeftOutRow(residuals[hidden], sizes[hidden], probes)
+        probes = _half_residuals(method, index, truth[None, index])[0] / sizes[index]
+        return LeftOutRow(residuals=residuals[hidden], sizes=sizes[hidden], probes=probes)
 
 
-def _spread(rows: np.ndarray, prior: float = 5.0) -> np.ndarray:
+def _column_spread(rows: np.ndarray, prior: float = 5.0) -> np.ndarray:
     """Standard deviation (N,) of each column over the tasks, shrunk to that of all columns."""
     known = np.isfinite(rows)
     counts = known.sum(axis=0)
@@ -146,7 +169,7 @@ def _spread(rows: np.ndarray, prior: float = 5.0) -> np.ndarray:
     return np.sqrt(np.maximum((squares + prior * pooled) / (counts + prior), 1e-12))
 
 
-def _halves(method: Completer, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _half_residuals(method: Completer, index: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Residuals (R, k) of probes predicted from the other half; none from fewer than two."""
     if len(index) < 2:
         return np.empty((len(values), 0))

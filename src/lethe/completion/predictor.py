@@ -1,6 +1,6 @@
 """A completion model in a file: from a few probed losses to the forgetting of everything upstream.
 
-What `ForgettingProbe` loads into somebody else's fine-tune. The file is .npz without pickle.
+`ForgettingProbe` loads it into any fine-tune. The file is .npz without pickle.
 """
 
 import json
@@ -18,37 +18,40 @@ from lethe.errors import LetheError
 from lethe.files import atomic_write, read_json
 from lethe.matrix import forgetting_matrix, rows
 
+# Names of the settings in a saved file, now and in files of lethe before 0.2.
+SETTINGS_KEYS = ("settings", "told")
 # Arrays that files of earlier versions lack.
 MEASURED = ("base_losses", "scored_tokens")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Forgetting in nats of the N upstream examples, and the ends of its interval."""
+    """Forgetting (N,) in nats of the upstream examples, and the ends of its interval (N,)."""
 
     forgetting: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
     def by_domain(self, domains: np.ndarray) -> dict[str, float]:
-        """Domain -> mean predicted forgetting of its examples in nats, most first."""
-        names = np.unique(domains)
-        means = {str(name): float(self.forgetting[domains == name].mean()) for name in names}
+        """Mean predicted forgetting in nats per domain, from most to least."""
+        means = {}
+        for name in np.unique(domains):
+            means[str(name)] = float(self.forgetting[domains == name].mean())
         return dict(sorted(means.items(), key=lambda pair: -pair[1]))
 
 
 @dataclass
 class Predictor:
-    """A method fitted on the rows of tasks already measured, with the probes it asks for.
+    """A method fitted on the rows of tasks already measured, with the probes that it needs.
 
-    `train` (M, N) in nats; `domains` (N,); `probes` are the k upstream examples, at columns
-    `index` (k,), that a new fine-tune has to be scored on.
+    `train` (M, N) is in nats. `domains` (N,) belong to the N examples. `probes` are the k
+    upstream examples, at columns `index` (k,), that a new fine-tune has to be scored on.
 
     The other fields describe how the rows were measured, so that probes are read in the same way
     and on the same model: `max_tokens`, `include_eos`, `truncation` (the side on which pairs are
     cut), `chat_template` (its text; empty: none; None: unknown) and `dtype` (scoring.dtype).
     `base_losses` (k,) in nats and `scored_tokens` (k,) of the probes under the base model are
-    compared with those of the model that is fine-tuned; None if unknown.
+    compared with those of the model that is fine-tuned; they are None if unknown.
     """
 
     train: np.ndarray
@@ -69,75 +72,99 @@ class Predictor:
     def __post_init__(self):
         self._fitted = make(self.method, {self.method: self.options}).fit(self.train)
 
+    def __repr__(self) -> str:
+        tasks, examples = self.train.shape
+        return (
+            f"Predictor(method={self.method!r}, options={self.options!r}, {tasks} tasks x "
+            f"{examples} examples, {len(self.probes)} probes)"
+        )
+
     @classmethod
     def from_results(
         cls, folder: Path | str, probes: int = 30, method: str = "gaussian", seed: int = 0
     ) -> Self:
         """Fits on a model's folder of a finished experiment, such as results/default/olmo-0.7m.
 
-        Probes are chosen A-optimally among all upstream examples without a missing value; those
-        that no task has a value of are left out.
+        Probes are chosen A-optimally among all upstream examples without a missing value.
+        Examples without any value are left out.
 
         Raises
         ------
         LetheError
-            If Z or the upstream examples are not there, or belong to different experiments, or
-            Z holds right answers that were lost: probes are scored by their loss.
+            If Z or the upstream examples do not exist, or belong to different experiments, or
+            Z holds right answers that were lost, because probes are scored by their loss.
         """
         folder = Path(folder)
-        z, base = forgetting_matrix.read(folder / "Z.parquet"), rows.read(folder / "base.parquet")
-        upstream = {e.example_id: e for e in read_upstream(folder.parent / "upstream.parquet")}
-        if lacking := [name for name in z.example_ids if name not in upstream]:
+        z = forgetting_matrix.read_matrix(folder / "Z.parquet")
+        base = rows.read_row(folder / "base.parquet")
+        upstream_path = folder.parent / "upstream.parquet"
+        upstream = {example.example_id: example for example in read_upstream(upstream_path)}
+        missing = [example_id for example_id in z.example_ids if example_id not in upstream]
+        if missing:
             raise LetheError(
-                f"{folder}: {len(lacking)} examples of Z, such as {lacking[0]!r}, are not in "
-                f"{folder.parent / 'upstream.parquet'}; they are of different runs"
+                f"{folder}: {len(missing)} examples of Z, such as {missing[0]!r}, are not in "
+                f"{upstream_path}; the two files are from different runs"
             )
         scoring = base.settings["scoring"]
         if scoring.get("exact_match") is not None:
             raise LetheError(
                 f"{folder}: its Z holds which right answers were lost (scoring.exact_match); a "
-                "prediction while training needs an experiment that measures losses"
+                "prediction during training needs an experiment that measures losses"
             )
-        seen = np.isfinite(z.values).any(axis=0)
-        values = z.values[:, seen].astype(np.float32)
-        known = np.isfinite(values).all(axis=0)
-        index = choose_probes(values, probes, "a_optimal", seed=seed, allowed=known)
-        ids = [name for name, kept in zip(z.example_ids, seen, strict=True) if kept]
-        chosen = [upstream[name] for name in ids]
-        measured = base.select([ids[i] for i in index])
+        measured = np.isfinite(z.values).any(axis=0)
+        train = z.values[:, measured].astype(np.float32)
+        complete = np.isfinite(train).all(axis=0)
+        index = choose_probes(train, probes, "a_optimal", seed=seed, allowed=complete)
+        examples = []
+        for example_id, is_measured in zip(z.example_ids, measured, strict=True):
+            if is_measured:
+                examples.append(upstream[example_id])
+        measured_probes = base.select([examples[i].example_id for i in index])
         return cls(
-            train=values,
-            example_ids=ids,
-            domains=np.array([example.domain for example in chosen]),
+            train=train,
+            example_ids=[example.example_id for example in examples],
+            domains=np.array([example.domain for example in examples]),
             index=index,
-            probes=[chosen[i].example for i in index],
+            probes=[examples[i].example for i in index],
             max_tokens=scoring["max_tokens"],
             include_eos=scoring["include_eos"],
             method=method,
             chat_template=template_of_card(base.settings.get("model", {}), folder),
             dtype=scoring.get("dtype", "float32"),
-            base_losses=measured.loss_before.astype(np.float64),
-            scored_tokens=measured.n_tokens.astype(np.int64),
+            base_losses=measured_probes.loss_before.astype(np.float64),
+            scored_tokens=measured_probes.n_tokens.astype(np.int64),
         )
 
     def predict(self, values: np.ndarray, level: float = 0.9) -> Prediction:
-        """From the forgetting (k,) of the probes to that of everything, with an interval."""
+        """Predicts the forgetting of all examples, with an interval, from that (k,) of the probes.
+
+        The ends of the interval are NaN if the method has no intervals.
+        """
         forgetting = self._fitted.predict(self.index, values)
         if not self._fitted.has_intervals:
-            return Prediction(forgetting, forgetting * np.nan, forgetting * np.nan)
-        return Prediction(forgetting, *self._fitted.predict_interval(self.index, values, level))
+            unknown = np.full_like(forgetting, np.nan)
+            return Prediction(forgetting=forgetting, low=unknown, high=unknown)
+        low, high = self._fitted.predict_interval(self.index, values, level)
+        return Prediction(forgetting=forgetting, low=low, high=high)
 
     def save(self, path: Path | str) -> None:
-        """Writes one .npz file, whole or not at all."""
-        told = {
-            **{"method": self.method, "options": self.options, "max_tokens": self.max_tokens},
-            **{"include_eos": self.include_eos, "probes": [asdict(e) for e in self.probes]},
-            **{"truncation": self.truncation, "chat_template": self.chat_template},
+        """Writes one .npz file atomically."""
+        settings = {
+            "method": self.method,
+            "options": self.options,
+            "max_tokens": self.max_tokens,
+            "include_eos": self.include_eos,
+            "probes": [asdict(example) for example in self.probes],
+            "truncation": self.truncation,
+            "chat_template": self.chat_template,
             "dtype": self.dtype,
         }
         arrays = {
-            **{"train": self.train, "index": self.index, "domains": np.asarray(self.domains)},
-            **{"example_ids": np.array(self.example_ids), "told": np.array(json.dumps(told))},
+            "train": self.train,
+            "index": self.index,
+            "domains": np.asarray(self.domains),
+            "example_ids": np.array(self.example_ids),
+            "settings": np.array(json.dumps(settings)),
         }
         for name in MEASURED:
             values = getattr(self, name)
@@ -148,23 +175,27 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Reads what `save` wrote; never unpickles.
+        """Reads a file that `save` wrote; never unpickles.
 
         Raises
         ------
         LetheError
-            If the file is none of these.
+            If the file is not a saved predictor.
         """
         try:
-            with np.load(path, allow_pickle=False) as found:
-                told = json.loads(str(found["told"]))
-                probes = [Example(**example) for example in told.pop("probes")]
-                ids = found["example_ids"].tolist()
-                arrays = {"train": found["train"], "index": found["index"]}
+            with np.load(path, allow_pickle=False) as arrays:
+                key = next((key for key in SETTINGS_KEYS if key in arrays), SETTINGS_KEYS[0])
+                settings = json.loads(str(arrays[key]))
+                probes = [Example(**example) for example in settings.pop("probes")]
                 for name in MEASURED:
-                    arrays[name] = found[name] if name in found.files else None
+                    settings[name] = arrays[name] if name in arrays else None
                 return cls(
-                    **arrays, domains=found["domains"], example_ids=ids, probes=probes, **told
+                    train=arrays["train"],
+                    example_ids=arrays["example_ids"].tolist(),
+                    domains=arrays["domains"],
+                    index=arrays["index"],
+                    probes=probes,
+                    **settings,
                 )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LetheError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lethe.completion.biases import fill
-from lethe.completion.foldin import Model, gram, sample, with_ones
+from lethe.completion.foldin import FoldInModel, gram, sample_columns, with_ones
 from lethe.completion.gaussian import Gaussian
 
 CHOICES = ("random", "stratified", "leverage", "a_optimal")
@@ -19,7 +19,7 @@ def random_probes(
     Parameters
     ----------
     allowed
-        Mask (N,) of the columns that may be probed; none: all.
+        Mask (N,) of the columns that may be probed; by default all.
 
     Raises
     ------
@@ -45,8 +45,8 @@ def choose_probes(
     - `stratified`: random, every domain with its share of the probes.
     - `leverage`: random with probabilities proportional to the columns' leverage scores under
       the training rows' leading factors.
-    - `a_optimal`: greedily those that leave the least summed posterior variance of all columns
-      under the Gaussian method, which knows that some columns are noisier than others.
+    - `a_optimal`: greedily the columns that leave the least summed posterior variance of all
+      columns under the Gaussian method, which knows that some columns are noisier than others.
 
     Parameters
     ----------
@@ -55,13 +55,13 @@ def choose_probes(
     domains
         Domain of each example (N,), for `stratified`.
     allowed
-        Mask (N,) of the columns that may be probed; none: all. Columns that no training row
-        knows can be probed at random, never for what training rows say of them.
+        Mask (N,) of the columns that may be probed; by default all. A column that no training
+        row knows can be probed at random, but `leverage` and `a_optimal` never choose it.
 
     Raises
     ------
     ValueError
-        If the method is not known, fewer than k columns may be probed, or domains are missing.
+        If the method is unknown, fewer than k columns may be probed, or domains are missing.
     """
     rows = np.asarray(train, dtype=np.float64)
     if method not in CHOICES:
@@ -72,14 +72,18 @@ def choose_probes(
     rng = np.random.default_rng([seed, 29])
     if method == "stratified":
         if domains is None or len(domains) != rows.shape[1]:
-            raise ValueError(f"stratified probes need {rows.shape[1]} domains, one a column")
-        return _stratified(pool, np.asarray(domains)[pool], k, rng)
+            raise ValueError(f"stratified probes need {rows.shape[1]} domains, one per column")
+        return _stratified(pool, domains=np.asarray(domains)[pool], k=k, rng=rng)
     known = np.isfinite(rows)
-    seen = np.flatnonzero(known.any(axis=0))
-    rows, pool = fill(rows, known)[:, seen], np.flatnonzero(np.isin(seen, pool))
+    measured = np.flatnonzero(known.any(axis=0))
+    # From here on columns are numbered among the measured ones.
+    rows = fill(rows, known)[:, measured]
+    pool = np.flatnonzero(np.isin(measured, pool))
     if k > len(pool):
         raise ValueError(f"{k} probes wanted, training rows know {len(pool)} that may be probed")
-    return seen[_leverage(rows, pool, k, rng) if method == "leverage" else a_optimal(rows, pool, k)]
+    if method == "leverage":
+        return measured[_leverage(rows, pool=pool, k=k, rng=rng)]
+    return measured[a_optimal(rows, pool, k)]
 
 
 def _pool(examples: int, count: int, allowed: np.ndarray | None) -> np.ndarray:
@@ -89,22 +93,25 @@ def _pool(examples: int, count: int, allowed: np.ndarray | None) -> np.ndarray:
     return pool
 
 
-def _stratified(pool: np.ndarray, domains: np.ndarray, k: int, rng) -> np.ndarray:
-    """Takes turns between domains, each in random order and first in proportion to its size."""
+def _stratified(
+    pool: np.ndarray, domains: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Alternates between domains, each in random order and in proportion to its size."""
     order = np.empty(len(pool))
     for domain in np.unique(domains):
         members = rng.permutation(np.flatnonzero(domains == domain))
-        # Evenly spread places, so that any first k hold every domain by its share.
+        # Evenly spaced, so that any first k hold every domain by its share.
         order[members] = (np.arange(len(members)) + rng.random()) / len(members)
     return np.sort(pool[np.argsort(order, kind="stable")[:k]])
 
 
-def _leverage(rows: np.ndarray, pool: np.ndarray, k: int, rng) -> np.ndarray:
+def _leverage(rows: np.ndarray, pool: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     centred = rows - rows.mean(axis=0)
     values, u = np.linalg.eigh(centred @ centred.T)
-    kept = np.argsort(-values)[: max(1, min(k, len(rows) - 1) // 2 or 1)]
-    kept = kept[values[kept] > 1e-10 * max(values.max(), 1e-300)]
-    scores = np.square((u[:, kept] / np.sqrt(values[kept])).T @ centred).sum(axis=0)[pool]
+    leading = np.argsort(-values)[: max(1, min(k, len(rows) - 1) // 2 or 1)]
+    leading = leading[values[leading] > 1e-10 * max(values.max(), 1e-300)]
+    factors = (u[:, leading] / np.sqrt(values[leading])).T @ centred
+    scores = np.square(factors).sum(axis=0)[pool]
     # A column without leverage may still be needed to reach k.
     chances = scores + 1e-9 * max(scores.max(initial=0.0), 1e-9)
     return np.sort(rng.choice(pool, k, replace=False, p=chances / chances.sum()))
@@ -113,38 +120,50 @@ def _leverage(rows: np.ndarray, pool: np.ndarray, k: int, rng) -> np.ndarray:
 def a_optimal(rows: np.ndarray, pool: np.ndarray, k: int) -> np.ndarray:
     """Greedy A-optimal design under the Gaussian method: k columns of `pool`, sorted.
 
-    Probing column j takes |C F c|^2 / (c^T C c + d) off the summed posterior variance, C being
-    the posterior covariance of the M + 2 directions, F their outer products summed over all
-    columns, c the column's features and d its noise: O(M^2) a column and step.
+    Probing column j reduces the summed posterior variance by |C F c|^2 / (c^T C c + d). C is the
+    posterior covariance of the M + 2 directions, F the sum of their outer products over all
+    columns, c the column's features and d its noise. Costs O(M^2) per column and step.
     """
     method = Gaussian()
     total = gram(rows)
     prior, noise = method.parts(total)
-    factor = Model(method, total, sample(rows)).choice(k)
-    features = prior.basis @ with_ones(rows[:, pool])
-    variance = factor * noise.variance(rows[:, pool])
-    spread = prior.basis @ total @ prior.basis.T
-    return np.sort(pool[greedy(features, variance, spread, k)])
+    factor = FoldInModel(method, total, sample_columns(rows)).choose(k)
+    columns = greedy_columns(
+        features=prior.basis @ with_ones(rows[:, pool]),
+        variance=factor * noise.variance(rows[:, pool]),
+        spread=prior.basis @ total @ prior.basis.T,
+        k=k,
+    )
+    return np.sort(pool[columns])
 
 
-def greedy(features: np.ndarray, variance: np.ndarray, spread: np.ndarray, k: int) -> np.ndarray:
-    """Places (k,) of the columns that one after another take most off the summed variance.
+def greedy_columns(
+    features: np.ndarray, variance: np.ndarray, spread: np.ndarray, k: int
+) -> np.ndarray:
+    """Numbers (k,) of the columns that, one after another, reduce the summed variance most.
 
-    `features` (q, n) of the columns to choose from, their noise `variance` (n,), and `spread`
-    (q, q), the sum over all columns of the outer products of their features.
+    Parameters
+    ----------
+    features
+        Features (q, n) of the columns to choose from.
+    variance
+        Their noise variance (n,).
+    spread
+        Sum (q, q) over all columns of the outer products of their features.
     """
     posterior = np.eye(len(features))
-    chosen: list[int] = []
+    columns: list[int] = []
     for _ in range(k):
-        moved = posterior @ features
-        gain = np.einsum("in,in->n", moved, spread @ moved)
-        gain /= np.einsum("in,in->n", features, moved) + variance
-        gain[chosen] = -np.inf
+        weighted = posterior @ features
+        gain = np.einsum("in,in->n", weighted, spread @ weighted)
+        gain /= np.einsum("in,in->n", features, weighted) + variance
+        gain[columns] = -np.inf
         best = int(np.argmax(gain))
-        chosen.append(best)
-        taken = moved[:, best]
-        posterior -= np.outer(taken, taken) / (features[:, best] @ taken + variance[best])
-    return np.array(chosen, dtype=int)
+        columns.append(best)
+        direction = weighted[:, best]
+        size = features[:, best] @ direction + variance[best]
+        posterior -= np.outer(direction, direction) / size
+    return np.array(columns, dtype=int)
 
 
 def probe_curve(
@@ -156,7 +175,7 @@ def probe_curve(
     domains: Sequence[str] | None = None,
     options: Mapping | None = None,
 ) -> dict[int, float]:
-    """RMSE expected of an unseen task by number of probes, from the training rows alone.
+    """RMSE to expect on an unseen task, by number of probes, from the training rows alone.
 
     Every training row is left out in turn. Probes are chosen in one half of the columns, without
     the left-out row, and scored in the other half, so that chosen and random probes compare
@@ -165,26 +184,27 @@ def probe_curve(
     Raises
     ------
     ValueError
-        If there are under three training rows, or a k is over half the columns.
+        If there are fewer than three training rows, or a k is over half the columns.
     """
     rows = np.asarray(train, dtype=np.float64)
     tasks, examples = rows.shape
     if tasks < 3:
         raise ValueError(f"{tasks} training tasks; a curve of error needs at least 3")
-    errors: dict[int, list[float]] = {k: [] for k in ks}
-    for row in range(tasks):
-        others, truth = np.delete(rows, row, axis=0), rows[row]
+    squares: dict[int, list[float]] = {k: [] for k in ks}
+    for row, truth in enumerate(rows):
+        others = np.delete(rows, row, axis=0)
         fitted = Gaussian(**(options or {})).fit(others)
         for seed in seeds:
             half = half_of(examples, seed)
             scored = ~half & np.isfinite(truth)
+            allowed = half & np.isfinite(truth)
             for k in ks:
                 index = choose_probes(
-                    others, k, method, seed=seed, domains=domains, allowed=half & np.isfinite(truth)
+                    others, k, method, seed=seed, domains=domains, allowed=allowed
                 )
-                missed = fitted.predict(index, truth[index])[scored] - truth[scored]
-                errors[k].append(float(np.square(missed).mean()))
-    return {k: float(np.sqrt(np.mean(line))) for k, line in errors.items()}
+                error = fitted.predict(index, truth[index])[scored] - truth[scored]
+                squares[k].append(float(np.square(error).mean()))
+    return {k: float(np.sqrt(np.mean(values))) for k, values in squares.items()}
 
 
 def half_of(examples: int, seed: int) -> np.ndarray:
@@ -194,18 +214,19 @@ def half_of(examples: int, seed: int) -> np.ndarray:
     return half
 
 
-def probes_needed(curve: Mapping[int, float], wanted: float) -> int | None:
-    """The fewest probes whose error is at most `wanted`, between measured ks; None: too few.
+def probes_needed(curve: Mapping[int, float], error: float) -> int | None:
+    """The fewest probes that reach an error, or None if the largest measured k does not.
 
-    Interpolates error against log k, which is close to a line; never beyond the ks measured.
+    Interpolates error against log k, which is close to a line, between the measured ks.
     """
     ks = sorted(curve)
     best = np.minimum.accumulate([curve[k] for k in ks])
-    if best[-1] > wanted:
+    if best[-1] > error:
         return None
-    place = int(np.argmax(best <= wanted))
-    if place == 0:
+    first = int(np.argmax(best <= error))
+    if first == 0:
         return ks[0]
-    share = (best[place - 1] - wanted) / (best[place - 1] - best[place])
-    low, high = np.log(ks[place - 1]), np.log(ks[place])
+    share = (best[first - 1] - error) / (best[first - 1] - best[first])
+    low = np.log(ks[first - 1])
+    high = np.log(ks[first])
     return int(np.ceil(np.exp(low + share * (high - low)) - 1e-9))

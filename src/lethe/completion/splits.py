@@ -5,39 +5,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of Z to learn from and to predict; `name` is what it asks about."""
+    """Row numbers of Z to learn from (`train`) and to predict (`test`)."""
 
     name: str
     train: np.ndarray
     test: np.ndarray
 
 
-def splits(matrix: Matrix, tasks: Mapping[str, tuple[str, str]]) -> list[Split]:
+def make_splits(matrix: Matrix, tasks: Mapping[str, Task]) -> list[Split]:
     """In-domain: the task table's train and test. Out-of-domain: each group left out in turn.
 
-    Tasks of the table's split `ood` are predicted out of domain only.
-
     Out of domain, the tasks of one group, train and test alike, are predicted from the training
-    tasks of the other groups; a table of one group has no such split.
-
-    Parameters
-    ----------
-    tasks
-        task -> (group, split).
+    tasks of the other groups; a table of one group has no such split. Tasks of the table's split
+    `ood` are predicted out of domain only.
     """
-    groups = list(dict.fromkeys(group for group, _ in tasks.values()))
-    train = [task for task, (_, split) in tasks.items() if split == "train"]
-    test = [task for task, (_, split) in tasks.items() if split == "test"]
-    found = [Split("in_domain", matrix.rows(train), matrix.rows(test))]
+    train = names_in_split(tasks, "train")
+    test = names_in_split(tasks, "test")
+    splits = [Split(name="in_domain", train=matrix.rows(train), test=matrix.rows(test))]
+    groups = list(dict.fromkeys(task.group for task in tasks.values()))
     for group in groups:
-        others = [task for task in train if tasks[task][0] != group]
-        members = [task for task, (name, _) in tasks.items() if name == group]
+        others = [name for name in train if tasks[name].group != group]
+        members = [name for name, task in tasks.items() if task.group == group]
         if len(groups) > 1 and others:
-            split = Split("out_of_domain", matrix.rows(others), matrix.rows(members))
-            found.append(split)
-    return found
+            splits.append(
+                Split(name="out_of_domain", train=matrix.rows(others), test=matrix.rows(members))
+            )
+    return splits
+
+
+def names_in_split(tasks: Mapping[str, Task], split: str) -> list[str]:
+    """Names of the tasks of the table's split `train`, `test` or `ood`, in the table's order."""
+    return [name for name, task in tasks.items() if task.split == split]

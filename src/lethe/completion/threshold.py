@@ -1,59 +1,63 @@
-"""From predicted probabilities to a yes or no: the threshold that training tasks ask for."""
+"""Turns predicted probabilities into yes or no, at the threshold that training tasks support."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from lethe.completion.completer import Completer
-from lethe.completion.foldin import sample
+from lethe.completion.foldin import sample_columns
 
 
-def tuned_threshold(make: Callable[[], Completer], train: np.ndarray, probes: int) -> float:
+def tuned_threshold(make_method: Callable[[], Completer], train: np.ndarray, probes: int) -> float:
     """The prediction above which calling a cell 1 gives the best F1 on training tasks.
 
-    A method that shrinks to the base rate seldom says more than one half where few cells are 1;
-    its order may be right all the same. Every training row (of 0s and 1s) is left out in turn and
+    A method that shrinks to the base rate seldom predicts more than one half where few cells are
+    1, although its order may be right. Every training row (of 0s and 1s) is left out in turn and
     predicted from random probes; precision and recall are pooled over the cells of all rows.
 
     Parameters
     ----------
-    make
+    make_method
         Makes an unfitted method.
     train
-        Training rows (M, N), NaN where unknown; of wide ones some columns are looked at.
+        Training rows (M, N), NaN where unknown. A sample of the columns is used if there are
+        many.
     probes
-        How many probed examples the predictions rest on.
+        Number of probed examples per prediction.
 
     Returns
     -------
-    The threshold; 0.5 where there are fewer than two rows, or no cell is 1.
+    The threshold; 0.5 if there are fewer than two rows, or no cell is 1.
     """
-    rows = sample(np.asarray(train, dtype=np.float64))
+    rows = sample_columns(np.asarray(train, dtype=np.float64))
     if len(rows) < 2:
         return 0.5
     rng = np.random.default_rng([probes, 43])
-    truths, predictions = [], []
-    for left, truth in enumerate(rows):
+    truths = []
+    predictions = []
+    for row, truth in enumerate(rows):
         order = rng.permutation(np.flatnonzero(np.isfinite(truth)))
-        # One cell at least stays unprobed, else there is nothing to judge by.
+        # At least one cell stays unprobed, because probed cells cannot be judged.
         index, hidden = np.split(order, [min(probes, max(len(order) - 1, 0))])
-        method = make().fit(np.delete(rows, left, axis=0))
+        method = make_method().fit(np.delete(rows, row, axis=0))
         truths.append(truth[hidden] > 0.5)
         predictions.append(method.predict(index, truth[index])[hidden])
     return best_threshold(np.concatenate(truths), np.concatenate(predictions))
 
 
 def best_threshold(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Where to cut predictions (n,) so that F1 against `truth` (n,) of booleans is greatest.
+    """The cut of predictions (n,) that maximises F1 against `truth` (n,) of booleans.
 
-    Half-way between two predictions, so that rounding moves neither; 0.5 if nothing is true.
+    It lies half-way between two predictions, so that rounding moves neither across it. It is 0.5
+    if nothing is true.
     """
     if not truth.any():
         return 0.5
     order = np.argsort(-predicted, kind="stable")
-    hits, values = np.cumsum(truth[order]), predicted[order]
+    hits = np.cumsum(truth[order])
+    values = predicted[order]
     scores = 2 * hits / (np.arange(1, len(order) + 1) + truth.sum())
-    # Equal predictions are called alike: only the last of them is a place to cut.
+    # Equal predictions fall on the same side of a cut, so a cut can only follow the last of them.
     last = np.append(values[1:] < values[:-1], True)
     cut = int(np.argmax(np.where(last, scores, -1.0)))
     following = values[cut + 1] if cut + 1 < len(values) else values[cut] - 1.0

@@ -1,4 +1,4 @@
-"""What lies on disk? The contracts of rows and of Z, matrices of the user's own, streams, moments.
+"""Which files hold forgetting, and how are they read? Rows, Z, your own matrices, streams, moments.
 
-May import `config` and `data`; knows no torch.
+This wing may import `config` and `data`. It never imports torch.
 """

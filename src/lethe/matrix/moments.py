@@ -1,19 +1,21 @@
-"""Moments of Z: sums over its examples, gathered chunk by chunk, so N never costs memory."""
+"""Moments of Z: sums over its examples, added up chunk by chunk, so memory does not grow with N."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-CHUNK = 32_768  # examples at a time; divides the row groups that forgetting_matrix.write makes
+# Examples per chunk. It divides the row groups that `forgetting_matrix.write_matrix` makes.
+CHUNK = 32_768
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over the examples that every task knows.
+    """Sums over the complete examples, which are those measured for every task.
 
-    `count` examples, `dropped` others (a NaN in some task), `means` (M,) of the tasks in nats and
-    `scatter` (M, M) = sum over examples of (z - means)(z - means)^T, all float64.
+    `count` is the number of complete examples and `dropped` that of the others. `means` (M,) are
+    the tasks' means in nats, and `scatter` (M, M) is the sum over examples of
+    (z - means)(z - means)^T. Both are float64.
     """
 
     count: int
@@ -28,25 +30,27 @@ class Moments:
 
     @property
     def column_centred(self) -> np.ndarray:
-        """X X^T (M, M) of Z with each example's mean over tasks taken off."""
+        """X X^T (M, M), where X is Z minus each example's mean over tasks."""
         spread = self.means - self.means.mean()
-        return off_means(self.scatter) + self.count * np.outer(spread, spread)
+        return centre_gram(self.scatter) + self.count * np.outer(spread, spread)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Moments of both sets of examples (Chan, Golub and LeVeque 1983).
 
-        Nothing cancels when the mean of Z is large beside its spread.
+        The formula stays exact when the mean of Z is much larger than its spread.
         """
         count = self.count + other.count
         share = other.count / max(count, 1)
-        apart = other.means - self.means
-        scatter = self.scatter + other.scatter + np.outer(apart, apart) * (self.count * share)
+        shift = other.means - self.means
+        between = np.outer(shift, shift) * (self.count * share)
+        scatter = self.scatter + other.scatter + between
         dropped = self.dropped + other.dropped
-        return Moments(count, dropped, self.means + apart * share, scatter)
+        means = self.means + shift * share
+        return Moments(count=count, dropped=dropped, means=means, scatter=scatter)
 
 
-def moments(chunks: Iterable[np.ndarray]) -> Moments:
-    """Gathers moments of chunks (M, n) of Z in one pass, float64 throughout.
+def compute_moments(chunks: Iterable[np.ndarray]) -> Moments:
+    """Adds up the moments of chunks (M, n) of Z in one pass, in float64.
 
     Raises
     ------
@@ -55,33 +59,35 @@ def moments(chunks: Iterable[np.ndarray]) -> Moments:
     """
     total = None
     for chunk in chunks:
-        found = moments_of(chunk)
-        total = found if total is None else total + found
+        part = chunk_moments(chunk)
+        total = part if total is None else total + part
     if total is None:
         raise ValueError("Z has no examples")
     return total
 
 
-def moments_of(chunk: np.ndarray) -> Moments:
+def chunk_moments(chunk: np.ndarray) -> Moments:
     """Moments of one chunk (M, n)."""
-    z, dropped = np.array(chunk, dtype=np.float64), 0
+    z = np.array(chunk, dtype=np.float64)
+    dropped = 0
     means = z.mean(axis=1) if z.size else np.zeros(len(z))
     if not np.isfinite(means).all():
-        # A task with a gap has no mean: cells need to be looked at only then.
-        known = np.isfinite(z).all(axis=0)
-        z, dropped = z[:, known], int((~known).sum())
+        # The mean of a task is not finite if a cell is missing. Only then is every cell checked.
+        complete = np.isfinite(z).all(axis=0)
+        z = z[:, complete]
+        dropped = int((~complete).sum())
         means = z.mean(axis=1) if z.size else np.zeros(len(z))
     z -= means[:, None]
-    return Moments(z.shape[1], dropped, means, z @ z.T)
+    return Moments(count=z.shape[1], dropped=dropped, means=means, scatter=z @ z.T)
 
 
-def slices(values: np.ndarray, chunk: int = CHUNK) -> Iterator[np.ndarray]:
-    """Z in memory (M, N) as chunks (M, n)."""
+def column_slices(values: np.ndarray, chunk: int = CHUNK) -> Iterator[np.ndarray]:
+    """Cuts a Z in memory (M, N) into chunks (M, n)."""
     for start in range(0, max(values.shape[1], 1), chunk):
         yield values[:, start : start + chunk]
 
 
-def off_means(gram: np.ndarray) -> np.ndarray:
-    """Gram matrix of rows off their mean over tasks, from that of the rows."""
-    off = gram - gram.mean(axis=0)
-    return off - off.mean(axis=1, keepdims=True)
+def centre_gram(gram: np.ndarray) -> np.ndarray:
+    """Gram matrix of the rows minus their mean row, from the Gram matrix of the rows."""
+    centred = gram - gram.mean(axis=0)
+    return centred - centred.mean(axis=1, keepdims=True)

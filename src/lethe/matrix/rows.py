@@ -1,12 +1,13 @@
-"""The file contract of one row of Z, and of the base losses it is measured against.
+"""The file contract of one row of Z, and of the base losses that rows are compared with.
 
 Columns: example_id, loss_before, loss_after, forgetting (nats per scored token, after - before,
-NaN where nothing could be scored), n_tokens. Where right answers are what is forgotten there are
-also exact_match_before, exact_match_after, token_f1_before, token_f1_after (0 to 1, NaN where the
-model was not asked) and answer (what it said after), and forgetting is 1 for a right answer that
-was lost, 0 for one that was kept, NaN where the base model had none. One JSON object in the parquet
-metadata carries the settings, versions, device, timings and a digest of columns, settings and all
-the rest.
+NaN where nothing could be scored), n_tokens. Rows that measure exact match also have
+exact_match_before, exact_match_after, token_f1_before, token_f1_after (0 to 1, NaN where no answer
+was generated) and answer (the text generated after the fine-tune). Their forgetting is 1 for a
+right answer that was lost, 0 for one that was kept, and NaN where the base model was wrong.
+
+One JSON object in the Parquet metadata holds the settings, versions, device, timings, and a digest
+of all columns and of the rest of the object.
 """
 
 import hashlib
@@ -19,17 +20,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lethe.config.task_table import Task
 from lethe.errors import RowError
 from lethe.files import atomic_write
 
 _KEY = b"lethe"
+_GRADES = ("exact_match_before", "exact_match_after", "token_f1_before", "token_f1_after")
+# Entries of `about` that rows.csv repeats.
+_SUMMARY_KEYS = (
+    "eval_loss_before",
+    "eval_loss_after",
+    "steps",
+    "training_loss_first",
+    "training_loss_last",
+    "training_truncated",
+    "training_empty",
+    "truncated",
+    "missing",
+    "eval_missing",
+    "training_seconds",
+    "scoring_seconds",
+    "peak_memory_mb",
+)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Exact match and token F1 (N,), 0 to 1, and the answers after; NaN and None: not asked.
+    """Exact match and token F1 (N,), 0 to 1, and the answers generated after the fine-tune.
 
-    After a fine-tune only those are asked for that the base model had right.
+    NaN and None stand for examples without a generated answer. After a fine-tune, answers are
+    generated only for the examples that the base model answered right.
     """
 
     exact_match_before: np.ndarray
@@ -40,24 +60,26 @@ class Answers:
 
     @property
     def lost(self) -> np.ndarray:
-        """1 - exact match after (N,) of what the base model had right, NaN elsewhere."""
+        """1 - exact match after (N,) where the base model was right, NaN elsewhere."""
         return np.where(self.exact_match_before == 1, 1 - self.exact_match_after, np.float32("nan"))
 
-    def select(self, places: np.ndarray) -> "Answers":
-        """Those of the examples at these places."""
-        arrays = [getattr(self, name)[places] for name in _GRADES]
-        return Answers(*arrays, [self.text[place] for place in places])
-
-
-_GRADES = ("exact_match_before", "exact_match_after", "token_f1_before", "token_f1_after")
+    def select(self, index: np.ndarray) -> "Answers":
+        """The answers to the examples with these numbers."""
+        return Answers(
+            exact_match_before=self.exact_match_before[index],
+            exact_match_after=self.exact_match_after[index],
+            token_f1_before=self.token_f1_before[index],
+            token_f1_after=self.token_f1_after[index],
+            text=[self.text[number] for number in index],
+        )
 
 
 @dataclass(frozen=True)
 class Row:
     """Losses (N,) of the upstream examples before and after one fine-tune.
 
-    `settings` are what rows of one Z must share; `about` is what is this row's own: task,
-    evaluation losses, counts, timings. `answers` are there where exact match is measured.
+    `settings` must be equal in all rows of one Z. `about` describes this row only: evaluation
+    losses, counts, timings. `answers` is present where exact match is measured.
     """
 
     example_ids: list[str]
@@ -76,21 +98,35 @@ class Row:
         return self.loss_after - self.loss_before
 
     def select(self, example_ids: list[str]) -> "Row":
-        """The row of these examples only, in their order."""
-        place = {example_id: i for i, example_id in enumerate(self.example_ids)}
-        if lacking := [example_id for example_id in example_ids if example_id not in place]:
+        """The part of the row that belongs to these examples, in their order.
+
+        Raises
+        ------
+        RowError
+            If the row does not hold one of the examples.
+        """
+        numbers = {example_id: number for number, example_id in enumerate(self.example_ids)}
+        missing = [example_id for example_id in example_ids if example_id not in numbers]
+        if missing:
             raise RowError(
-                f"the base row lacks {len(lacking)} upstream example(s), the first is "
-                f"{lacking[0]!r}: it is of other examples; delete it and run again"
+                f"the base row lacks {len(missing)} upstream example(s), the first is "
+                f"{missing[0]!r}: it was measured on other examples; move the file away and run "
+                "again"
             )
-        chosen = np.array([place[example_id] for example_id in example_ids], dtype=int)
-        losses = (self.loss_before[chosen], self.loss_after[chosen], self.n_tokens[chosen])
-        answers = self.answers.select(chosen) if self.answers is not None else None
-        return Row(list(example_ids), *losses, self.settings, self.about, answers)
+        index = np.array([numbers[example_id] for example_id in example_ids], dtype=int)
+        return Row(
+            example_ids=list(example_ids),
+            loss_before=self.loss_before[index],
+            loss_after=self.loss_after[index],
+            n_tokens=self.n_tokens[index],
+            settings=self.settings,
+            about=self.about,
+            answers=None if self.answers is None else self.answers.select(index),
+        )
 
 
-def write(path: Path | str, row: Row) -> None:
-    """Writes a row, whole or not at all."""
+def write_row(path: Path | str, row: Row) -> None:
+    """Writes a row atomically."""
     columns = {
         "example_id": pa.array(row.example_ids, pa.string()),
         "loss_before": pa.array(row.loss_before, pa.float32()),
@@ -103,87 +139,102 @@ def write(path: Path | str, row: Row) -> None:
             columns[name] = pa.array(getattr(row.answers, name), pa.float32())
         columns["answer"] = pa.array(row.answers.text, pa.string())
     table = pa.table(columns)
-    # Through JSON and back, so that the digest is of what a reader will find.
-    content = json.loads(json.dumps({"settings": row.settings, "about": row.about}, default=_plain))
+    # To JSON and back, so that the digest covers exactly the content that a reader will get.
+    text = json.dumps({"settings": row.settings, "about": row.about}, default=_to_json)
+    content = json.loads(text)
     content["digest"] = _digest(table, content)
     metadata = {_KEY: json.dumps(content, sort_keys=True).encode()}
     with atomic_write(path) as part:
         pq.write_table(table.replace_schema_metadata(metadata), part)
 
 
-def read(path: Path | str) -> Row:
+def read_row(path: Path | str) -> Row:
     """Reads a row.
 
     Raises
     ------
     RowError
-        Naming the file, if it is truncated, not a row, or was changed after it was written.
+        Naming the file, if it is missing, truncated, not a row, or was changed after it was
+        written.
     """
     try:
         table = pq.ParquetFile(path).read()
         content = json.loads(table.schema.metadata[_KEY])
         row = Row(
-            table["example_id"].to_pylist(),
-            *(_values(table[name]) for name in ("loss_before", "loss_after", "n_tokens")),
-            content["settings"],
-            content["about"],
-            _answers(table) if "answer" in table.column_names else None,
+            example_ids=table["example_id"].to_pylist(),
+            loss_before=_to_numpy(table["loss_before"]),
+            loss_after=_to_numpy(table["loss_after"]),
+            n_tokens=_to_numpy(table["n_tokens"]),
+            settings=content["settings"],
+            about=content["about"],
+            answers=_answers(table) if "answer" in table.column_names else None,
         )
         unchanged = content["digest"] == _digest(table, content)
+    except FileNotFoundError:
+        raise RowError(
+            f"{path}: not a readable row (there is no such file); run again to measure it"
+        )
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise RowError(f"{path}: not a readable row ({error}); delete the file and run again")
+        raise RowError(
+            f"{path}: not a readable row ({error}); if it should be one, move it away and run "
+            "again to measure it"
+        )
     if not unchanged:
         raise RowError(
-            f"{path}: its content does not match its digest: the file was changed after it was "
-            "measured; delete it and run again"
+            f"{path}: its content does not match its digest, so the file was changed after it was "
+            "measured; move it away and run again to measure it"
         )
     return row
 
 
 def _answers(table: pa.Table) -> Answers:
-    return Answers(*(_values(table[name]) for name in _GRADES), table["answer"].to_pylist())
+    return Answers(
+        exact_match_before=_to_numpy(table["exact_match_before"]),
+        exact_match_after=_to_numpy(table["exact_match_after"]),
+        token_f1_before=_to_numpy(table["token_f1_before"]),
+        token_f1_after=_to_numpy(table["token_f1_after"]),
+        text=table["answer"].to_pylist(),
+    )
 
 
 # Arrow's own conversion to numpy imports pandas: a third of a second before a job's first batch.
-def _values(column: pa.ChunkedArray) -> np.ndarray:
+def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     if column.null_count or not column.num_chunks:
         return column.to_numpy()
     return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks])
 
 
-def _plain(value: Any) -> Any:
-    """For JSON: a number of numpy's stays a number, whatever else becomes text."""
+def _to_json(value: Any) -> Any:
+    """For JSON: a numpy number stays a number; anything else becomes text."""
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _digest(table: pa.Table, content: dict[str, Any]) -> str:
-    said = {key: content[key] for key in ("settings", "about")}
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-    names = ("example_id", "loss_before", "loss_after", "forgetting", "n_tokens")
-    for name in (*names, *(n for n in (*_GRADES, "answer") if n in table.column_names)):
+    described = {"settings": content["settings"], "about": content["about"]}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    names = ["example_id", "loss_before", "loss_after", "forgetting", "n_tokens"]
+    names += [name for name in (*_GRADES, "answer") if name in table.column_names]
+    for name in names:
         if name == "answer":
             digest.update(json.dumps(table[name].to_pylist()).encode())
         elif pa.types.is_string(table[name].type):
             digest.update("\n".join(table[name].to_pylist()).encode())
         else:
-            digest.update(_values(table[name]).tobytes())
+            digest.update(_to_numpy(table[name]).tobytes())
     return digest.hexdigest()
 
 
-def summary(task: str, group: str, split: str, row: Row) -> dict[str, Any]:
-    """A line of rows.csv: what one fine-tune did, losses in nats per scored token."""
+def summarise_row(row: Row, task: Task) -> dict[str, Any]:
+    """The line of rows.csv on one fine-tune; losses in nats per scored token."""
     forgetting = row.forgetting
-    known = forgetting[np.isfinite(forgetting)]
-    kept = (
-        *("eval_loss_before", "eval_loss_after", "steps", "training_loss_first"),
-        *("training_loss_last", "training_truncated", "training_empty", "truncated"),
-        *("missing", "eval_missing", "training_seconds", "scoring_seconds", "peak_memory_mb"),
-    )
-    return {
-        "task": task,
-        "group": group,
-        "split": split,
-        "mean_forgetting": float(known.mean()) if len(known) else float("nan"),
-        "sd_forgetting": float(known.std()) if len(known) else float("nan"),
-        **{key: row.about[key] for key in kept},
+    finite = forgetting[np.isfinite(forgetting)]
+    summary = {
+        "task": task.name,
+        "group": task.group,
+        "split": task.split,
+        "mean_forgetting": float(finite.mean()) if len(finite) else float("nan"),
+        "sd_forgetting": float(finite.std()) if len(finite) else float("nan"),
     }
+    for key in _SUMMARY_KEYS:
+        summary[key] = row.about[key]
+    return summary

@@ -1,4 +1,4 @@
-"""Does a Z look like one? Counts and warnings that cost seconds and save a wrong result."""
+"""Does a Z look like one? Counts and warnings that cost seconds and can save a wrong result."""
 
 from collections import defaultdict
 from typing import Any
@@ -7,12 +7,13 @@ import numpy as np
 
 from lethe.matrix.forgetting_matrix import Matrix
 
-NAMED = 5  # ids that the report names of each kind
+NAMED = 5  # ids per kind that the report names
 FAR = 10  # robust standard deviations from the median
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
-def sanity(matrix: Matrix) -> dict[str, Any]:
-    """Report on a Z as it was read (`lethe.matrix.own_matrix.read`), infinite cells included.
+def check_sanity(matrix: Matrix) -> dict[str, Any]:
+    """Describes a Z as `lethe.matrix.own_matrix` read it, infinite cells included.
 
     Returns
     -------
@@ -21,150 +22,163 @@ def sanity(matrix: Matrix) -> dict[str, Any]:
     `warnings`, a list of sentences.
     """
     values = np.where(np.isfinite(matrix.values), matrix.values, np.nan).astype(np.float64)
-    known = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     report = {
         "shape": {"tasks": len(matrix.tasks), "examples": len(matrix.example_ids)},
         "missing": _missing(matrix),
-        "values": _distribution(known),
-        "sign": {"negative_share": float((known < 0).mean()) if len(known) else None},
-        "outliers": _outliers(matrix, known),
+        "values": _distribution(finite),
+        "sign": {"negative_share": float((finite < 0).mean()) if len(finite) else None},
+        "outliers": _outliers(matrix, finite),
         "duplicates": {
-            "tasks": _alike(matrix.values, matrix.tasks),
-            "examples": _alike(matrix.values.T, matrix.example_ids),
+            "tasks": _duplicates(matrix.values, matrix.tasks),
+            "examples": _duplicates(matrix.values.T, matrix.example_ids),
         },
         "constants": {
-            "tasks": _constant(values, matrix.tasks),
-            "examples": _constant(values.T, matrix.example_ids),
+            "tasks": _constants(values, matrix.tasks),
+            "examples": _constants(values.T, matrix.example_ids),
         },
     }
-    return {**report, "warnings": _warnings(report)}
+    report["warnings"] = [*_warnings(report), *matrix.notes]
+    return report
 
 
-def sentences(report: dict[str, Any]) -> str:
-    """The report as a few lines of text."""
-    shape, values, missing = report["shape"], report["values"], report["missing"]
+def describe_sanity(report: dict[str, Any]) -> str:
+    """The report of `check_sanity` as a few lines of text."""
+    shape = report["shape"]
+    missing = report["missing"]
     lines = [
         f"{shape['tasks']} tasks x {shape['examples']} examples; {missing['nan']} NaN and "
         f"{missing['infinite']} infinite cells"
     ]
+    values = report["values"]
     if values:
         negative = report["sign"]["negative_share"]
         lines.append(
             f"mean {values['mean']:.4g}, sd {values['sd']:.4g}, from {values['min']:.4g} to "
             f"{values['max']:.4g} nats; {negative:.1%} of cells are negative"
         )
-    return "\n".join([*lines, *(f"warning: {text}" for text in report["warnings"])])
+    lines += [f"warning: {text}" for text in report["warnings"]]
+    return "\n".join(lines)
 
 
 def _missing(matrix: Matrix) -> dict[str, Any]:
     finite = np.isfinite(matrix.values)
+    empty_tasks = np.flatnonzero(~finite.any(axis=1))
+    empty_examples = np.flatnonzero(~finite.any(axis=0))
     return {
         "nan": int(np.isnan(matrix.values).sum()),
         "infinite": int(np.isinf(matrix.values).sum()),
         "examples_with_any": int((~finite.all(axis=0)).sum()),
         "tasks_with_any": int((~finite.all(axis=1)).sum()),
-        "empty_tasks": _some([matrix.tasks[i] for i in np.flatnonzero(~finite.any(axis=1))]),
-        "empty_examples": _some(
-            [matrix.example_ids[i] for i in np.flatnonzero(~finite.any(axis=0))]
-        ),
+        "empty_tasks": _count_and_first([matrix.tasks[i] for i in empty_tasks]),
+        "empty_examples": _count_and_first([matrix.example_ids[j] for j in empty_examples]),
     }
 
 
-def _distribution(known: np.ndarray) -> dict[str, float] | None:
-    if not len(known):
+def _distribution(finite: np.ndarray) -> dict[str, Any] | None:
+    if not len(finite):
         return None
-    points = (0.01, 0.25, 0.5, 0.75, 0.99)
-    quantiles = dict(zip(map(str, points), np.quantile(known, points).tolist(), strict=True))
+    quantiles = np.quantile(finite, QUANTILES).tolist()
     return {
-        "mean": float(known.mean()),
-        "sd": float(known.std()),
-        "min": float(known.min()),
-        "max": float(known.max()),
-        "binary": bool(np.isin(known, (0.0, 1.0)).all()),
-        "quantiles": quantiles,
+        "mean": float(finite.mean()),
+        "sd": float(finite.std()),
+        "min": float(finite.min()),
+        "max": float(finite.max()),
+        "binary": bool(np.isin(finite, (0.0, 1.0)).all()),
+        "quantiles": {str(q): value for q, value in zip(QUANTILES, quantiles, strict=True)},
     }
 
 
-def _outliers(matrix: Matrix, known: np.ndarray) -> dict[str, Any]:
-    low, middle, high = np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else (0, 0, 0)
+def _outliers(matrix: Matrix, finite: np.ndarray) -> dict[str, Any]:
+    low, middle, high = np.quantile(finite, (0.25, 0.5, 0.75)) if len(finite) else (0, 0, 0)
     spread = (high - low) / 1.349
     if spread == 0:
-        # Half of all cells are one value (binary Z, say): there is no yardstick for 'far'.
+        # Half of all cells have one value (a binary Z, say), which leaves no yardstick for 'far'.
         return {"count": 0, "limit": None, "farthest": []}
     distance = np.nan_to_num(np.abs(matrix.values - middle) / spread, nan=0.0, posinf=0.0)
-    order = np.argsort(-distance, axis=None, kind="stable")[:NAMED]
-    cells = [np.unravel_index(place, distance.shape) for place in order]
+    farthest = []
+    for cell in np.argsort(-distance, axis=None, kind="stable")[:NAMED]:
+        i, j = np.unravel_index(cell, distance.shape)
+        if distance[i, j] > FAR:
+            farthest.append(
+                {
+                    "task": matrix.tasks[i],
+                    "example_id": matrix.example_ids[j],
+                    "value": float(matrix.values[i, j]),
+                }
+            )
     return {
         "count": int((distance > FAR).sum()),
         "limit": float(FAR * spread),
-        "farthest": [
-            {
-                "task": matrix.tasks[i],
-                "example_id": matrix.example_ids[j],
-                "value": float(matrix.values[i, j]),
-            }
-            for i, j in cells
-            if distance[i, j] > FAR
-        ],
+        "farthest": farthest,
     }
 
 
-def _alike(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
+def _duplicates(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
     """Lines that repeat another bit by bit; lines without any value are not compared."""
-    groups = defaultdict(list)
+    names_by_content = defaultdict(list)
     for name, line in zip(names, np.ascontiguousarray(lines), strict=True):
         if np.isfinite(line).any():
-            groups[line.tobytes()].append(name)
-    twice = [group for group in groups.values() if len(group) > 1]
+            names_by_content[line.tobytes()].append(name)
+    groups = [group for group in names_by_content.values() if len(group) > 1]
     return {
-        "count": sum(len(group) - 1 for group in twice),
-        "groups": [group[:NAMED] for group in twice[:NAMED]],
+        "count": sum(len(group) - 1 for group in groups),
+        "groups": [group[:NAMED] for group in groups[:NAMED]],
     }
 
 
-def _constant(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
-    flat = [name for name, line in zip(names, lines, strict=True) if _is_flat(line)]
-    return _some(flat)
+def _constants(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
+    constant = [name for name, line in zip(names, lines, strict=True) if _is_constant(line)]
+    return _count_and_first(constant)
 
 
-def _is_flat(line: np.ndarray) -> bool:
-    known = line[np.isfinite(line)]
-    return len(known) > 1 and bool((known == known[0]).all())
+def _is_constant(line: np.ndarray) -> bool:
+    finite = line[np.isfinite(line)]
+    return len(finite) > 1 and bool((finite == finite[0]).all())
 
 
-def _some(names: list[str]) -> dict[str, Any]:
+def _count_and_first(names: list[str]) -> dict[str, Any]:
     return {"count": len(names), "first": names[:NAMED]}
 
 
 def _warnings(report: dict[str, Any]) -> list[str]:
-    values, missing, shape = report["values"], report["missing"], report["shape"]
+    values = report["values"]
+    missing = report["missing"]
+    shape = report["shape"]
     if values is None:
         return ["no cell holds a number"]
-    found = []
+    warnings = []
     if values["mean"] < 0:
-        found.append(
+        warnings.append(
             f"mean forgetting is negative ({values['mean']:.4g}): is it loss after minus loss "
             "before? A log-likelihood needs its sign turned"
         )
     if missing["infinite"]:
-        found.append(f"{missing['infinite']} infinite cells are treated as missing")
-    if missing["examples_with_any"] > 0.1 * shape["examples"]:
-        found.append(
-            f"{missing['examples_with_any']} of {shape['examples']} examples miss a cell; the rank "
+        warnings.append(f"{missing['infinite']} infinite cells are treated as missing")
+    if missing["examples_with_any"] == shape["examples"]:
+        warnings.append(
+            "no example was measured for every task, so the rank curve has no complete column to "
+            "be computed from"
+        )
+    elif missing["examples_with_any"] > 0.1 * shape["examples"]:
+        warnings.append(
+            f"{missing['examples_with_any']} of {shape['examples']} examples lack a cell; the rank "
             "curve leaves them out"
         )
-    if count := report["outliers"]["count"]:
-        found.append(
-            f"{count} cells lie over {FAR} robust standard deviations from the median; squared "
-            "errors, R² and RMSE, hang on them"
+    outliers = report["outliers"]["count"]
+    if outliers:
+        warnings.append(
+            f"{outliers} cells lie over {FAR} robust standard deviations from the median; squared "
+            "errors, R² and RMSE, depend strongly on them"
         )
     if shape["tasks"] > shape["examples"]:
-        found.append(
+        warnings.append(
             f"more tasks ({shape['tasks']}) than examples ({shape['examples']}): is the layout "
             "right?"
         )
-    for kind, what in (("duplicates", "repeat another"), ("constants", "are constant")):
+    for kind, verb in (("duplicates", "repeat another"), ("constants", "are constant")):
         for axis in ("tasks", "examples"):
-            if count := report[kind][axis]["count"]:
-                found.append(f"{count} {axis} {what}")
-    return found
+            count = report[kind][axis]["count"]
+            if count:
+                warnings.append(f"{count} {axis} {verb}")
+    return warnings

@@ -57,7 +57,7 @@ def test_a_mean_far_above_the_spread_costs_no_digits():
     z = low_rank_matrix(tasks=6, examples=3000)
     s, r2 = plain_curve(z + 1e4)
     np.testing.assert_allclose(low_rank.rank_curve(z + 1e4).r2, r2, atol=1e-6)
-    gathered = moments.moments(moments.slices(z + 1e4, chunk=70))
+    gathered = moments.compute_moments(moments.column_slices(z + 1e4, chunk=70))
     centred = z - z.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(gathered.scatter, centred @ centred.T, rtol=1e-8, atol=1e-6)
 
@@ -66,7 +66,9 @@ def test_a_mean_far_above_the_spread_costs_no_digits():
 def test_moments_do_not_depend_on_the_chunks(chunk):
     z = low_rank_matrix()
     z[2, [0, 1, 300]] = np.nan
-    whole, cut = (moments.moments(moments.slices(z, size)) for size in (10_000, chunk))
+    whole, cut = (
+        moments.compute_moments(moments.column_slices(z, size)) for size in (10_000, chunk)
+    )
     assert (cut.count, cut.dropped) == (whole.count, whole.dropped) == (497, 3)
     np.testing.assert_allclose(cut.means, whole.means)
     np.testing.assert_allclose(cut.scatter, whole.scatter, atol=1e-9)
@@ -84,7 +86,7 @@ def test_an_empty_matrix_is_refused():
     with pytest.raises(ValueError, match="no variation"):
         low_rank.rank_curve(np.zeros((3, 0)))
     with pytest.raises(ValueError, match="no examples"):
-        moments.moments([])
+        moments.compute_moments([])
 
 
 def test_components_multiply_back_to_z_and_have_a_fixed_sign():

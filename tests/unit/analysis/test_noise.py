@@ -18,20 +18,20 @@ def repeats(groups, count, examples, sigma, seed=0):
 
 
 def test_sigma_is_recovered_whatever_the_repeats_share():
-    found = noise.variance(repeats(5, 3, 4000, 0.2))
+    found = noise.pooled_variance(repeats(5, 3, 4000, 0.2))
     assert np.sqrt(found.mean()) == pytest.approx(0.2, rel=0.02)
 
 
 def test_the_variance_is_that_of_numpy_for_one_group_and_pooled_for_more():
     a, b = repeats(2, 4, 6, 1.0)
-    np.testing.assert_allclose(noise.variance([a]), a.var(axis=0, ddof=1))
+    np.testing.assert_allclose(noise.pooled_variance([a]), a.var(axis=0, ddof=1))
     pooled = (3 * a.var(axis=0, ddof=1) + 2 * b[:3].var(axis=0, ddof=1)) / 5
-    np.testing.assert_allclose(noise.variance([a, b[:3]]), pooled)
+    np.testing.assert_allclose(noise.pooled_variance([a, b[:3]]), pooled)
 
 
 def test_unknown_cells_are_left_out_and_a_column_of_them_stays_unknown():
     group = np.array([[1.0, np.nan, 2.0], [3.0, 5.0, np.nan], [np.nan, np.nan, 4.0]])
-    np.testing.assert_allclose(noise.variance([group]), [2.0, np.nan, 2.0])
+    np.testing.assert_allclose(noise.pooled_variance([group]), [2.0, np.nan, 2.0])
 
 
 def test_contrasts_hold_the_noise_and_nothing_that_repeats_share():
@@ -39,7 +39,7 @@ def test_contrasts_hold_the_noise_and_nothing_that_repeats_share():
     drawn = noise.contrasts(group)
     assert drawn.shape == (3, 5000)
     np.testing.assert_allclose(noise.contrasts(group + 7.0), drawn, atol=1e-12)
-    np.testing.assert_allclose(np.square(drawn).mean(axis=0), noise.variance([group]))
+    np.testing.assert_allclose(np.square(drawn).mean(axis=0), noise.pooled_variance([group]))
 
 
 def matrix(rank, sigma, tasks=20, examples=600, seed=1):
@@ -51,7 +51,7 @@ def matrix(rank, sigma, tasks=20, examples=600, seed=1):
 @pytest.mark.parametrize("rank", [0, 1, 4])
 def test_the_rank_above_independent_noise_is_the_signals(rank):
     z = matrix(rank, sigma=0.5)
-    found, limit = noise.rank_above_noise(z, noise.independent(np.full(600, 0.5), 20))
+    found, limit = noise.rank_above_noise(z, noise.independent_noise(np.full(600, 0.5), 20))
     assert found == rank
     assert 0.5 * (np.sqrt(600) - np.sqrt(20)) < limit < 0.5 * (np.sqrt(600) + np.sqrt(20)) * 1.1
 
@@ -60,8 +60,8 @@ def test_noise_that_moves_all_examples_at_once_hides_more_than_independent_noise
     rng = np.random.default_rng(2)
     together = rng.normal(size=(8, 1)) @ rng.normal(size=(1, 600))
     z = matrix(1, 0.01, seed=3) * 0.3 + rng.normal(size=(20, 1)) @ together[:1]
-    alone, _ = noise.rank_above_noise(z, noise.independent(together.std(axis=0), 20))
-    moved, _ = noise.rank_above_noise(z, noise.correlated(together, 20))
+    alone, _ = noise.rank_above_noise(z, noise.independent_noise(together.std(axis=0), 20))
+    moved, _ = noise.rank_above_noise(z, noise.correlated_noise(together, 20))
     assert moved < alone
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lethe.analysis import transfer
+from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 
 EXAMPLES = 400
@@ -63,7 +64,7 @@ def test_models_that_share_nothing_are_refused():
 def test_the_mapping_recovers_scale_and_offsets_that_two_models_differ_by(case):
     rng = np.random.default_rng(1)
     source, offsets = rng.normal(size=(30, 200)), rng.normal(size=200)
-    move = transfer.mapping(3 * source + offsets, source)
+    move = transfer.fit_mapping(3 * source + offsets, source)
     unseen = rng.normal(size=200)
     # Offsets are shrunk by 30 / 31 towards their mean.
     np.testing.assert_allclose(move(unseen), 3 * unseen + offsets, atol=0.1)
@@ -74,23 +75,30 @@ def test_a_row_is_predicted_without_any_probe_of_the_target(case, method):
     known, truth = case
     none = np.array([], dtype=int)
     predicted = transfer.METHODS[method](known, none, np.array([]))
-    assert rmse(truth, predicted) < 0.5 * rmse(truth, known.own.mean(axis=0))
+    assert rmse(truth, predicted) < 0.5 * rmse(truth, known.target_rows.mean(axis=0))
 
 
 @pytest.mark.parametrize("rows", [1, 5])
 def test_own_rows_without_a_probe_predict_their_mean(case, rows):
     known, _ = case
-    known = transfer.Case(known.own[:rows], known.twins[:rows], known.others, known.row)
-    predicted = transfer.own(known, np.array([], dtype=int), np.array([]))
-    np.testing.assert_allclose(predicted, known.own.mean(axis=0), atol=1e-12)
+    known = transfer.Case(
+        known.target_rows[:rows],
+        known.source_rows[:rows],
+        known.other_source_rows,
+        known.source_row,
+    )
+    predicted = transfer.predict_from_own_rows(known, np.array([], dtype=int), np.array([]))
+    np.testing.assert_allclose(predicted, known.target_rows.mean(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["mapped_row", "pooled"])
 def test_the_source_helps_when_the_models_share_their_associations(case, method):
     known, truth = case
-    known = transfer.Case(known.own[:2], known.twins[:2], known.others, known.row)
+    known = transfer.Case(
+        known.target_rows[:2], known.source_rows[:2], known.other_source_rows, known.source_row
+    )
     index = np.arange(0, EXAMPLES, 80)
-    alone = transfer.own(known, index, truth[index])
+    alone = transfer.predict_from_own_rows(known, index, truth[index])
     helped = transfer.METHODS[method](known, index, truth[index])
     assert rmse(truth, helped) < rmse(truth, alone)
 
@@ -106,7 +114,9 @@ def test_probes_correct_an_offset_that_nothing_else_could_tell(case, method):
 
 def test_one_own_row_is_enough_for_a_prediction(case):
     known, truth = case
-    one = transfer.Case(known.own[:1], known.twins[:1], known.others, known.row)
+    one = transfer.Case(
+        known.target_rows[:1], known.source_rows[:1], known.other_source_rows, known.source_row
+    )
     index = np.arange(0, EXAMPLES, 40)
     for method in transfer.METHODS.values():
         assert np.isfinite(method(one, index, truth[index])).all()
@@ -115,8 +125,10 @@ def test_one_own_row_is_enough_for_a_prediction(case):
 @pytest.fixture(scope="module")
 def records():
     z = two_models()
-    tasks = {task: ("g", "test" if i > 9 else "train") for i, task in enumerate(z["small"].tasks)}
-    return transfer.evaluate(z, tasks, [3, 50], [5, 900], [0, 1])
+    tasks = {}
+    for number, name in enumerate(z["small"].tasks):
+        tasks[name] = Task(name=name, group="g", split="test" if number > 9 else "train")
+    return transfer.evaluate_transfer(z, tasks, [3, 50], [5, 900], [0, 1])
 
 
 def test_every_pair_and_method_has_a_line_a_seed_and_one_over_seeds(records):
@@ -136,7 +148,7 @@ def test_every_pair_and_method_has_a_line_a_seed_and_one_over_seeds(records):
 
 
 def test_the_report_table_sets_the_methods_side_by_side(records):
-    lines = transfer.table(records)
+    lines = transfer.transfer_table(records)
     assert len(lines) == 4 and len({json.dumps(sorted(line)) for line in lines}) == 1
     unprobed = next(line for line in lines if line["k"] == 0)
     # Only `pooled` needs a probe; the others are compared with what needs no source.

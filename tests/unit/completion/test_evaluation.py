@@ -4,16 +4,25 @@ import pytest
 from lethe.completion import METHODS
 from lethe.completion.evaluation import evaluate, predict_rows
 from lethe.completion.probes import random_probes
-from lethe.completion.scores import METRICS, metrics
-from lethe.completion.splits import splits
+from lethe.completion.scores import METRICS, score_rows
+from lethe.completion.splits import make_splits
+from lethe.config.task_table import Task
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
 
 RNG = np.random.default_rng(0)
-TASKS = {f"t{i}": (f"g{i % 3}", "test" if i % 4 == 3 else "train") for i in range(16)}
+TASKS = {}
+for number in range(16):
+    split_name = "test" if number % 4 == 3 else "train"
+    TASKS[f"t{number}"] = Task(name=f"t{number}", group=f"g{number % 3}", split=split_name)
 VALUES = RNG.normal(size=(16, 2)) @ RNG.normal(size=(2, 90)) + 0.3 * RNG.normal(size=(16, 90))
 Z = Matrix(VALUES.astype(np.float32), list(TASKS), [str(j) for j in range(90)])
-ASKED = (["column_mean", "gaussian"], [5, 20], [0, 1], 0.5)
+PROTOCOL = {
+    "methods": ["column_mean", "gaussian"],
+    "probes": [5, 20],
+    "seeds": [0, 1],
+    "threshold": 0.5,
+}
 
 
 def lines(records, **wanted):
@@ -21,21 +30,22 @@ def lines(records, **wanted):
 
 
 def test_no_task_is_both_learned_from_and_predicted():
-    for split in splits(Z, TASKS):
+    for split in make_splits(Z, TASKS):
         assert not set(split.train) & set(split.test)
-        assert all(TASKS[Z.tasks[row]][1] == "train" for row in split.train)
+        assert all(TASKS[Z.tasks[row]].split == "train" for row in split.train)
 
 
 def test_a_task_of_split_ood_is_predicted_out_of_domain_only():
-    tasks = TASKS | {"t0": ("apart", "ood"), "t1": ("apart", "ood")}
-    found = splits(Z, tasks)
+    apart = {name: Task(name=name, group="apart", split="ood") for name in ("t0", "t1")}
+    tasks = TASKS | apart
+    found = make_splits(Z, tasks)
     assert not {0, 1} & {*found[0].train, *found[0].test}
     apart = [split for split in found[1:] if {0, 1} <= set(split.test)]
     assert len(apart) == 1 and len(apart[0].test) == 2
     for split in found:
         assert not {0, 1} & set(split.train)
     predicted = predict_rows(Z, tasks, "mf", 5, 0, np.ones(90, dtype=bool))
-    assert predicted.tasks == [task for task, (_, split) in tasks.items() if split != "train"]
+    assert predicted.tasks == [task for task in tasks if tasks[task].split != "train"]
 
 
 def test_what_no_training_task_knows_stays_unknown():
@@ -49,11 +59,11 @@ def test_what_no_training_task_knows_stays_unknown():
 
 
 def test_a_score_is_that_of_fitting_and_predicting_by_hand():
-    records = evaluate(Z, TASKS, *ASKED)
+    records = evaluate(Z, TASKS, **PROTOCOL)
     found = lines(
         records, split="in_domain", method="gaussian", k=5, seed="1", metric="rmse", probes="random"
     )
-    split = splits(Z, TASKS)[0]
+    split = make_splits(Z, TASKS)[0]
     method = METHODS["gaussian"]().fit(Z.values[split.train])
     index = random_probes(90, 5, 1)
     hidden = np.setdiff1d(np.arange(90), index)
@@ -63,13 +73,13 @@ def test_a_score_is_that_of_fitting_and_predicting_by_hand():
 
 
 def test_every_score_has_its_spread_over_seeds_and_tasks():
-    for record in lines(evaluate(Z, TASKS, *ASKED), seed="all"):
+    for record in lines(evaluate(Z, TASKS, **PROTOCOL), seed="all"):
         assert record["sd_over_seeds"] >= 0
         assert record["low"] <= record["high"] or np.isnan(record["value"])
 
 
 def test_methods_with_intervals_have_coverage_and_width_that_grow_with_the_level():
-    records = lines(evaluate(Z, TASKS, *ASKED), seed="all", split="out_of_domain", k=20)
+    records = lines(evaluate(Z, TASKS, **PROTOCOL), seed="all", split="out_of_domain", k=20)
     values = {r["metric"]: r["value"] for r in records if r["method"] == "gaussian"}
     for what in ("coverage", "width"):
         grown = [values[f"{what}_{level}"] for level in (50, 80, 90, 95)]
@@ -78,7 +88,7 @@ def test_methods_with_intervals_have_coverage_and_width_that_grow_with_the_level
 
 
 def test_chosen_probes_are_scored_in_the_half_they_were_not_chosen_from():
-    records = evaluate(Z, TASKS, *ASKED, probe_choice=["random", "a_optimal"])
+    records = evaluate(Z, TASKS, **PROTOCOL, probe_choice=["random", "a_optimal"])
     assert {r["probes"] for r in records} == {"random", "random_half", "a_optimal_half"}
     by = [
         lines(records, method="column_mean", probes=f"{choice}_half", metric="rmse", seed="0")
@@ -89,7 +99,7 @@ def test_chosen_probes_are_scored_in_the_half_they_were_not_chosen_from():
 
 
 def test_an_association_is_scored_with_and_without_the_column_mean():
-    records = evaluate(Z, TASKS, *ASKED, associations={"text": VALUES * 2 + 1})
+    records = evaluate(Z, TASKS, **PROTOCOL, associations={"text": VALUES * 2 + 1})
     values = {
         r["method"]: r["value"]
         for r in lines(records, split="in_domain", k=5, seed="all", metric="rmse")
@@ -100,26 +110,26 @@ def test_an_association_is_scored_with_and_without_the_column_mean():
 
 def test_an_association_that_saw_other_groups_is_scored_in_domain_only():
     given = {"associations": {"text": VALUES * 2 + 1}, "in_domain_only": ["text"]}
-    records = evaluate(Z, TASKS, *ASKED, **given)
+    records = evaluate(Z, TASKS, **PROTOCOL, **given)
     assert {r["split"] for r in records} == {"in_domain", "out_of_domain"}
     assert {r["split"] for r in records if r["method"] == "text"} == {"in_domain"}
 
 
 def test_an_association_that_was_trained_on_z_is_not_set_beside_the_column_mean():
     given = {"associations": {"tower": VALUES * 2 + 1, "text": VALUES}, "in_domain_only": ["tower"]}
-    methods = {r["method"] for r in evaluate(Z, TASKS, *ASKED, **given)}
+    methods = {r["method"] for r in evaluate(Z, TASKS, **PROTOCOL, **given)}
     assert methods == {"column_mean", "gaussian", "tower", "text", "text_and_mean"}
 
 
 def test_an_association_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"text has shape \(2, 3\)"):
-        evaluate(Z, TASKS, *ASKED, associations={"text": np.ones((2, 3))})
+        evaluate(Z, TASKS, **PROTOCOL, associations={"text": np.ones((2, 3))})
 
 
 def test_unknown_cells_of_test_rows_are_neither_probed_nor_scored():
     values = Z.values.copy()
     values[RNG.random(values.shape) < 0.1] = np.nan
-    records = evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, *ASKED)
+    records = evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, **PROTOCOL)
     assert all(np.isfinite(r["value"]) for r in lines(records, metric="rmse"))
 
 
@@ -134,21 +144,21 @@ def test_a_test_task_of_which_nothing_is_known_is_refused_by_name():
     values = Z.values.copy()
     values[Z.tasks.index("t7")] = np.nan
     with pytest.raises(LetheError, match="task 't7': no cell"):
-        evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, *ASKED)
+        evaluate(Matrix(values, Z.tasks, Z.example_ids), TASKS, **PROTOCOL)
 
 
 def test_metrics_of_many_rows_are_those_of_each():
     truth, predicted = RNG.normal(size=(5, 40)), RNG.normal(size=(5, 40))
-    together = metrics(truth, predicted, 0.2)
+    together = score_rows(truth, predicted, 0.2)
     for i in range(5):
-        np.testing.assert_allclose(metrics(truth[[i]], predicted[[i]], 0.2)[0], together[i])
+        np.testing.assert_allclose(score_rows(truth[[i]], predicted[[i]], 0.2)[0], together[i])
 
 
 def test_metrics_of_a_perfect_and_of_a_reversed_prediction():
     truth = np.arange(200.0)[None]
-    perfect = dict(zip(METRICS, metrics(truth, truth, 150.5)[0], strict=True))
+    perfect = dict(zip(METRICS, score_rows(truth, truth, 150.5)[0], strict=True))
     assert perfect == {**dict.fromkeys(METRICS, 1), "rmse": 0, "mae": 0}
-    reverse = dict(zip(METRICS, metrics(truth, -truth, 150.5)[0], strict=True))
+    reverse = dict(zip(METRICS, score_rows(truth, -truth, 150.5)[0], strict=True))
     assert (reverse["spearman"], reverse["auc"], reverse["f1"]) == (-1, 0, 0)
     assert reverse["top_1_percent"] == reverse["top_10_percent"] == 0
 
@@ -157,6 +167,6 @@ def test_predicted_rows_keep_probes_and_probe_only_where_allowed():
     allowed = np.arange(90) < 45
     for choice in ("random", "a_optimal"):
         found = predict_rows(Z, TASKS, "mf", 10, 0, allowed, choice=choice)
-        rows = Z.values[splits(Z, TASKS)[0].test]
+        rows = Z.values[make_splits(Z, TASKS)[0].test]
         kept = found.values == rows
         assert (kept[:, :45].sum(axis=1) >= 10).all() and not kept[:, 45:].any()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lethe.completion import METHODS
-from lethe.completion.column_noise import column_noise
-from lethe.completion.foldin import FoldIn, Model, gram, with_ones
+from lethe.completion.column_noise import estimate_column_noise
+from lethe.completion.foldin import FoldIn, FoldInModel, gram, with_ones
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(9, 3)) @ RNG.normal(size=(3, 80)) + 0.1 * RNG.normal(size=(9, 80)) + 0.5
@@ -21,7 +21,7 @@ def test_gram_matrices_of_chunks_add_up_to_that_of_the_whole():
 def test_streamed_columns_are_predicted_as_the_whole_matrix_is(name):
     train, new, index = Z[:-1], Z[-1], np.arange(0, 80, 6)
     chunks = np.array_split(train, 5, axis=1)
-    model = Model(METHODS[name](), sum(gram(chunk) for chunk in chunks), train)
+    model = FoldInModel(METHODS[name](), sum(gram(chunk) for chunk in chunks), train)
     weights = model.weights(train[:, index], new[index][None])
     streamed = np.hstack([weights @ with_ones(chunk) for chunk in chunks])[0]
     whole = METHODS[name]().fit(train).predict(index, new[index])
@@ -29,13 +29,13 @@ def test_streamed_columns_are_predicted_as_the_whole_matrix_is(name):
 
 
 def test_noise_of_a_column_needs_that_column_only():
-    noise = column_noise(gram(Z))
+    noise = estimate_column_noise(gram(Z))
     one_by_one = [noise.variance(Z[:, [j]])[0] for j in range(Z.shape[1])]
     np.testing.assert_allclose(noise.variance(Z), one_by_one, rtol=1e-10)
 
 
 def test_pooled_noise_from_the_gram_matrix_is_the_mean_square_of_left_out_residuals():
-    noise = column_noise(gram(Z))
+    noise = estimate_column_noise(gram(Z))
     assert noise.pooled == pytest.approx(np.square(noise.residual @ Z).mean())
 
 
@@ -44,20 +44,22 @@ def test_left_out_residuals_are_those_of_ridge_regression_without_the_row():
     size = 0.1 * np.trace(centred @ centred.T) / len(Z)
     others, row = centred[1:], centred[0]
     fit = np.linalg.solve(others @ others.T + size * np.eye(len(others)), others @ row) @ others
-    np.testing.assert_allclose((column_noise(gram(Z)).residual @ Z)[0], row - fit, atol=1e-8)
+    np.testing.assert_allclose(
+        (estimate_column_noise(gram(Z)).residual @ Z)[0], row - fit, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_left_out_error_from_the_gram_matrix_is_that_of_predicting_the_row(name):
-    model = METHODS[name]().fit(Z).model
-    candidate = model.choice(10)
-    index = model.probes(10, 1)[0]
+    model = METHODS[name]().fit(Z).model_
+    candidate = model.choose(10)
+    index = model.draw_probes(10, 1)[0]
     method = METHODS[name]()
     method.candidates = lambda: [candidate]
     predicted = method.fit(np.delete(Z, 4, axis=0)).predict(index, Z[4, index])
     hidden = np.setdiff1d(np.arange(80), index)
     expected = np.square(predicted - Z[4])[hidden].sum()
-    assert model._errors(4, index, [candidate])[0] == pytest.approx(expected, rel=1e-6)
+    assert model._squared_errors(4, index, [candidate])[0] == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("k", [3, 40])
@@ -78,7 +80,7 @@ def test_a_solver_gives_the_textbook_posterior_whatever_the_number_of_probes(k):
     np.testing.assert_allclose(solver.variance(columns, 0.7), left, atol=1e-8)
     inverse = np.linalg.inv(probed)
     expected = (inverse @ (y - means[:k])) / np.sqrt(np.diag(inverse))
-    np.testing.assert_allclose(solver.left_out(y[None], 0.7)[0], expected, atol=1e-6)
+    np.testing.assert_allclose(solver.left_out_residuals(y[None], 0.7)[0], expected, atol=1e-6)
 
 
 def test_a_noisy_column_moves_the_prediction_less_than_a_clean_one():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lethe.completion import METHODS
-from lethe.completion.intervals import Conformal, LeftOutRow, calibrate, task_size
+from lethe.completion.intervals import Conformal, LeftOutRow, calibrate, shrunk_size
 
 
 def noisy(tasks, seed=0):
@@ -63,7 +63,7 @@ def test_a_task_whose_probes_are_worse_predicted_gets_wider_intervals():
 
 
 def test_without_probes_a_task_has_the_usual_size():
-    assert task_size(np.empty((2, 0)), 3.0).tolist() == [1, 1]
+    assert shrunk_size(np.empty((2, 0)), 3.0).tolist() == [1, 1]
 
 
 def test_calibration_takes_quantiles_of_left_out_residuals():

@@ -5,7 +5,7 @@ from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import (
     CHOICES,
     choose_probes,
-    greedy,
+    greedy_columns,
     half_of,
     probe_curve,
     probes_needed,
@@ -68,7 +68,7 @@ def test_a_optimal_probes_leave_less_posterior_variance_than_random_ones():
     columns = np.vstack([Z, np.ones(120)])
 
     def left(index):
-        solver = method.solver(method.model.parts, columns[:, index])
+        solver = method.solver(method.model_.parts, columns[:, index])
         return solver.variance(columns, 1.0).sum()
 
     chosen = left(choose_probes(Z, 6, "a_optimal"))
@@ -77,7 +77,7 @@ def test_a_optimal_probes_leave_less_posterior_variance_than_random_ones():
 
 def test_of_two_columns_that_tell_the_same_the_less_noisy_is_probed():
     features = np.array([[1.0, 1.0, 0.1]])
-    chosen = greedy(features, np.array([2.0, 1.0, 0.5]), np.eye(1), 1)
+    chosen = greedy_columns(features, np.array([2.0, 1.0, 0.5]), np.eye(1), 1)
     assert chosen.tolist() == [1]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lethe.completion.scores import METRICS, metrics
+from lethe.completion.scores import METRICS, score_rows
 
 RNG = np.random.default_rng(0)
 TOP = [METRICS.index("top_1_percent"), METRICS.index("top_10_percent")]
@@ -9,7 +9,7 @@ TOP = [METRICS.index("top_1_percent"), METRICS.index("top_10_percent")]
 
 def tops(truth, predicted):
     """Shares (R, 2) of the top 1 and 10 percent that are found."""
-    return metrics(truth, predicted, 0.5)[:, TOP]
+    return score_rows(truth, predicted, 0.5)[:, TOP]
 
 
 def binary(share=0.3, rows=6, examples=200):

@@ -25,7 +25,7 @@ def test_streamed_completion_is_the_one_in_memory(tmp_path, z, method, gaps):
     values = np.nan_to_num(test[:, index])
     dense = method().fit(train).predict(index, values)
     stream = streams.Stream(write(tmp_path, z), [f"t{i}" for i in range(7)], CHUNK)
-    predicted = streamed.Completion(method(), stream).predict(index, values)
+    predicted = streamed.StreamedCompletion(method(), stream).predict(index, values)
     np.testing.assert_allclose(predicted, dense, atol=1e-7)
 
 
@@ -34,11 +34,11 @@ def test_examples_that_no_task_knows_are_no_evidence_and_no_probes(tmp_path, z):
     z[:, ::3] = np.nan
     known = np.flatnonzero(np.isfinite(z).all(axis=0))
     stream = streams.Stream(write(tmp_path, z), [f"t{i}" for i in range(7)], CHUNK)
-    fitted = streamed.Completion(Gaussian(), stream)
+    fitted = streamed.StreamedCompletion(Gaussian(), stream)
     index = known[[2, 40, 111]]
     dense = Gaussian().fit(z[:7, known]).predict(np.array([2, 40, 111]), z[7:, index])
     np.testing.assert_allclose(fitted.predict(index, z[7:, index])[:, known], dense, atol=1e-7)
-    assert np.isin(streamed.choose_probes(fitted, 12), known).all()
+    assert np.isin(streamed.choose_streamed_probes(fitted, 12), known).all()
     scores = streamed.probe_scores(fitted, 5)
     assert (scores[known] > 0).all() and not np.delete(scores, known).any()
 
@@ -46,15 +46,17 @@ def test_examples_that_no_task_knows_are_no_evidence_and_no_probes(tmp_path, z):
 def test_gaps_are_filled_as_in_memory(tmp_path, z):
     z = holed(z)
     stream = streams.Stream(write(tmp_path, z), chunk=CHUNK)
-    filled = np.concatenate([*map(streamed.Completion(Gaussian(), stream).filling, stream)], 1)
+    filled = np.concatenate(
+        [*map(streamed.StreamedCompletion(Gaussian(), stream).filling_, stream)], 1
+    )
     np.testing.assert_allclose(filled, fill(z.astype(float), np.isfinite(z)), atol=1e-6)
 
 
 def test_probe_scores_are_the_variance_that_a_probe_takes_off(tmp_path, z):
     stream = streams.Stream(write(tmp_path, z[:, :90]), chunk=CHUNK)
-    fitted = streamed.Completion(Gaussian(noise=1.0), stream)
+    fitted = streamed.StreamedCompletion(Gaussian(noise=1.0), stream)
     scores = streamed.probe_scores(fitted, probes=5)
-    prior, noise = fitted.model.parts
+    prior, noise = fitted.model_.parts
     features = prior.basis @ np.vstack([z[:, :90], np.ones(90)])
     covariance = features.T @ features  # over examples, as no streamed result may need it
     variances = noise.variance(z[:, :90].astype(float))
@@ -69,14 +71,14 @@ def test_probe_scores_are_the_variance_that_a_probe_takes_off(tmp_path, z):
 def test_probes_of_a_small_matrix_are_those_chosen_in_memory(tmp_path, z, gaps):
     z = holed(z) if gaps else z
     stream = streams.Stream(write(tmp_path, z), chunk=CHUNK)
-    fitted = streamed.Completion(Gaussian(), stream)
-    found = streamed.choose_probes(fitted, 7)
+    fitted = streamed.StreamedCompletion(Gaussian(), stream)
+    found = streamed.choose_streamed_probes(fitted, 7)
     filled = fill(z.astype(float), np.isfinite(z))
     np.testing.assert_array_equal(found, a_optimal(filled, np.arange(z.shape[1]), 7))
 
 
 def test_more_probes_than_were_drawn_are_refused(tmp_path, z):
     stream = streams.Stream(write(tmp_path, z), chunk=CHUNK)
-    fitted = streamed.Completion(Gaussian(), stream)
+    fitted = streamed.StreamedCompletion(Gaussian(), stream)
     with pytest.raises(ValueError, match="examples were drawn"):
-        streamed.choose_probes(fitted, z.shape[1] + 1)
+        streamed.choose_streamed_probes(fitted, z.shape[1] + 1)

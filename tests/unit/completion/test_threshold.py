@@ -3,8 +3,9 @@ import pytest
 
 from lethe.completion import make
 from lethe.completion.evaluation import evaluate
-from lethe.completion.scores import METRICS, metrics
+from lethe.completion.scores import METRICS, score_rows
 from lethe.completion.threshold import best_threshold, tuned_threshold
+from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 
 RNG = np.random.default_rng(0)
@@ -13,11 +14,21 @@ RATES = np.clip(RNG.beta(0.4, 4.0, size=300), 0, 0.45)
 BINARY = (RNG.random((24, 300)) < RATES).astype(float)
 
 
+def table(names, train):
+    """A task table of one group whose first tasks are training tasks."""
+    tasks = {}
+    for number, name in enumerate(names):
+        tasks[name] = Task(name=name, group="g", split="train" if number < train else "test")
+    return tasks
+
+
 def test_the_best_threshold_is_the_best_of_all_by_brute_force():
     truth, predicted = RNG.random(40) < 0.3, np.round(RNG.random(40), 1)
 
     def f1(cut):
-        return metrics(truth[None].astype(float), predicted[None], 0.5, cut)[0, METRICS.index("f1")]
+        return score_rows(truth[None].astype(float), predicted[None], 0.5, cut)[
+            0, METRICS.index("f1")
+        ]
 
     best = max(f1(cut) for cut in np.arange(-0.05, 1.0, 0.1))
     assert f1(best_threshold(truth, predicted)) == pytest.approx(best)
@@ -43,7 +54,7 @@ def test_unknown_cells_are_no_evidence():
 def test_f1_of_a_binary_z_is_of_a_threshold_tuned_on_its_training_tasks():
     """The base rate never says more than one half here, and yet orders examples."""
     names = [f"t{i}" for i in range(24)]
-    tasks = {name: ("g", "test" if i >= 16 else "train") for i, name in enumerate(names)}
+    tasks = table(names, train=16)
     matrix = Matrix(BINARY, names, [f"e{i}" for i in range(300)])
     lines = evaluate(matrix, tasks, ["column_mean", "logistic_foldin"], [20], [0, 1], 0.5)
     f1 = {
@@ -52,7 +63,7 @@ def test_f1_of_a_binary_z_is_of_a_threshold_tuned_on_its_training_tasks():
         if (line["metric"], line["seed"], line["split"]) == ("f1", "all", "in_domain")
     }
     predicted = np.tile(BINARY[:16].mean(axis=0), (8, 1))
-    untuned = np.nanmean(metrics(BINARY[16:], predicted, 0.5)[:, METRICS.index("f1")])
+    untuned = np.nanmean(score_rows(BINARY[16:], predicted, 0.5)[:, METRICS.index("f1")])
     assert min(f1.values()) > untuned + 0.1
 
 
@@ -65,6 +76,6 @@ def test_forgetting_in_nats_is_called_at_the_threshold_itself(monkeypatch):
     monkeypatch.setattr(evaluation, "tuned_threshold", never)
     values = RNG.normal(size=(6, 30))
     names = [f"t{i}" for i in range(6)]
-    tasks = {name: ("g", "test" if i >= 4 else "train") for i, name in enumerate(names)}
+    tasks = table(names, train=4)
     matrix = Matrix(values, names, [f"e{i}" for i in range(30)])
     assert evaluate(matrix, tasks, ["column_mean"], [5], [0], 0.5)

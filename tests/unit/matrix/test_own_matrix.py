@@ -15,7 +15,7 @@ Z = np.array([[0.0, 0.5, 1.0], [2.0, np.nan, -1.0]], dtype=np.float32)
 
 def refused(*arguments, **options):
     with pytest.raises(LetheError) as caught:
-        own_matrix.read(*arguments, **options)
+        own_matrix.read_own_matrix(*arguments, **options)
     return str(caught.value)
 
 
@@ -37,13 +37,13 @@ def folder(tmp_path):
 def test_every_kind_and_layout_gives_the_same_matrix(folder, kind, layout):
     names = folder / "names.txt" if kind == "npy" else None
     path = folder / f"{layout.removeprefix('tasks_in_')}.{kind}"
-    found = own_matrix.read(path, TASKS, layout, names)
+    found = own_matrix.read_own_matrix(path, TASKS, layout, names)
     np.testing.assert_array_equal(found.values, Z)
     assert found.tasks == TASKS and found.example_ids == ["x", "y", "z"]
 
 
 def test_examples_without_names_are_numbered(folder):
-    found = own_matrix.read(folder / "rows.npy", TASKS, "tasks_in_rows")
+    found = own_matrix.read_own_matrix(folder / "rows.npy", TASKS, "tasks_in_rows")
     assert found.example_ids == ["example-000000", "example-000001", "example-000002"]
 
 
@@ -52,14 +52,14 @@ def test_a_transposed_array_is_refused_and_told_which_layout_fits(folder):
     tasks = [f"t{i}" for i in range(85)]
     message = refused(folder / "z.npy", tasks, "tasks_in_rows")
     assert "(1547, 85)" in message and "85 lines" in message
-    assert "say layout: tasks_in_columns" in message
+    assert "use layout: tasks_in_columns" in message
     message = refused(folder / "z.npy", tasks[:80], "tasks_in_rows")
-    assert "expected (80, N)" in message and "say layout" not in message
+    assert "expected (80, N)" in message and "use layout" not in message
 
 
 def test_a_table_with_its_tasks_in_lines_is_told_so(folder):
     message = refused(folder / "rows.csv", TASKS, "tasks_in_columns")
-    assert "Missing: 'a', 'b'" in message and "say layout: tasks_in_rows" in message
+    assert "Missing: 'a', 'b'" in message and "use layout: tasks_in_rows" in message
     assert "'task'" in refused(folder / "columns.csv", TASKS, "tasks_in_rows")
 
 
@@ -126,7 +126,7 @@ def test_a_bad_table_is_refused_with_what_was_found(tmp_path, text, layout, part
 
 def test_ids_that_look_like_numbers_keep_their_zeros(tmp_path):
     (tmp_path / "z.csv").write_text("example_id,a,b\n001,1,2\n1,3,4\n")
-    found = own_matrix.read(tmp_path / "z.csv", TASKS, "tasks_in_columns")
+    found = own_matrix.read_own_matrix(tmp_path / "z.csv", TASKS, "tasks_in_columns")
     assert found.example_ids == ["001", "1"]
 
 
@@ -156,9 +156,9 @@ def test_the_layout_and_the_kind_of_file_must_be_known(folder):
 
 def test_infinite_cells_are_kept_for_the_report_and_masked_for_use(folder):
     np.save(folder / "z.npy", np.array([[np.inf, 1e300], [1.0, -np.inf]]))
-    found = own_matrix.read(folder / "z.npy", TASKS, "tasks_in_rows")
+    found = own_matrix.read_own_matrix(folder / "z.npy", TASKS, "tasks_in_rows")
     assert np.isinf(found.values).sum() == 3
-    masked = own_matrix.masked(found)
+    masked = own_matrix.infinite_to_nan(found)
     assert np.isnan(masked.values).sum() == 3 and masked.values[1, 0] == 1
 
 
@@ -176,7 +176,7 @@ def released(folder, values, meta):
 
 def test_a_matrix_with_its_rows_named_beside_it_gives_the_tables_tasks(tmp_path):
     values = np.array([[0, 0.5], [2, -100], [1, -10000]])
-    found = own_matrix.read_named(*released(tmp_path, values, META), ["c", "a"])
+    found = own_matrix.read_named_matrix(*released(tmp_path, values, META), ["c", "a"])
     np.testing.assert_array_equal(found.values, np.float32([[1, np.nan], [0, 0.5]]))
     assert found.tasks == ["c", "a"] and found.example_ids[1] == "example-000001"
 
@@ -185,7 +185,7 @@ def test_names_with_spaces_are_those_of_a_table_with_underscores(tmp_path):
     tasks = ["Indexical Error", "Nutrition", "nutrition"]
     meta = {"truthful_qa": {"start": 0, "stop": 3, "tasks": tasks}}
     files = released(tmp_path, np.arange(6.0).reshape(3, 2), meta)
-    found = own_matrix.read_named(*files, ["nutrition", "Indexical_Error"])
+    found = own_matrix.read_named_matrix(*files, ["nutrition", "Indexical_Error"])
     np.testing.assert_array_equal(found.values, [[4, 5], [0, 1]])
 
 
@@ -203,15 +203,15 @@ def test_names_with_spaces_are_those_of_a_table_with_underscores(tmp_path):
 )
 def test_names_that_do_not_fit_the_rows_are_refused(tmp_path, meta, told):
     with pytest.raises(LetheError, match=told):
-        own_matrix.read_named(*released(tmp_path, np.zeros((3, 2)), meta), ["a"])
+        own_matrix.read_named_matrix(*released(tmp_path, np.zeros((3, 2)), meta), ["a"])
 
 
 def test_a_task_that_a_named_matrix_lacks_is_told(tmp_path):
     with pytest.raises(LetheError, match="no row for 1 of the task table's tasks: 'x'"):
-        own_matrix.read_named(*released(tmp_path, np.zeros((3, 2)), META), ["a", "x"])
+        own_matrix.read_named_matrix(*released(tmp_path, np.zeros((3, 2)), META), ["a", "x"])
 
 
 def test_a_named_matrix_of_pickles_is_refused(tmp_path):
     files = released(tmp_path, np.array([[{}], [{}], [{}]]), META)
     with pytest.raises(LetheError, match="never loaded"):
-        own_matrix.read_named(*files, ["a"])
+        own_matrix.read_named_matrix(*files, ["a"])

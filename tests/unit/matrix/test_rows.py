@@ -26,19 +26,19 @@ def made(count=12, seed=0, **settings) -> rows.Row:
 
 @pytest.fixture
 def path(tmp_path):
-    rows.write(tmp_path / "sums.parquet", made())
+    rows.write_row(tmp_path / "sums.parquet", made())
     return tmp_path / "sums.parquet"
 
 
 def refused(path, part="") -> None:
     with pytest.raises(RowError, match=part) as caught:
-        rows.read(path)
+        rows.read_row(path)
     assert str(path) in str(caught.value)
     assert "run again" in str(caught.value)
 
 
 def test_a_row_comes_back_as_it_was_written(path):
-    found, row = rows.read(path), made()
+    found, row = rows.read_row(path), made()
     for name in ("loss_before", "loss_after", "n_tokens", "forgetting"):
         np.testing.assert_array_equal(getattr(found, name), getattr(row, name))
         assert getattr(found, name).dtype == getattr(row, name).dtype
@@ -54,14 +54,14 @@ def test_forgetting_is_the_rise_in_loss_and_nan_stays_nan(path):
 
 
 def test_the_same_row_gives_the_same_bytes(path, tmp_path):
-    rows.write(tmp_path / "again.parquet", made())
+    rows.write_row(tmp_path / "again.parquet", made())
     assert (tmp_path / "again.parquet").read_bytes() == path.read_bytes()
 
 
 def test_numbers_of_numpy_stay_numbers(tmp_path):
     row = replace(made(), about={"loss": np.float32(0.5), "steps": np.int64(3)})
-    rows.write(tmp_path / "r", row)
-    assert rows.read(tmp_path / "r").about == {"loss": 0.5, "steps": 3}
+    rows.write_row(tmp_path / "r", row)
+    assert rows.read_row(tmp_path / "r").about == {"loss": 0.5, "steps": 3}
 
 
 def test_a_selection_is_in_the_order_asked_for():
@@ -96,7 +96,7 @@ def test_a_flipped_bit_is_named_or_changes_nothing(path):
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
         try:
-            found = rows.read(path)
+            found = rows.read_row(path)
         except RowError as error:
             assert str(path) in str(error)
             continue
@@ -164,16 +164,16 @@ def test_a_row_is_written_whole_or_not_at_all(path, monkeypatch):
 
     monkeypatch.setattr(rows.pq, "write_table", half)
     with pytest.raises(KeyboardInterrupt):
-        rows.write(path, made(seed=1))
+        rows.write_row(path, made(seed=1))
     assert path.read_bytes() == before
     with pytest.raises(KeyboardInterrupt):
-        rows.write(path.with_name("new.parquet"), made())
+        rows.write_row(path.with_name("new.parquet"), made())
     assert [found.name for found in path.parent.iterdir()] == ["sums.parquet"]
 
 
 def gathered(tmp_path, **others):
     measured = {"a": made(), "b": made(seed=1)} | others
-    return forgetting_matrix.gather(
+    return forgetting_matrix.gather_rows(
         {task: (tmp_path / f"{task}.parquet", r) for task, r in measured.items()}
     )
 
@@ -195,10 +195,10 @@ def test_a_row_of_another_machine_is_named_unless_that_is_allowed(tmp_path, of):
     together = {"a": by(), "b": by(commit="b"), "c": by(device="cpu")}
     measured = {task: (tmp_path / f"{task}.parquet", row) for task, row in together.items()}
     with pytest.raises(RowError, match=rf"c\.parquet: {of}\.device: \"cpu\".*H100") as caught:
-        forgetting_matrix.gather(measured)
+        forgetting_matrix.gather_rows(measured)
     assert "b.parquet" not in str(caught.value)
     assert "allow_mixed_machines" in str(caught.value)
-    assert forgetting_matrix.gather(measured, mixed_machines=True).tasks == ["a", "b", "c"]
+    assert forgetting_matrix.gather_rows(measured, mixed_machines=True).tasks == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def test_a_row_of_other_settings_or_examples_is_named_and_not_averaged_in(tmp_pa
 
 def test_a_flipped_bit_is_an_error_or_changes_nothing(path):
     """Anywhere in the file; a row that reads differently would be averaged in."""
-    whole, bytes_ = rows.read(path), path.read_bytes()
+    whole, bytes_ = rows.read_row(path), path.read_bytes()
     rng, noticed = np.random.default_rng(0), 0
     for place in rng.choice(len(bytes_), 120, replace=False).tolist():
         broken = bytearray(bytes_)
         broken[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(broken)
         try:
-            found = rows.read(path)
+            found = rows.read_row(path)
         except RowError as error:
             assert str(path) in str(error)
             noticed += 1
@@ -241,9 +241,9 @@ sys.path[:0] = sys.argv[2:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from dataclasses import replace
 from lethe.matrix import rows
-row = rows.read(sys.argv[1])
+row = rows.read_row(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-rows.write(sys.argv[1], replace(row, loss_after=row.loss_after + 1))
+rows.write_row(sys.argv[1], replace(row, loss_after=row.loss_after + 1))
 """
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lethe.matrix.forgetting_matrix import Matrix
-from lethe.matrix.sanity import sanity, sentences
+from lethe.matrix.sanity import check_sanity, describe_sanity
 
 
 def matrix(values):
@@ -19,7 +19,7 @@ def ordinary():
 
 
 def test_an_ordinary_matrix_gives_no_warning(ordinary):
-    report = sanity(ordinary)
+    report = check_sanity(ordinary)
     assert report["warnings"] == []
     assert report["shape"] == {"tasks": 8, "examples": 400}
     assert report["values"]["mean"] == pytest.approx(0.3, abs=0.01)
@@ -34,7 +34,7 @@ def test_every_defect_is_counted_named_and_warned_of(ordinary):
     z[5] = 0.25
     z[:, 9] = 0.5
     z[5] = 0.25
-    report = sanity(ordinary)
+    report = check_sanity(ordinary)
     assert (report["missing"]["nan"], report["missing"]["infinite"]) == (1, 1)
     far = report["outliers"]["farthest"][0]
     assert (far["task"], far["example_id"], far["value"]) == ("t2", "e2", 90)
@@ -48,30 +48,32 @@ def test_every_defect_is_counted_named_and_warned_of(ordinary):
 
 def test_an_example_of_one_value_for_all_tasks_is_constant(ordinary):
     ordinary.values[:, 9] = 0.5
-    assert sanity(ordinary)["constants"]["examples"] == {"count": 1, "first": ["e9"]}
+    assert check_sanity(ordinary)["constants"]["examples"] == {"count": 1, "first": ["e9"]}
 
 
 def test_a_turned_sign_is_warned_of(ordinary):
     turned = matrix(-ordinary.values)
-    report = sanity(turned)
+    report = check_sanity(turned)
     assert report["sign"]["negative_share"] > 0.99
     assert "mean forgetting is negative" in report["warnings"][0]
-    assert "warning: mean forgetting" in sentences(report)
+    assert "warning: mean forgetting" in describe_sanity(report)
 
 
 def test_lines_without_any_value_are_empty_and_not_duplicates():
-    report = sanity(matrix([[1, np.nan, np.nan], [2, np.nan, np.nan]]))
+    report = check_sanity(matrix([[1, np.nan, np.nan], [2, np.nan, np.nan]]))
     assert report["missing"]["empty_examples"] == {"count": 2, "first": ["e1", "e2"]}
     assert report["duplicates"]["examples"]["count"] == 0
 
 
 def test_a_binary_matrix_has_no_outliers():
     values = (np.random.default_rng(0).random((6, 300)) < 0.1).astype(float)
-    report = sanity(matrix(values))
+    report = check_sanity(matrix(values))
     assert report["values"]["binary"] and report["outliers"]["count"] == 0
 
 
 def test_a_matrix_without_a_number_is_described_not_computed_with():
-    report = sanity(matrix([[np.nan, np.inf]]))
+    report = check_sanity(matrix([[np.nan, np.inf]]))
     assert report["warnings"] == ["no cell holds a number"]
-    assert "1 x 2" not in sentences(report) and "1 tasks x 2 examples" in sentences(report)
+    assert "1 x 2" not in describe_sanity(report) and "1 tasks x 2 examples" in describe_sanity(
+        report
+    )

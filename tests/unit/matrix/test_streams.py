@@ -19,7 +19,7 @@ def test_chunks_put_together_are_the_matrix(tmp_path, z):
     assert stream.tasks == [f"t{i}" for i in range(TASKS)] and stream.examples == EXAMPLES
     assert max(chunk.shape[1] for chunk in stream) <= CHUNK
     np.testing.assert_array_equal(np.concatenate(list(stream), axis=1), z)
-    np.testing.assert_array_equal(forgetting_matrix.read(stream.path).values, z)
+    np.testing.assert_array_equal(forgetting_matrix.read_matrix(stream.path).values, z)
 
 
 def test_a_stream_of_some_tasks_has_them_in_the_order_asked_for(tmp_path, z):
@@ -37,7 +37,7 @@ def test_taken_columns_are_those_asked_for_in_any_order(tmp_path, z):
 @pytest.mark.parametrize("gaps", [False, True])
 def test_the_streamed_rank_curve_is_the_one_in_memory(tmp_path, z, gaps):
     z = holed(z) if gaps else z
-    streamed = streamed_rank.rank_curve(write(tmp_path, z))
+    streamed = streamed_rank.streamed_rank_curve(write(tmp_path, z))
     dense = low_rank.rank_curve(z)
     assert streamed.dropped_columns == dense.dropped_columns == (6 if gaps else 0)
     np.testing.assert_allclose(streamed.r2, dense.r2, atol=1e-12)
@@ -52,14 +52,14 @@ def test_a_file_that_is_no_z_is_named(tmp_path, z):
     pq.write_table(texts, tmp_path / "texts.parquet")
     for name in ("cut", "bare", "texts", "none"):
         with pytest.raises(LetheError, match=f"{name}.parquet"):
-            streamed_rank.rank_curve(tmp_path / f"{name}.parquet")
+            streamed_rank.streamed_rank_curve(tmp_path / f"{name}.parquet")
     with pytest.raises(LetheError, match="'t99'"):
         streams.Stream(tmp_path / "Z.parquet", ["t99"])
 
 
 def test_a_z_without_variation_is_named(tmp_path):
     with pytest.raises(LetheError, match=r"Z.parquet.*no variation"):
-        streamed_rank.rank_curve(write(tmp_path, np.full((3, 10), 0.1, dtype=np.float32)))
+        streamed_rank.streamed_rank_curve(write(tmp_path, np.full((3, 10), 0.1, dtype=np.float32)))
 
 
 def binary(tasks, examples, rank, seed=0):
@@ -74,8 +74,8 @@ def test_a_binary_z_is_described_better_by_more_logistic_factors(tmp_path):
     gap = np.full((12, 3), np.nan, dtype=np.float32)
     values = np.hstack([z, gap])
     tasks, ids = [f"t{i}" for i in range(12)], [f"e{i}" for i in range(83)]
-    forgetting_matrix.write(tmp_path / "z", forgetting_matrix.Matrix(values, tasks, ids))
-    found = streamed_rank.f1_by_rank(tmp_path / "z")
+    forgetting_matrix.write_matrix(tmp_path / "z", forgetting_matrix.Matrix(values, tasks, ids))
+    found = streamed_rank.streamed_f1_by_rank(tmp_path / "z")
     assert list(found) == list(range(1, 12))
     assert found[1] < found[2] - 0.02 and found[3] > 0.95
     plain = 2 * z.mean() / (1 + z.mean())  # all cells called forgotten
@@ -84,11 +84,11 @@ def test_a_binary_z_is_described_better_by_more_logistic_factors(tmp_path):
 
 def test_a_z_in_nats_or_of_too_many_cells_has_no_f1(tmp_path, monkeypatch):
     z = forgetting_matrix.Matrix(binary(4, 10, 1), list("abcd"), [str(i) for i in range(10)])
-    forgetting_matrix.write(tmp_path / "z", z)
-    assert len(streamed_rank.f1_by_rank(tmp_path / "z")) == 4
+    forgetting_matrix.write_matrix(tmp_path / "z", z)
+    assert len(streamed_rank.streamed_f1_by_rank(tmp_path / "z")) == 4
     monkeypatch.setattr(streamed_rank, "LARGEST_BINARY", 39)
-    assert streamed_rank.f1_by_rank(tmp_path / "z") == {}
+    assert streamed_rank.streamed_f1_by_rank(tmp_path / "z") == {}
     monkeypatch.undo()
     z.values[2, 3] = 0.5
-    forgetting_matrix.write(tmp_path / "z", z)
-    assert streamed_rank.f1_by_rank(tmp_path / "z") == {}
+    forgetting_matrix.write_matrix(tmp_path / "z", z)
+    assert streamed_rank.streamed_f1_by_rank(tmp_path / "z") == {}

@@ -29,7 +29,7 @@ def associate_model(
     )
     if "representation" in outputs:
         representations = examples.representations()
-        forgetting_matrix.write(outputs["representation"], representations.cosines())
+        forgetting_matrix.write_matrix(outputs["representation"], representations.cosines())
         embeddings.write_embeddings(Path(outputs["embeddings"]), representations)
     associations = first_order(
         examples,
@@ -38,7 +38,7 @@ def associate_model(
         sketch=sketch_of(examples.model, **similarity["projection"]),
     )
     for name, association in associations.items():
-        forgetting_matrix.write(outputs[name], association)
+        forgetting_matrix.write_matrix(outputs[name], association)
 
 
 if __name__ == "__main__":

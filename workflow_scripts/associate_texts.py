@@ -19,7 +19,7 @@ def associate_texts(
     tasks = read_task_examples(train_files, settings["task_examples"])
     examples = read_upstream(upstream)
     if "text_tfidf" in outputs:
-        forgetting_matrix.write(outputs["text_tfidf"], texts.tfidf(tasks, examples))
+        forgetting_matrix.write_matrix(outputs["text_tfidf"], texts.tfidf(tasks, examples))
     if "text_encoder" in outputs:
         # Imported here, because torch takes seconds and TF-IDF does without it.
         from lethe.engine import models
@@ -33,7 +33,7 @@ def associate_texts(
             revision=settings["encoder"].get("revision"),
             max_tokens=settings["encoder_tokens"],
         )
-        forgetting_matrix.write(outputs["text_encoder"], embedded.cosines())
+        forgetting_matrix.write_matrix(outputs["text_encoder"], embedded.cosines())
         embeddings.write_embeddings(Path(outputs["embeddings"]), embedded)
 
 

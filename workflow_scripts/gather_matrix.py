@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from lethe import tables
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix, rows
 
@@ -9,16 +10,18 @@ def gather_matrix(
     row_files: list[Path],
     z: Path,
     summaries: Path,
-    tasks: dict,
+    tasks: dict[str, Task],
     mixed_machines: bool,
     settings: dict,
 ) -> None:
     """Stacks the rows into Z, and refuses rows that do not belong together."""
     measured = {}
     for task, path in zip(tasks, row_files, strict=True):
-        measured[task] = (path, rows.read(path))
-    forgetting_matrix.write(z, forgetting_matrix.gather(measured, mixed_machines, settings))
-    lines = [rows.summary(task, *tasks[task], row) for task, (_, row) in measured.items()]
+        measured[task] = (path, rows.read_row(path))
+    forgetting_matrix.write_matrix(
+        z, forgetting_matrix.gather_rows(measured, mixed_machines, settings)
+    )
+    lines = [rows.summarise_row(row, tasks[name]) for name, (_, row) in measured.items()]
     tables.write_csv(summaries, lines)
 
 
@@ -29,7 +32,7 @@ if __name__ == "__main__":
         row_files=[Path(path) for path in snakemake.input.rows],
         z=Path(snakemake.output.matrix),
         summaries=Path(snakemake.output.summaries),
-        tasks=snakemake.params.tasks,
+        tasks=tasks_from_pairs(snakemake.params.tasks),
         mixed_machines=snakemake.params.mixed_machines,
         settings={"recipe": snakemake.params.recipe, "scoring": snakemake.params.scoring},
     )

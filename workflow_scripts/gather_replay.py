@@ -9,7 +9,7 @@ from lethe.replay.runs import replay_line
 
 def gather_replay(run_files: list[Path], runs: Path, comparison: Path) -> None:
     """Writes one line per replay run, and compares the strategies over tasks."""
-    lines = [replay_line(rows.read(path)) for path in run_files]
+    lines = [replay_line(rows.read_row(path)) for path in run_files]
     tables.write_csv(runs, lines)
     tables.write_csv(comparison, compare(lines))
 

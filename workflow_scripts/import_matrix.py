@@ -4,7 +4,7 @@ from pathlib import Path
 from lethe.files import write_json
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix, own_matrix
-from lethe.matrix.sanity import sanity, sentences
+from lethe.matrix.sanity import check_sanity, describe_sanity
 
 
 def import_matrix(
@@ -18,13 +18,15 @@ def import_matrix(
 ) -> None:
     """Imports a matrix of the user's own as Z, and reports whether it looks like one."""
     if meta is not None:
-        matrix = own_matrix.read_named(path=path, meta=meta, tasks=tasks)
+        matrix = own_matrix.read_named_matrix(path=path, meta=meta, tasks=tasks)
     else:
-        matrix = own_matrix.read(path=path, tasks=tasks, layout=layout, examples=examples)
-    facts = sanity(matrix)
-    print(sentences(facts), file=sys.stderr)
+        matrix = own_matrix.read_own_matrix(
+            path=path, tasks=tasks, layout=layout, examples=examples
+        )
+    facts = check_sanity(matrix)
+    print(describe_sanity(facts), file=sys.stderr)
     write_json(report, facts)
-    forgetting_matrix.write(z, own_matrix.masked(matrix))
+    forgetting_matrix.write_matrix(z, own_matrix.infinite_to_nan(matrix))
 
 
 if __name__ == "__main__":

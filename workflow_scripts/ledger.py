@@ -24,7 +24,7 @@ def ledger(plan: Path, row_files: dict[str, dict[str, list[str]]], table: Path, 
 
 def read_finished_row(path: Path) -> FinishedRow:
     """Reads a row with the size of its file."""
-    return FinishedRow(row=rows.read(path), file_bytes=path.stat().st_size)
+    return FinishedRow(row=rows.read_row(path), file_bytes=path.stat().st_size)
 
 
 if __name__ == "__main__":

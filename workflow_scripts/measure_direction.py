@@ -23,7 +23,7 @@ def measure_direction(
     job = fine_tune_job(
         inputs, recipe=recipe, scoring=scoring, threads=threads, gpus=gpus, halvings=halvings
     )
-    row = rows.read(inputs["row"])
+    row = rows.read_row(inputs["row"])
     sketch = directions.measure_direction(job, row, task, projection=projection)
     if distributed.rank() == 0:
         directions.write_direction(direction, sketch)

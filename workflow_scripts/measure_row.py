@@ -36,7 +36,7 @@ def measure_row(
     if weights is not None:
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
-    rows.write(row, measured)
+    rows.write_row(row, measured)
     job.finish()
 
 

@@ -19,9 +19,11 @@ def noise_floor(
 ) -> None:
     """Estimates the noise in Z from repeats of a few rows, and the rank above it."""
     trainings, measurements, ids = repeats.gather(row_files, repeat_files)
-    report, *deviations = floor(forgetting_matrix.read(z).values, trainings, measurements, seed)
+    report, *deviations = floor(
+        forgetting_matrix.read_matrix(z).values, trainings, measurements, seed
+    )
     write_json(noise, report)
-    forgetting_matrix.write(
+    forgetting_matrix.write_matrix(
         columns, forgetting_matrix.Matrix(np.stack(deviations), ["training", "engine"], ids)
     )
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 from lethe.completion.evaluation import predict_rows as predict
 from lethe.config.analysis_settings import CompletionSettings
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
@@ -13,7 +14,7 @@ def predict_rows(
     predictions: Path,
     method: str,
     completion: CompletionSettings,
-    tasks: dict,
+    tasks: dict[str, Task],
     probes: int,
     choice: str,
     seed: int,
@@ -21,7 +22,7 @@ def predict_rows(
     """Predicts the forgetting of each test task from a few replayable examples of its row."""
     examples = read_upstream(upstream)
     predicted = predict(
-        forgetting_matrix.read(z),
+        forgetting_matrix.read_matrix(z),
         tasks,
         method=method,
         probes=probes,
@@ -31,7 +32,7 @@ def predict_rows(
         domains=[example.domain for example in examples],
         options=completion.options(),
     )
-    forgetting_matrix.write(predictions, predicted)
+    forgetting_matrix.write_matrix(predictions, predicted)
 
 
 if __name__ == "__main__":
@@ -43,7 +44,7 @@ if __name__ == "__main__":
         predictions=Path(snakemake.output.predictions),
         method=snakemake.wildcards.method,
         completion=CompletionSettings(**snakemake.params.completion),
-        tasks=snakemake.params.tasks,
+        tasks=tasks_from_pairs(snakemake.params.tasks),
         probes=snakemake.params.probes,
         choice=snakemake.params.choice,
         seed=snakemake.params.seed,

@@ -8,9 +8,9 @@ from lethe.jobs.running import run
 
 def rank_curve(z: Path, curve: Path) -> None:
     """Computes R2 of Z by rank, and of comparators without factors; F1 by rank if Z is binary."""
-    computed = streamed_rank.rank_curve(z)
+    computed = streamed_rank.streamed_rank_curve(z)
     print(f"{computed.dropped_columns} columns with a NaN were dropped", file=sys.stderr)
-    tables.write_csv(curve, computed.records(streamed_rank.f1_by_rank(z)))
+    tables.write_csv(curve, computed.records(streamed_rank.streamed_f1_by_rank(z)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def repeat_row(
     repeated = repeat(job, upstream, seed=seed, measurements=len(repeat_files) - 1, task=task)
     if distributed.rank() == 0:
         for path, row in zip(repeat_files, repeated, strict=True):
-            rows.write(path, row)
+            rows.write_row(path, row)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ def replay_run(
     """Fine-tunes on one task with replay and measures the held-out examples."""
     upstream = read_upstream(inputs["upstream"])
     if inputs["measured"]:
-        row = without_replay(rows.read(inputs["measured"]), upstream, task)
+        row = without_replay(rows.read_row(inputs["measured"]), upstream, task)
         if distributed.rank() == 0:
-            rows.write(run_file, row)
+            rows.write_row(run_file, row)
         return
     job = fine_tune_job(
         inputs,
@@ -49,7 +49,7 @@ def replay_run(
         **replay_settings,
     )
     if distributed.rank() == 0:
-        rows.write(run_file, row)
+        rows.write_row(run_file, row)
         job.finish()
 
 
@@ -58,8 +58,8 @@ def read_scores(path: str | None, strategy: str, task: str) -> dict[str, float] 
     if not path:
         return None
     if strategy != "oracle":
-        return forgetting_matrix.read_task(path, task)
-    row = rows.read(path)
+        return forgetting_matrix.read_matrix_row(path, task)
+    row = rows.read_row(path)
     return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 
 

@@ -12,7 +12,7 @@ def score_associations(
     z: Path, association_files: list[str], scores: Path, tasks: dict[str, Task]
 ) -> None:
     """Correlates associations with measured forgetting, and forgetting on other tasks too."""
-    measured = forgetting_matrix.read(z)
+    measured = forgetting_matrix.read_matrix(z)
     associations = read_associations(association_files, measured)
     tables.write_csv(scores, correlate_with_forgetting(measured, tasks, associations))
 

@@ -31,7 +31,7 @@ def score_base(
         unfinished=checkpoint,
         halvings=halvings,
     )
-    rows.write(base, losses)
+    rows.write_row(base, losses)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 from lethe import tables
 from lethe.completion.evaluation import evaluate
 from lethe.config.analysis_settings import CompletionSettings
+from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
@@ -16,10 +17,10 @@ def score_completion(
     associations: list[str],
     scores: Path,
     completion: CompletionSettings,
-    tasks: dict,
+    tasks: dict[str, Task],
 ) -> None:
     """Scores every completion method on the tasks it has not seen."""
-    measured = forgetting_matrix.read(z)
+    measured = forgetting_matrix.read_matrix(z)
     lines = evaluate(
         measured,
         tasks,
@@ -45,5 +46,5 @@ if __name__ == "__main__":
         associations=list(snakemake.input.associations),
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
-        tasks=snakemake.params.tasks,
+        tasks=tasks_from_pairs(snakemake.params.tasks),
     )

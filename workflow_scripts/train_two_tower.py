@@ -20,10 +20,12 @@ def train_two_tower(
     """Predicts every task's forgetting by two networks that have not seen its row of Z."""
     models.use_machine(threads, 0)
     embedded = embeddings.read_embeddings(vectors)
-    values = align_values(forgetting_matrix.read(z), embedded.tasks, embedded.example_ids, path=z)
+    values = align_values(
+        forgetting_matrix.read_matrix(z), embedded.tasks, embedded.example_ids, path=z
+    )
     train = [row for row, task in enumerate(embedded.tasks) if tasks[task].split == "train"]
     predicted = two_tower.predict_unseen(embedded, values, train=train, settings=settings)
-    forgetting_matrix.write(association, predicted)
+    forgetting_matrix.write_matrix(association, predicted)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_answers_are_those_of_the_cpu(model_folders):
 def test_two_gpus_share_a_model(model_folders, tmp_path):
     card, scoring = model_folders["llama"], Scoring(max_tokens=24, tokens_per_batch=40)
     base = base_losses(Reader.load(card, scoring, gpus=1), shared.upstream(), {"model": card})
-    rows.write(tmp_path / "llama-base.parquet", base)
+    rows.write_row(tmp_path / "llama-base.parquet", base)
     found = {}
     for processes in (1, 2):
         recipe = Recipe(steps=5, batch=4, lr=3e-3, max_tokens=32, processes=processes)
@@ -85,5 +85,5 @@ def test_two_gpus_share_a_model(model_folders, tmp_path):
             shared.measure(**arguments, gpus=1)
         else:
             launch.run_in_shards(shared.measure, str(tmp_path / "log"), 2, **arguments, gpus=2)
-        found[processes] = rows.read(tmp_path / "llama.parquet").loss_after
+        found[processes] = rows.read_row(tmp_path / "llama.parquet").loss_after
     np.testing.assert_allclose(found[2], found[1], rtol=0, atol=TOLERANCE["float32"])

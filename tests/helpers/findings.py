@@ -86,7 +86,7 @@ def summaries(values: forgetting_matrix.Matrix, **changes) -> list[dict]:
             about=about | {"eval_loss_after": eval_loss_after} | changes,
         )
         task = TASKS[name]
-        lines.append(rows.summary(task.name, task.group, task.split, row))
+        lines.append(rows.summarise_row(row, task))
     return lines
 
 
@@ -154,7 +154,7 @@ def write_tables(
     for seed, model in enumerate(models):
         values = z(seed)
         path = {kind: folder / f"{model}-{kind}" for kind in kinds}
-        forgetting_matrix.write(path["matrices"], values)
+        forgetting_matrix.write_matrix(path["matrices"], values)
         tables.write_csv(path["curves"], low_rank.rank_curve(values.values).records())
         tables.write_csv(path["completions"], completion())
         if not imported:

@@ -34,7 +34,7 @@ def job(
     folder: Path, card: dict, name: str, recipe: dict, scoring: dict, gpus: int
 ) -> forgetting.Job:
     """A job whose base row lies in the folder."""
-    base = rows.read(folder / f"{name}-base.parquet")
+    base = rows.read_row(folder / f"{name}-base.parquet")
     train = [e for e in tiny.pairs(14, seed=1)] + [Example("a longer prompt " * 3, "yes, it is")]
     return forgetting.Job(
         card=card,
@@ -77,7 +77,7 @@ def measure(
         finally:
             forgetting.Checkpoint.due = inside
         if distributed.rank() == 0:
-            rows.write(folder / f"{name}.parquet", row)
+            rows.write_row(folder / f"{name}.parquet", row)
         made.finish()
 
 

@@ -74,7 +74,7 @@ def request(workspace, model="olmo", **resources):
 
 
 def losses(path) -> bytes:
-    return rows.read(path).loss_after.tobytes()
+    return rows.read_row(path).loss_after.tobytes()
 
 
 def test_a_row_out_of_memory_is_tried_again_with_more(workspace, run_on):
@@ -102,7 +102,7 @@ def test_preempted_and_then_out_of_time_a_row_continues(workspace, cluster, run_
     # given: the rate of a few steps would hold their start, too.
     alone.change(recipe={"steps": 1000, "lr": 1e-4})
     alone.run("--nocolor", ROW)
-    about = rows.read(alone.folder / ROW).about
+    about = rows.read_row(alone.folder / ROW).about
     steps = int(SECONDS * about["steps"] / about["training_seconds"])
     for each in (workspace, alone):
         each.change(recipe={"steps": steps, "lr": 1e-4})
@@ -215,4 +215,4 @@ def test_of_rows_that_are_one_job_what_is_made_survives_its_preemption(workspace
     assert int(job["Restarts"]) == 1 and 0 < len(finished) < 4
     after = workspace.rows()
     assert {path: after[path] for path in finished} == finished
-    assert all(rows.read(workspace.folder / file).about["steps"] == 400 for file in files)
+    assert all(rows.read_row(workspace.folder / file).about["steps"] == 400 for file in files)

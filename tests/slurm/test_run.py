@@ -79,7 +79,7 @@ def test_rows_of_a_small_model_are_one_job_which_takes_turns(workspace, jobs):
     ended = {log.stem: log.stat().st_mtime for log in logs}
     assert len(ended) == 4
     for before, task in itertools.pairwise(sorted(ended, key=ended.get)):
-        about = rows.read(workspace.results / f"pythia/rows/{task}.parquet").about
+        about = rows.read_row(workspace.results / f"pythia/rows/{task}.parquet").about
         assert ended[task] - ended[before] > about["training_seconds"] + about["scoring_seconds"]
 
 

@@ -138,7 +138,8 @@ def test_the_released_answers_are_a_binary_matrix_of_ones_own(shipped):
     curve = pd.read_csv(shipped / target[0])
     assert curve[curve.predictor == "logistic_mf"].f1.between(0, 1).all()
     assert (
-        len(forgetting_matrix.read(shipped / "results/released-instruct/em/Z.parquet").tasks) == 124
+        len(forgetting_matrix.read_matrix(shipped / "results/released-instruct/em/Z.parquet").tasks)
+        == 124
     )
 
 

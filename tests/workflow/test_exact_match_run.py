@@ -62,24 +62,26 @@ def answered(tmp_path_factory) -> Workspace:
 
 
 def test_z_is_binary_and_knows_what_the_base_model_had_right(answered):
-    z = forgetting_matrix.read(answered.results / "taught/Z.parquet")
-    base = rows.read(answered.results / "taught/base.parquet")
+    z = forgetting_matrix.read_matrix(answered.results / "taught/Z.parquet")
+    base = rows.read_row(answered.results / "taught/base.parquet")
     right = base.answers.exact_match_before == 1
     assert 8 <= right.sum() < 40
     np.testing.assert_array_equal(np.isfinite(z.values), np.tile(right, (3, 1)))
     lost = z.values[:, right]
     assert set(np.unique(lost)) == {0.0, 1.0}
-    row = rows.read(answered.results / "taught/rows/add.parquet")
+    row = rows.read_row(answered.results / "taught/rows/add.parquet")
     np.testing.assert_array_equal(row.forgetting, z.values[z.tasks.index("add")])
     assert {"eval_exact_match_before", "eval_exact_match_after"} <= set(row.about)
 
 
 def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
-    z = forgetting_matrix.read(answered.results / "taught/Z.parquet")
-    predicted = forgetting_matrix.read(answered.results / "taught/predictions/additive.parquet")
+    z = forgetting_matrix.read_matrix(answered.results / "taught/Z.parquet")
+    predicted = forgetting_matrix.read_matrix(
+        answered.results / "taught/predictions/additive.parquet"
+    )
     unknown = np.isnan(z.values).all(axis=0)
     np.testing.assert_array_equal(np.isnan(predicted.values[0]), unknown)
-    run = rows.read(answered.results / "taught/replay/oracle/reverse-seed0.parquet")
+    run = rows.read_row(answered.results / "taught/replay/oracle/reverse-seed0.parquet")
     upstream = read_upstream(answered.results / "upstream.parquet")
     assert run.example_ids == [e.example_id for e in upstream if e.split == "heldout"]
     assert np.isnan(run.forgetting).sum() == unknown[[e.split == "heldout" for e in upstream]].sum()
@@ -88,7 +90,7 @@ def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
 def test_a_group_takes_its_own_steps_and_the_others_theirs(answered):
     files = {"add": "rows/add", "upper": "rows/upper", "replay": "replay/random/reverse-seed0"}
     measured = {
-        key: rows.read(answered.results / f"taught/{f}.parquet") for key, f in files.items()
+        key: rows.read_row(answered.results / f"taught/{f}.parquet") for key, f in files.items()
     }
     # A quarter of replayed examples is added to the twelve steps.
     assert {key: row.about["steps"] for key, row in measured.items()} == {

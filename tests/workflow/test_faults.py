@@ -39,8 +39,8 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
     unchanged = [path for path in finished_rows if after[path] == finished_rows[path]]
     assert len(unchanged) >= len(finished_rows) - 2
     for model in ("olmo", "pythia"):
-        z = forgetting_matrix.read(finished.results / model / "Z.parquet")
-        again = forgetting_matrix.read(copied.results / model / "Z.parquet")
+        z = forgetting_matrix.read_matrix(finished.results / model / "Z.parquet")
+        again = forgetting_matrix.read_matrix(copied.results / model / "Z.parquet")
         assert (z.values == again.values).all()
 
 
@@ -58,13 +58,13 @@ def _only_two_rows(workspace) -> None:
 def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
     """The second try gets more memory; the third also gets smaller batches."""
     path = copied.results / "olmo/rows/add.parquet"
-    first = rows.read(path)
+    first = rows.read_row(path)
     path.unlink()
     target = str(path.relative_to(copied.folder))
     for attempt, cut in (("2", False), ("3", True)):
         output = copied.run("--attempt", attempt, "--force", target)
         assert ("batches are cut to 1/2" in output) == cut, output
-        again = rows.read(path)
+        again = rows.read_row(path)
         assert abs(again.loss_after - first.loss_after).max() <= (1e-4 if cut else 0)
         assert again.settings == first.settings
 
@@ -141,9 +141,9 @@ def test_yaml_that_would_run_something_runs_nothing(copied):
 def test_base_losses_of_other_settings_are_not_subtracted(copied):
     """A file of another run in place of the base losses: newer, complete, and wrong."""
     base = copied.results / "olmo/base.parquet"
-    other = rows.read(base)
+    other = rows.read_row(base)
     changed = {**other.settings, "scoring": {**other.settings["scoring"], "max_tokens": 20}}
-    rows.write(base, replace(other, settings=changed))
+    rows.write_row(base, replace(other, settings=changed))
     (copied.results / "olmo/rows/add.parquet").unlink()
     output = copied.run(succeed=False)
     assert "base losses were measured with other settings" in output

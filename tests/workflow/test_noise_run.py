@@ -29,12 +29,12 @@ def test_asking_for_a_noise_floor_repeats_what_is_named_and_nothing_else(copied)
     assert not {"measure_row", "pretrain_model", "replay_run", "gather_matrix"} & set(planned)
     copied.run()
     assert copied.rows() == before
-    repeat = rows.read(copied.results / "olmo/repeats/reverse-seed1.parquet")
+    repeat = rows.read_row(copied.results / "olmo/repeats/reverse-seed1.parquet")
     assert repeat.settings["recipe"]["seed"] == 1
     report = json.loads((copied.results / "olmo/noise.json").read_text())
     assert report["repeats"] == {"reverse": 2}
     assert report["sigma"]["training"] > report["sigma"]["engine"]
-    assert forgetting_matrix.read(copied.results / "olmo/noise.parquet").tasks == [
+    assert forgetting_matrix.read_matrix(copied.results / "olmo/noise.parquet").tasks == [
         "training",
         "engine",
     ]

@@ -25,7 +25,7 @@ def test_every_file_of_the_contract_is_made(finished):
 
 
 def test_a_row_records_its_settings_and_a_fine_tune_learned(finished):
-    row = rows.read(finished.results / "olmo/rows/reverse.parquet")
+    row = rows.read_row(finished.results / "olmo/rows/reverse.parquet")
     assert len(row.example_ids) == 40
     assert row.about["eval_loss_after"] < row.about["eval_loss_before"]
     assert row.about["steps"] == row.settings["recipe"]["steps"] == 12
@@ -34,10 +34,10 @@ def test_a_row_records_its_settings_and_a_fine_tune_learned(finished):
 
 
 def test_z_holds_the_rows_and_the_losses_before_are_those_of_the_base_model(finished):
-    z = forgetting_matrix.read(finished.results / "olmo/Z.parquet")
-    base = rows.read(finished.results / "olmo/base.parquet")
+    z = forgetting_matrix.read_matrix(finished.results / "olmo/Z.parquet")
+    base = rows.read_row(finished.results / "olmo/base.parquet")
     for task, values in zip(z.tasks, z.values, strict=True):
-        row = rows.read(finished.results / f"olmo/rows/{task}.parquet")
+        row = rows.read_row(finished.results / f"olmo/rows/{task}.parquet")
         np.testing.assert_array_equal(values, row.forgetting)
         np.testing.assert_array_equal(row.loss_before, base.loss_before)
 
@@ -48,15 +48,17 @@ def test_replay_is_judged_on_examples_that_were_never_replayed(finished):
     runs = sorted((finished.results / "olmo/replay").glob("*/*.parquet"))
     assert len(runs) == 4
     for path in runs:
-        assert rows.read(path).example_ids == heldout
-    none = rows.read(finished.results / "olmo/replay/none/reverse-seed0.parquet")
-    row = rows.read(finished.results / "olmo/rows/reverse.parquet").select(heldout)
+        assert rows.read_row(path).example_ids == heldout
+    none = rows.read_row(finished.results / "olmo/replay/none/reverse-seed0.parquet")
+    row = rows.read_row(finished.results / "olmo/rows/reverse.parquet").select(heldout)
     np.testing.assert_array_equal(none.forgetting, row.forgetting)
 
 
 def test_predictions_rest_on_replayable_probes_only(finished):
-    z = forgetting_matrix.read(finished.results / "olmo/Z.parquet")
-    predicted = forgetting_matrix.read(finished.results / "olmo/predictions/additive.parquet")
+    z = forgetting_matrix.read_matrix(finished.results / "olmo/Z.parquet")
+    predicted = forgetting_matrix.read_matrix(
+        finished.results / "olmo/predictions/additive.parquet"
+    )
     upstream = read_upstream(finished.results / "upstream.parquet")
     truth = z.values[z.tasks.index("reverse")]
     probed = np.flatnonzero(predicted.values[0] == truth)
@@ -93,11 +95,11 @@ def test_a_second_run_has_nothing_to_do(finished):
 def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
     models = yaml.safe_load((copied.folder / "tiny.yaml").read_text())["models"]
     copied.change(models={"olmo": models["olmo"] | {"gpus": 2, "strategy": "fsdp"}})
-    before = rows.read(copied.results / "olmo/rows/reverse.parquet")
+    before = rows.read_row(copied.results / "olmo/rows/reverse.parquet")
     target = "results/tiny/olmo/rows/reverse.parquet"
     output = copied.run("--resources", "gpu=2", "--", target)
     assert "gpu=2" in output
-    row = rows.read(copied.results / "olmo/rows/reverse.parquet")
+    row = rows.read_row(copied.results / "olmo/rows/reverse.parquet")
     assert row.settings["recipe"]["processes"] == 2
     np.testing.assert_allclose(row.loss_after, before.loss_after, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(row.loss_before, before.loss_before)
@@ -108,7 +110,7 @@ def test_weights_are_made_when_the_recipe_keeps_them(copied):
     copied.run("--", "results/tiny/olmo/weights/add")
     names = {path.name for path in (copied.results / "olmo/weights/add").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
-    row = rows.read(copied.results / "olmo/rows/add.parquet")
+    row = rows.read_row(copied.results / "olmo/rows/add.parquet")
     assert row.settings["recipe"]["keep_weights"] is True
 
 

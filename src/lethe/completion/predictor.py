@@ -188,7 +188,7 @@ class Predictor:
                 settings = json.loads(str(arrays[key]))
                 probes = [Example(**example) for example in settings.pop("probes")]
                 for name in MEASURED:
-                    settings[name] = arrays[name] if name in arrays else None
+                    settings[name] = arrays.get(name)
                 return cls(
                     train=arrays["train"],
                     example_ids=arrays["example_ids"].tolist(),

@@ -206,5 +206,5 @@ def _row_bytes(upstream: Sequence[UpstreamExample]) -> float:
     )
     with TemporaryDirectory() as folder:
         path = Path(folder, "row.parquet")
-        rows.write(path, row)
+        rows.write_row(path, row)
         return path.stat().st_size / max(len(example_ids), 1)

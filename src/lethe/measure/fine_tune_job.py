@@ -53,7 +53,7 @@ def fine_tune_job(
         anchors = replayable_sample(upstream, task_recipe.ewc_examples, task_recipe.seed)
     return Job(
         card=read_json(inputs["card"]),
-        base=rows.read(inputs["base"]),
+        base=rows.read_row(inputs["base"]),
         train=read_examples(inputs["train"]),
         evaluation=read_examples(inputs["evaluation"]),
         recipe=task_recipe,

@@ -68,12 +68,12 @@ def gather(
     RowError
         Naming a repeat that was measured on other examples or with other settings than the row.
     """
-    first = {task: rows.read(path) for task, path in measured.items()}
+    first = {task: rows.read_row(path) for task, path in measured.items()}
     ids = next(iter(first.values())).example_ids
     trainings = {task: [row.forgetting] for task, row in first.items()}
     scored: dict[tuple[str, int], list[np.ndarray]] = {}
     for path in repeated:
-        row = rows.read(path)
+        row = rows.read_row(path)
         task, seed = row.about["task"], row.about["seed"]
         if row.example_ids != ids or _but_seed(row) != _but_seed(first[task]):
             raise RowError(

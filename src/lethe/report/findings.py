@@ -110,7 +110,7 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
 
     matrices = {}
     for model, path in zip(models, paths("matrices"), strict=True):
-        matrices[model] = forgetting_matrix.read(path)
+        matrices[model] = forgetting_matrix.read_matrix(path)
     transfer = paths("transfer")
     return Findings(
         tasks=dict(tasks),

@@ -92,7 +92,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
 
 
 def _transfer_lines(findings: Findings) -> list[dict]:
-    return [] if findings.transfer is None else transfer.table(_records(findings.transfer))
+    return [] if findings.transfer is None else transfer.transfer_table(_records(findings.transfer))
 
 
 def format_number(value: Any, digits: int = 3) -> str:

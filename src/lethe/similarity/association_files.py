@@ -33,7 +33,7 @@ def read_associations(paths: Sequence[Path | str], z: Matrix) -> dict[str, np.nd
     """
     associations = {}
     for path in paths:
-        matrix = forgetting_matrix.read(path)
+        matrix = forgetting_matrix.read_matrix(path)
         associations[Path(path).stem] = align_values(matrix, z.tasks, z.example_ids, path=path)
     return associations
 

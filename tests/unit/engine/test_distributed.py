@@ -36,7 +36,7 @@ def measured(model_folders, tmp_path):
             settings = {"model": card, "scoring": how.model_dump()}
             upstream = shared.upstream((answers or {}).get(architecture))
             base = base_losses(Reader(model, tokenizer, how), upstream, settings)
-            rows.write(folder / f"{architecture}-base.parquet", base)
+            rows.write_row(folder / f"{architecture}-base.parquet", base)
         asked = Recipe(**RECIPE | (recipe or {}) | {"processes": processes})
         arguments = {"folder": folder, "cards": cards, "recipe": asked.model_dump()}
         arguments |= {"scoring": how.model_dump(), "answers": answers or {}, "kill_at": kill_at}
@@ -47,7 +47,7 @@ def measured(model_folders, tmp_path):
             launch.run_in_shards(
                 shared.measure, str(folder / "log"), processes, **arguments, gpus=0
             )
-        return {name: rows.read(folder / f"{name}.parquet") for name in architectures}
+        return {name: rows.read_row(folder / f"{name}.parquet") for name in architectures}
 
     return run
 

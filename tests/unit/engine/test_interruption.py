@@ -37,7 +37,7 @@ import torch, torch._dynamo, transformers.models.llama.modeling_llama
 
 torch.set_num_threads(1)
 folder, told = Path(sys.argv[1]), json.loads(sys.argv[2])
-base = rows.read(folder / "base.parquet")
+base = rows.read_row(folder / "base.parquet")
 recipe, scoring = Recipe(**told["recipe"]), Scoring(**told["scoring"])
 term = ReplayTerm(tiny.upstream(48)[:12], **told["replay"]) if told["replay"] else None
 rng, statuses, seconds = random.Random(told["seed"]), [], None
@@ -54,7 +54,7 @@ while not statuses or statuses[-1] != 0 or not enough():
         job = Job(told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished")
         try:
             *_, row = job.run(tiny.upstream(48), term)
-            rows.write(folder / "row.parquet", row)
+            rows.write_row(folder / "row.parquet", row)
             job.finish()
         except SystemExit as left:
             os._exit(left.code)
@@ -80,7 +80,7 @@ def drive(model_folders, tmp_path):
         card = model_folders["llama"]
         shared = {"model": card, "scoring": SCORING.model_dump()}
         base = base_losses(Reader.load(card, SCORING), UPSTREAM, shared)
-        rows.write(folder / "base.parquet", base)
+        rows.write_row(folder / "base.parquet", base)
         sizes = {"steps": 40, "batch": 4, "lr": 1e-2, "warmup_steps": 1, "max_tokens": 32}
         recipe = Recipe(**sizes | changes)
         told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
@@ -94,7 +94,7 @@ def drive(model_folders, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert not (folder / "unfinished").exists()
-        return rows.read(folder / "row.parquet"), json.loads(done.stdout.splitlines()[-1])
+        return rows.read_row(folder / "row.parquet"), json.loads(done.stdout.splitlines()[-1])
 
     return run
 

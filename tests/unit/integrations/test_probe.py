@@ -386,10 +386,10 @@ def test_a_file_of_an_earlier_version_has_no_base_losses(predictor, tmp_path):
     with np.load(tmp_path / "p.npz", allow_pickle=False) as arrays:
         contents = dict(arrays)
     assert "base_losses" not in contents
-    settings = json.loads(str(contents["told"]))
+    settings = json.loads(str(contents["settings"]))
     for name in ("truncation", "chat_template", "dtype"):
         del settings[name]
-    np.savez(tmp_path / "old.npz", **contents | {"told": np.array(json.dumps(settings))})
+    np.savez(tmp_path / "old.npz", **contents | {"settings": np.array(json.dumps(settings))})
     earlier = Predictor.load(tmp_path / "old.npz")
     assert (earlier.base_losses, earlier.chat_template) == (None, None)
 
@@ -411,14 +411,14 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     ids = [example.example_id for example in UPSTREAM]
     values = rng.normal(size=(6, 40)).astype(np.float32)
     values[:, 7], values[2, 8] = np.nan, np.nan
-    forgetting_matrix.write(
+    forgetting_matrix.write_matrix(
         folder / "Z.parquet", forgetting_matrix.Matrix(values, [f"t{i}" for i in range(6)], ids)
     )
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM)
     settings = {"scoring": {"max_tokens": 24, "include_eos": False}}
     losses = np.arange(40, dtype=np.float32)
     row = rows.Row(ids, losses, losses, np.arange(1, 41, dtype=np.int32), settings)
-    rows.write(folder / "base.parquet", row)
+    rows.write_row(folder / "base.parquet", row)
     made = Predictor.from_results(folder, probes=5)
     assert len(made.index) == len(made.probes) == 5
     assert made.example_ids == ids[:7] + ids[8:] and made.train.shape == (6, 39)
@@ -435,7 +435,7 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
         Predictor.from_results(folder, probes=5)
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM)
     settings["scoring"]["exact_match"] = {"max_new_tokens": 8}
-    rows.write(folder / "base.parquet", row)
+    rows.write_row(folder / "base.parquet", row)
     with pytest.raises(LetheError, match="needs an experiment that measures losses"):
         Predictor.from_results(folder, probes=5)
 

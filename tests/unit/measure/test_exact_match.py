@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from lethe.__main__ import told
+from lethe.__main__ import describe
 from lethe.config.model_settings import ExactMatch, Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import models
@@ -95,20 +95,22 @@ def test_a_fine_tune_loses_answers_and_only_the_right_ones_are_asked_for(job, up
 
 def test_rows_with_answers_are_read_as_they_were_written(job, upstream, tmp_path):
     *_, row = job.run(upstream)
-    rows.write(tmp_path / "row.parquet", row)
-    again = rows.read(tmp_path / "row.parquet")
+    rows.write_row(tmp_path / "row.parquet", row)
+    again = rows.read_row(tmp_path / "row.parquet")
     np.testing.assert_array_equal(again.forgetting, row.forgetting)
     assert again.answers.text == row.answers.text
     np.testing.assert_array_equal(again.answers.token_f1_after, row.answers.token_f1_after)
-    z = forgetting_matrix.gather({"t": (tmp_path / "row.parquet", again)})
+    z = forgetting_matrix.gather_rows({"t": (tmp_path / "row.parquet", again)})
     np.testing.assert_array_equal(z.values[0], row.forgetting)
 
 
 def test_what_made_a_row_is_told_with_the_answers_that_were_lost(job, upstream, tmp_path):
     *_, row = job.run(upstream)
-    rows.write(tmp_path / "row.parquet", row)
+    rows.write_row(tmp_path / "row.parquet", row)
     lost = int(np.nansum(row.forgetting))
-    assert f"15 examples, {lost} of {RIGHT} right answers lost" in told(tmp_path / "row.parquet")
+    assert f"15 examples, {lost} of {RIGHT} right answers lost" in describe(
+        tmp_path / "row.parquet"
+    )
 
 
 def test_an_answer_that_was_changed_on_disk_is_noticed(job, upstream, tmp_path):
@@ -117,14 +119,14 @@ def test_an_answer_that_was_changed_on_disk_is_noticed(job, upstream, tmp_path):
 
     *_, row = job.run(upstream)
     path = tmp_path / "row.parquet"
-    rows.write(path, row)
+    rows.write_row(path, row)
     table = pq.read_table(path)
     said = table["answer"].to_pylist()
     column = pa.array(["better", *said[1:]], pa.string())
     place = table.column_names.index("answer")
     pq.write_table(table.set_column(place, "answer", column), path)
     with pytest.raises(RowError, match="digest"):
-        rows.read(path)
+        rows.read_row(path)
 
 
 def test_losses_and_answers_do_not_mix_in_one_z(job, upstream, tmp_path):
@@ -134,7 +136,7 @@ def test_losses_and_answers_do_not_mix_in_one_z(job, upstream, tmp_path):
     other = replace(answered, settings=settings, answers=None)
     paths = {name: (tmp_path / name, answered) for name in "ab"}
     with pytest.raises(RowError, match="exact_match"):
-        forgetting_matrix.gather(paths | {"c": (tmp_path / "c", other)})
+        forgetting_matrix.gather_rows(paths | {"c": (tmp_path / "c", other)})
 
 
 def test_base_answers_of_another_normaliser_are_refused(job, upstream):

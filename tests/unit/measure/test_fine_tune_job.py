@@ -13,7 +13,7 @@ def test_a_fine_tune_is_read_from_the_files_of_its_rule(tmp_path):
     row = rows.Row(["a"], np.ones(1, "f4"), np.ones(1, "f4"), np.ones(1, "i4"), {"model": "m"})
     paths = {name: tmp_path / name for name in ("card", "base", "train", "evaluation")}
     write_json(paths["card"], {"path": "somewhere"})
-    rows.write(paths["base"], row)
+    rows.write_row(paths["base"], row)
     write_examples(paths["train"], pairs[:3])
     write_examples(paths["evaluation"], pairs[3:])
     job = fine_tune_job(paths, {"steps": 7}, {"max_tokens": 9}, threads=1, gpus=0)

@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_columns_settings_and_digest(model_folders,
     made = [run(job(model_folders["olmo"], method=method, lora=lora)) for _ in range(2)]
     timeless = [replace(row, about=without_measurements_of_the_machine(row)) for row in made]
     for name, row in zip("ab", timeless, strict=True):
-        rows.write(tmp_path / name, row)
+        rows.write_row(tmp_path / name, row)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

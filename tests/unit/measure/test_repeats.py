@@ -29,12 +29,12 @@ def written(job, tmp_path_factory):
     """The row of a task and its repeats: seeds 1 and 2, each scored twice."""
     folder = tmp_path_factory.mktemp("repeats")
     *_, row = job.run(UPSTREAM)
-    rows.write(folder / "say.parquet", row)
+    rows.write_row(folder / "say.parquet", row)
     paths = []
     for seed in (1, 2):
         for number, found in enumerate(repeats.repeat(job, UPSTREAM, seed, 1, "say")):
             paths.append(folder / f"say-seed{seed}-{number}.parquet")
-            rows.write(paths[-1], found)
+            rows.write_row(paths[-1], found)
     return folder / "say.parquet", paths
 
 
@@ -64,16 +64,16 @@ def test_repeats_are_gathered_by_task_and_by_training(written):
     trainings, measurements, ids = repeats.gather({"say": row}, paths)
     assert ids == [example.example_id for example in UPSTREAM]
     assert trainings["say"].shape == (3, 16)
-    np.testing.assert_array_equal(trainings["say"][0], rows.read(row).forgetting)
+    np.testing.assert_array_equal(trainings["say"][0], rows.read_row(row).forgetting)
     assert [group.shape for group in measurements] == [(2, 16), (2, 16)]
     np.testing.assert_array_equal(measurements[1][0], trainings["say"][2])
 
 
 def test_a_repeat_of_other_settings_is_refused_by_name(written, tmp_path):
     row, (path, *_) = written
-    repeat = rows.read(path)
+    repeat = rows.read_row(path)
     recipe = {**repeat.settings["recipe"], "lr": 0.5}
     odd = replace(repeat, settings={**repeat.settings, "recipe": recipe})
-    rows.write(tmp_path / "odd.parquet", odd)
+    rows.write_row(tmp_path / "odd.parquet", odd)
     with pytest.raises(RowError, match=r"odd\.parquet.*other settings"):
         repeats.gather({"say": row}, [tmp_path / "odd.parquet"])

@@ -63,7 +63,7 @@ def test_a_direction_is_that_of_the_training_its_row_was_measured_after(
     settings = {"model": card, "scoring": Scoring(**scoring).model_dump()}
     reader = Reader(model, tokenizer, Scoring(**scoring))
     base = base_losses(reader, shared.upstream(), settings)
-    rows.write(tmp_path / "llama-base.parquet", base)
+    rows.write_row(tmp_path / "llama-base.parquet", base)
     recipe = {"steps": 3, "batch": 4, "lr": 1e-2, "max_tokens": 32}
     job = shared.job(tmp_path, card, "llama", recipe, scoring, 0)
     tuned, _, row = job.run(shared.upstream())

@@ -183,6 +183,12 @@ Source = Annotated[
 ]
 
 
+def split_source(source: str) -> tuple[str, str]:
+    """Splits `<source key>:<where>` into its two parts; `where` may be empty."""
+    key, _, where = source.partition(":")
+    return key, where
+
+
 class Upstream(Settings):
     """The upstream examples whose forgetting is measured, drawn evenly from the domains."""
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lethe.config.loading import LoadedExperiment, split_source
+from lethe.config.data_settings import split_source
+from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.errors import LetheError

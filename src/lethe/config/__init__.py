@@ -2,7 +2,7 @@
 
 One YAML file is one experiment; `lethe.config.loading.load_experiment` reads it. Unknown keys are
 errors, so a misspelt setting never falls back silently to its default.
-schemas/experiment.schema.json is generated from these classes. Imports no other wing.
+schemas/experiment.schema.json is generated from these classes. This wing may import no other.
 """
 
 from typing import Any

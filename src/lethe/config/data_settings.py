@@ -40,8 +40,10 @@ class Fields(Settings):
     """How a record becomes an example: `{field}` is replaced by that field of the record.
 
     Give `prompt` and `answer` for tasks, `text` for plain upstream text, or the `format` of a
-    data set that the paper uses. Fields hold text, numbers or truth values; an object of the form
-    {"text": ...} is read as its text. Any other value is refused.
+    data set that the paper uses. Values are text or numbers, which are written as JSON writes
+    them; null is empty, and an object {"text": ...} is read as its text. Any other value is
+    refused. `{field.key}` and `{field.0}` name a part of an object or list, such as the first of
+    several accepted answers.
     """
 
     format: Literal["fields", "messages", "dolly", "mmlu", "bbh"] = Field(
@@ -179,6 +181,12 @@ class StdlibSource(Settings):
 Source = Annotated[
     BigBenchSource | DatasetSource | FileSource | StdlibSource, Field(discriminator="kind")
 ]
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """Splits `<source key>:<where>` into its two parts; `where` may be empty."""
+    key, _, where = source.partition(":")
+    return key, where
 
 
 class Upstream(Settings):

@@ -1,24 +1,19 @@
 """Reads an experiment and its task table, and lists every problem in one message."""
 
-import difflib
-import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from lethe.config import Experiment
-from lethe.config.model_settings import Recipe, apply_changes
-from lethe.config.task_table import NAME, Task, read_task_table
+from lethe.config.checks import check_settings, model_recipe
+from lethe.config.messages import explain, shorten
+from lethe.config.model_settings import Recipe
+from lethe.config.task_table import Task, read_task_table
 from lethe.config.yaml_file import YamlFile
 from lethe.errors import ExperimentError
-
-# Names in results/<experiment>/ beside the folders of the models.
-RESERVED_NAMES = ("tasks", "plots", "logs", "associations", "embeddings")
-# Files there end like this, so that no model can have the name of one.
-RESERVED_ENDINGS = (".parquet", ".csv", ".html", ".txt", ".json")
 
 
 @dataclass(frozen=True)
@@ -36,13 +31,7 @@ class LoadedExperiment:
 
     def recipe(self, model: str) -> Recipe:
         """The experiment's recipe with the changes of one model."""
-        return _recipe(self.settings, model)
-
-
-def _recipe(settings: Experiment, model: str) -> Recipe:
-    entry = settings.models[model]
-    processes = entry.gpus if entry.strategy == "fsdp" else 1
-    return apply_changes(settings.recipe, entry.recipe, processes)
+        return model_recipe(self.settings, model)
 
 
 def load_experiment(
@@ -77,20 +66,8 @@ def load_experiment(
         problems += table_problems
     own_matrices: dict[str, str] = {}
     if settings is not None:
-        own_matrices, matrix_problems = _own_matrices(settings, folder)
-        recipes, recipe_problems = _recipes(settings)
-        problems += _missing_parts(settings)
-        problems += _reserved_names(settings)
-        problems += matrix_problems
-        problems += _bad_sources(settings, tasks)
-        problems += _plain_text_questions(settings)
-        problems += recipe_problems
-        problems += _bad_variants(settings, recipes)
-        problems += _unshardable(settings, recipes)
-        problems += _bad_sizes(settings, tasks)
-        problems += _bad_lengths(settings, recipes)
-        problems += _unknown_tasks(settings, tasks)
-        problems += _missing_files(settings, tasks, folder)
+        own_matrices, setting_problems = check_settings(settings, tasks, folder)
+        problems += setting_problems
     if problems:
         located = [_with_line(problem, yaml_files) for problem in problems]
         raise ExperimentError(f"experiment {_label(config)}", located)
@@ -122,350 +99,11 @@ def _with_line(problem: str, files: list[YamlFile]) -> str:
 
 def _label(config: Any) -> str:
     name = config.get("experiment") if isinstance(config, dict) else None
-    return _short(name) if name else "without a name"
+    return shorten(name) if name else "without a name"
 
 
 def _validate(config: Any) -> tuple[Experiment | None, list[str]]:
     try:
         return Experiment.model_validate(config), []
     except ValidationError as error:
-        return None, [_explain(problem) for problem in error.errors()]
-
-
-def _explain(problem: dict[str, Any], within: tuple[str, ...] = ()) -> str:
-    """One line for one error of pydantic: key, allowed values, value seen."""
-    path = [*within, *(str(part) for part in problem["loc"])]
-    # Tags of discriminated unions are part of pydantic's path but not of the user's YAML.
-    if path[:1] in (["models"], ["sources"]):
-        path[2:3] = []
-    key = ".".join(path) or "experiment"
-    value = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key (value seen: {_short(value)}){_suggestion(path)}"
-    if problem["type"] == "missing":
-        return f"{key}: is missing and has no default"
-    context = problem.get("ctx", {})
-    if problem["type"].startswith("union_tag"):
-        # The key that selects the kind of an entry.
-        discriminator = context["discriminator"].strip("'")
-        key = f"{key}.{discriminator}"
-        value = context.get("tag")
-        if value is None:
-            return f"{key}: is missing and has no default"
-    message = problem["msg"].removeprefix("Value error, ")
-    if "expected_tags" in context:
-        message = f"must be one of {context['expected_tags']}"
-    if context.get("pattern") == NAME.pattern:
-        message = "may only hold letters, digits, _ . - and not begin with . or -"
-    if path[-1:] == ["version"] and "pattern" in context:
-        message = "a version is digits and dots, like 1.0.2"
-    if value == "none":
-        message += "; leave a setting out by writing null"
-    return f"{key}: {message} (value seen: {_short(value)})"
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 3
-_SHORT.maxlist = _SHORT.maxdict = 30
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
-
-
-def _short(value: Any) -> str:
-    """A value as text of at most 120 characters, whatever its size and depth."""
-    text = _SHORT.repr(value)
-    return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _suggestion(path: list[str]) -> str:
-    if path[0] == "models" and path[-2] == "recipe" and path[-1] in Recipe.model_fields:
-        return "; it is set for all models, in the experiment's recipe"
-    return _closest(path[-1], sorted(_all_keys(Experiment) - {path[-1]}))
-
-
-def _closest(word: str, names: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(names), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-def _all_keys(settings: type[BaseModel]) -> set[str]:
-    schema = settings.model_json_schema()
-    keys = set(schema["properties"])
-    for definition in schema.get("$defs", {}).values():
-        keys |= set(definition.get("properties", {}))
-    return keys
-
-
-_NEEDS_MODELS = {
-    "replay": "a matrix has no model to train",
-    "noise": "a matrix has no model to train again",
-    "similarity": "a matrix has no texts and no model",
-    "upstream": "a matrix brings its own examples",
-}
-
-
-def _missing_parts(settings: Experiment) -> list[str]:
-    problems = []
-    origins = [bool(settings.models), settings.matrix is not None, settings.matrices is not None]
-    if sum(origins) != 1:
-        problems.append(
-            "models, matrix, matrices: give models to measure, or matrices of your own: one of them"
-        )
-    if settings.models and settings.upstream is None:
-        problems.append("upstream: is missing; models are measured on its examples")
-    if not settings.models:
-        for key, reason in _NEEDS_MODELS.items():
-            if getattr(settings, key) is not None:
-                problems.append(f"{key}: {reason}; remove the section")
-    return problems
-
-
-def _is_reserved(name: str) -> bool:
-    return name in RESERVED_NAMES or name.lower().endswith(RESERVED_ENDINGS)
-
-
-def _reserved_names(settings: Experiment) -> list[str]:
-    names = {f"models.{name}": name for name in settings.models}
-    if settings.matrix:
-        names["matrix.name"] = settings.matrix.name
-    problems = []
-    for key, name in names.items():
-        if _is_reserved(name):
-            problems.append(
-                f"{key}: results/ keeps other files under the name {name!r}; choose another"
-            )
-    return problems
-
-
-def _own_matrices(settings: Experiment, folder: Path) -> tuple[dict[str, str], list[str]]:
-    """File of each of the user's own matrices by name, and the problems of their folder."""
-    if settings.matrix is not None:
-        return {settings.matrix.name: settings.matrix.path}, []
-    if settings.matrices is None:
-        return {}, []
-    matrices = settings.matrices.folder
-    only = settings.matrices.only
-    files: dict[str, str] = {}
-    for path in sorted((folder / matrices).glob("*.npy")):
-        files[path.stem] = f"{matrices}/{path.name}"
-    if not files:
-        return {}, [f"matrices.folder: no .npy file in {matrices}"]
-    problems = []
-    for name in only:
-        if name not in files:
-            problems.append(f"matrices.only: {matrices} has no {name}.npy{_closest(name, files)}")
-    selected = {name: path for name, path in files.items() if name in only or not only}
-    for name, path in selected.items():
-        meta = path.removesuffix(".npy") + ".meta"
-        if not (folder / meta).is_file():
-            problems.append(f"matrices.folder: {path} has no {meta}, which names its rows")
-        if not NAME.fullmatch(name) or _is_reserved(name):
-            problems.append(
-                f"matrices.folder: {path}: rename it: letters, digits, _ . - and none of "
-                f"{', '.join(RESERVED_NAMES + RESERVED_ENDINGS)}"
-            )
-    return selected, problems
-
-
-def split_source(source: str) -> tuple[str, str]:
-    """Splits `<source key>:<where>` into its two parts; `where` may be empty."""
-    key, _, where = source.partition(":")
-    return key, where
-
-
-def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
-    if not settings.models:
-        return []
-    users = {f"task {task.name!r}": task.source for task in tasks.values()}
-    if settings.upstream:
-        for domain, source in settings.upstream.domains.items():
-            users[f"upstream.domains.{domain}"] = source
-    problems = []
-    for user, source in users.items():
-        key, where = split_source(source)
-        if key not in settings.sources:
-            keys = ", ".join(sorted(settings.sources)) or "none"
-            problems.append(f"{user}: source {source!r} names no key of sources (known: {keys})")
-        elif settings.sources[key].kind in ("bigbench", "files") and not where:
-            problems.append(f"{user}: source {source!r} lacks the part after ':' ")
-        elif ".." in Path(where).parts or Path(where).is_absolute():
-            problems.append(f"{user}: source {source!r} leaves its folder")
-    return problems
-
-
-def _plain_text_questions(settings: Experiment) -> list[str]:
-    """Domains that are surely plain text although exact match needs pairs."""
-    if settings.upstream is None or settings.scoring.exact_match is None:
-        return []
-    problems = []
-    for domain, text in settings.upstream.domains.items():
-        source = settings.sources.get(split_source(text)[0])
-        joined = getattr(source, "upstream_as", None) == "text"
-        if source and (source.kind == "stdlib" or joined or getattr(source, "text", None)):
-            hint = "; give its source upstream_as: pairs" if joined else ""
-            problems.append(f"upstream.domains.{domain}: scoring.exact_match wants pairs{hint}")
-    return problems
-
-
-def _recipes(settings: Experiment) -> tuple[dict[str, Recipe], list[str]]:
-    """The recipe of each model whose changes fit the experiment's, and problems of the others."""
-    recipes: dict[str, Recipe] = {}
-    problems = []
-    for name in settings.models:
-        try:
-            recipes[name] = _recipe(settings, name)
-        except ValidationError as error:
-            for problem in error.errors():
-                problems.append(_explain(problem, within=("models", name, "", "recipe")))
-    return recipes, problems
-
-
-def _bad_variants(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """Variants of replay whose recipe does not go together with that of every model."""
-    problems = []
-    for name in settings.replay.variants if settings.replay else []:
-        run = settings.replay.resolve(name)
-        for recipe in recipes.values():
-            try:
-                run.apply_to(recipe)
-            except ValidationError as error:
-                for problem in error.errors():
-                    where = ("replay", "variants", name, "recipe")
-                    problems.append(_explain(problem, within=where))
-    return list(dict.fromkeys(problems))
-
-
-def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """Settings that a model in shards cannot be trained with."""
-    problems = []
-    if settings.recipe.processes != 1:
-        problems.append("recipe.processes: give the model gpus and strategy: fsdp instead")
-    for name, recipe in recipes.items():
-        model = settings.models[name]
-        if model.strategy != "fsdp":
-            continue
-        if recipe.optimizer != "adamw":
-            problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
-        size = recipe.micro_batch or 1
-        if recipe.batch % (size * model.gpus):
-            problems.append(
-                f"models.{name}.gpus: recipe.batch {recipe.batch} is no multiple of {model.gpus} "
-                f"gpus x micro_batch {size}"
-            )
-    return problems
-
-
-def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
-    problems = []
-    if tasks:
-        problems += _too_few_tasks(settings, tasks)
-    if settings.upstream is None:
-        if "stratified" in settings.completion.probe_choice:
-            problems.append("completion.probe_choice: stratified needs upstream.domains")
-        return problems
-    examples = settings.upstream.examples
-    heldout = settings.upstream.heldout
-    smallest = examples // len(settings.upstream.domains)
-    if not 0 < round(smallest * heldout) < smallest:
-        problems.append(
-            f"upstream.examples: {examples} give a domain {smallest}, of which heldout {heldout} "
-            "leaves no held-out or no replayable example; give more"
-        )
-    probes = settings.completion.probes
-    if max(probes) >= examples:
-        problems.append(
-            f"completion.probes: each must be below upstream.examples, {examples} (value seen, or "
-            f"the default: {probes})"
-        )
-    replayable = examples - round(examples * heldout)
-    if settings.replay and settings.replay.probes > replayable:
-        problems.append(f"replay.probes: at most the replayable examples, {replayable}")
-    return problems
-
-
-def _too_few_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
-    problems = []
-    splits = [task.split for task in tasks.values()]
-    for split, least in {"train": 2, "test": 1}.items():
-        if splits.count(split) < least:
-            problems.append(f"tasks: needs at least {least} of split {split}")
-    most = splits.count("train")
-    if len(settings.models) > 1 and min(settings.transfer.own_rows) > most:
-        problems.append(f"transfer.own_rows: one at most {most}, the train tasks")
-    return problems
-
-
-def _bad_lengths(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """MPT has no positions beyond its context; the other architectures' are rotary."""
-    problems = []
-    for name, recipe in recipes.items():
-        model = settings.models[name]
-        if model.source == "scratch" and model.architecture == "mpt":
-            longest = max(recipe.max_tokens, settings.scoring.max_tokens)
-            if longest > model.pretraining.context:
-                problems.append(
-                    f"models.{name}.pretraining.context: at least max_tokens of recipe and "
-                    f"scoring, {longest} (value seen: {model.pretraining.context})"
-                )
-    return problems
-
-
-def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
-    if not tasks:
-        return []
-    problems = []
-    groups = {task.group for task in tasks.values()}
-    for group in settings.recipe.group_steps:
-        if group not in groups:
-            problems.append(
-                f"recipe.group_steps: {group!r} is no group of the task table"
-                f"{_closest(group, groups)}"
-            )
-    for task in settings.noise.tasks if settings.noise else []:
-        if task not in tasks:
-            problems.append(
-                f"noise.tasks: {task!r} is not in the task table{_closest(task, tasks)}"
-            )
-    return problems
-
-
-def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:
-    """Files and folders that the experiment names and that do not exist."""
-    paths = _paths_of_sources(settings, tasks, folder)
-    if settings.matrix:
-        paths.append(("matrix.path", settings.matrix.path))
-        if settings.matrix.examples:
-            paths.append(("matrix.examples", settings.matrix.examples))
-    if settings.similarity and settings.similarity.encoder.source == "folder":
-        encoder = settings.similarity.encoder.path
-        paths.append(("similarity.encoder.path", f"{encoder}/config.json"))
-    for name, model in settings.models.items():
-        if model.source == "folder":
-            paths.append((f"models.{name}.path", f"{model.path}/config.json"))
-        if getattr(model, "chat_template", "").endswith(".jinja"):
-            paths.append((f"models.{name}.chat_template", model.chat_template))
-    problems = []
-    for key, path in dict.fromkeys(paths):
-        if not (folder / path).exists():
-            problems.append(f"{key}: no such file or folder: {path}")
-    return problems
-
-
-def _paths_of_sources(
-    settings: Experiment, tasks: dict[str, Task], folder: Path
-) -> list[tuple[str, str]]:
-    """Key and path of every file that the tasks' and the domains' sources read."""
-    used = [task.source for task in tasks.values()] if settings.models else []
-    if settings.upstream:
-        used += settings.upstream.domains.values()
-    paths = []
-    for text in used:
-        key, where = split_source(text)
-        source = settings.sources.get(key)
-        if source is None:
-            continue
-        if source.kind == "files":
-            for path in source.reads(where, folder):
-                paths.append((f"source {text!r}", path))
-        elif source.kind == "saved":
-            paths.append((f"sources.{key}.path", source.path))
-    return paths
+        return None, [explain(problem) for problem in error.errors()]

@@ -7,7 +7,8 @@ import yaml
 from helpers import paper, tiny
 from helpers.experiment import ROOT
 
-from lethe.config.loading import load_experiment, split_source
+from lethe.config.data_settings import split_source
+from lethe.config.loading import load_experiment
 from lethe.data.sources import read_source, task_examples
 from lethe.engine import models
 from lethe.engine.reader import Reader

@@ -35,7 +35,7 @@ def _keep_freed_memory() -> None:
     """Makes the C library reuse freed memory instead of returning it to the system.
 
     Tensors of some MB come and go at every layer. The kernel zeroes fresh memory page by page,
-    which took a quarter of a training step on the CPU (docs/engine.md). Only glibc has this
+    which took a quarter of a training step on the CPU (docs/lab/training.md). Only glibc has this
     setting; the numbers are the same to the bit.
     """
     with contextlib.suppress(AttributeError, TypeError, OSError):

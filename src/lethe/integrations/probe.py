@@ -57,7 +57,8 @@ class ForgettingProbe(TrainerCallback):
     Raises
     ------
     LetheError
-        If `every` is less than 1, or `base_losses` has another length than the probes. During
+        If `every` is no whole number above 0, `limit` or `risk` is NaN, or `base_losses` has another
+        length than the probes. During
         training: if the model is not the experiment's base model, its tokenizer reads the probes
         differently, or a loss is not finite.
     """
@@ -73,11 +74,17 @@ class ForgettingProbe(TrainerCallback):
         base_losses: np.ndarray | None = None,
         tokens_per_batch: int = 2048,
     ):
-        if every is not None and every < 1:
+        if every is not None and (every < 1 or every != int(every)):
             raise LetheError(
-                f"ForgettingProbe: every must be 1 or more (value seen: {every}); leave it out to "
-                "measure at every evaluation and at the end"
+                f"ForgettingProbe: every must be 1 or more (value seen: {every}) and a whole "
+                "number of steps; leave it out to measure at every evaluation and at the end"
             )
+        for name, value in (("limit", limit), ("risk", risk)):
+            if value is not None and np.isnan(value):
+                raise LetheError(
+                    f"ForgettingProbe: {name} is NaN, and nothing is above NaN; give a number of "
+                    "nats"
+                )
         if not isinstance(predictor, Predictor):
             predictor = Predictor.load(predictor)
         if base_losses is not None and np.shape(base_losses) != (len(predictor.probes),):
@@ -309,5 +316,9 @@ class ForgettingProbe(TrainerCallback):
 
 
 def _tokenizer_of(processing_class: Any) -> Any:
-    """The tokenizer of a trainer's processing class, which may be a processor that holds one."""
-    return getattr(processing_class, "tokenizer", processing_class)
+    """The tokenizer of a trainer's processing class, which may be a processor that holds one.
+
+    Returns None if there is no tokenizer, as in a processor of images alone.
+    """
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    return tokenizer if hasattr(tokenizer, "eos_token_id") else None

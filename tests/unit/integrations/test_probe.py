@@ -210,10 +210,16 @@ def test_an_evaluation_before_the_training_measures_the_base(predictor, tokenize
     assert [line["step"] for line in probe.history] == [2, 4, 6]
 
 
-@pytest.mark.parametrize("every", [0, -1])
+@pytest.mark.parametrize("every", [0, -1, 0.5])
 def test_a_number_of_steps_below_one_is_refused(predictor, every):
     with pytest.raises(LetheError, match=f"every must be 1 or more .value seen: {every}"):
         ForgettingProbe(predictor, every=every)
+
+
+@pytest.mark.parametrize("name", ["limit", "risk"])
+def test_a_limit_that_is_nan_is_refused(predictor, name):
+    with pytest.raises(LetheError, match=f"{name} is NaN"):
+        ForgettingProbe(predictor, **{name: float("nan")})
 
 
 class Processor:
@@ -232,6 +238,19 @@ def test_the_tokenizer_of_a_processor_is_used(predictor, tokenizer):
         probe.on_train_begin(None, state, None, model=model, processing_class=processing_class)
         losses.append(probe.base_losses)
     np.testing.assert_array_equal(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("processing_class", [None, object(), Processor(None)])
+def test_a_trainer_without_a_tokenizer_is_refused(predictor, processing_class):
+    state = transformers.TrainerState()
+    with pytest.raises(LetheError, match="the trainer has no tokenizer"):
+        ForgettingProbe(predictor).on_train_begin(
+            None,
+            state,
+            None,
+            model=tiny.model("llama", scale=1),
+            processing_class=processing_class,
+        )
 
 
 TEMPLATE = (

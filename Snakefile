@@ -8,50 +8,50 @@ if not workflow.configfiles:
     configfile: "config.yaml"
 
 
-include: "rules/common.smk"
-include: "rules/job_groups.smk"
+include: "rules/common.smk"  # the experiment, and what several rules share
+include: "rules/job_groups.smk"  # which rows are one job of a cluster
 
 
 if MODELS:
 
     # Z is measured: every model is fine-tuned on every task.
-    include: "rules/data.smk"
-    include: "rules/models.smk"
-    include: "rules/measure.smk"
-    include: "rules/cost.smk"
+    include: "rules/data.smk"  # upstream examples and tasks
+    include: "rules/models.smk"  # base models
+    include: "rules/measure.smk"  # rows of forgetting; gathers and checks Z
+    include: "rules/cost.smk"  # the plan before a run, the ledger after it
 
 else:
 
     # Z was measured elsewhere.
-    include: "rules/own_matrix.smk"
+    include: "rules/own_matrix.smk"  # imports Z and checks it
 
 
-include: "rules/rank.smk"
-include: "rules/completion.smk"
-include: "rules/report.smk"
+include: "rules/rank.smk"  # the rank of Z
+include: "rules/completion.smk"  # how well a few probes predict a row
+include: "rules/report.smk"  # figures and page
 
 
 if SETTINGS.noise:
 
-    include: "rules/noise.smk"
+    include: "rules/noise.smk"  # repeats of a few rows
 
 
 if FILES.transfer:
 
-    include: "rules/transfer.smk"
+    include: "rules/transfer.smk"  # one model's rows from another's
 
 
 if SETTINGS.similarity:
 
-    include: "rules/similarity.smk"
+    include: "rules/similarity.smk"  # associations, which read the examples only
 
 
 if SETTINGS.replay:
 
-    include: "rules/replay.smk"
+    include: "rules/replay.smk"  # predictions and replay runs
 
 
-include: "rules/snakemake_patches.smk"
+include: "rules/snakemake_patches.smk"  # what overwrites Snakemake's own classes
 
 
 report: "report/workflow.rst"

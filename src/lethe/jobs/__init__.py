@@ -1,4 +1,4 @@
 """How does the call of a script become a process? Logs, errors, warm start, several processes.
 
-May import `engine.devices`. Only workflow scripts import this wing.
+May import `engine.devices`. Only rules and workflow scripts import this wing.
 """

@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_a_mistake_of_the_user_ends_a_job_with_its_message_alone(tmp_path, capsy
         assert "error: tasks.csv: no such task; add it" in output
         assert "Traceback" not in output
     assert sys.stderr is terminal
+
+
+def test_messages_of_the_library_go_to_the_log_and_of_others_do_not(tmp_path):
+    def work():
+        logging.getLogger("lethe.engine").info("3 steps")
+        logging.getLogger("another").info("noise")
+
+    before = list(logging.getLogger("lethe").handlers)
+    running.run(work, str(tmp_path / "job.log"))
+    assert (tmp_path / "job.log").read_text() == "3 steps\n"
+    assert logging.getLogger("lethe").handlers == before
 
 
 def test_any_other_failure_leaves_its_traceback_in_the_log(tmp_path):

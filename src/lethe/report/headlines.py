@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lethe.matrix.forgetting_matrix import Matrix
+from lethe.replay.planned_contrasts import tasks_needed
 from lethe.report.findings import Findings
 from lethe.report.plots import label_of
 from lethe.statistics import Difference, bootstrap_interval
@@ -254,18 +255,6 @@ def _significance(difference: Difference) -> str:
     significant = difference.p < LEVEL and excludes_zero
     word = "significant" if significant else "not significant"
     return f"{word}, {format_p(difference.p)}"
-
-
-def tasks_needed(comparisons: int, level: float = LEVEL) -> int:
-    """Fewest tasks with which the smallest p can be significant.
-
-    The smallest p of Wilcoxon's two-sided signed-rank test on n pairs is 2 / 2^n. Holm's correction
-    multiplies it by the number of comparisons.
-    """
-    tasks = 1
-    while comparisons * 2 / 2**tasks >= level:
-        tasks += 1
-    return tasks
 
 
 def format_p(p: float) -> str:

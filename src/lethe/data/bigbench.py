@@ -4,6 +4,7 @@ import difflib
 import json
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -35,21 +36,29 @@ def extract(package: Path, archive: Path) -> int:
     Raises
     ------
     LetheError
-        If the package holds no BIG-bench task.
+        If the package is damaged or holds no BIG-bench task.
     """
-    count = 0
     with atomic_write(archive) as part:
-        with tarfile.open(package, "r|gz") as tar, zipfile.ZipFile(part, "w") as out:
-            for member in tar:
-                name = member.name.partition(FOLDER)[2]
-                if member.isfile() and _holds_examples(name) and member.size < LARGEST_TASK:
-                    # A fixed date, so that the archive has the same bytes every time.
-                    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                    content = tar.extractfile(member).read()
-                    out.writestr(info, content, zipfile.ZIP_DEFLATED, LEVEL)
-                    count += 1
+        try:
+            count = _repack(package, part)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise LetheError(f"{package}: is damaged ({error}); download it again")
         if not count:
             raise LetheError(f"{package}: holds no BIG-bench task under {FOLDER}")
+    return count
+
+
+def _repack(package: Path, archive: Path) -> int:
+    count = 0
+    with tarfile.open(package, "r|gz") as tar, zipfile.ZipFile(archive, "w") as out:
+        for member in tar:
+            name = member.name.partition(FOLDER)[2]
+            if member.isfile() and _holds_examples(name) and member.size < LARGEST_TASK:
+                # A fixed date, so that the archive has the same bytes every time.
+                info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                content = tar.extractfile(member).read()
+                out.writestr(info, content, zipfile.ZIP_DEFLATED, LEVEL)
+                count += 1
     return count
 
 
@@ -95,12 +104,18 @@ def read_bigbench_as_text(archive: Path, where: str, shots: int = 0) -> Iterator
 
 def _load(archive: Path, where: str) -> dict[str, Any]:
     name = where if where.endswith(".json") else f"{where}/task.json"
-    with zipfile.ZipFile(archive) as members:
-        if name not in members.namelist():
-            names = [member.removesuffix("/task.json") for member in members.namelist()]
-            near = _similar_names(where, names)
-            raise LetheError(f"BIG-bench has no task {where!r} with examples; near: {near}")
-        return json.loads(members.read(name))
+    try:
+        with zipfile.ZipFile(archive) as members:
+            names = members.namelist()
+            if name in names:
+                return json.loads(members.read(name))
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise LetheError(
+            f"{archive}: the BIG-bench extract is damaged ({error}); move it away, and the next "
+            "run makes it again"
+        )
+    near = _similar_names(where, [member.removesuffix("/task.json") for member in names])
+    raise LetheError(f"BIG-bench has no task {where!r} with examples; near: {near}")
 
 
 def _similar_names(where: str, names: list[str]) -> list[str]:

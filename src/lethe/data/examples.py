@@ -346,7 +346,9 @@ def _iterate(path: Path) -> Iterator[Example]:
     try:
         # Reading ahead would keep the complete file in memory.
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            _refuse_other_types(path, file.schema_arrow, columns)
             for batch in file.iter_batches(READ_AT_ONCE, columns=columns):
+                batch.validate(full=True)
                 for line in batch.select(columns).to_pylist():
                     digest = line.pop("hash")
                     example = Example(**line)
@@ -354,8 +356,20 @@ def _iterate(path: Path) -> Iterator[Example]:
                         raise LetheError(f"{path}: line {number} was changed after it was written")
                     number += 1
                     yield example
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, ValueError, pa.ArrowException, KeyError) as error:
         raise LetheError(_not_examples(path, error))
+
+
+def _refuse_other_types(path: Path | str, schema: pa.Schema, columns: list[str]) -> None:
+    for name in columns:
+        if name in schema.names and not _is_text(schema.field(name).type):
+            raise LetheError(
+                _not_examples(path, f"column {name!r} is {schema.field(name).type}, not text")
+            )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
 
 
 def _not_examples(path: Path | str, reason: object) -> str:
@@ -383,8 +397,10 @@ class UpstreamFile(Sequence[UpstreamExample]):
                 missing = sorted(set(required) - set(file.schema_arrow.names))
                 if missing:
                     raise LetheError(f"{path}: lacks the column(s) {missing} of upstream examples")
+                _refuse_other_types(path, file.schema_arrow, required)
                 table = file.read(required)
-        except (OSError, pa.ArrowException) as error:
+                table.validate(full=True)
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise LetheError(_not_examples(path, error))
         self._ids = table["example_id"].combine_chunks()
         self._domains = table["domain"].combine_chunks()

@@ -153,6 +153,29 @@ def test_tasks_of_enormous_size_are_left_out(tmp_path, monkeypatch):
     assert bigbench.extract(package(tmp_path / "p.tar.gz", **files), tmp_path / "out.zip") == 1
 
 
+def test_a_truncated_package_is_refused_and_leaves_no_archive(tmp_path):
+    path = package(tmp_path / "p.tar.gz", **{f"{PACKAGE}a/task.json": b"{}" * 5000})
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(LetheError, match=r"p\.tar\.gz: is damaged"):
+        bigbench.extract(path, tmp_path / "out.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.tar.gz"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK no zip", "cut", "other"])
+def test_a_damaged_extract_is_refused_with_its_name(tmp_path, content):
+    path = archive(tmp_path, t={"examples": [{"input": "x" * 500, "target": "y"}]})
+    if content is None:
+        path.unlink()
+    elif content == "cut":
+        path.write_bytes(path.read_bytes()[:-30])
+    elif content == "other":
+        path.write_bytes(path.read_bytes().replace(b"xxx", b"xyx", 1))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(LetheError, match=r"bigbench\.zip: the BIG-bench extract is damaged"):
+        bigbench.read_bigbench(path, "t")
+
+
 def test_another_package_is_refused_and_leaves_no_archive(tmp_path):
     made = package(tmp_path / "p.tar.gz", **{"other/file.txt": b"no"})
     with pytest.raises(LetheError, match=r"p\.tar\.gz: holds no BIG-bench task"):

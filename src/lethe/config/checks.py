@@ -3,6 +3,7 @@
 Every check returns its problems, one text per problem, which begins with the key concerned.
 """
 
+import json
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -297,8 +298,23 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     problems = []
     for key, path in dict.fromkeys(paths):
         if not (folder / path).exists():
-            problems.append(f"{key}: no such file or folder: {path}")
+            problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
+
+
+def _adapter_hint(path: Path) -> str:
+    """The reason why a model's folder has no config.json, if it holds an adapter instead."""
+    adapter = path.with_name("adapter_config.json")
+    if path.name != "config.json" or not adapter.exists():
+        return ""
+    try:
+        base = json.loads(adapter.read_text("utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    return (
+        f"; the folder holds an adapter of {base or 'another model'}, not a model: merge it into "
+        "its base with peft's merge_and_unload() and save that"
+    )
 
 
 def _paths_of_sources(

@@ -174,8 +174,12 @@ def position_logits(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> t
 
 
 def forward_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The model's logits (B, T, vocabulary) for token ids (B, T)."""
-    return model(input_ids=ids, use_cache=False)[0]
+    """The model's logits (B, T, vocabulary) for token ids (B, T).
+
+    They are read by name, because the first output of a mixture of experts may be its balancing
+    loss.
+    """
+    return model(input_ids=ids, use_cache=False, return_dict=True).logits
 
 
 def model_of(model: Any) -> Any:

@@ -1,5 +1,9 @@
-"""Recognises a hub that does not answer, from the error of a download."""
+"""The hub: the commit of a model there, and the errors of a hub that does not answer."""
 
+import logging
+import re
+
+_log = logging.getLogger("lethe.engine")
 # The libraries that huggingface_hub connects with; which of them depends on its version.
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 # Errors of huggingface_hub itself, by name because their module depends on its version.
@@ -21,3 +25,34 @@ def unreachable(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def commit_of(path: str, revision: str | None) -> str | None:
+    """The commit that a revision of a model on the hub names today.
+
+    Parameters
+    ----------
+    revision
+        Branch, tag or commit; None: the default branch.
+
+    Returns
+    -------
+    The commit; None if the hub does not answer and the model is not in the local cache.
+    """
+    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    # Imported here because it takes a while.
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        file = cached_file(path, "config.json", revision=revision)
+    except Exception:  # Loading the model reports the same problem in full.
+        file = None
+    commit = extract_commit_hash(file, None)
+    if commit is None:
+        _log.warning(
+            "model %s: its commit could not be looked up, so that it is not pinned; set "
+            "models.<name>.revision to a commit",
+            path,
+        )
+    return commit

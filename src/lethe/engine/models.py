@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from lethe.config.model_settings import LoRA, Pretraining
-from lethe.engine import devices, distributed, hub
+from lethe.engine import devices, distributed, hub, model_files
+from lethe.engine.loading_report import check_loaded, check_vocabulary
 from lethe.errors import LetheError
-from lethe.files import read_json, sha256
+from lethe.files import read_json
 
 _log = logging.getLogger("lethe.engine")
 END = "<|endoftext|>"
@@ -58,9 +60,14 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
     Raises
     ------
     LetheError
-        If the folder or hub id holds no safetensors weights or no tokenizer, or the hub does not
-        answer and nothing was downloaded before.
+        If the folder or hub id holds no safetensors weights or no tokenizer; if its files are not
+        those of the card, incomplete, or not those of a causal language model; or if the hub does
+        not answer and nothing was downloaded before.
     """
+    path = card["path"]
+    if Path(path).is_dir():
+        model_files.check_complete(path)
+        model_files.check_unchanged(card)
     try:
         try:
             model, tokenizer = _from_pretrained(card, dtype)
@@ -70,11 +77,12 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
             model, tokenizer = _downloaded(card, dtype, broken)
     except ImportError as error:
         raise LetheError(f"model {card['path']}, attention {card.get('attention')}: {error}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise LetheError(
             f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
             "a tokenizer; convert others with transformers' save_pretrained"
         )
+    check_vocabulary(model, tokenizer, path)
     if "chat_template" in card:
         tokenizer.chat_template = card["chat_template"] or None
     model.to(device_for(gpus)).eval()
@@ -83,15 +91,22 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
 
 def _from_pretrained(card: dict[str, Any], dtype: str, **options: Any) -> tuple[Any, Any]:
     options["trust_remote_code"] = card.get("trust_remote_code", False)
-    options["revision"] = card.get("revision")
+    # The commit that the card pins, so that all jobs load the same files of the hub.
+    options["revision"] = card.get("commit") or card.get("revision")
     tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
-    model = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         card["path"],
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         attn_implementation=card.get("attention"),
+        output_loading_info=True,
+        # Tensors of another shape are refused by name below.
+        ignore_mismatched_sizes=True,
         **options,
     )
+    check_loaded(model, report, card["path"])
+    # Outputs are read by name, whatever config.json prefers.
+    model.config.return_dict = True
     return model, tokenizer
 
 
@@ -167,29 +182,44 @@ def card(
     chat_template: str | None = None,
     attention: str = "auto",
 ) -> dict:
-    """The identity of a model: its place, and the SHA-256 of a folder's weights.
+    """The identity of a model: its place, with the hashes of its files or its commit on the hub.
 
     Parameters
     ----------
+    path
+        Folder, or id on the hub.
+    revision
+        Branch, tag or commit on the hub.
     chat_template
         Text of a template that replaces the model's own, empty for no template.
     attention
         How attention is computed; `auto` leaves that to transformers.
+
+    Returns
+    -------
+    `weights` and `files` are the SHA-256 of a folder's safetensors and of its other files that
+    define the model. `commit` is the commit that a revision of the hub names today; it is left out
+    if the hub cannot be reached.
+
+    Raises
+    ------
+    LetheError
+        If a folder does not hold a whole model.
     """
-    folder = Path(path)
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if folder.is_dir() and not weights:
-        raise LetheError(
-            f"model {path}: the folder holds no .safetensors file, and pickled weights are never "
-            "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
-            "name that folder"
-        )
     identity: dict[str, Any] = {
         "path": path,
         "revision": revision,
         "trust_remote_code": trust_remote_code,
-        "weights": {weight.name: sha256(weight) for weight in weights},
+        "weights": {},
     }
+    if Path(path).is_dir():
+        model_files.check_complete(path)
+        identity["files"] = {}
+        for name, digest in model_files.hashes(path).items():
+            kind = "weights" if name.endswith(".safetensors") else "files"
+            identity[kind][name] = digest
+    elif commit := hub.commit_of(path, revision):
+        identity["commit"] = commit
     if chat_template is not None:
         identity["chat_template"] = chat_template
     if attention != "auto":

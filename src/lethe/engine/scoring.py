@@ -50,6 +50,12 @@ class Scores:
     by_token: list[np.ndarray] | None = None
 
     @property
+    def all_nan(self) -> bool:
+        """True if there are examples with scored tokens, and none of them has a finite loss."""
+        scored_examples = self.tokens > 0
+        return bool(scored_examples.any() and not np.isfinite(self.losses[scored_examples]).any())
+
+    @property
     def tokens_per_second(self) -> float:
         """Scored tokens per second of wall-clock time."""
         return float(self.tokens.sum() / max(self.seconds, 1e-9))

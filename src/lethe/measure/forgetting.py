@@ -14,11 +14,13 @@ from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
 from lethe.engine.interpolation import base_weights, interpolate
+from lethe.engine.loading_report import check_finite
+from lethe.engine.model_files import same_model
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.teacher import LiveTeacher, has_sliceable_head, mean_divergences
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
-from lethe.errors import RowError
+from lethe.errors import LetheError, RowError
 from lethe.matrix import rows
 from lethe.measure.own_task import measure_own_task
 from lethe.measure.upstream_set import UpstreamSet, upstream_tokens
@@ -42,8 +44,15 @@ def base_losses(
     halvings
         How often batches are halved beforehand. Every row of the model is then scored in the same
         batches.
+
+    Raises
+    ------
+    LetheError
+        If the model has weights that are NaN or infinite, or if all losses are NaN.
     """
     began = time.perf_counter()
+    name = getattr(reader.model, "name_or_path", "")
+    check_finite(reader.model, name)
     upstream_set = UpstreamSet.of(reader, upstream)
     if reader.scoring.tokens_per_batch == "auto":
         reader = reader.with_fitting_batches(upstream_set.tokens.examples)
@@ -51,6 +60,11 @@ def base_losses(
     settings = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(settings)) as checkpoint:
         scores = upstream_set.losses(reader, "upstream, base", checkpoint)
+        if scores.all_nan:
+            raise LetheError(
+                f"model {name}: all losses of the base model are NaN, though its weights are "
+                "finite; use scoring.dtype float32 or autocast, or another checkpoint of the model"
+            )
         answers = upstream_set.base_answers(reader, "upstream, base answers", checkpoint)
     about = upstream_set.counts(scores)
     about["versions"] = models.versions()
@@ -128,6 +142,8 @@ class Job:
         ------
         RowError
             If the base losses are of another model, or were scored with other settings.
+        LetheError
+            If the training diverges, or all upstream losses are NaN after it.
         """
         began = time.perf_counter()
         self._check_base()
@@ -147,6 +163,12 @@ class Job:
                 reader, training_stream, replay, title=title, checkpoint=checkpoint
             )
             scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
+            if scores.all_nan:
+                raise LetheError(
+                    f"{title}: after fine-tuning the model {self.card['path']}, all upstream "
+                    f"losses are NaN (the last training loss was {trained.last_loss:.4g}): the "
+                    "last steps ruined the weights; lower recipe.lr"
+                )
             answers = upstream_set.answers(
                 reader, base.answers, f"{title}, upstream, answers", checkpoint
             )
@@ -230,6 +252,8 @@ class Job:
         current = {"model": self.card, "scoring": self.scoring.model_dump(mode="json")}
         measured = self.base.settings
         different = [key for key in current if measured.get(key, current[key]) != current[key]]
+        if "model" in different and same_model(self.card, measured["model"]):
+            different.remove("model")
         if different:
             raise RowError(
                 "the base losses were measured with other settings than this job's "

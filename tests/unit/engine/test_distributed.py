@@ -132,7 +132,7 @@ def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(
     folder = Path(shutil.copytree(model_folders["llama"]["path"], tmp_path / "dropping"))
     config = json.loads((folder / "config.json").read_text()) | {"attention_dropout": 0.3}
     (folder / "config.json").write_text(json.dumps(config))
-    cards = {"llama": model_folders["llama"] | {"path": str(folder)}}
+    cards = {"llama": models.card(str(folder))}
     whole = measured("whole", ("llama",), 2, cards=cards)["llama"]
     for moment in (2, 6):  # while training, while scoring
         with pytest.raises(SystemExit) as left:

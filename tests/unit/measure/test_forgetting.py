@@ -14,7 +14,7 @@ from lethe.engine import reader as readers
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
-from lethe.errors import LetheError
+from lethe.errors import LetheError, RowError
 from lethe.matrix import rows
 from lethe.measure.forgetting import Job, base_losses
 from lethe.measure.own_task import mean_loss
@@ -319,3 +319,25 @@ def test_upstream_examples_from_a_file_give_the_same_row(model_folders, tmp_path
     listed = run(made)
     np.testing.assert_array_equal(streamed.loss_after, listed.loss_after)
     assert streamed.example_ids == listed.example_ids
+
+
+def test_a_fine_tune_whose_last_step_ruins_the_weights_fails_by_name(model_folders):
+    """Its only step has a finite loss; all losses after it are NaN."""
+    ruined = job(model_folders["olmo"], lr=1e30, steps=1, warmup_steps=0)
+    with pytest.raises(LetheError) as caught:
+        run(ruined, title="sums")
+    assert str(caught.value).startswith("sums: after fine-tuning the model")
+    assert "NaN" in str(caught.value) and "recipe.lr" in str(caught.value)
+
+
+def test_base_losses_of_a_card_without_hashes_of_settings_are_used(model_folders):
+    """Finished runs of earlier versions go on; a card of other weights is refused."""
+    card = model_folders["olmo"]
+    older = {key: value for key, value in card.items() if key != "files"}
+    measured = replace(job(card), base=base(card))
+    row = replace(measured.base, settings={**measured.base.settings, "model": older})
+    assert run(replace(measured, base=row)).settings["model"] == older
+    other = {**older, "weights": {"model.safetensors": "0"}}
+    row = replace(measured.base, settings={**measured.base.settings, "model": other})
+    with pytest.raises(RowError, match="measured with other settings"):
+        run(replace(measured, base=row))

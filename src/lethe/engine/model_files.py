@@ -1,0 +1,232 @@
+"""The files that define a model: which they are, whether they are complete, and their hashes.
+
+A card (model.json) holds the SHA-256 of each file of a model folder. Every load compares the folder
+with the card, so that rows of one Z never come from two models. Large files are hashed once: their
+hash is cached with their size and times, and is only computed again when one of these changes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lethe.errors import LetheError
+from lethe.files import atomic_write, sha256
+
+_log = logging.getLogger("lethe.engine")
+ADAPTER = "adapter_config.json"
+# Patterns of the files that transformers reads for a causal language model and its tokenizer.
+_PATTERNS = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "*.model",
+    "*.tiktoken",
+    "vocab.*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "additional_chat_templates/*.jinja",
+    "*.py",
+    ADAPTER,
+)
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# Smaller files are hashed each time: 16 MB take a hundredth of a second.
+_CACHED_FROM = 1 << 24
+
+
+def defining_files(folder: Path | str) -> list[Path]:
+    """The files of a folder that define a model, sorted by name."""
+    files = {path for pattern in _PATTERNS for path in Path(folder).glob(pattern)}
+    return sorted(path for path in files if path.is_file())
+
+
+def hashes(folder: Path | str) -> dict[str, str]:
+    """SHA-256 of each file that defines a model, by its name within the folder."""
+    return {str(path.relative_to(folder)): cached_sha256(path) for path in defining_files(folder)}
+
+
+def check_complete(folder: Path | str) -> None:
+    """Makes sure that a folder holds a whole model.
+
+    Raises
+    ------
+    LetheError
+        If the folder holds an adapter, no safetensors weights, a Git LFS pointer, or a file that is
+        empty or cut off; or if a shard is missing.
+    """
+    folder = Path(folder)
+    _refuse_adapter(folder)
+    files = defining_files(folder)
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise LetheError(
+            f"model {folder}: the folder holds no .safetensors file, and pickled weights are never "
+            "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
+            "name that folder"
+        )
+    for path in files:
+        _refuse_pointer(path)
+        if path.suffix == ".safetensors":
+            _refuse_truncated(path)
+    for path in files:
+        if path.name.endswith(".safetensors.index.json"):
+            _refuse_missing_shards(path)
+
+
+def check_unchanged(card: Mapping[str, Any]) -> None:
+    """Makes sure that a model folder is the one that its card describes.
+
+    Cards of earlier versions hold hashes of the weights only; then only these are compared, and a
+    sentence in the log says so. Models of the hub are identified by their commit instead.
+
+    Raises
+    ------
+    LetheError
+        Naming the model and the files that differ.
+    """
+    folder = Path(card["path"])
+    expected = {**card.get("weights", {}), **card.get("files", {})}
+    if not expected or not folder.is_dir():
+        return
+    if "files" not in card:
+        _log.info(
+            "model %s: its card was written by an earlier version of lethe and holds hashes of the "
+            "weights only; its tokenizer and settings are not compared",
+            card["path"],
+        )
+    problems = []
+    present = {str(path.relative_to(folder)): path for path in defining_files(folder)}
+    for name in sorted(expected.keys() | present.keys()):
+        if name not in present:
+            problems.append(f"{name} is missing")
+        elif name in expected:
+            if cached_sha256(present[name]) != expected[name]:
+                problems.append(f"{name} has other content")
+        elif "files" in card or name.endswith(".safetensors"):
+            problems.append(f"{name} is new")
+    if problems:
+        raise LetheError(
+            f"model {card['path']}: its weights, settings or tokenizer are no longer those of "
+            f"model.json ({'; '.join(problems)}), so that its rows would come from two models. "
+            "Restore these files, or give the changed model a name of its own under models"
+        )
+
+
+def same_model(card: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    """True if two cards describe the same model.
+
+    Parameters
+    ----------
+    measured
+        Card of earlier measurements. It may lack the hashes of `files` and the `commit`, which
+        cards of earlier versions do not hold; these are then not compared.
+    """
+    later = {"files", "commit"}
+    compared = {key: value for key, value in card.items() if key in measured or key not in later}
+    if len(compared) < len(card):
+        _log.info(
+            "model %s: its base losses were measured by an earlier version of lethe, whose card "
+            "holds no hashes of tokenizer and settings; they are used",
+            card.get("path"),
+        )
+    return compared == measured
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file; a large file is read only if its size or times changed since last time."""
+    status = path.stat()
+    if status.st_size < _CACHED_FROM:
+        return sha256(path)
+    # The time of the last change of the inode cannot be set by copying tools.
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    cache = _cache_file(path)
+    try:
+        entry = json.loads(cache.read_text("utf-8"))
+        if entry["stamp"] == stamp:
+            return entry["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # There is no usable entry.
+    digest = sha256(path)
+    try:
+        with atomic_write(cache) as part:
+            part.write_text(json.dumps({"stamp": stamp, "sha256": digest}), "utf-8")
+    except OSError:
+        pass  # The next job hashes the file again.
+    return digest
+
+
+def _cache_file(path: Path) -> Path:
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    folder = os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
+    return Path(folder, "hashes", f"{name}.json")
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if not (folder / ADAPTER).exists():
+        return
+    try:
+        base = json.loads((folder / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = None
+    raise LetheError(f"model {folder}: {adapter_message(base)}")
+
+
+def adapter_message(base: str | None) -> str:
+    """The error of an adapter that was given as a model."""
+    name = base or "a base model that adapter_config.json does not name"
+    return (
+        f"it holds an adapter (such as LoRA) of {name}, and no model of its own. Merge the two "
+        "first: load the adapter with peft's AutoPeftModelForCausalLM.from_pretrained, call "
+        "merge_and_unload() and save_pretrained() into a new folder, and save the tokenizer there"
+    )
+
+
+def _refuse_pointer(path: Path) -> None:
+    with open(path, "rb") as stream:
+        start = stream.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise LetheError(
+            f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in the "
+            "folder of the model"
+        )
+
+
+def _refuse_truncated(path: Path) -> None:
+    """Compares the size of a safetensors file with the size that its header describes."""
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as stream:
+            (header_size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(header_size, size)))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for entry in tensors]
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise LetheError(
+            f"{path}: not a readable safetensors file (the header of its {size:,} bytes is damaged "
+            "or cut off); fetch or save the file again"
+        )
+    expected = 8 + header_size + max(ends, default=0)
+    if size != expected:
+        raise LetheError(
+            f"{path}: the file has {size:,} bytes, but its header describes {expected:,}; it was "
+            "cut off or damaged. Fetch or save it again"
+        )
+
+
+def _refuse_missing_shards(index: Path) -> None:
+    try:
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise LetheError(f"{index}: not a readable index of shards; fetch or save it again")
+    if missing := sorted(name for name in shards if not (index.parent / name).is_file()):
+        raise LetheError(
+            f"{index}: {len(missing)} shard(s) of the model are missing, the first is "
+            f"{missing[0]}; fetch or save the model again"
+        )

@@ -74,7 +74,7 @@ def test_a_truncated_row_is_named_and_not_averaged_in(copied):
     path.write_bytes(path.read_bytes()[:-200])
     output = copied.run(succeed=False)
     assert "olmo/rows/add.parquet: not a readable row" in output
-    assert "delete the file and run again" in output
+    assert "move it away and run again" in output
     path.unlink()
     copied.run()
 

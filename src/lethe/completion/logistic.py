@@ -1,9 +1,8 @@
 """Completion of a binary Z: a row's probabilities from a few probed 0s and 1s."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from lethe.completion.biases import fill
@@ -14,6 +13,11 @@ RANKS = (0, 1, 2, 3, 5)
 RIDGES = (0.3, 1.0, 3.0, 10.0)
 # Logits stay in this range, where probabilities differ from 0 and 1 by more than rounding.
 LIMIT = 12.0
+
+
+def _probability(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)) of logits in range."""
+    return expit(np.clip(logits, -LIMIT, LIMIT))
 
 
 def check_binary(values: np.ndarray) -> None:
@@ -56,7 +60,7 @@ class LogisticFoldIn(Completer):
         check_binary(values)
         rank, ridge = self._choose(len(index))
         logits = [self._basis.logits(index, row, rank=rank, ridge=ridge) for row in values]
-        return expit(np.array(logits))
+        return _probability(np.array(logits))
 
     def _choose(self, probes: int) -> tuple[int, float]:
         ranks = RANKS if self.rank is None else (self.rank,)
@@ -124,7 +128,7 @@ def fit_logistic(
     """
     weights = np.zeros(features.shape[1])
     for _ in range(steps):
-        p = expit(np.clip(base + features @ weights, -LIMIT, LIMIT))
+        p = _probability(base + features @ weights)
         gradient = features.T @ (p - values) + ridge * weights
         curvature = (features.T * (p * (1 - p))) @ features + ridge * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
@@ -136,17 +140,18 @@ def fit_logistic(
 
 
 class LogisticMF(Completer):
-    """Logistic matrix factorisation of the training rows, fitted by L-BFGS.
+    """Logistic matrix factorisation of the training rows, fitted by gradient descent.
 
-    Logit = offset + task + example + u_i . v_j, with a penalty `decay` on the factors, fitted on
-    all known cells (paper, section 3, has plain full-batch descent and no offsets). The new
-    task's offset and u follow from its probes by logistic ridge regression with a penalty of 1,
-    on factors scaled so that the training tasks' u have unit mean square.
+    Logit = offset + task + example + u_i . v_j, with a penalty `decay` on the factors, fitted by
+    Adam on all known cells (paper, section 3, has plain full-batch descent and no offsets). The
+    new task's offset and u follow from its probes by logistic ridge regression with a penalty of
+    1, on factors scaled so that the training tasks' u have unit mean square.
 
     Parameters
     ----------
     steps
-        Iterations of L-BFGS, at most.
+        Steps of Adam. Stopping early is part of the method: at the minimum that scipy's L-BFGS
+        finds, RMSE on unseen tasks was 7 to 16 percent larger.
 
     Attributes
     ----------
@@ -173,31 +178,19 @@ class LogisticMF(Completer):
             rng.normal(0, 0.1, (tasks, self.rank)),
             rng.normal(0, 0.1, (self.rank, examples)),
         ]
-        shapes = [part.shape for part in start]
 
-        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            rows, columns, u, v = _unflatten(flat, shapes)
-            logits = rows + columns + u @ v
-            loss = (known * (np.logaddexp(0, logits) - z * logits)).sum()
-            error = known * (expit(logits) - z)
-            penalty = sum(np.square(part).sum() for part in (rows, columns - base, u, v))
-            gradient = [
+        def gradients(parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
+            rows, columns, u, v = parameters
+            error = known * (_probability(rows + columns + u @ v) - z)
+            return [
                 error.sum(axis=1, keepdims=True) + self.decay * rows,
                 error.sum(axis=0, keepdims=True) + self.decay * (columns - base),
                 error @ v.T + self.decay * u,
                 u.T @ error + self.decay * v,
             ]
-            return loss + self.decay / 2 * penalty, _flatten(gradient)
 
-        solution = minimize(
-            objective,
-            _flatten(start),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": self.steps},
-        )
-        rows, columns, u, v = _unflatten(solution.x, shapes)
-        self.fitted_ = expit(rows + columns + u @ v)
+        rows, columns, u, v = _adam(start, gradients, self.steps)
+        self.fitted_ = _probability(rows + columns + u @ v)
         self._base = columns[0]
         # The training tasks have unit variance in these factors, so one ridge suits all.
         self._factors = np.sqrt(np.square(u).mean(axis=0))[:, None] * v
@@ -209,17 +202,28 @@ class LogisticMF(Completer):
         for row in values:
             weights = fit_logistic(features[index], row, base=self._base[index], ridge=1.0)
             logits.append(self._base + features @ weights)
-        return expit(np.clip(logits, -LIMIT, LIMIT))
+        return _probability(np.array(logits))
 
 
-def _flatten(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([part.ravel() for part in parts])
-
-
-def _unflatten(flat: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    ends = np.cumsum([np.prod(shape) for shape in shapes])
-    parts = np.split(flat, ends[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+def _adam(
+    start: Sequence[np.ndarray],
+    gradients: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
+    steps: int,
+    rate: float = 0.05,
+) -> list[np.ndarray]:
+    """Adam (Kingma and Ba 2015) with a rate that falls linearly to zero; the last parameters."""
+    parameters = list(start)
+    means = [np.zeros_like(part) for part in start]
+    squares = [np.zeros_like(part) for part in start]
+    for step in range(1, steps + 1):
+        lowered_rate = rate * (1 - (step - 1) / steps)
+        for i, gradient in enumerate(gradients(parameters)):
+            means[i] += 0.1 * (gradient - means[i])
+            squares[i] += 0.001 * (np.square(gradient) - squares[i])
+            mean = means[i] / (1 - 0.9**step)
+            square = squares[i] / (1 - 0.999**step)
+            parameters[i] = parameters[i] - lowered_rate * mean / (np.sqrt(square) + 1e-8)
+    return parameters
 
 
 def logistic_f1_by_rank(values: np.ndarray, ranks: Sequence[int]) -> list[float]:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 HELD_LOGITS = 1 << 23
 # Products of fewer tokens than this waste the processor, so the vocabulary is sliced instead.
 LEAST_TOKENS = 64
+# exp of it is still a number in float32.
+_LARGEST_EXPONENT = 80.0
 
 
 class Words:
@@ -142,7 +144,7 @@ class StoredTargets:
         """Keeps the `top_k` most probable words of logits (S, V), or all of them for None."""
         vocabulary = logits.shape[1]
         log = logits.float().log_softmax(1)
-        log_shares, words = log.topk(min(top_k or vocabulary, vocabulary), dim=1)
+        log_shares, words = log.topk(min(top_k or vocabulary, vocabulary), dim=1, sorted=False)
         rest = log.scatter_(1, words, -torch.inf).logsumexp(1)
         return cls(log_shares, words.int(), rest)
 
@@ -165,24 +167,23 @@ class StoredTargets:
         """The divergence from these positions' distributions to the model's, by slices."""
         normaliser = model.normaliser()
         rest_normaliser = self._rest_normaliser(model)
-        rest_share = self.log_rest.exp()
         # Without other words both logarithms are minus infinity: their part of the sum is 0.
         has_rest = torch.isfinite(self.log_rest) & torch.isfinite(rest_normaliser)
         rest_gap = self.log_rest - (rest_normaliser - normaliser)
         rest_gap = torch.where(has_rest, rest_gap, 0.0)
+        # The base model's other words are spread as the trained model spreads them.
+        rest_ratio = torch.where(has_rest, rest_gap.clamp(max=_LARGEST_EXPONENT).exp(), 0.0)
         shares = self.log_shares.exp()
-        divergence = rest_share * rest_gap
+        divergence = self.log_rest.exp() * rest_gap
         for start, end in model.slices:
             log = model.logits(start, end) - normaliser[:, None]
             places, inside = self._places(start, end)
-            own_log = _with_spare(log).gather(1, places)
+            own_log = log.gather(1, places)
             gap = torch.where(inside, self.log_shares - own_log, 0.0)
             divergence = divergence + (shares * gap).sum(1)
-            # The base model's other words are spread as the trained model spreads them.
-            spread = (log + rest_gap[:, None]).exp_()
-            spread = torch.where(has_rest[:, None], spread, 0.0)
-            target = _with_spare(spread).scatter(1, places, shares)[:, :-1]
-            yield Slope(start, end, divergence, log.exp() - target)
+            by_logit = log.exp_().mul_(1 - rest_ratio[:, None])
+            _write(by_logit, places, inside, own_log.exp() - shares)
+            yield Slope(start, end, divergence, by_logit)
             divergence = torch.zeros_like(divergence)
 
     def divergence(self, logits: torch.Tensor) -> torch.Tensor:
@@ -198,24 +199,31 @@ class StoredTargets:
         """Log of the sum of exp(logit) over the words that are not in `words` (S,)."""
         parts = []
         for start, end in model.slices:
-            places, _ = self._places(start, end)
-            logits = _with_spare(model.logits(start, end)).scatter(1, places, -torch.inf)
-            parts.append(logits[:, :-1].logsumexp(1))
+            places, inside = self._places(start, end)
+            logits = model.logits(start, end).clone()
+            _write(logits, places, inside, torch.full_like(self.log_shares, -torch.inf))
+            parts.append(logits.logsumexp(1))
         return torch.stack(parts).logsumexp(0)
 
     def _places(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns (S, k) of the words within a slice, and whether they are inside it.
 
-        A word outside gets the spare column behind the slice.
+        A word outside gets column 0.
         """
         words = self.words.long()
         inside = (words >= start) & (words < end)
-        return torch.where(inside, words - start, end - start), inside
+        return torch.where(inside, words - start, 0), inside
 
 
-def _with_spare(logits: torch.Tensor) -> torch.Tensor:
-    """The logits with a column behind them, for words of other slices."""
-    return F.pad(logits, (0, 1))
+def _write(
+    logits: torch.Tensor, places: torch.Tensor, inside: torch.Tensor, values: torch.Tensor
+) -> None:
+    """Writes values (S, k) into their columns of logits, in place, where they are inside."""
+    if inside.all():
+        logits.scatter_(1, places, values)
+        return
+    rows, numbers = inside.nonzero(as_tuple=True)
+    logits[rows, places[rows, numbers]] = values[rows, numbers]
 
 
 # The base model's distributions at S positions: of a model whose logits are its output layer's,

@@ -10,7 +10,7 @@ import torch
 
 from lethe.data.tokens import Tokens, lengths, scored
 from lethe.engine import distributed
-from lethe.engine.batch_runner import BatchRunner
+from lethe.engine.batch_runner import BatchRunner, cut_by_length
 from lethe.engine.batches import (
     Batch,
     collate,
@@ -30,6 +30,9 @@ from lethe.engine.divergence import (
     weighted_divergence,
 )
 from lethe.errors import LetheError
+
+# Padded tokens per batch of distributions that are stored before a training.
+TOKENS_PER_BATCH = 1024
 
 
 class Teacher(Protocol):
@@ -82,12 +85,18 @@ class StoredTeacher:
     def __init__(self, base: LiveTeacher, examples: Sequence[Tokens], top_k: int | None):
         device = next(base.model.parameters()).device
         self._stored: dict[tuple, StoredTargets] = {}
-        for example in examples:
-            # Processes that share the model take the same example, as each takes part in it.
-            if _key(example) not in self._stored:
-                batch = collate([example], device)
-                asked = base.targets([example], batch, batch.mask[:, 1:])
-                self._stored[_key(example)] = _store(asked, top_k)
+        distinct = list({_key(example): example for example in examples}.values())
+        sizes = lengths(distinct)
+        longest_first = np.argsort(-sizes, kind="stable")
+        # Processes that share a model take the same batches, because each takes part in all.
+        for rows in cut_by_length(longest_first, sizes, TOKENS_PER_BATCH):
+            part = [distinct[row] for row in rows]
+            batch = collate(part, device)
+            stored = _store(base.targets(part, batch, batch.mask[:, 1:]), top_k)
+            first = 0
+            for example in part:
+                self._stored[_key(example)] = stored.part(first, first + example.scored)
+                first += example.scored
 
     def targets(
         self, examples: Sequence[Tokens], batch: Batch, positions: torch.Tensor

@@ -1,4 +1,18 @@
 # Replay: fine-tunes that mix in the examples a strategy draws, judged on held-out examples.
+
+from lethe.replay.planned_contrasts import decision_sentence
+
+REPLAY_RECIPE = TASK_RECIPE
+if any(run.recipe_changes for run in FILES.replay_settings.values()):
+    REPLAY_RECIPE = lambda wildcards: PARAMETERS.replay_recipe(
+        wildcards.model, wildcards.task, wildcards.strategy
+    )
+
+# With too few tasks no result can be significant: better to know before the run.
+if workflow.is_main_process:
+    logger.info(decision_sentence(SETTINGS.replay, EXPERIMENT.tasks))
+
+
 rule predict_rows:
     """Predicts the forgetting of each test task by one method, from a few probed examples."""
     input:
@@ -11,6 +25,7 @@ rule predict_rows:
     conda:
         "../envs/analysis.yaml"
     params:
+        **PARAMETERS.leave_one_task_out(),
         completion=SETTINGS.completion.model_dump(mode="json", include={"mf", "knn"}),
         tasks=TASKS,
         probes=SETTINGS.replay.probes,
@@ -28,6 +43,9 @@ rule replay_run:
         scores=lambda wildcards: FILES.replay_scores(
             wildcards.model, wildcards.strategy, wildcards.task
         ),
+        training_rows=lambda wildcards: FILES.replay_training_rows(
+            wildcards.model, wildcards.strategy
+        ),
         measured=lambda wildcards: FILES.replay_equal_row(
             wildcards.model, wildcards.strategy, wildcards.task, wildcards.seed
         ),
@@ -43,24 +61,29 @@ rule replay_run:
     resources:
         **ON_MODEL_ROW,
     params:
-        recipe=TASK_RECIPE,
+        recipe=REPLAY_RECIPE,
         scoring=SCORING,
-        replay=lambda wildcards: PARAMETERS.replay(wildcards.strategy),
+        replay=lambda wildcards: PARAMETERS.replay(wildcards.strategy, wildcards.task),
         checkpoint=unfinished,
     script:
         "../workflow_scripts/replay_run.py"
 
 
 rule gather_replay:
-    """Gathers the replay runs of a model into a table, and compares the strategies over tasks."""
+    """Gathers the replay runs of a model, compares them, and tests the planned comparisons."""
     input:
         runs=lambda wildcards: FILES.replay_runs(wildcards.model),
+        upstream=f"{RESULTS}/upstream.parquet",
     output:
+        **FILES.planned_comparisons(f"{RESULTS}/{{model}}"),
         runs=f"{RESULTS}/{{model}}/replay.csv",
         comparison=f"{RESULTS}/{{model}}/replay_comparison.csv",
     log:
         f"{LOGS}/gather_replay/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    params:
+        contrasts=PARAMETERS.contrasts(),
+        noise_floor=SETTINGS.replay.noise_floor,
     script:
         "../workflow_scripts/gather_replay.py"

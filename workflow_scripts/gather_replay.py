@@ -1,17 +1,32 @@
 from pathlib import Path
 
 from lethe import tables
+from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.replay.comparison import compare
-from lethe.replay.runs import replay_line
+from lethe.replay.contrast_tests import compare_planned
+from lethe.replay.planned_contrasts import Contrast
+from lethe.replay.runs import gather_runs
 
 
-def gather_replay(run_files: list[Path], runs: Path, comparison: Path) -> None:
-    """Writes one line per replay run, and compares the strategies over tasks."""
-    lines = [replay_line(rows.read_row(path)) for path in run_files]
-    tables.write_csv(runs, lines)
-    tables.write_csv(comparison, compare(lines))
+def gather_replay(
+    run_files: list[Path],
+    upstream: Path,
+    contrasts: list[Contrast],
+    noise_floor: float | None,
+    runs: Path,
+    comparison: Path,
+    planned: Path | None,
+) -> None:
+    """Writes one line per replay run, compares the runs, and tests the planned comparisons."""
+    gathered = gather_runs(
+        [rows.read_row(path) for path in run_files], read_upstream(upstream), noise_floor
+    )
+    tables.write_csv(runs, gathered.records)
+    tables.write_csv(comparison, compare(gathered.records, gathered.forgetting))
+    if planned is not None:
+        tables.write_csv(planned, compare_planned(gathered.records, contrasts, gathered.forgetting))
 
 
 if __name__ == "__main__":
@@ -19,6 +34,10 @@ if __name__ == "__main__":
         gather_replay,
         snakemake.log[0],
         run_files=[Path(path) for path in snakemake.input.runs],
+        upstream=Path(snakemake.input.upstream),
+        contrasts=[Contrast(**contrast) for contrast in snakemake.params.contrasts],
+        noise_floor=snakemake.params.noise_floor,
         runs=Path(snakemake.output.runs),
         comparison=Path(snakemake.output.comparison),
+        planned=Path(snakemake.output.contrasts) if snakemake.params.contrasts else None,
     )

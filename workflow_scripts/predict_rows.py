@@ -6,6 +6,7 @@ from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
+from lethe.replay.predictions import predict_without_own_row
 
 
 def predict_rows(
@@ -18,10 +19,12 @@ def predict_rows(
     probes: int,
     choice: str,
     seed: int,
+    leave_one_out: bool,
 ) -> None:
     """Predicts the forgetting of each test task from a few replayable examples of its row."""
     examples = read_upstream(upstream)
-    predicted = predict(
+    predict_tested = predict_without_own_row if leave_one_out else predict
+    predicted = predict_tested(
         forgetting_matrix.read_matrix(z),
         tasks,
         method=method,
@@ -48,4 +51,5 @@ if __name__ == "__main__":
         probes=snakemake.params.probes,
         choice=snakemake.params.choice,
         seed=snakemake.params.seed,
+        leave_one_out=snakemake.params.get("leave_one_out", False),
     )

@@ -1,22 +1,26 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix, rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.replay.runs import replay, without_replay
+from lethe.replay.runs import fine_tune_with_replay, without_replay
 
 
 def replay_run(
     inputs: Mapping[str, str],
     run_file: Path,
     checkpoint: Path,
-    strategy: str,
     task: str,
     seed: int,
+    strategy: str,
     replay_settings: dict,
+    training_tasks: list[str],
     recipe: dict,
     scoring: dict,
     halvings: int,
@@ -25,8 +29,9 @@ def replay_run(
 ) -> None:
     """Fine-tunes on one task with replay and measures the held-out examples."""
     upstream = read_upstream(inputs["upstream"])
+    run_settings = ReplayRun.from_parameters(strategy, replay_settings)
     if inputs["measured"]:
-        row = without_replay(rows.read_row(inputs["measured"]), upstream, task)
+        row = without_replay(rows.read_row(inputs["measured"]), upstream, task=task, name=strategy)
         if distributed.rank() == 0:
             rows.write_row(run_file, row)
         return
@@ -39,31 +44,42 @@ def replay_run(
         unfinished=checkpoint,
         halvings=halvings,
     )
-    row = replay(
+    row = fine_tune_with_replay(
         job,
         upstream,
-        read_scores(inputs["scores"], strategy, task),
-        strategy=strategy,
+        run_settings,
         task=task,
         seed=seed,
-        **replay_settings,
+        forgetting=read_scores(inputs["scores"], run_settings, task),
+        training_rows=read_training_rows(inputs["training_rows"], training_tasks),
     )
     if distributed.rank() == 0:
         rows.write_row(run_file, row)
         job.finish()
 
 
-def read_scores(path: str | None, strategy: str, task: str) -> dict[str, float] | None:
+def read_scores(path: str | None, run_settings: ReplayRun, task: str) -> dict[str, float] | None:
     """Forgetting by example id that a strategy draws by: measured for the oracle, or predicted."""
     if not path:
         return None
-    if strategy != "oracle":
+    if not run_settings.reads_row:
         return forgetting_matrix.read_matrix_row(path, task)
     row = rows.read_row(path)
     return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 
 
+def read_training_rows(path: str | None, tasks: list[str]) -> dict[str, np.ndarray] | None:
+    """Forgetting by these tasks, by example id."""
+    if not path:
+        return None
+    matrix = forgetting_matrix.read_matrix(path)
+    columns = matrix.values[matrix.rows(tasks)].T
+    return dict(zip(matrix.example_ids, columns, strict=True))
+
+
 if __name__ == "__main__":
+    replay_settings = dict(snakemake.params.replay)
+    training_tasks = replay_settings.pop("training_tasks", [])
     run(
         replay_run,
         snakemake.log[0],
@@ -72,10 +88,11 @@ if __name__ == "__main__":
         inputs=snakemake.input,
         run_file=Path(snakemake.output.run),
         checkpoint=Path(snakemake.params.checkpoint),
-        strategy=snakemake.wildcards.strategy,
         task=snakemake.wildcards.task,
         seed=int(snakemake.wildcards.seed),
-        replay_settings=snakemake.params.replay,
+        strategy=snakemake.wildcards.strategy,
+        replay_settings=replay_settings,
+        training_tasks=training_tasks,
         recipe=snakemake.params.recipe,
         scoring=snakemake.params.scoring,
         halvings=snakemake.resources.halvings,

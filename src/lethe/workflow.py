@@ -9,7 +9,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.errors import LetheError
+from lethe.replay.planned_contrasts import plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 
@@ -119,7 +120,7 @@ class ResultFiles:
         """Replay runs of a model, one per strategy or variant, test task and seed."""
         files = []
         for strategy in self.replay_settings:
-            for task in self.experiment.names("test", "ood"):
+            for task in self.experiment.settings.replay.tested_tasks(self.experiment.tasks):
                 for seed in self.experiment.settings.replay.seeds:
                     run = f"{strategy}/{task}-seed{seed}.parquet"
                     files.append(f"{self.folder}/{model}/replay/{run}")
@@ -130,12 +131,27 @@ class ResultFiles:
         run = self.replay_settings[strategy]
         if run.prediction_method is not None:
             return f"{self.folder}/{model}/predictions/{run.prediction_method}.parquet"
-        return self.row(model, task) if run.strategy == "oracle" else []
+        return self.row(model, task) if run.reads_row else []
+
+    def replay_training_rows(self, model: str, strategy: str) -> str | list[str]:
+        """The Z of whose other tasks a strategy reads the rows; no file for most strategies."""
+        reads = self.replay_settings[strategy].reads_training_rows
+        return f"{self.folder}/{model}/Z.parquet" if reads else []
 
     def replay_equal_row(self, model: str, strategy: str, task: str, seed: str) -> str | list[str]:
         """The row that a replay run equals: seed 0 without replay is the task's own fine-tune."""
         equal = self.replay_settings[strategy].equals_own_row(int(seed))
         return self.row(model, task) if equal else []
+
+    def planned_comparisons(self, folder: str) -> dict[str, str]:
+        """Output name -> the table of planned comparisons; empty if the experiment has none."""
+        return {"contrasts": f"{folder}/replay_contrasts.csv"} if self.plans_contrasts else {}
+
+    @cached_property
+    def plans_contrasts(self) -> bool:
+        """Whether the experiment plans comparisons of replay runs."""
+        replay = self.experiment.settings.replay
+        return replay is not None and bool(plan_contrasts(replay))
 
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
@@ -228,6 +244,7 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "runs": self.of_models("replay.csv") if settings.replay else [],
+            "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),
             "transfer": self.transfer,
@@ -521,9 +538,36 @@ class RuleParameters:
             return self.similarity("task_examples", "encoder_tokens", "encoder")
         return self.similarity("task_examples")
 
-    def replay(self, strategy: str) -> dict[str, Any]:
-        """The settings that the replay runs of one strategy, or variant, depend on."""
-        return self.experiment.settings.replay.resolve(strategy).parameters()
+    def replay(self, strategy: str, task: str) -> dict[str, Any]:
+        """The settings that a replay run of one strategy, or variant, depends on.
+
+        Runs that read rows of other tasks get their names, `training_tasks`.
+        """
+        settings = self.experiment.settings.replay
+        run = settings.resolve(strategy)
+        parameters = run.parameters()
+        if run.reads_training_rows:
+            splits = () if settings.tasks == "all" else ("train",)
+            names = self.experiment.names(*splits)
+            parameters["training_tasks"] = [name for name in names if name != task]
+        return parameters
+
+    def replay_recipe(self, model: str, task: str, strategy: str) -> dict[str, Any]:
+        """The recipe of a replay run: the task's, with the changes of a variant."""
+        run = self.experiment.settings.replay.resolve(strategy)
+        recipe = run.apply_to(self.experiment.recipe(model)).model_dump(mode="json")
+        if self.experiment.settings.recipe.group_steps:
+            recipe["group"] = self.experiment.tasks[task].group
+        return recipe
+
+    def leave_one_task_out(self) -> dict[str, bool]:
+        """The parameter that makes every task a test task; empty where the table's splits hold."""
+        return {"leave_one_out": True} if self.experiment.settings.replay.tasks == "all" else {}
+
+    def contrasts(self) -> list[dict[str, str]]:
+        """The planned comparisons of replay."""
+        contrasts = plan_contrasts(self.experiment.settings.replay)
+        return [asdict(contrast) for contrast in contrasts]
 
     def planned_models(self) -> dict[str, dict[str, Any]]:
         """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""

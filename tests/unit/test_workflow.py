@@ -114,7 +114,48 @@ def test_a_variant_reads_the_prediction_of_its_strategy_and_records_its_changes(
     assert files(experiment).replay_scores("olmo", "twice", "reverse") == (
         "results/tiny/olmo/predictions/additive.parquet"
     )
-    assert RuleParameters(experiment).replay("twice")["ratio"] == 0.5
+    assert RuleParameters(experiment).replay("twice", "reverse")["ratio"] == 0.5
+
+
+def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_row(load):
+    strategies = ["random", "additive", "coverage", "mir"]
+    changes = {"strategies": strategies, "tasks": "all", "prediction": "additive"}
+    experiment = load(replay=TINY["replay"] | changes)
+    listed, parameters = files(experiment), RuleParameters(experiment)
+    assert len(listed.replay_runs("olmo")) == len(strategies) * len(experiment.tasks)
+    assert parameters.leave_one_task_out() == {"leave_one_out": True}
+    assert listed.replay_training_rows("olmo", "coverage") == "results/tiny/olmo/Z.parquet"
+    assert listed.replay_training_rows("olmo", "additive") == []
+    assert listed.replay_scores("olmo", "mir", "add") == listed.row("olmo", "add")
+    others = [name for name in experiment.tasks if name != "add"]
+    assert parameters.replay("coverage", "add")["training_tasks"] == others
+    assert "training_tasks" not in parameters.replay("additive", "add")
+    split = RuleParameters(load(replay=TINY["replay"] | changes | {"tasks": "test"}))
+    assert split.leave_one_task_out() == {}
+    assert split.replay("coverage", "reverse")["training_tasks"] == ["add", "double", "upper"]
+
+
+def test_a_variant_changes_the_recipe_of_its_runs_and_no_others(load):
+    variants = {"near": {"strategy": "none", "recipe": {"l2": 0.5}}}
+    experiment = load(replay=TINY["replay"] | {"variants": variants})
+    parameters = RuleParameters(experiment)
+    recipe = parameters.recipe("olmo")
+    assert parameters.replay_recipe("olmo", "reverse", "near") == recipe | {"l2": 0.5}
+    assert parameters.replay_recipe("olmo", "reverse", "random") == recipe
+
+
+def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
+    assert RuleParameters(load()).contrasts()[0] == {
+        "question": "replay",
+        "run": "random",
+        "reference": "none",
+    }
+    folder = "results/tiny/olmo"
+    assert files(load()).planned_comparisons(folder) == {
+        "contrasts": f"{folder}/replay_contrasts.csv"
+    }
+    alone = load(replay={"strategies": ["random"], "probes": 5})
+    assert files(alone).planned_comparisons(folder) == {}
 
 
 def test_the_report_reads_the_tables_that_exist(load, own_matrix):
@@ -236,7 +277,11 @@ def test_recorded_values_are_plain_and_hold_what_a_result_depends_on(load):
     assert parameters.reading("olmo") == {"max_tokens": 32, "truncation": "left"}
     assert parameters.task_source("add")["where"] == "add.jsonl"
     assert set(parameters.domains()) == {"code", "notes"}
-    assert parameters.replay("random") == {"ratio": 0.25, "temperature": 0.1, "accounting": "add"}
+    assert parameters.replay("random", "reverse") == {
+        "ratio": 0.25,
+        "temperature": 0.1,
+        "accounting": "add",
+    }
 
 
 def test_associations_of_text_do_not_depend_on_an_encoder_that_is_not_used(load):

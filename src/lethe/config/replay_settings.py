@@ -1,5 +1,6 @@
 """Settings of replay: which upstream examples are replayed, how many, and with which loss."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,11 +18,13 @@ from lethe.config.model_settings import Recipe
 from lethe.config.settings import (
     Fraction,
     Name,
+    NonNegative,
     Positive,
     Seeds,
     Settings,
     refuse_repeated_values,
 )
+from lethe.config.task_table import Task
 
 Strategy = Literal[
     "none",
@@ -37,18 +40,23 @@ Strategy = Literal[
     "coverage",
     "perplexity",
     "perplexity_median",
+    "mir",
+    "mir_paper_code",
 ]
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
 PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
 # Strategies that work on the prediction of the method `replay.prediction`.
 BUILT_ON_PREDICTION = ("domain", "coverage")
+# Strategies that read the task's measured row, which a user does not have before the fine-tune.
+FROM_MEASURED_ROW = ("oracle", "mir", "mir_paper_code")
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
 Dose = Literal["step", "token", "mixed"]
 Draw = Literal["softmax", "top"]
 Accounting = Literal["add", "swap"]
+Teacher = Literal["live", "stored"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -127,10 +135,15 @@ class Variant(_Changes):
     strategy: Strategy = Field(description="How its replayed examples are chosen.")
     ratio: Fraction | None = Field(None, description="Replayed examples per new-task example.")
     objective: Objective | None = Field(None, description="Loss of the replayed examples.")
-    weight: Positive | None = Field(None, description="Weight of that loss.")
+    weight: NonNegative | None = Field(None, description="Weight of that loss.")
     dose: Dose | None = Field(None, description="How that loss is combined with the new task's.")
     draw: Draw | None = Field(None, description="How examples are drawn by their scores.")
     temperature: Temperature | None = Field(None, description="Temperature of the softmax.")
+    teacher: Teacher | None = Field(None, description="Source of the base model's distributions.")
+    teacher_dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="Type of the weights of a live teacher."
+    )
+    top_k: PositiveInt | None = Field(None, description="Words per token that are stored.")
     accounting: Accounting | None = Field(None, description="Replay adds steps or takes places.")
     prediction: PredictionMethod | None = Field(
         None, description="Method that the strategies domain and coverage build on."
@@ -152,12 +165,16 @@ class ReplayRun(Settings):
     strategy: Strategy
     ratio: Fraction
     objective: Objective
-    weight: Positive
+    weight: NonNegative
     dose: Dose
     draw: Draw
     temperature: Temperature
     accounting: Accounting
     prediction: PredictionMethod
+    teacher: Teacher = "live"
+    teacher_dtype: Literal["float32", "bfloat16"] = "float32"
+    top_k: PositiveInt | None = None
+    heldout_kl: bool = False
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | None = None
 
@@ -167,6 +184,16 @@ class ReplayRun(Settings):
         if self.strategy in PREDICTION_METHODS:
             return self.strategy
         return self.prediction if self.strategy in BUILT_ON_PREDICTION else None
+
+    @property
+    def reads_row(self) -> bool:
+        """Whether the run reads the task's own measured row."""
+        return self.strategy in FROM_MEASURED_ROW
+
+    @property
+    def reads_training_rows(self) -> bool:
+        """Whether the run reads the rows of the other tasks beside a prediction."""
+        return self.strategy == "coverage"
 
     @property
     def replays(self) -> bool:
@@ -181,7 +208,7 @@ class ReplayRun(Settings):
     def equals_own_row(self, seed: int) -> bool:
         """Whether the run is the task's own fine-tune, whose row of Z is already measured."""
         changed = self.replays or self.recipe_changes or self.interpolate is not None
-        return seed == 0 and not changed
+        return seed == 0 and not changed and not self.heldout_kl
 
     def apply_to(self, recipe: Recipe) -> Recipe:
         """The recipe of a fine-tune with this run's changes.
@@ -209,13 +236,23 @@ class ReplayRun(Settings):
                     values[key] = getattr(self, key)
             if self.dose != "mixed":
                 values["weight"] = self.weight
+            if self.objective != "text":
+                values |= self._teacher_parameters()
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
             values["prediction"] = self.prediction
         if self.interpolate is not None:
             values["interpolate"] = self.interpolate
+        if self.heldout_kl:
+            values["heldout_kl"] = True
         return values
+
+    def _teacher_parameters(self) -> dict[str, Any]:
+        """The keys of the teacher that change a result."""
+        if self.teacher == "stored":
+            return {"teacher": "stored", "top_k": self.top_k}
+        return {} if self.teacher_dtype == "float32" else {"teacher_dtype": self.teacher_dtype}
 
     @classmethod
     def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
@@ -245,9 +282,9 @@ class Replay(Settings):
         "kl",
         description="Loss of the replayed examples. kl: the divergence from the base model's "
         "distribution, KL(base || model). text: cross-entropy on their text, as in the paper. "
-        "both: the sum of the two.",
+        "both: half of each.",
     )
-    weight: Positive = Field(
+    weight: NonNegative = Field(
         4.0, description="Weight of the replayed examples' loss. Not used with dose mixed."
     )
     dose: Dose = Field(
@@ -256,6 +293,20 @@ class Replay(Settings):
         "batches, and a step's loss is one weighted mean over all tokens. step: every step has the "
         "mean over its new tokens plus weight times the mean over its replayed tokens. mixed: the "
         "paper's way, one mean over the tokens of both; it needs objective text.",
+    )
+    teacher: Teacher = Field(
+        "live",
+        description="Where the base model's distributions come from. live: a frozen copy of it "
+        "runs beside the trained model (LoRA: the same model without its adapters). stored: they "
+        "are computed once per replayed example.",
+    )
+    teacher_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type of the weights of a live teacher that is a copy."
+    )
+    top_k: PositiveInt | None = Field(
+        None,
+        description="Most probable words per token that a stored teacher keeps; all others count "
+        "as one word. null: all words.",
     )
     draw: Draw = Field(
         "softmax",
@@ -280,6 +331,16 @@ class Replay(Settings):
         "test",
         description="Tasks that replay is tested on. all: every task, predicted from the rows of "
         "the other tasks only.",
+    )
+    heldout_kl: bool = Field(
+        False,
+        description="Also measure KL(base || model) on the held-out examples: is it still the same "
+        "model on them? It takes a forward pass of each of the two models.",
+    )
+    noise_floor: NonNegative | None = Field(
+        None,
+        description="Nats. A rise in loss counts as a rise if it is larger. null: twice the "
+        "standard deviation between seeds of the same run, or 0 if there is one seed.",
     )
     seeds: Seeds = Field([0], description="Seeds of the replay runs; each is a run of its own.")
     probes: PositiveInt = Field(30, description="Probed examples that a prediction rests on.")
@@ -318,6 +379,11 @@ class Replay(Settings):
             # One mean over all tokens has no other weight.
             values["weight"] = 1.0
         return ReplayRun(name=name, **values)
+
+    def tested_tasks(self, tasks: Mapping[str, Task]) -> list[str]:
+        """Names of the tasks that replay is tested on, in the order of the task table."""
+        everything = self.tasks == "all"
+        return [name for name, task in tasks.items() if everything or task.split != "train"]
 
     def runs(self) -> list[ReplayRun]:
         """The complete settings of all runs."""
@@ -372,4 +438,8 @@ _SHARED_KEYS = (
     "temperature",
     "accounting",
     "prediction",
+    "teacher",
+    "teacher_dtype",
+    "top_k",
+    "heldout_kl",
 )

@@ -11,11 +11,15 @@ from typing import Any
 
 from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import Pretraining, Recipe
-from lethe.config.replay_settings import Replay
+from lethe.config.replay_settings import Replay, ReplayRun
 from lethe.config.task_table import Task
 from lethe.engine.training import planned_steps
-from lethe.replay.strategies import draws
+from lethe.replay.draws import count_replayed
+from lethe.replay.planned_contrasts import decision_sentence
 from lethe.tables import as_text
+
+# Work of the base model's forward pass, which KL replay adds, as a share of a training pass.
+TEACHER_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,17 @@ class Estimate:
             "online": probes,
         }
 
-    def _training(self, task: str, loads: int = 1) -> Work:
+    def _training(self, task: str, loads: int = 1, recipe: Recipe | None = None) -> Work:
+        recipe = recipe or self.recipe
         counts = self.calibration["tasks"][task]
-        steps = planned_steps(self.recipe, counts["examples"], self.sizes.tasks[task].group)
+        steps = planned_steps(recipe, counts["examples"], self.sizes.tasks[task].group)
+        tokens = steps * recipe.batch * counts["tokens"]
         # The task's own evaluation examples are scored before and after the fine-tune.
         return Work(
-            trained=steps * self.recipe.batch * counts["tokens"],
+            trained=tokens * (1 + TEACHER_SHARE if recipe.prompt_kl else 1),
             scored=2 * counts["eval_tokens"],
             answers=2 * counts["eval_examples"] if self.measures_answers else 0,
-            disk=self.calibration["weight_bytes"] if self.recipe.keep_weights else 0,
+            disk=self.calibration["weight_bytes"] if recipe.keep_weights else 0,
             loads=loads,
         )
 
@@ -157,27 +163,31 @@ class Estimate:
         )
 
     def _replay_runs(self, replay: Replay) -> list[Work]:
-        runs = []
-        for strategy in replay.strategies:
+        tasks = replay.tested_tasks(self.sizes.tasks)
+        works = []
+        for run in replay.runs():
             for seed in replay.seeds:
-                for name, task in self.sizes.tasks.items():
-                    if task.split != "train":
-                        runs.append(self._replay_run(strategy, seed, name))
-        return runs
+                for task in tasks:
+                    works.append(self._replay_run(run, seed, task))
+        return works
 
-    def _replay_run(self, strategy: str, seed: int, task: str) -> Work:
-        replay = self.sizes.replay
+    def _replay_run(self, run: ReplayRun, seed: int, task: str) -> Work:
         scoring = self._scoring(self.sizes.heldout, loads=0)
-        if strategy == "none" and seed == 0:
+        if run.equals_own_row(seed):
             # This run is the row itself, cut to the held-out examples.
             return Work(disk=scoring.disk, loads=0)
-        work = _sum(self._training(task), scoring)
-        if strategy == "none" or replay is None or replay.accounting == "swap":
+        recipe = run.apply_to(self.recipe)
+        work = _sum(self._training(task, recipe=recipe), scoring)
+        if not run.replays or run.accounting == "swap":
             return work
         examples = self.calibration["tasks"][task]["examples"]
-        steps = planned_steps(self.recipe, examples, self.sizes.tasks[task].group)
-        replayed = draws(steps * self.recipe.batch, replay.ratio)
-        return _sum(work, Work(trained=replayed * self.calibration["upstream_tokens"], loads=0))
+        steps = planned_steps(recipe, examples, self.sizes.tasks[task].group)
+        tokens = (
+            count_replayed(steps * recipe.batch, run.ratio) * self.calibration["upstream_tokens"]
+        )
+        if run.objective != "text":
+            tokens *= 1 + TEACHER_SHARE
+        return _sum(work, Work(trained=tokens, loads=0))
 
 
 def _sum(*works: Work) -> Work:
@@ -350,6 +360,8 @@ def _plan_text(
         as_text(ways, way_columns),
         "",
     ]
+    if sizes.replay is not None:
+        paragraphs += [decision_sentence(sizes.replay, sizes.tasks), ""]
     return "\n".join(paragraphs)
 
 

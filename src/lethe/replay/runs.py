@@ -1,92 +1,232 @@
-"""One replay run: choose, fine-tune with the mixture, measure what was never replayed."""
+"""One replay run: choose, fine-tune with replay, measure the examples that were never replayed."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
+from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.matrix import rows
-from lethe.replay.strategies import choose, draws
+from lethe.replay.draws import RANDOM_SHARE, count_replayed
+from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
+from lethe.replay.strategies import Choice, Pool, choose_replayed
 
 if TYPE_CHECKING:
     from lethe.measure.forgetting import Job
 
+_log = logging.getLogger("lethe.replay")
 
-def replay(
+# Columns of replay.csv that every run has, and those that later versions added.
+_COLUMNS = (
+    "strategy",
+    "task",
+    "seed",
+    "heldout_forgetting",
+    "eval_loss_before",
+    "eval_loss_after",
+    "replayed",
+    "replayed_distinct",
+    "effective_sample_size",
+    "steps",
+    "missing",
+    "training_seconds",
+)
+_ADDED_COLUMNS = (
+    "replayed_token_share",
+    "pool",
+    "temperature_nats",
+    "random_in_effect",
+    "heldout_kl",
+)
+
+
+def fine_tune_with_replay(
     job: "Job",
     upstream: Sequence[UpstreamExample],
-    scores: Mapping[str, float] | None,
+    run: ReplayRun,
     *,
-    strategy: str,
     task: str,
     seed: int,
-    ratio: float,
-    temperature: float,
-    accounting: str,
+    forgetting: Mapping[str, float] | None = None,
+    training_rows: Mapping[str, np.ndarray] | None = None,
 ) -> rows.Row:
-    """Fine-tunes with replayed examples and gives the row of the held-out ones.
+    """Fine-tunes with replayed examples and returns the row of the held-out ones.
 
-    The seed draws the order of the task's own examples, and with the task's name the replayed
-    ones: the same noise for every strategy, so that strategies are compared on the same fine-tune,
-    another for every task, so that an interval over tasks covers it.
+    The seed draws the order of the task's own examples and, together with the task's name, the
+    replayed ones. So all runs of a seed share the noise of the fine-tune and can be compared
+    pairwise, and different tasks do not share the luck of one draw.
 
     Parameters
     ----------
-    scores
-        Forgetting in nats by example_id; none for the strategies random and none.
+    job
+        The fine-tune. Its recipe already has the changes of the run.
+    run
+        The run's settings; its name stands in the column `strategy`.
+    forgetting
+        Predicted or measured forgetting of the task by example_id, nats; for strategies that draw
+        by it.
+    training_rows
+        Forgetting (M,) by the tasks that a prediction rests on, by example_id, nats; never the
+        task's own. For the strategy `coverage`.
 
     Raises
     ------
     LetheError
-        If a held-out example would be replayed.
+        If a held-out example would be replayed, or the strategy lacks an input.
     """
-    # Imported here: torch takes seconds, and `without_replay` does without it.
+    # Imported here because torch takes seconds, and `without_replay` does without it.
     from lethe.engine.objectives import ReplayTerm
     from lethe.engine.training import planned_steps
 
+    title = f"{task}, replay {run.name}"
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     heldout = [example for example in upstream if example.split == "heldout"]
-    replayed, size = [], 0.0
-    if strategy != "none":
-        count = draws(planned_steps(recipe, len(job.train), job.group) * recipe.batch, ratio)
-        replayed, size = choose(upstream, scores, count, temperature, [seed, crc32(task.encode())])
-    # Evaluation = never replayed. Cheap to be sure of, fatal to the comparison if wrong.
-    if leaked := {e.example_id for e in replayed} & {e.example_id for e in heldout}:
-        raise LetheError(f"replay {strategy}: held-out examples would be replayed: {leaked}")
-    seeded = replace(job, recipe=recipe)
-    term = ReplayTerm(replayed, accounting=accounting)
-    *_, row = seeded.run(heldout, term, title=f"{task}, replay {strategy}")
-    return _labelled(row, replayed, size, strategy=strategy, task=task, seed=seed)
+    replayed: list[UpstreamExample] = []
+    choice = None
+    if run.replays:
+        new_examples = planned_steps(recipe, len(job.train), job.group) * recipe.batch
+        losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
+        pool = Pool.of(
+            upstream,
+            forgetting=forgetting,
+            base_losses=dict(losses),
+            training_rows=training_rows,
+        )
+        replayed, choice = choose_replayed(
+            pool,
+            run,
+            count=count_replayed(new_examples, run.ratio),
+            seed=[seed, crc32(task.encode())],
+        )
+        _report_random_draw(run, choice, title)
+    # A held-out example that was replayed would make the comparison worthless. The check is cheap.
+    leaked = {e.example_id for e in replayed} & {e.example_id for e in heldout}
+    if leaked:
+        raise LetheError(f"replay {run.name}: held-out examples would be replayed: {leaked}")
+    term = None
+    if replayed:
+        term = ReplayTerm(
+            examples=replayed,
+            objective=run.objective,
+            weight=run.weight,
+            dose=run.dose,
+            accounting=run.accounting,
+            teacher=run.teacher,
+            teacher_dtype=run.teacher_dtype,
+            top_k=run.top_k,
+        )
+    seeded = replace(job, recipe=recipe, share_of_change=run.interpolate)
+    model, tokenizer, row = seeded.run(heldout, term, title=title)
+    if run.heldout_kl:
+        divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
+        row = replace(row, about=row.about | {"heldout_kl": float(np.nanmean(divergences))})
+    return _labelled(row, replayed, choice, run=run.name, task=task, seed=seed)
 
 
-def without_replay(row: rows.Row, upstream: Sequence[UpstreamExample], task: str) -> rows.Row:
+def _report_random_draw(run: ReplayRun, choice: Choice, title: str) -> None:
+    """Warns of a strategy whose weights are so even that the draw is random in effect."""
+    if run.strategy not in ("random", "balanced") and choice.is_random:
+        _log.warning(
+            "%s: this is random replay in effect, because the effective sample size %.0f is above "
+            "%.0f %% of the %d replayable examples; lower replay.temperature",
+            title,
+            choice.effective_sample_size,
+            100 * RANDOM_SHARE,
+            choice.pool,
+        )
+
+
+def without_replay(
+    row: rows.Row, upstream: Sequence[UpstreamExample], *, task: str, name: str = "none"
+) -> rows.Row:
     """The run without replay and of seed 0: the task's own row, cut to the held-out examples."""
     heldout = [example.example_id for example in upstream if example.split == "heldout"]
-    return _labelled(row.select(heldout), [], 0.0, strategy="none", task=task, seed=0, copied=True)
+    labelled = _labelled(row.select(heldout), [], None, run=name, task=task, seed=0)
+    return replace(labelled, about=labelled.about | {"copied": True})
 
 
 def _labelled(
-    row: rows.Row, replayed: Sequence[UpstreamExample], size: float, **labels
+    row: rows.Row,
+    replayed: Sequence[UpstreamExample],
+    choice: Choice | None,
+    *,
+    run: str,
+    task: str,
+    seed: int,
 ) -> rows.Row:
     about = {
-        **labels,
+        "strategy": run,
+        "task": task,
+        "seed": seed,
         "replayed": len(replayed),
         "replayed_distinct": len({example.example_id for example in replayed}),
-        "effective_sample_size": size,
+        "effective_sample_size": choice.effective_sample_size if choice else 0.0,
         "heldout_forgetting": float(np.nanmean(row.forgetting)),
+        "replayed_token_share": row.about.get("replayed_token_share", 0.0),
     }
+    if choice is not None:
+        about["pool"] = choice.pool
+        about["temperature_nats"] = choice.temperature
+        about["random_in_effect"] = choice.is_random
     return replace(row, about=row.about | about)
 
 
 def replay_line(row: rows.Row) -> dict[str, Any]:
-    """A line of replay.csv: one run, measured on held-out upstream examples (nats)."""
-    kept = (
-        *("strategy", "task", "seed", "heldout_forgetting", "eval_loss_before"),
-        *("eval_loss_after", "replayed", "replayed_distinct", "effective_sample_size", "steps"),
-        *("missing", "training_seconds"),
-    )
-    return {key: row.about[key] for key in kept}
+    """A record of replay.csv: one run, measured on held-out upstream examples (nats)."""
+    record = {key: row.about[key] for key in _COLUMNS}
+    for key in _ADDED_COLUMNS:
+        if key in row.about:
+            record[key] = row.about[key]
+    return record
+
+
+@dataclass(frozen=True)
+class GatheredRuns:
+    """Records of replay.csv, and the forgetting (n,) of the held-out examples by run."""
+
+    records: list[dict[str, Any]]
+    forgetting: dict[RunKey, np.ndarray]
+    noise_floor: float
+
+
+def gather_runs(
+    runs: Sequence[rows.Row],
+    upstream: Sequence[UpstreamExample],
+    noise_floor: float | None = None,
+) -> GatheredRuns:
+    """Describes the runs of one model.
+
+    Parameters
+    ----------
+    runs
+        Rows of the held-out examples, one per run.
+    noise_floor
+        Nats; larger rises count as rises. None: twice the standard deviation between seeds.
+
+    Raises
+    ------
+    LetheError
+        If two runs measured different examples.
+    """
+    domains = {example.example_id: example.domain for example in upstream}
+    forgetting: dict[RunKey, np.ndarray] = {}
+    for row in runs:
+        if row.example_ids != runs[0].example_ids:
+            raise LetheError(
+                f"replay: run {row.about['strategy']!r} of task {row.about['task']!r} measured "
+                "other held-out examples than the first run; move its file away and run again"
+            )
+        key = RunKey(row.about["strategy"], row.about["task"], row.about["seed"])
+        forgetting[key] = row.forgetting
+    floor = noise_floor_between_seeds(forgetting) if noise_floor is None else noise_floor
+    records = []
+    for row in runs:
+        of_examples = [domains[example_id] for example_id in row.example_ids]
+        described = describe_rises(row.forgetting, of_examples, floor)
+        records.append(replay_line(row) | described | {"noise_floor": floor})
+    return GatheredRuns(records, forgetting, floor)

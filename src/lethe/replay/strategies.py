@@ -1,82 +1,385 @@
-"""From forgetting, predicted or true, to the upstream examples that are replayed."""
+"""Which upstream examples are replayed. One class per strategy, by its name in `STRATEGIES`.
+
+Most strategies are a score per replayable example; examples are then drawn by the softmax of the
+scores, or the highest scores are taken. `Balanced`, `Coverage` and `MostForgottenOfGroup` choose
+sets. All of them see replayable examples only.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from lethe.completion.biases import fill
+from lethe.config.replay_settings import PREDICTION_METHODS, ReplayRun
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
+from lethe.replay.draws import (
+    RANDOM_SHARE,
+    draw_softmax,
+    draw_top,
+    effective_sample_size,
+    softmax_weights,
+    temperature_in_nats,
+)
 
 
-def weights(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(scores / temperature) (n,) over the replayable examples (protocol: paper, sec. 4).
-
-    NaN scores get weight 0: what could not be measured is never replayed on purpose.
-    """
-    known = np.isfinite(scores)
-    if not known.any():
-        raise LetheError("replay: no replayable example has a score")
-    shifted = np.where(known, scores - np.max(scores[known]), -np.inf) / temperature
-    exponentials = np.exp(shifted)
-    return exponentials / exponentials.sum()
-
-
-def effective_sample_size(probabilities: np.ndarray) -> float:
-    """1 / sum of squares: near the draws it is top-k in disguise, near n it is random."""
-    return float(1 / np.square(probabilities).sum())
-
-
-def draw(logits: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:
-    """Draws indices (count,) without replacement, in proportion to softmax(logits).
-
-    Gumbel-top-k: the same as drawing one after the other and renormalising, but on logits (n,),
-    which do not underflow as weights do. Examples whose logit is not finite are never drawn; more
-    draws than examples start over with all of them.
-    """
-    rng = np.random.default_rng([*np.atleast_1d(seed), 7])
-    possible = np.isfinite(logits)
-    if count and not possible.any():
-        raise LetheError("replay: no replayable example has a score")
-    drawn: list[int] = []
-    while len(drawn) < count:
-        perturbed = np.where(possible, logits, -np.inf) + rng.gumbel(size=len(logits))
-        order = np.argsort(-perturbed, kind="stable")
-        drawn += [int(i) for i in order if possible[i]][: count - len(drawn)]
-    return np.array(drawn, dtype=int)
-
-
-def draws(new_examples: int, ratio: float) -> int:
-    """How many upstream examples are replayed beside this many new-task examples."""
-    return max(1, round(new_examples * ratio))
-
-
-def choose(
-    upstream: Sequence[UpstreamExample],
-    scores: Mapping[str, float] | None,
-    count: int,
-    temperature: float,
-    seed: int | Sequence[int],
-) -> tuple[list[UpstreamExample], float]:
-    """Draws `count` replayable examples in proportion to softmax(score / temperature).
+@dataclass(frozen=True)
+class Pool:
+    """Replayable examples and the information that strategies choose by, in the same order.
 
     Parameters
     ----------
-    scores
-        Forgetting in nats, predicted or true, by example_id; none: all weigh the same.
+    examples
+        The n replayable examples.
+    forgetting
+        Predicted or measured forgetting (n,) of the new task, nats; NaN where it is unknown.
+    base_losses
+        Losses (n,) of the base model, nats per token.
+    training_rows
+        Forgetting (M, n) by the tasks that a prediction may rest on, nats; never the task's own.
+    """
+
+    examples: Sequence[UpstreamExample]
+    forgetting: np.ndarray | None = None
+    base_losses: np.ndarray | None = None
+    training_rows: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        upstream: Sequence[UpstreamExample],
+        *,
+        forgetting: Mapping[str, float] | None = None,
+        base_losses: Mapping[str, float] | None = None,
+        training_rows: Mapping[str, np.ndarray] | None = None,
+    ) -> "Pool":
+        """The replayable examples of `upstream`, with values by example_id.
+
+        Raises
+        ------
+        LetheError
+            If a replayable example has no value.
+        """
+        examples = [example for example in upstream if example.split == "replayable"]
+        columns = _values(examples, training_rows, "forgetting by other tasks")
+        return cls(
+            examples=examples,
+            forgetting=_values(examples, forgetting, "score"),
+            base_losses=_values(examples, base_losses, "base loss"),
+            training_rows=None if columns is None else columns.T,
+        )
+
+    @property
+    def domains(self) -> np.ndarray:
+        """Domain (n,) of each example."""
+        return np.array([example.domain for example in self.examples])
+
+
+def _values(
+    examples: Sequence[UpstreamExample], values: Mapping | None, label: str
+) -> np.ndarray | None:
+    if values is None:
+        return None
+    for example in examples:
+        if example.example_id not in values:
+            raise LetheError(f"replay: no {label} for {example.example_id!r}; predict again")
+    return np.array([values[example.example_id] for example in examples], dtype=float)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Indices of the replayed examples in the pool, and how concentrated the draw was.
+
+    `effective_sample_size` is that of the weights, `temperature` is in the scores' unit (None
+    without a softmax), `pool` is the number of examples that could be drawn.
+    """
+
+    indices: np.ndarray
+    effective_sample_size: float
+    pool: int
+    temperature: float | None = None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the draw is random replay in effect, whatever its strategy's name."""
+        return self.effective_sample_size > RANDOM_SHARE * self.pool
+
+
+class Strategy:
+    """Chooses replayed examples. `needs` names the parts of the pool that must be given."""
+
+    needs: tuple[str, ...] = ()
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Chooses `count` examples of the pool; the same seed chooses the same ones.
+
+        Raises
+        ------
+        LetheError
+            If no example of the pool can be replayed.
+        """
+        raise NotImplementedError
+
+
+class ScoredStrategy(Strategy):
+    """Draws by a score per example: by the softmax of the scores, or the highest scores."""
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """Scores (n,); examples with a higher one are replayed more. NaN: never replayed."""
+        raise NotImplementedError
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Draws as `run.draw` and `run.temperature` say."""
+        scores = self.scores(pool)
+        possible = int(np.isfinite(scores).sum())
+        if run.draw == "top":
+            indices = draw_top(scores, count, seed)
+            return Choice(indices, float(min(count, possible)), possible)
+        temperature = temperature_in_nats(run.temperature, scores, count)
+        weights = softmax_weights(scores, temperature)
+        indices = draw_softmax(scores / temperature, count, seed)
+        return Choice(indices, effective_sample_size(weights), possible, temperature)
+
+
+class RandomDraw(ScoredStrategy):
+    """All examples are equally likely. Needs nothing."""
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """Zero for all examples."""
+        return np.zeros(len(pool.examples))
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Draws without a temperature: all scores are equal."""
+        indices = draw_softmax(self.scores(pool), count, seed)
+        return Choice(indices, float(len(pool.examples)), len(pool.examples))
+
+
+class ByForgetting(ScoredStrategy):
+    """Replays what is forgotten most by prediction, or as measured for the oracle.
+
+    The strategies `column_mean`, `additive`, `knn`, `mf` and `gaussian` need that method's
+    prediction of the new task. `oracle` needs the task's measured row, which a user would not have
+    before the fine-tune: it bounds what any prediction can reach.
+    """
+
+    needs = ("forgetting",)
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """The forgetting itself, in nats."""
+        return pool.forgetting
+
+
+class ByDomain(ScoredStrategy):
+    """Replays the domains that are predicted to suffer most, at random within each.
+
+    Needs the prediction of `replay.prediction`. A score is the mean prediction of its domain.
+    """
+
+    needs = ("forgetting",)
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """Mean predicted forgetting of each example's domain, in nats."""
+        scores = np.full(len(pool.examples), np.nan)
+        known = np.isfinite(pool.forgetting)
+        for domain in np.unique(pool.domains):
+            members = (pool.domains == domain) & known
+            if members.any():
+                scores[members] = pool.forgetting[members].mean()
+        return scores
+
+
+class ByBaseLoss(ScoredStrategy):
+    """Replays the examples that the base model finds hardest. Needs the base losses."""
+
+    needs = ("base_losses",)
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """The base model's losses, in nats per token."""
+        return pool.base_losses
+
+
+class ByMedianBaseLoss(ScoredStrategy):
+    """Replays examples of middling difficulty, as the paper's perplexity baseline does.
+
+    Needs the base losses.
+    """
+
+    needs = ("base_losses",)
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """Minus the distance from the median loss, in nats per token."""
+        return -np.abs(pool.base_losses - np.nanmedian(pool.base_losses))
+
+
+class Balanced(Strategy):
+    """Takes the same number of examples from every domain, at random within each. Needs nothing.
+
+    If the number does not divide, the seed decides which domains give one more. A domain whose
+    examples are used up gives no more until all are.
+    """
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Takes turns between the domains."""
+        order = draw_softmax(np.zeros(len(pool.examples)), len(pool.examples), seed)
+        turns = np.zeros(len(order), dtype=int)
+        for domain in np.unique(pool.domains):
+            members = np.flatnonzero(pool.domains[order] == domain)
+            turns[members] = np.arange(len(members))
+        # Stable: within one turn, the domains come in the order of the random draw.
+        ranked = order[np.argsort(turns, kind="stable")]
+        return Choice(np.resize(ranked, count), _size_of_domains(pool.domains), len(order))
+
+
+def _size_of_domains(domains: np.ndarray) -> float:
+    """Effective sample size if every domain has the same weight, shared by its examples."""
+    _, sizes = np.unique(domains, return_counts=True)
+    return float(len(sizes) ** 2 / (1 / sizes).sum())
+
+
+class MostForgottenOfGroup(Strategy):
+    """Takes the most forgotten example of each group of 30 random candidates.
+
+    This is the MIR of the paper's reference code, which reads the measured forgetting. Needs the
+    task's measured row, so it is no method that a user could use; it is here for comparison.
+    It takes no virtual training step, as the original MIR does (Aljundi et al. 2019).
+
+    Parameters
+    ----------
+    reverse
+        Take the least forgotten of each group. The reference code sorts in this order.
+    """
+
+    needs = ("forgetting",)
+    candidates = 30
+
+    def __init__(self, reverse: bool = False):
+        self.reverse = reverse
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Takes one example per group in each pass over the groups."""
+        known = np.flatnonzero(np.isfinite(pool.forgetting))
+        order = known[draw_softmax(np.zeros(len(known)), len(known), seed)]
+        turns = np.zeros(len(order), dtype=int)
+        for start in range(0, len(order), self.candidates):
+            group = pool.forgetting[order[start : start + self.candidates]]
+            ranked = np.argsort(group if self.reverse else -group, kind="stable")
+            turns[start + ranked] = np.arange(len(group))
+        indices = order[np.argsort(turns, kind="stable")]
+        return Choice(np.resize(indices, count), float(min(count, len(known))), len(known))
+
+
+class Coverage(Strategy):
+    """Replays a set that is predicted to bring the whole row back to zero.
+
+    Needs the prediction of `replay.prediction` and the rows of the other tasks. With f_j = column
+    j of these rows / sqrt(M) and their mean f over the pool, it repeatedly takes the example j of
+    the largest r_j (f_j' S f) / (f_j' S f_j + noise). Then r and S are conditioned on forgetting 0
+    at j: r -= (F' S f_j) r_j / (f_j' S f_j + noise), S -= S f_j f_j' S / (f_j' S f_j + noise). It
+    starts with r = the prediction and S = identity (M, M). No example is taken twice before all
+    are, and no domain gives more than `cap` of the draws while another has examples left. Among
+    equal examples the first of the pool is taken, so the choice does not depend on the seed.
+
+    Parameters
+    ----------
+    noise
+        Noise in units of the mean of f_j' f_j.
+    cap
+        Largest share of the draws that one domain gives.
+    """
+
+    needs = ("forgetting", "training_rows")
+
+    def __init__(self, noise: float = 30.0, cap: float = 0.3):
+        self.noise, self.cap = noise, cap
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Takes examples greedily; the seed plays no part."""
+        possible = np.isfinite(pool.forgetting) & np.isfinite(pool.training_rows).any(axis=0)
+        indices = np.flatnonzero(possible)
+        if not len(indices):
+            raise LetheError("replay: no replayable example has a score")
+        rows = pool.training_rows[:, indices]
+        ranked = indices[
+            self._greedy_order(
+                columns=fill(rows, np.isfinite(rows)) / np.sqrt(len(rows)),
+                residual=pool.forgetting[indices].copy(),
+                domains=pool.domains[indices],
+                count=min(count, len(indices)),
+            )
+        ]
+        return Choice(np.resize(ranked, count), float(len(ranked)), len(indices))
+
+    def _greedy_order(
+        self, *, columns: np.ndarray, residual: np.ndarray, domains: np.ndarray, count: int
+    ) -> np.ndarray:
+        """Indices (count,) in the order of choice, of columns (M, n) and their residual (n,)."""
+        mean = columns.mean(axis=1)
+        noise = self.noise * np.square(columns).sum(axis=0).mean()
+        # S f_j of all columns; conditioning on j updates it without S itself.
+        projected = columns.copy()
+        limit = self._limit(domains, count)
+        free = np.ones(len(residual), dtype=bool)
+        taken: dict[str, int] = dict.fromkeys(domains.tolist(), 0)
+        order = []
+        for _ in range(count):
+            variance = np.maximum((columns * projected).sum(axis=0) + noise, 1e-300)
+            gain = residual * (mean @ projected) / variance
+            full = np.array([taken[domain] >= limit for domain in domains.tolist()])
+            candidates = free & ~full
+            if not candidates.any():
+                candidates = free
+            best = int(np.argmax(np.where(candidates, gain, -np.inf)))
+            order.append(best)
+            free[best] = False
+            taken[str(domains[best])] += 1
+            direction = projected[:, best] / variance[best]
+            covariance = columns.T @ projected[:, best]
+            residual = residual - covariance * residual[best] / variance[best]
+            projected = projected - np.outer(direction, covariance)
+        return np.array(order, dtype=int)
+
+    def _limit(self, domains: np.ndarray, count: int) -> int:
+        """Largest number of examples of one domain; never too few to fill all draws."""
+        return max(int(np.ceil(self.cap * count)), int(np.ceil(count / len(np.unique(domains)))))
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "random": RandomDraw(),
+    "balanced": Balanced(),
+    "oracle": ByForgetting(),
+    **{method: ByForgetting() for method in PREDICTION_METHODS},
+    "domain": ByDomain(),
+    "coverage": Coverage(),
+    "perplexity": ByBaseLoss(),
+    "perplexity_median": ByMedianBaseLoss(),
+    "mir": MostForgottenOfGroup(),
+    "mir_paper_code": MostForgottenOfGroup(reverse=True),
+}
+
+
+def choose_replayed(
+    pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]
+) -> tuple[list[UpstreamExample], Choice]:
+    """Chooses `count` replayable examples by the strategy of a run.
+
+    Parameters
+    ----------
+    seed
+        Of the draw. The same seed draws the same examples for equal weights.
 
     Returns
     -------
-    The examples, and the effective sample size of their weights.
+    The examples, in the order in which they are replayed, and the choice.
 
     Raises
     ------
     LetheError
-        If no replayable example has a score, or one is missing in `scores`.
+        If the strategy needs something that the pool lacks, or no example can be replayed.
     """
-    pool = [example for example in upstream if example.split == "replayable"]
-    if scores is not None and (lacking := [e for e in pool if e.example_id not in scores]):
-        raise LetheError(f"replay: no score for {lacking[0].example_id!r}; predict again")
-    known = np.array([0.0 if scores is None else scores[e.example_id] for e in pool])
-    probabilities = weights(known, temperature)
-    drawn = draw(known / temperature, count, seed)
-    return [pool[i] for i in drawn], effective_sample_size(probabilities)
+    strategy = STRATEGIES[run.strategy]
+    for part in strategy.needs:
+        if getattr(pool, part) is None:
+            raise LetheError(f"replay {run.name}: strategy {run.strategy!r} needs {part}")
+    choice = strategy.choose(pool, run, count, seed)
+    return [pool.examples[i] for i in choice.indices], choice

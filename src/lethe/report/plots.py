@@ -37,6 +37,8 @@ COLOURS = {
     "coverage": "#0f5a44",
     "perplexity": "#a06a3b",
     "perplexity_median": "#cfae8e",
+    "mir": "#8f5f7f",
+    "mir_paper_code": "#c3a3b8",
 }
 LABELS = {
     "none": "no replay",
@@ -57,6 +59,8 @@ LABELS = {
     "coverage": "coverage",
     "perplexity": "highest loss",
     "perplexity_median": "median loss",
+    "mir": "MIR, measured",
+    "mir_paper_code": "MIR, least forgotten",
 }
 # Colours of models, and of replay runs that have a name of their own.
 MODEL_COLOURS = ("#0b6e99", "#c4622d", "#1b7f5c", "#7b61c4", "#b5467a", "#c69214")

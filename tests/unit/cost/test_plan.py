@@ -62,7 +62,8 @@ def test_steps_of_a_group_and_weights_that_are_kept_count():
 
 
 def test_every_job_that_runs_a_model_is_counted():
-    replay = Replay(strategies=["none", "random", "mf"], seeds=[0, 1], ratio=0.25)
+    paper = {"objective": "text", "dose": "mixed"}
+    replay = Replay(strategies=["none", "random", "mf"], seeds=[0, 1], ratio=0.25, **paper)
     noise = NoiseSettings(tasks=["a"], trainings=2, measurements=3)
     jobs = estimate(noise=noise, replay=replay, directions=True).jobs(Pretraining())
     assert {rule: len(works) for rule, works in jobs.items()} == {
@@ -81,6 +82,20 @@ def test_every_job_that_runs_a_model_is_counted():
     assert jobs["replay_run"][2].scored == 2 * 50 + 2 * 30
     swap = replay.model_copy(update={"accounting": "swap"})
     assert estimate(replay=swap).jobs()["replay_run"][2].trained == 800
+
+
+def test_replay_with_the_base_model_beside_it_costs_its_forward_passes():
+    variants = {
+        "text": {"strategy": "random", "objective": "text", "dose": "mixed"},
+        "prompts": {"strategy": "none", "recipe": {"prompt_kl": 1.0}},
+        "short": {"strategy": "none", "recipe": {"steps": 5}},
+    }
+    replay = Replay(strategies=["random"], variants=variants, ratio=0.25, tasks="all")
+    works = estimate(replay=replay).jobs()["replay_run"]
+    assert len(works) == 4 * 3, "every task is a test task"
+    trained = [work.trained for work in works[::3]]
+    expected = [800 + 4 / 3 * 10 * 50, 800 + 10 * 50, 4 / 3 * 800, 400]
+    assert trained == pytest.approx(expected)
 
 
 def test_answers_take_their_time_and_a_model_in_two_copies_is_loaded_twice():

@@ -8,6 +8,7 @@ from helpers import tiny
 
 from lethe.__main__ import describe
 from lethe.config.model_settings import ExactMatch, Recipe, Scoring
+from lethe.config.replay_settings import Replay
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import models
 from lethe.engine.generation import generate
@@ -17,7 +18,7 @@ from lethe.matrix import forgetting_matrix, rows
 from lethe.measure import repeats
 from lethe.measure.exact_match import Questions
 from lethe.measure.forgetting import Job, base_losses
-from lethe.replay.runs import replay
+from lethe.replay.runs import fine_tune_with_replay
 
 SCORING = Scoring(max_tokens=24, tokens_per_batch=60, exact_match=ExactMatch(max_new_tokens=4))
 # The tiny models' own answers, which some of the upstream examples want.
@@ -147,8 +148,8 @@ def test_base_answers_of_another_normaliser_are_refused(job, upstream):
 
 
 def test_replay_measures_lost_answers_of_held_out_examples(job, upstream):
-    labels = {"strategy": "random", "task": "t", "seed": 0}
-    row = replay(job, upstream, None, **labels, ratio=0.5, temperature=0.1, accounting="add")
+    settings = Replay(strategies=["random"], ratio=0.5, objective="text", dose="mixed")
+    row = fine_tune_with_replay(job, upstream, settings.resolve("random"), task="t", seed=0)
     held = [example.example_id for example in upstream if example.split == "heldout"]
     assert row.example_ids == held
     lost = row.forgetting[np.isfinite(row.forgetting)]

@@ -5,16 +5,18 @@ import pytest
 from helpers import tiny
 
 from lethe.config.model_settings import Recipe, Scoring
+from lethe.config.replay_settings import Replay
 from lethe.engine import models
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
-from lethe.replay.runs import replay, without_replay
+from lethe.replay.runs import fine_tune_with_replay, gather_runs, replay_line, without_replay
+from lethe.replay.strategies import Choice
 
 UPSTREAM = tiny.upstream(16)
 HELDOUT = [example.example_id for example in UPSTREAM if example.split == "heldout"]
-MIX = {"ratio": 0.25, "temperature": 0.1, "accounting": "add"}
+MIX = {"ratio": 0.25, "temperature": 0.1, "objective": "text", "dose": "mixed"}
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +28,13 @@ def job(model_folders):
     return Job(card, base, tiny.pairs(20, seed=1), tiny.pairs(6, seed=2), recipe, scoring)
 
 
-def run(job, strategy="random", scores=None, seed=0, **changes):
-    labels = {"strategy": strategy, "task": "t", "seed": seed}
-    return replay(job, UPSTREAM, scores, **labels | MIX | changes)
+def settings(strategy="random", **changes):
+    return Replay(strategies=list({"random": 0, strategy: 0}), **MIX | changes).resolve(strategy)
+
+
+def run(job, strategy="random", scores=None, seed=0, task="t", **changes):
+    chosen = settings(strategy, **changes)
+    return fine_tune_with_replay(job, UPSTREAM, chosen, task=task, seed=seed, forgetting=scores)
 
 
 def test_a_run_is_measured_on_the_held_out_examples_and_says_what_it_did(job):
@@ -51,7 +57,7 @@ def test_replay_forgets_other_amounts_than_no_replay(job):
 
 def test_without_replay_is_the_tasks_own_row_cut_to_the_held_out_examples(job):
     *_, whole = job.run(UPSTREAM)
-    cut = without_replay(whole, UPSTREAM, "t")
+    cut = without_replay(whole, UPSTREAM, task="t")
     assert cut.example_ids == HELDOUT
     np.testing.assert_array_equal(cut.loss_after, whole.select(HELDOUT).loss_after)
     expected = float(np.mean(whole.select(HELDOUT).forgetting))
@@ -114,7 +120,8 @@ def test_what_is_predicted_to_be_forgotten_is_what_is_replayed(job, monkeypatch)
 
 def test_a_held_out_example_among_the_replayed_stops_the_run(job, monkeypatch):
     leaked = [example for example in UPSTREAM if example.split == "heldout"][:1]
-    monkeypatch.setattr(runs, "choose", lambda *_: (leaked, 1.0))
+    choice = Choice(np.array([0]), 1.0, 12)
+    monkeypatch.setattr(runs, "choose_replayed", lambda *_, **__: (leaked, choice))
     with pytest.raises(LetheError, match=f"held-out examples would be replayed.*{HELDOUT[0]}"):
         run(job)
 
@@ -123,6 +130,90 @@ def test_forgetting_of_held_out_examples_that_cannot_be_measured_is_left_out(job
     *_, whole = job.run(UPSTREAM)
     after = whole.loss_after.copy()
     after[UPSTREAM.index(next(e for e in UPSTREAM if e.example_id == HELDOUT[0]))] = np.nan
-    cut = without_replay(replace(whole, loss_after=after), UPSTREAM, "t")
+    cut = without_replay(replace(whole, loss_after=after), UPSTREAM, task="t")
     expected = float(np.mean(whole.select(HELDOUT[1:]).forgetting))
     assert cut.about["heldout_forgetting"] == pytest.approx(expected)
+
+
+def test_a_run_says_how_its_examples_were_drawn_and_their_share_of_the_tokens(job, caplog):
+    row = run(job, "oracle", {e.example_id: float(i) for i, e in enumerate(UPSTREAM)})
+    line = replay_line(row)
+    assert (line["pool"], line["temperature_nats"], line["random_in_effect"]) == (12, 0.1, False)
+    _, tokenizer = models.load(job.card)
+    texts = [tokenizer(e.example.text)["input_ids"] for e in UPSTREAM if e.split == "replayable"]
+    # Four upstream texts beside sixteen answers of a few tokens.
+    assert 0.4 < line["replayed_token_share"] < 0.9
+    assert min(map(len, texts)) > 10
+    assert "random replay in effect" not in caplog.text
+
+
+def test_a_strategy_that_draws_at_random_in_effect_says_so(job, caplog):
+    scores = {e.example_id: float(i) for i, e in enumerate(UPSTREAM)}
+    row = run(job, "oracle", scores, temperature=1e4)
+    assert row.about["random_in_effect"]
+    assert "t, replay oracle: this is random replay in effect" in caplog.text
+    caplog.clear()
+    run(job, "random")
+    assert "in effect" not in caplog.text
+
+
+def test_the_base_losses_that_perplexity_needs_come_from_the_base_row(job, monkeypatch):
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    run(job, "perplexity", draw="top")
+    losses = dict(zip(job.base.example_ids, job.base.loss_before, strict=True))
+    pool = [e for e in UPSTREAM if e.split == "replayable"]
+    hardest = sorted(pool, key=lambda e: -losses[e.example_id])[:4]
+    _, tokenizer = models.load(job.card)
+    expected = {tuple(tokenizer(e.example.text)["input_ids"][:32]) for e in hardest}
+    assert {tuple(tokens.ids) for tokens in seen[0] if tokens.start == 1} == expected
+
+
+def test_gathered_runs_have_their_rises_beside_their_mean(job):
+    gathered = gather_runs([run(job), run(job, "none"), run(job, seed=1)], UPSTREAM)
+    record = gathered.records[0]
+    assert (record["strategy"], record["seed"]) == ("random", 0)
+    assert record["noise_floor"] == gathered.noise_floor > 0
+    assert record["worst_domain"] in "ab"
+    assert record["worst_domain_forgetting"] >= record["heldout_forgetting"]
+    assert record["drift"] >= abs(record["heldout_forgetting"])
+    fixed = gather_runs([run(job)], UPSTREAM, noise_floor=100.0)
+    assert fixed.records[0]["rise_share"] == 0
+    cut = run(job).select(HELDOUT[1:])
+    with pytest.raises(LetheError, match="'random' of task 't' measured other held-out"):
+        gather_runs([run(job), cut], UPSTREAM)
+
+
+KL = {"objective": "kl", "dose": "token", "weight": 4.0}
+
+
+@pytest.mark.parametrize("changes", [KL, KL | {"objective": "both"}, KL | {"dose": "step"}])
+def test_the_objective_and_the_dose_of_the_settings_reach_the_training(job, changes):
+    text, other = run(job), run(job, **changes)
+    assert (text.loss_after != other.loss_after).any()
+    assert other.about["replayed"] == 4
+    drift = {name: np.abs(row.forgetting).mean() for name, row in [("text", text), ("kl", other)]}
+    assert np.isfinite(list(drift.values())).all()
+
+
+def test_kl_replay_keeps_the_model_nearer_to_the_base_than_text_replay(job):
+    near = run(job, **KL | {"weight": 30.0}, ratio=0.5, heldout_kl=True)
+    text = run(job, ratio=0.5, heldout_kl=True)
+    assert 0 < replay_line(near)["heldout_kl"] < replay_line(text)["heldout_kl"]
+    assert "heldout_kl" not in replay_line(run(job))
+
+
+def test_a_share_of_the_change_of_weights_forgets_less_and_none_of_it_nothing(job):
+    variants = {"half": {"strategy": "none", "interpolate": 0.5}}
+    half = Replay(strategies=["random"], variants=variants).resolve("half")
+    row = fine_tune_with_replay(job, UPSTREAM, half, task="t", seed=0)
+    whole = run(job, "none")
+    assert np.abs(row.forgetting).mean() < np.abs(whole.forgetting).mean()
+    tiny_share = half.model_copy(update={"interpolate": 1e-9})
+    still = fine_tune_with_replay(job, UPSTREAM, tiny_share, task="t", seed=0)
+    assert np.abs(still.forgetting).max() < 1e-4
+
+
+def test_a_run_without_replay_carries_no_replayed_tokens(job):
+    assert replay_line(run(job, "none"))["replayed_token_share"] == 0
+    assert replay_line(run(job, "none", seed=1))["replayed_token_share"] == 0

@@ -1,123 +1,199 @@
-from collections import Counter
+"""Strategies choose by what they say they need, and never a held-out example."""
 
 import numpy as np
 import pytest
 from helpers import tiny
 
+from lethe.config.replay_settings import STRATEGIES as NAMES
+from lethe.config.replay_settings import Replay
+from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError
-from lethe.replay.strategies import choose, draw, draws, effective_sample_size, weights
+from lethe.replay.draws import draw_softmax, softmax_weights
+from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed
 
 UPSTREAM = tiny.upstream(24)
 REPLAYABLE = {example.example_id for example in UPSTREAM if example.split == "replayable"}
+GENERATOR = np.random.default_rng(5)
+ROWS = {example.example_id: GENERATOR.normal(1, 1, 6) for example in UPSTREAM}
+SCORES = {example.example_id: float(i) for i, example in enumerate(UPSTREAM)}
 
 
-def test_weights_are_a_softmax_over_the_temperature():
-    found = weights(np.array([0.0, 0.1, 0.2]), 0.1)
-    assert found == pytest.approx(np.exp([0, 1, 2]) / np.exp([0, 1, 2]).sum())
-    assert weights(np.array([5.0, 5.1, 5.2]), 0.1) == pytest.approx(found)
+def run_of(strategy, **changes):
+    settings = {"strategies": list(dict.fromkeys(["random", strategy]))}
+    return Replay(**settings | changes).resolve(strategy)
 
 
-def test_what_has_no_score_weighs_nothing():
-    assert weights(np.array([1.0, np.nan, 1.0, np.inf]), 1.0).tolist() == [0.5, 0, 0.5, 0]
-    with pytest.raises(LetheError, match="no replayable example has a score"):
-        weights(np.array([np.nan, np.nan]), 1.0)
+def choose(upstream, scores, count, temperature=0.1, *, seed=0, strategy="oracle", **changes):
+    run = run_of(strategy if scores else "random", temperature=temperature, **changes)
+    pool = Pool.of(upstream, forgetting=scores, base_losses=scores, training_rows=ROWS)
+    return choose_replayed(pool, run, count, [seed])
 
 
-def test_effective_sample_size_is_between_one_and_all():
-    assert effective_sample_size(np.full(8, 1 / 8)) == pytest.approx(8)
-    assert effective_sample_size(weights(np.array([9.0, 0, 0]), 0.1)) == pytest.approx(1)
-
-
-def test_examples_are_drawn_without_replacement():
-    for seed in range(20):
-        drawn = draw(np.zeros(10), 10, seed)
-        assert sorted(drawn) == list(range(10))
-
-
-def test_a_draw_depends_on_the_seed_alone():
-    logits = np.linspace(0, 3, 30)
-    assert draw(logits, 9, 1).tolist() == draw(logits, 9, 1).tolist() != draw(logits, 9, 2).tolist()
-
-
-def test_tasks_of_one_seed_are_drawn_apart():
-    equal = np.zeros(50)
-    one, other = draw(equal, 10, [0, 11]), draw(equal, 10, [0, 12])
-    assert one.tolist() != other.tolist()
-    assert one.tolist() == draw(equal, 10, [0, 11]).tolist()
-
-
-def test_first_draws_follow_the_probabilities():
-    probabilities = np.array([0.5, 0.3, 0.15, 0.05])
-    firsts = Counter(int(draw(np.log(probabilities), 1, seed)[0]) for seed in range(4000))
-    found = np.array([firsts[i] / 4000 for i in range(4)])
-    # Four standard errors.
-    assert np.abs(found - probabilities).max() < 4 * 0.5 / np.sqrt(4000)
-
-
-def test_second_draws_follow_the_renormalised_probabilities():
-    probabilities = np.array([0.6, 0.3, 0.1])
-    pairs = Counter(tuple(draw(np.log(probabilities), 2, seed).tolist()) for seed in range(4000))
-    expected = {
-        (i, j): probabilities[i] * probabilities[j] / (1 - probabilities[i])
-        for i in range(3)
-        for j in range(3)
-        if i != j
-    }
-    for pair, chance in expected.items():
-        assert abs(pairs[pair] / 4000 - chance) < 4 * 0.5 / np.sqrt(4000)
-
-
-def test_more_draws_than_examples_show_all_equally_often_up_to_one():
-    counts = Counter(draw(np.array([0.0, 1.0, 5.0]), 8, seed=0).tolist())
-    assert sorted(counts.values()) == [2, 3, 3]
-
-
-def test_examples_without_a_score_are_never_drawn_even_when_others_must_repeat():
-    drawn = draw(np.array([0.0, -np.inf, 0.0]), 5, seed=0)
-    assert set(drawn.tolist()) == {0, 2}
+def pool_of(domains, forgetting, rows=None):
+    examples = []
+    for i, domain in enumerate(domains):
+        example = UpstreamExample(f"{domain}-{i}", domain, "replayable", Example(text=f"text {i}"))
+        examples.append(example)
+    columns = None if rows is None else np.asarray(rows, float)
+    return Pool(examples, np.asarray(forgetting, float), np.asarray(forgetting, float), columns)
 
 
 def test_weights_that_underflow_are_drawn_in_their_order_and_not_repeated():
     """1,000 nats over a temperature of 0.1: all weights but the first are exactly zero."""
     scores = np.array([0.0, 300, 1000, 600])
-    assert np.count_nonzero(weights(scores, 0.1)) == 1
-    assert draw(scores / 0.1, 4, seed=0).tolist() == [2, 3, 1, 0]
+    assert np.count_nonzero(softmax_weights(scores, 0.1)) == 1
+    assert draw_softmax(scores / 0.1, 4, seed=0).tolist() == [2, 3, 1, 0]
     everything = {e.example_id: 100.0 * i for i, e in enumerate(UPSTREAM)}
-    chosen, size = choose(UPSTREAM, everything, len(REPLAYABLE), 0.1, seed=0)
+    chosen, choice = choose(UPSTREAM, everything, len(REPLAYABLE))
     assert {example.example_id for example in chosen} == REPLAYABLE
-    assert size == pytest.approx(1)
+    assert choice.effective_sample_size == pytest.approx(1)
 
 
 @pytest.mark.parametrize("count", [1, 5, 18, 40])
 def test_held_out_examples_are_never_replayed(count):
-    """However much they would be forgotten."""
+    """However much they would be forgotten, and whatever the strategy."""
     scores = {e.example_id: 100.0 if e.split == "heldout" else 0.0 for e in UPSTREAM}
-    for given in (scores, None):
-        chosen, _ = choose(UPSTREAM, given, count, 0.1, seed=0)
-        assert len(chosen) == count
-        assert {example.example_id for example in chosen} <= REPLAYABLE
+    for strategy in STRATEGIES:
+        for draw in ("softmax", "top"):
+            chosen, _ = choose(UPSTREAM, scores, count, strategy=strategy, draw=draw)
+            assert len(chosen) == count
+            assert {example.example_id for example in chosen} <= REPLAYABLE
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_replays_no_example_twice_before_all_were_and_repeats_its_choice(strategy):
+    scores = {name: value % 5 for name, value in SCORES.items()}
+    for count in (7, len(REPLAYABLE)):
+        chosen, choice = choose(UPSTREAM, scores, count, 1.0, strategy=strategy)
+        again, _ = choose(UPSTREAM, scores, count, 1.0, strategy=strategy)
+        assert [e.example_id for e in chosen] == [e.example_id for e in again]
+        assert len({e.example_id for e in chosen}) == count
+        assert 1 <= choice.effective_sample_size <= choice.pool == len(REPLAYABLE)
+
+
+def test_every_strategy_of_the_settings_but_none_can_be_drawn_by_and_says_what_it_needs():
+    assert set(STRATEGIES) == set(NAMES) - {"none"}
+    for strategy in STRATEGIES.values():
+        assert "eeds" in type(strategy).__doc__
+
+
+def test_a_strategy_without_what_it_needs_is_refused():
+    pool = Pool.of(UPSTREAM)
+    for name, strategy in STRATEGIES.items():
+        if strategy.needs:
+            with pytest.raises(LetheError, match=f"'{name}' needs {strategy.needs[0]}"):
+                choose_replayed(pool, run_of(name), 3, [0])
 
 
 def test_without_scores_all_replayable_examples_weigh_the_same():
-    _, size = choose(UPSTREAM, None, 3, 0.1, seed=0)
-    assert size == pytest.approx(len(REPLAYABLE))
+    _, choice = choose(UPSTREAM, None, 3)
+    assert choice.effective_sample_size == pytest.approx(len(REPLAYABLE))
 
 
 def test_what_is_forgotten_more_is_replayed_more():
-    scores = {e.example_id: float(i) for i, e in enumerate(UPSTREAM)}
-    chosen, _ = choose(UPSTREAM, scores, 4, 0.1, seed=0)
+    chosen, _ = choose(UPSTREAM, SCORES, 4)
     last = sorted(REPLAYABLE, key=lambda name: int(name.split("-")[1]))[-4:]
     assert {example.example_id for example in chosen} == set(last)
+    top, choice = choose(UPSTREAM, SCORES, 4, 100.0, draw="top")
+    assert {example.example_id for example in top} == set(last)
+    assert choice.effective_sample_size == 4
+
+
+def test_the_base_loss_is_replayed_from_the_highest_and_from_the_median():
+    pool = pool_of("aaaaa", [5, 1, 3, 4, 2])
+    hardest, _ = choose_replayed(pool, run_of("perplexity", draw="top"), 2, [0])
+    assert [e.example_id for e in hardest] == ["a-0", "a-3"]
+    middle, _ = choose_replayed(pool, run_of("perplexity_median", draw="top"), 3, [0])
+    assert middle[0].example_id == "a-2"
+    assert {e.example_id for e in middle[1:]} == {"a-3", "a-4"}
+
+
+def test_balanced_replay_takes_as_many_from_every_domain():
+    pool = pool_of("aaaaaaaabbbbcc", np.zeros(14))
+    for seed in range(10):
+        chosen, _ = choose_replayed(pool, run_of("balanced"), 6, [seed])
+        assert sorted(e.domain for e in chosen) == list("aabbcc")
+    chosen, _ = choose_replayed(pool, run_of("balanced"), 14, [0])
+    assert len({e.example_id for e in chosen}) == 14
+
+
+def test_the_domain_strategy_weighs_domains_by_their_mean_and_draws_at_random_within():
+    forgetting = [0.0, 2.0, np.nan, 3.0, 3.0, 3.0]
+    pool = pool_of("aaabbb", forgetting)
+    scores = STRATEGIES["domain"].scores(pool)
+    assert scores == pytest.approx([1, 1, np.nan, 3, 3, 3], nan_ok=True)
+    firsts = set()
+    for seed in range(30):
+        chosen, _ = choose_replayed(pool, run_of("domain", draw="top"), 1, [seed])
+        firsts.add(chosen[0].example_id)
+    assert firsts == {"b-3", "b-4", "b-5"}, "equal scores are ordered by the seed"
+
+
+def test_mir_takes_the_most_forgotten_of_each_group_and_the_papers_code_the_least():
+    values = np.random.default_rng(0).permutation(60).astype(float)
+    pool = pool_of("a" * 60, values)
+    most, _ = choose_replayed(pool, run_of("mir"), 2, [0])
+    least, _ = choose_replayed(pool, run_of("mir_paper_code"), 2, [0])
+    forgotten = {f"a-{i}": value for i, value in enumerate(values)}
+    assert max(forgotten[e.example_id] for e in most) == 59
+    assert min(forgotten[e.example_id] for e in most) >= 29
+    assert min(forgotten[e.example_id] for e in least) == 0
+
+
+def dense_coverage(columns, prediction, count, noise):
+    """The formula as it stands, with the whole covariance of the examples."""
+    covariance = columns.T @ columns
+    added = noise * np.diag(covariance).mean()
+    residual, order = prediction.copy(), []
+    mean = np.full(len(prediction), 1 / len(prediction))
+    for _ in range(count):
+        gain = residual * (covariance @ mean) / (np.diag(covariance) + added)
+        gain[order] = -np.inf
+        best = int(np.argmax(gain))
+        order.append(best)
+        factor = covariance[:, best] / (covariance[best, best] + added)
+        residual = residual - factor * residual[best]
+        covariance = covariance - np.outer(factor, covariance[best])
+    return order
+
+
+def test_coverage_conditions_the_prediction_on_every_example_it_takes():
+    rows = np.random.default_rng(3).normal(0.5, 1, (5, 20))
+    prediction = np.random.default_rng(4).normal(1, 1, 20)
+    pool = pool_of("a" * 20, prediction, rows)
+    for noise in (0.1, 30.0):
+        choice = Coverage(noise=noise).choose(pool, run_of("coverage"), 12, [0])
+        expected = dense_coverage(rows / np.sqrt(5), prediction, 12, noise)
+        assert choice.indices.tolist() == expected
+
+
+def test_coverage_takes_no_more_than_its_cap_from_one_domain_and_leaves_out_the_unknown():
+    rows = np.ones((3, 40))
+    prediction = np.concatenate([np.full(20, 5.0), np.full(20, 1.0)])
+    prediction[1] = np.nan
+    pool = pool_of("a" * 20 + "bbbbbbbbbb" + "c" * 10, prediction, rows)
+    chosen, _ = choose_replayed(pool, run_of("coverage"), 10, [0])
+    domains = [example.domain for example in chosen]
+    assert domains.count("a") == 4, "three domains share ten draws"
+    assert "a-1" not in {example.example_id for example in chosen}
+    everything, _ = choose_replayed(pool, run_of("coverage"), 39, [0])
+    assert len({example.example_id for example in everything}) == 39
+
+
+def test_coverage_breaks_ties_by_the_order_of_the_pool():
+    pool = pool_of("abab", [1, 1, 1, 1], np.ones((2, 4)))
+    chosen, _ = choose_replayed(pool, run_of("coverage"), 2, [0])
+    other, _ = choose_replayed(pool, run_of("coverage"), 2, [9])
+    assert [e.example_id for e in chosen] == [e.example_id for e in other] == ["a-0", "b-1"]
+
+
+def test_a_draw_whose_weights_are_nearly_equal_is_random_in_effect():
+    _, choice = choose(UPSTREAM, SCORES, 4, 1000.0)
+    assert choice.is_random
+    assert not choose(UPSTREAM, SCORES, 4, 1.0)[1].is_random
 
 
 def test_a_prediction_that_lacks_an_example_is_refused_with_its_id():
     scores = {e.example_id: 0.0 for e in UPSTREAM[1:]}
     with pytest.raises(LetheError, match="'a-00000'"):
         choose(UPSTREAM, scores, 4, 0.1, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("examples", "ratio", "expected"), [(8000, 1 / 32, 250), (400, 0.125, 50), (8, 0.01, 1)]
-)
-def test_the_ratio_gives_the_number_of_replayed_examples(examples, ratio, expected):
-    assert draws(examples, ratio) == expected

@@ -1,0 +1,149 @@
+"""From a score per example to the examples that are replayed: weights, temperature and draw."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lethe.config.replay_settings import (
+    Temperature,
+    TemperatureBySampleSize,
+    TemperatureBySpread,
+)
+from lethe.errors import LetheError
+
+# Above this share of the pool, weighted replay can hardly be told from random replay.
+RANDOM_SHARE = 0.9
+
+
+def count_replayed(new_examples: int, ratio: float) -> int:
+    """Number of upstream examples that are replayed beside this many new-task examples."""
+    return max(1, round(new_examples * ratio))
+
+
+def softmax_weights(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Weights (n,) of the replayable examples: softmax of scores (n,) / temperature.
+
+    The formula is that of the paper, section 4. A score that is not finite gets weight 0, because
+    an example that could not be measured is never replayed on purpose.
+
+    Raises
+    ------
+    LetheError
+        If no score is finite.
+    """
+    finite = np.isfinite(scores)
+    if not finite.any():
+        raise LetheError("replay: no replayable example has a score")
+    logits = (scores - np.max(scores[finite])) / temperature
+    exponentials = np.exp(np.where(finite, logits, -np.inf))
+    return exponentials / exponentials.sum()
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """1 / sum of squared weights (n,).
+
+    Near the number of draws it means that the top examples are replayed, near n that the draw is
+    random.
+    """
+    return float(1 / np.square(weights).sum())
+
+
+def temperature_in_nats(temperature: Temperature, scores: np.ndarray, count: int) -> float:
+    """The temperature of one task in the unit of its scores (n,).
+
+    Parameters
+    ----------
+    temperature
+        A number is returned unchanged. `sd` times the standard deviation of the finite scores.
+        For `effective_share`, the temperature whose weights have an effective sample size of this
+        share times `count`. It is infinite if that is the whole pool or more, or if all scores
+        are equal: the draw is random then.
+    count
+        Number of draws.
+
+    Raises
+    ------
+    LetheError
+        If no score is finite.
+    """
+    if not isinstance(temperature, TemperatureBySpread | TemperatureBySampleSize):
+        return float(temperature)
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        raise LetheError("replay: no replayable example has a score")
+    spread = float(finite.std())
+    if spread == 0:
+        return float("inf")
+    if isinstance(temperature, TemperatureBySpread):
+        return temperature.sd * spread
+    return _temperature_of_size(finite, spread, temperature.effective_share * count)
+
+
+def _temperature_of_size(scores: np.ndarray, spread: float, size: float) -> float:
+    """Temperature whose weights of finite scores (n,) have this effective sample size."""
+    if size >= len(scores):
+        return float("inf")
+    # Below the smallest temperature the largest scores alone have weight: no smaller size exists.
+    low = 1e-4 * spread
+    if effective_sample_size(softmax_weights(scores, low)) >= size:
+        return low
+    high = low
+    while effective_sample_size(softmax_weights(scores, high)) < size:
+        high *= 2
+        if high > 1e9 * spread:
+            return float("inf")
+    # The effective sample size grows with the temperature, so bisection finds the one.
+    for _ in range(60):
+        middle = (low + high) / 2
+        if effective_sample_size(softmax_weights(scores, middle)) < size:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def draw_softmax(logits: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Draws indices (count,) without replacement, in proportion to softmax(logits).
+
+    This is the Gumbel-top-k trick. It equals drawing one example after the other with renormalised
+    weights, but works on logits (n,), which do not underflow as weights do. Examples whose logit
+    is not finite are never drawn. More draws than examples start over with all of them.
+
+    Raises
+    ------
+    LetheError
+        If no logit is finite.
+    """
+    rng = _generator(seed)
+    possible = np.isfinite(logits)
+    if count and not possible.any():
+        raise LetheError("replay: no replayable example has a score")
+    drawn: list[int] = []
+    while len(drawn) < count:
+        perturbed = np.where(possible, logits, -np.inf) + rng.gumbel(size=len(logits))
+        order = np.argsort(-perturbed, kind="stable")
+        drawn += [int(i) for i in order if possible[i]][: count - len(drawn)]
+    return np.array(drawn, dtype=int)
+
+
+def draw_top(scores: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Indices (count,) of the highest scores (n,), the highest first.
+
+    The seed orders examples of equal score. Scores that are not finite are never drawn. More draws
+    than examples start over with the highest.
+
+    Raises
+    ------
+    LetheError
+        If no score is finite.
+    """
+    order = _generator(seed).permutation(len(scores))
+    order = order[np.isfinite(scores[order])]
+    if count and not len(order):
+        raise LetheError("replay: no replayable example has a score")
+    ranked = order[np.argsort(-scores[order], kind="stable")]
+    return np.resize(ranked, count) if count else ranked[:0]
+
+
+def _generator(seed: int | Sequence[int]) -> np.random.Generator:
+    return np.random.default_rng([*np.atleast_1d(seed), 7])

@@ -1,0 +1,148 @@
+"""The comparisons that an experiment plans before it is run, and whether they can be decided.
+
+Every comparison of strategies has a p-value, and with many of them one is small by chance. So the
+questions are fixed beforehand, their p-values are corrected over these few only (Holm), and all
+others are exploratory. `lethe.replay.contrast_tests` tests them. This module needs neither numpy
+nor scipy, because the workflow imports it in every job.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lethe.config.replay_settings import (
+    BUILT_ON_PREDICTION,
+    PREDICTION_METHODS,
+    Replay,
+    ReplayRun,
+)
+from lethe.config.task_table import Task
+
+# Wilcoxon's test of fewer pairs gives no p-value here.
+_FEWEST_TASKS = 3
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One planned comparison: is `run` better than `reference`? Both are names of runs."""
+
+    question: str
+    run: str
+    reference: str
+
+
+def plan_contrasts(replay: Replay) -> list[Contrast]:
+    """The planned comparisons of an experiment, in the order of their importance.
+
+    - `replay`: random text replay against no replay (random replay, if no run replays text).
+    - `default`: the primary run against random text replay.
+    - `selection`: the primary run against random replay with the same objective and dose.
+
+    Comparisons whose runs the experiment does not have are left out, and so is one that repeats
+    another.
+    """
+    runs = {run.name: run for run in replay.runs()}
+    text = _random_text(runs)
+    primary = primary_run(replay)
+    pairs = []
+    if "none" in runs:
+        pairs.append(Contrast("replay", text, "none"))
+    if primary is not None:
+        same = _random_counterpart(runs, runs[primary])
+        if text != same:
+            pairs.append(Contrast("default", primary, text))
+        if same is not None:
+            pairs.append(Contrast("selection", primary, same))
+    return [pair for pair in pairs if pair.run != pair.reference]
+
+
+def primary_run(replay: Replay) -> str | None:
+    """Name of the run that the planned comparisons test; None if no strategy predicts."""
+    if replay.primary is not None:
+        return replay.primary
+    if "gaussian" in replay.strategies:
+        return "gaussian"
+    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION)
+    names = [name for name in replay.strategies if name in predicting]
+    return names[0] if names else None
+
+
+def _random_text(runs: Mapping[str, ReplayRun]) -> str:
+    """Name of the first run of random replay with cross-entropy, or else `random`."""
+    for run in runs.values():
+        plain = not run.recipe_changes and run.interpolate is None
+        if run.strategy == "random" and run.objective == "text" and plain:
+            return run.name
+    return "random"
+
+
+def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> str | None:
+    """Name of the run that differs from the primary one in the choice of examples only."""
+    choice = {"name", "strategy", "draw", "temperature", "prediction"}
+    settings = primary.model_dump(exclude=choice)
+    for run in runs.values():
+        if run.strategy == "random" and run.model_dump(exclude=choice) == settings:
+            return run.name
+    return None
+
+
+def least_p(tasks: int, contrasts: int) -> float:
+    """The smallest corrected p-value that the planned comparisons can reach.
+
+    If all tasks differ in the same direction, Wilcoxon's two-sided signed-rank test gives
+    2 / 2^tasks, and Holm multiplies the smallest of the p-values by their number.
+
+    Returns
+    -------
+    At most 1; NaN with fewer than three tasks, which are not tested.
+    """
+    if tasks < _FEWEST_TASKS:
+        return math.nan
+    return min(1.0, contrasts * 2.0 ** (1 - tasks))
+
+
+def tasks_needed(contrasts: int, level: float = 0.05) -> int:
+    """Number of test tasks from which on `contrasts` planned comparisons can be significant."""
+    tasks = _FEWEST_TASKS
+    while least_p(tasks, contrasts) > level:
+        tasks += 1
+    return tasks
+
+
+def least_p_sentence(tasks: int, contrasts: int, level: float = 0.05) -> str:
+    """Says before the run whether its planned comparisons can be decided.
+
+    Parameters
+    ----------
+    tasks
+        Number of tasks that replay is tested on.
+    contrasts
+        Number of planned comparisons.
+    """
+    comparisons = "1 planned comparison" if contrasts == 1 else f"{contrasts} planned comparisons"
+    of_tasks = "1 test task" if tasks == 1 else f"{tasks} test tasks"
+    needed = tasks_needed(contrasts, level)
+    if tasks < _FEWEST_TASKS:
+        return f"replay: no test is possible with {of_tasks}; {comparisons} need at least {needed}"
+    least = f"p = {least_p(tasks, contrasts):.2g}"
+    sentence = f"replay: {of_tasks} can reach {least} at best over {comparisons}"
+    if tasks < needed:
+        sentence += f"; p < {level:g} needs at least {needed} tasks"
+    return sentence
+
+
+def decision_sentence(replay: Replay, tasks: Mapping[str, Task]) -> str:
+    """Says whether an experiment's planned comparisons can be decided, before anything is run.
+
+    Returns
+    -------
+    One sentence; empty if the experiment plans no comparison.
+    """
+    contrasts = plan_contrasts(replay)
+    if not contrasts:
+        return ""
+    tested = len(replay.tested_tasks(tasks))
+    sentence = least_p_sentence(tested, len(contrasts))
+    if tested < tasks_needed(len(contrasts)) and tested < len(tasks):
+        sentence += f" (replay.tasks: all makes all {len(tasks)} tasks test tasks)"
+    return sentence

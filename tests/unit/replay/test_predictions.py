@@ -1,0 +1,52 @@
+"""A task's own row never enters its prediction, but for the probed cells."""
+
+import numpy as np
+import pytest
+
+from lethe.completion.evaluation import predict_rows
+from lethe.config.replay_settings import PREDICTION_METHODS
+from lethe.matrix.forgetting_matrix import Matrix
+from lethe.replay.predictions import predict_without_own_row
+
+NAMES = [f"t{i}" for i in range(7)]
+ALLOWED = np.arange(40) % 4 != 3
+SETTINGS = {"probes": 6, "seed": 0, "allowed": ALLOWED}
+
+
+def matrix(seed=0):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(7, 2)) @ rng.normal(size=(2, 40)) + 0.1 * rng.normal(size=(7, 40))
+    return Matrix(values.astype(np.float32), list(NAMES), [f"e{i}" for i in range(40)])
+
+
+@pytest.mark.parametrize("method", PREDICTION_METHODS)
+def test_a_tasks_own_row_never_enters_its_prediction(method):
+    """All cells of the row change but the probed ones; the prediction stays to the last bit."""
+    first = predict_without_own_row(matrix(), NAMES, method, **SETTINGS)
+    for row, name in enumerate(NAMES):
+        probed = np.flatnonzero(first.values[row] == matrix().values[row])
+        assert len(probed) == 6
+        assert ALLOWED[probed].all(), "held-out examples are never probed"
+        changed = matrix()
+        others = np.setdiff1d(np.arange(40), probed)
+        changed.values[row, others] = 1e3 * np.random.default_rng(1).normal(size=34)
+        second = predict_without_own_row(changed, NAMES, method, **SETTINGS)
+        assert second.tasks[row] == name
+        np.testing.assert_array_equal(second.values[row], first.values[row])
+        assert (second.values != first.values).any(), "the other tasks do read this row"
+
+
+def test_the_prediction_of_one_task_is_that_from_all_other_rows():
+    predicted = predict_without_own_row(matrix(), NAMES, "gaussian", **SETTINGS)
+    table = {name: ("g", "test" if name == "t2" else "train") for name in NAMES}
+    expected = predict_rows(matrix(), table, method="gaussian", **SETTINGS)
+    np.testing.assert_array_equal(predicted.values[2], expected.values[0])
+    assert predicted.tasks == NAMES
+
+
+def test_an_example_that_no_other_task_measured_is_never_predicted():
+    unknown = matrix()
+    unknown.values[:, 5] = np.nan
+    predicted = predict_without_own_row(unknown, NAMES, "additive", **SETTINGS)
+    assert np.isnan(predicted.values[:, 5]).all()
+    assert np.isfinite(np.delete(predicted.values, 5, axis=1)).all()

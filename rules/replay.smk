@@ -1,6 +1,6 @@
 # Replay: fine-tunes that mix in the examples a strategy draws, judged on held-out examples.
 
-from lethe.replay.planned_contrasts import decision_sentence
+from lethe.replay.planned_contrasts import decision_sentence, frontier_runs
 
 REPLAY_RECIPE = TASK_RECIPE
 if any(run.recipe_changes for run in FILES.replay_settings.values()):
@@ -75,7 +75,7 @@ rule gather_replay:
         runs=lambda wildcards: FILES.replay_runs(wildcards.model),
         upstream=f"{RESULTS}/upstream.parquet",
     output:
-        **FILES.planned_comparisons(f"{RESULTS}/{{model}}"),
+        **FILES.replay_tests(f"{RESULTS}/{{model}}"),
         runs=f"{RESULTS}/{{model}}/replay.csv",
         comparison=f"{RESULTS}/{{model}}/replay_comparison.csv",
     log:
@@ -84,6 +84,7 @@ rule gather_replay:
         "../envs/analysis.yaml"
     params:
         contrasts=PARAMETERS.contrasts(),
+        frontiers=frontier_runs(SETTINGS.replay),
         noise_floor=SETTINGS.replay.noise_floor,
     script:
         "../workflow_scripts/gather_replay.py"

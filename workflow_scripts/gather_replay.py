@@ -6,6 +6,7 @@ from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.replay.comparison import compare
 from lethe.replay.contrast_tests import compare_planned
+from lethe.replay.frontier import compare_at_equal_loss
 from lethe.replay.planned_contrasts import Contrast
 from lethe.replay.runs import gather_runs
 
@@ -18,6 +19,8 @@ def gather_replay(
     runs: Path,
     comparison: Path,
     planned: Path | None,
+    frontiers: dict[str, list[str]],
+    at_equal_loss: Path | None,
 ) -> None:
     """Writes one line per replay run, compares the runs, and tests the planned comparisons."""
     gathered = gather_runs(
@@ -27,6 +30,8 @@ def gather_replay(
     tables.write_csv(comparison, compare(gathered.records, gathered.forgetting))
     if planned is not None:
         tables.write_csv(planned, compare_planned(gathered.records, contrasts, gathered.forgetting))
+    if at_equal_loss is not None:
+        tables.write_csv(at_equal_loss, compare_at_equal_loss(gathered.records, frontiers))
 
 
 if __name__ == "__main__":
@@ -40,4 +45,6 @@ if __name__ == "__main__":
         runs=Path(snakemake.output.runs),
         comparison=Path(snakemake.output.comparison),
         planned=Path(snakemake.output.contrasts) if snakemake.params.contrasts else None,
+        frontiers=snakemake.params.frontiers,
+        at_equal_loss=Path(snakemake.output.frontier) if snakemake.params.frontiers else None,
     )

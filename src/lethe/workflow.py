@@ -20,7 +20,7 @@ from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
-from lethe.replay.planned_contrasts import plan_contrasts
+from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 
@@ -144,9 +144,14 @@ class ResultFiles:
         equal = self.replay_settings[strategy].equals_own_row(int(seed))
         return self.row(model, task) if equal else []
 
-    def planned_comparisons(self, folder: str) -> dict[str, str]:
-        """Output name -> the table of planned comparisons; empty if the experiment has none."""
-        return {"contrasts": f"{folder}/replay_contrasts.csv"} if self.plans_contrasts else {}
+    def replay_tests(self, folder: str) -> dict[str, str]:
+        """Output name -> tables of planned comparisons and of the frontier, if there are any."""
+        tables = {}
+        if self.plans_contrasts:
+            tables["contrasts"] = f"{folder}/replay_contrasts.csv"
+        if frontier_runs(self.experiment.settings.replay):
+            tables["frontier"] = f"{folder}/replay_frontier.csv"
+        return tables
 
     @cached_property
     def plans_contrasts(self) -> bool:

@@ -151,11 +151,13 @@ def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
         "reference": "none",
     }
     folder = "results/tiny/olmo"
-    assert files(load()).planned_comparisons(folder) == {
-        "contrasts": f"{folder}/replay_contrasts.csv"
-    }
+    contrasts = {"contrasts": f"{folder}/replay_contrasts.csv"}
+    assert files(load()).replay_tests(folder) == contrasts
     alone = load(replay={"strategies": ["random"], "probes": 5})
-    assert files(alone).planned_comparisons(folder) == {}
+    assert files(alone).replay_tests(folder) == {}
+    variants = {"half": {"strategy": "random", "ratio": 0.5}}
+    curve = files(load(replay=TINY["replay"] | {"variants": variants})).replay_tests(folder)
+    assert curve == contrasts | {"frontier": f"{folder}/replay_frontier.csv"}
 
 
 def test_the_report_reads_the_tables_that_exist(load, own_matrix):

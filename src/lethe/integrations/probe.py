@@ -58,8 +58,8 @@ class ForgettingProbe(TrainerCallback):
     ------
     LetheError
         If `every` is no whole number above 0, `limit` or `risk` is NaN, or `base_losses` has
-        another length than the probes. During training: if the model is not the experiment's base model, its tokenizer reads the probes
-        differently, or a loss is not finite.
+        another length than the probes. During training: if the model is not the experiment's base
+        model, its tokenizer reads the probes differently, or a loss is not finite.
     """
 
     def __init__(

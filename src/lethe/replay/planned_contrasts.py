@@ -20,6 +20,8 @@ from lethe.config.task_table import Task
 
 # Wilcoxon's test of fewer pairs gives no p-value here.
 _FEWEST_TASKS = 3
+# Two runs give a line, not a curve.
+_FEWEST_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,28 @@ def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> st
         if run.strategy == "random" and run.model_dump(exclude=choice) == settings:
             return run.name
     return None
+
+
+def frontier_runs(replay: Replay) -> dict[str, list[str]]:
+    """Names of the runs that draw the curve of random replay, by objective.
+
+    A frontier is no replay and all runs of random replay with one objective that differ in ratio,
+    weight and dose only. `lethe.replay.frontier` measures the distance of other runs to it.
+
+    Returns
+    -------
+    Objective -> names; only frontiers of at least three runs, because two give no curve.
+    """
+    runs = [run for run in replay.runs() if not run.recipe_changes and run.interpolate is None]
+    frontiers = {}
+    for objective in ("text", "kl", "both"):
+        names = [run.name for run in runs if not run.replays]
+        for run in runs:
+            if run.strategy == "random" and run.objective == objective:
+                names.append(run.name)
+        if len(names) >= _FEWEST_RUNS:
+            frontiers[objective] = names
+    return frontiers
 
 
 def least_p(tasks: int, contrasts: int) -> float:

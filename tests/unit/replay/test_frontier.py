@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from lethe.config.replay_settings import Replay
+from lethe.replay.frontier import compare_at_equal_loss, forgetting_at
+from lethe.replay.planned_contrasts import frontier_runs
+
+LOSSES = np.array([1.0, 1.2, 1.1, 1.4])
+FORGETTING = np.array([0.4, 0.2, 0.5, 0.1])
+
+
+def test_the_frontier_joins_the_runs_that_no_other_beats():
+    assert forgetting_at(1.0, LOSSES, FORGETTING) == pytest.approx(0.4)
+    assert forgetting_at(1.1, LOSSES, FORGETTING) == pytest.approx(0.3), "1.1 @ 0.5 is beaten"
+    assert forgetting_at(1.3, LOSSES, FORGETTING) == pytest.approx(0.15)
+
+
+def test_nothing_is_extrapolated():
+    assert np.isnan(forgetting_at(0.9, LOSSES, FORGETTING))
+    assert np.isnan(forgetting_at(1.5, LOSSES, FORGETTING))
+    assert np.isnan(forgetting_at(1.0, np.array([]), np.array([])))
+
+
+def test_a_frontier_is_no_replay_and_random_replay_of_one_objective():
+    variants = {
+        "text": {"strategy": "random", "objective": "text"},
+        "text-low": {"strategy": "random", "objective": "text", "weight": 1},
+        "strong": {"strategy": "random", "weight": 16},
+        "near": {"strategy": "none", "recipe": {"l2": 1}},
+        "between": {"strategy": "none", "interpolate": 0.5},
+        "near-random": {"strategy": "random", "recipe": {"l2": 1}},
+    }
+    replay = Replay(strategies=["none", "random", "gaussian"], variants=variants)
+    assert frontier_runs(replay) == {
+        "text": ["none", "text", "text-low"],
+        "kl": ["none", "random", "strong"],
+    }
+    assert frontier_runs(Replay(strategies=["none", "random", "gaussian"])) == {}
+
+
+def records_of(points, spread=0.01):
+    rng = np.random.default_rng(0)
+    records = []
+    for task in range(20):
+        own = rng.normal(0, 0.3)
+        for name, (loss, forgetting) in points.items():
+            record = {"strategy": name, "task": f"t{task}", "seed": 0}
+            record["eval_loss_after"] = loss + own
+            record["heldout_forgetting"] = forgetting + spread * rng.normal()
+            records.append(record)
+    return records
+
+
+def test_a_run_below_the_curve_is_better_than_another_dose_and_one_on_it_is_not():
+    points = {"none": (1.0, 0.4), "random": (1.2, 0.2), "strong": (1.4, 0.1)}
+    points |= {"below": (1.1, 0.2), "on": (1.3, 0.15), "outside": (0.9, 0.0)}
+    lines = compare_at_equal_loss(records_of(points), {"kl": ["none", "random", "strong"]})
+    by_name = {line["strategy"]: line for line in lines}
+    below = by_name["below"]
+    assert below["frontier_forgetting"] == pytest.approx(0.3, abs=0.01)
+    assert below["difference"] == pytest.approx(-0.1, abs=0.01)
+    assert below["high"] < -0.08 and below["low"] > -0.12
+    assert below["p"] == pytest.approx(2 / 10_001)
+    assert by_name["on"]["low"] < 0 < by_name["on"]["high"]
+    assert by_name["on"]["p"] > 0.01
+    assert np.isnan([by_name["outside"][key] for key in ("difference", "low", "p")]).all()
+    # A run of the curve is measured by the curve without it; at its ends there is none.
+    assert by_name["random"]["frontier_forgetting"] == pytest.approx(0.25, abs=0.01)
+    assert np.isnan(by_name["none"]["difference"])
+
+
+def test_tasks_that_were_not_measured_are_left_out():
+    points = {"none": (1.0, 0.4), "random": (1.2, 0.2), "strong": (1.4, 0.1), "below": (1.1, 0.2)}
+    records = records_of(points)
+    records[0]["heldout_forgetting"] = float("nan")
+    lines = compare_at_equal_loss(records[:-1], {"kl": ["none", "random", "strong"]})
+    assert [line["tasks"] for line in lines if line["strategy"] == "below"] == [18]

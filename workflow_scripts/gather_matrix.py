@@ -3,11 +3,12 @@ from pathlib import Path
 from lethe import tables
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.jobs.running import run
-from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix import forgetting_matrix, gathering
 
 
 def gather_matrix(
     row_files: list[Path],
+    model: str,
     z: Path,
     summaries: Path,
     tasks: dict[str, Task],
@@ -15,14 +16,14 @@ def gather_matrix(
     settings: dict,
 ) -> None:
     """Stacks the rows into Z, and refuses rows that do not belong together."""
-    measured = {}
-    for task, path in zip(tasks, row_files, strict=True):
-        measured[task] = (path, rows.read_row(path))
-    forgetting_matrix.write_matrix(
-        z, forgetting_matrix.gather_rows(measured, mixed_machines, settings)
+    gathered = gathering.gather_row_files(
+        dict(zip(tasks, row_files, strict=True)),
+        model=model,
+        mixed_machines=mixed_machines,
+        settings=settings,
     )
-    lines = [rows.summarise_row(row, tasks[name]) for name, (_, row) in measured.items()]
-    tables.write_csv(summaries, lines)
+    forgetting_matrix.write_matrix(z, gathered.matrix)
+    tables.write_csv(summaries, gathering.summarise_rows(gathered, tasks))
 
 
 if __name__ == "__main__":
@@ -30,6 +31,7 @@ if __name__ == "__main__":
         gather_matrix,
         snakemake.log[0],
         row_files=[Path(path) for path in snakemake.input.rows],
+        model=snakemake.wildcards.model,
         z=Path(snakemake.output.matrix),
         summaries=Path(snakemake.output.summaries),
         tasks=tasks_from_pairs(snakemake.params.tasks),

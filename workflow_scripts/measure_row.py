@@ -5,6 +5,7 @@ from lethe.data.examples import read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
+from lethe.matrix.gathering import with_identity
 from lethe.measure.fine_tune_job import fine_tune_job
 
 
@@ -13,6 +14,7 @@ def measure_row(
     row: Path,
     weights: Path | None,
     checkpoint: Path,
+    model_name: str,
     task: str,
     recipe: dict,
     scoring: dict,
@@ -36,7 +38,7 @@ def measure_row(
     if weights is not None:
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
-    rows.write_row(row, measured)
+    rows.write_row(row, with_identity(measured, model=model_name, task=task))
     job.finish()
 
 
@@ -51,6 +53,7 @@ if __name__ == "__main__":
         row=Path(snakemake.output.row),
         weights=Path(weights) if weights else None,
         checkpoint=Path(snakemake.params.checkpoint),
+        model_name=snakemake.wildcards.model,
         task=snakemake.wildcards.task,
         recipe=snakemake.params.recipe,
         scoring=snakemake.params.scoring,

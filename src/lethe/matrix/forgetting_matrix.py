@@ -61,6 +61,31 @@ def gather_rows(
         Naming every row that was measured with other settings, on other examples or on another
         machine.
     """
+    problems = kind_problems(rows, mixed_machines, settings)
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RowError(
+            "rows cannot be gathered into one Z because these differ from the others or from the "
+            f"experiment:\n{listed}\n"
+            "move the wrong files away and run again; if only torch, transformers or the device "
+            "differ, allow_mixed_machines: true in the experiment accepts them"
+        )
+    return stack_rows({task: row for task, (_, row) in rows.items()})
+
+
+def stack_rows(rows: Mapping[str, Row]) -> Matrix:
+    """Stacks the rows of the tasks into Z, without any check."""
+    first = next(iter(rows.values()))
+    values = np.stack([row.forgetting for row in rows.values()]).astype(np.float32)
+    return Matrix(values=values, tasks=list(rows), example_ids=first.example_ids)
+
+
+def kind_problems(
+    rows: Mapping[str, tuple[Path, Row]],
+    mixed_machines: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """A text per row that cannot stand in one Z with the others; arguments as in `gather_rows`."""
     kinds = {task: _kind(row, mixed_machines) for task, (_, row) in rows.items()}
     counts = Counter(kinds.values())
     # The first in alphabetical order, if several are equally frequent.
@@ -70,17 +95,8 @@ def gather_rows(
     for task, kind in kinds.items():
         if kind != expected:
             path, _ = rows[task]
-            problems.append(f"  - {path}: {_difference(kind, expected)}")
-    if problems:
-        raise RowError(
-            "rows cannot be gathered into one Z because these differ from the others or from the "
-            "experiment:\n" + "\n".join(problems) + "\n"
-            "move the wrong files away and run again; if only torch, transformers or the device "
-            "differ, allow_mixed_machines: true in the experiment accepts them"
-        )
-    _, first = next(iter(rows.values()))
-    values = np.stack([row.forgetting for _, row in rows.values()]).astype(np.float32)
-    return Matrix(values=values, tasks=list(rows), example_ids=first.example_ids)
+            problems.append(f"{path}: {_difference(kind, expected)}")
+    return problems
 
 
 def _kind(row: Row, mixed_machines: bool) -> str:

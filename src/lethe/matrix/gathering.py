@@ -1,0 +1,202 @@
+"""Gathers row files into Z, and refuses files that are not the rows they are named after."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lethe.config.task_table import Task
+from lethe.errors import RowError
+from lethe.matrix.forgetting_matrix import Matrix, kind_problems, stack_rows
+from lethe.matrix.rows import Row, read_row, summarise_row
+
+# Parts of `about.data` and the files, under results/<experiment>/tasks/<task>, they are hashes of.
+DATA_FILES = {"train": "train.parquet", "evaluation": "eval.parquet"}
+
+_log = logging.getLogger("lethe.matrix")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Z, and the rows that it was gathered from by task."""
+
+    matrix: Matrix
+    rows: dict[str, Row]
+
+    def versions(self) -> list[str]:
+        """Versions of lethe that the rows were measured with, sorted."""
+        return sorted({lethe_version(row) for row in self.rows.values()})
+
+
+def with_identity(row: Row, model: str, task: str) -> Row:
+    """The row with the names of its model and task inside, as a gather compares them."""
+    return replace(row, about=row.about | {"model": model, "task": task})
+
+
+def lethe_version(row: Row) -> str:
+    """The version of lethe that measured the row."""
+    return str((row.about.get("versions") or {}).get("lethe", "unknown"))
+
+
+def gather_row_files(
+    files: Mapping[str, Path],
+    model: str,
+    mixed_machines: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Gathered:
+    """Reads the rows of a model's tasks and stacks them into Z.
+
+    Every row must hold the names of its model and task, and the hash of the examples that it was
+    fine-tuned on. A row that was measured before rows held names is accepted if its hash equals
+    that of the task's files, results/<experiment>/tasks/<task>. Without these files it is
+    accepted with a warning in the log.
+
+    Parameters
+    ----------
+    files
+        The row file of each task.
+    model
+        Name of the model.
+    mixed_machines, settings
+        As in `lethe.matrix.forgetting_matrix.gather_rows`.
+
+    Raises
+    ------
+    RowError
+        Naming, in one message, every row that is missing, broken, without any measured value,
+        of another model, task or data, a copy of another row, or measured with other settings.
+    """
+    rows = {}
+    problems = []
+    for task, path in files.items():
+        try:
+            row = read_row(path)
+        except RowError as error:
+            problems.append(str(error))
+            continue
+        problem = _identity_problem(row, path, model=model, task=task) or _value_problem(row, path)
+        if problem:
+            problems.append(problem)
+        else:
+            rows[task] = row
+    problems += _copies(files, rows)
+    advice = "move these files away and run again to measure them"
+    if rows:
+        named = {task: (files[task], row) for task, row in rows.items()}
+        differences = kind_problems(named, mixed_machines, settings)
+        problems += differences
+        if differences:
+            advice += (
+                "; if only torch, transformers or the device differ, allow_mixed_machines: true "
+                "in the experiment accepts them"
+            )
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RowError(
+            f"{model}: {len(problems)} problem(s) with its {len(files)} rows, nothing was "
+            f"gathered\n{listed}\n{advice}"
+        )
+    gathered = Gathered(matrix=stack_rows(rows), rows=rows)
+    versions = gathered.versions()
+    if len(versions) > 1:
+        _log.warning(
+            "%s: rows were measured with several versions of lethe (%s); compare them with care",
+            model,
+            ", ".join(versions),
+        )
+    return gathered
+
+
+def summarise_rows(gathered: Gathered, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
+    """The lines of rows.csv, in the order of Z.
+
+    If the rows come from several versions of lethe, each line names its own.
+    """
+    several = len(gathered.versions()) > 1
+    lines = []
+    for name, row in gathered.rows.items():
+        line = summarise_row(row, tasks[name])
+        if several:
+            line["lethe_version"] = lethe_version(row)
+        lines.append(line)
+    return lines
+
+
+def _identity_problem(row: Row, path: Path, model: str, task: str) -> str | None:
+    about = row.about
+    for name, expected in (("model", model), ("task", task)):
+        if name in about and about[name] != expected:
+            return (
+                f"{path}: was measured for {name} {about[name]!r}, expected {expected!r}; was the "
+                "file renamed or copied?"
+            )
+    measured_on = about.get("data") or {}
+    unproven = "task" not in about
+    for part, name in DATA_FILES.items():
+        data_file = path.parent.parent.parent / "tasks" / task / name
+        if part not in measured_on or not data_file.is_file():
+            continue
+        if measured_on[part] != examples_digest(data_file):
+            return (
+                f"{path}: was measured on other {part} examples than those in {data_file}; was "
+                "the file renamed or copied?"
+            )
+        unproven = False
+    if unproven:
+        _log.warning(
+            "%s: does not say which task it was measured for, and there are no files of its "
+            "examples to compare it with; it is gathered under the name of its file",
+            path,
+        )
+    return None
+
+
+def _value_problem(row: Row, path: Path) -> str | None:
+    if np.isfinite(row.forgetting).any():
+        return None
+    return (
+        f"{path}: no example has a value, all {len(row.example_ids)} are NaN; look into its log, "
+        "or leave the task out of the task table"
+    )
+
+
+def _copies(files: Mapping[str, Path], rows: Mapping[str, Row]) -> list[str]:
+    """A problem per row that repeats every measured value of another row."""
+    problems = []
+    tasks_by_content: dict[tuple[bytes, bytes, str], str] = {}
+    for task, row in rows.items():
+        about = {key: value for key, value in row.about.items() if key not in ("model", "task")}
+        content = (
+            row.loss_before.tobytes(),
+            row.loss_after.tobytes(),
+            json.dumps(about, sort_keys=True),
+        )
+        first = tasks_by_content.setdefault(content, task)
+        if first != task:
+            problems.append(
+                f"{files[task]}: repeats {files[first]} in every value and in its timings, so one "
+                "is a copy of the other"
+            )
+    return problems
+
+
+def examples_digest(path: Path) -> str:
+    """The hash of a task's examples, as rows hold it in `about.data`.
+
+    Raises
+    ------
+    RowError
+        If the file is not a table of examples.
+    """
+    try:
+        hashes = pq.read_table(path, columns=["hash"])["hash"].to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RowError(f"{path}: not readable as examples ({error}); move it away and run again")
+    return hashlib.sha256(json.dumps([hashes], sort_keys=True, default=str).encode()).hexdigest()

@@ -5,7 +5,7 @@ M x M Gram matrix. Those are sums over examples, so they are added up chunk by c
 (`rank_curve`) or from disk (`lethe.matrix.streams`), and memory does not grow with N.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,14 @@ class RankCurve:
 
     `r2` (R,) of the uncentred SVD at ranks 1 to R, `singular_values` (R,), the R2 of three
     comparators without factors, and the number of columns that were dropped because they hold a
-    NaN.
+    NaN. `dropped_tasks` are tasks that were left out because no column is complete with them.
     """
 
     r2: np.ndarray
     singular_values: np.ndarray
     comparators: dict[str, float]
     dropped_columns: int
+    dropped_tasks: Sequence[str] = ()
 
     def records(self, f1: Mapping[int, float] | None = None) -> list[dict]:
         """Lines of rank_curve.csv: predictor, rank, r2, singular_value.

@@ -157,8 +157,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         warnings.append(f"{missing['infinite']} infinite cells are treated as missing")
     if missing["examples_with_any"] == shape["examples"]:
         warnings.append(
-            "no example was measured for every task, so the rank curve has no complete column to "
-            "be computed from"
+            "no example was measured for every task; the rank curve leaves out tasks until some "
+            "examples are complete, and its log names them"
         )
     elif missing["examples_with_any"] > 0.1 * shape["examples"]:
         warnings.append(

@@ -2,6 +2,7 @@ import hashlib
 
 import pytest
 
+from lethe import files
 from lethe.errors import LetheError
 from lethe.files import atomic_write, read_json, sha256, write_json
 
@@ -52,3 +53,36 @@ def test_what_is_no_json_is_named(tmp_path, content):
 def test_sha256_is_that_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"seven sacks")
     assert sha256(tmp_path / "a") == hashlib.sha256(b"seven sacks").hexdigest()
+
+
+def test_content_is_on_the_disk_before_it_replaces_the_old_file(tmp_path, monkeypatch):
+    """After a power cut there is the old or the new file, never an empty one."""
+    events = []
+    synced = files.os.fsync
+    replaced = files.os.replace
+
+    def fsync(descriptor):
+        events.append("sync")
+        synced(descriptor)
+
+    def replace(source, target):
+        events.append("replace")
+        replaced(source, target)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "replace", replace)
+    with atomic_write(tmp_path / "file.txt") as part:
+        part.write_text("new")
+    assert events == ["sync", "replace", "sync"]
+
+
+def test_json_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_no_message_advises_to_delete_a_file(tmp_path):
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(LetheError) as caught:
+        read_json(tmp_path / "settings.json")
+    assert "delete" not in str(caught.value)

@@ -51,3 +51,10 @@ def test_the_commit_of_a_checkout_is_read_from_gits_own_files():
     if done.returncode:
         pytest.skip("not a git checkout")
     assert models.checkout() == done.stdout.strip()
+
+
+def test_a_file_that_is_no_row_is_never_advised_to_be_deleted(tmp_path, capsys):
+    (tmp_path / "thesis.parquet").write_bytes(b"the only copy")
+    assert main([str(tmp_path / "thesis.parquet")]) == 1
+    message = capsys.readouterr().err
+    assert "thesis.parquet: not a readable row" in message and "delete" not in message

@@ -1,5 +1,6 @@
 import json
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from lethe.errors import LetheError
 from lethe.matrix import own_matrix
+from lethe.matrix.sanity import check_sanity
 
 TASKS = ["a", "b"]
 Z = np.array([[0.0, 0.5, 1.0], [2.0, np.nan, -1.0]], dtype=np.float32)
@@ -215,3 +217,127 @@ def test_a_named_matrix_of_pickles_is_refused(tmp_path):
     files = released(tmp_path, np.array([[{}], [{}], [{}]]), META)
     with pytest.raises(LetheError, match="never loaded"):
         own_matrix.read_named_matrix(*files, ["a"])
+
+
+def read_csv(tmp_path, text, layout, encoding="utf-8"):
+    (tmp_path / "z.csv").write_text(text, encoding)
+    return own_matrix.read_own_matrix(tmp_path / "z.csv", TASKS, layout)
+
+
+@pytest.mark.parametrize(
+    ("text", "layout"),
+    [
+        (",task,x,y\n0,a,0,0.5\n1,b,2,\n", "tasks_in_rows"),
+        ("Unnamed: 0,task,x,y\n1,a,0,0.5\n2,b,2,\n", "tasks_in_rows"),
+        ("index,task,x,y\n0,a,0,0.5\n1,b,2,\n", "tasks_in_rows"),
+        ("task,x,y,\na,0,0.5,\nb,2,,\n", "tasks_in_rows"),
+        (",task,x,y,\n0,a,0,0.5,\n1,b,2,,\n", "tasks_in_rows"),
+        (",example_id,a,b\n0,x,0,2\n1,y,0.5,\n", "tasks_in_columns"),
+        ("example_id,a,b,\nx,0,2,\ny,0.5,,\n", "tasks_in_columns"),
+    ],
+)
+def test_line_numbers_and_a_trailing_comma_are_left_out_and_said(tmp_path, text, layout):
+    matrix = read_csv(tmp_path, text, layout)
+    np.testing.assert_array_equal(matrix.values, [[0, 0.5], [2, np.nan]])
+    assert matrix.example_ids == ["x", "y"]
+    assert matrix.notes and all("left out column" in note for note in matrix.notes)
+    assert set(matrix.notes) <= set(check_sanity(matrix)["warnings"])
+    assert own_matrix.infinite_to_nan(matrix).notes == matrix.notes
+
+
+def test_an_index_that_pandas_stored_in_parquet_is_left_out(tmp_path):
+    columns = {"task": TASKS, "x": [0.0, 2.0], "__index_level_0__": [0, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "z.parquet")
+    matrix = own_matrix.read_own_matrix(tmp_path / "z.parquet", TASKS, "tasks_in_rows")
+    assert matrix.example_ids == ["x"]
+    assert "'__index_level_0__'" in matrix.notes[0]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_a_column_without_a_name_that_holds_values_is_refused(tmp_path, name):
+    path = tmp_path / "z.csv"
+    path.write_text(f"task,{name},x\na,0.25,1\nb,0.5,2\n")
+    message = refused(path, TASKS, "tasks_in_rows")
+    assert "column 2" in message and "0.25" in message and "name it" in message
+
+
+def test_an_example_named_index_with_measurements_is_an_example(tmp_path):
+    matrix = read_csv(tmp_path, "task,index,x\na,0.1,1\nb,0.2,2\n", "tasks_in_rows")
+    assert matrix.example_ids == ["index", "x"] and not matrix.notes
+
+
+def test_lines_longer_than_a_megabyte_are_read(tmp_path):
+    count = 60_000
+    ids = [f"upstream-example-{number:08d}" for number in range(count)]
+    lines = ["task," + ",".join(ids)]
+    for number, task in enumerate(TASKS):
+        lines.append(f"{task}," + ",".join([f"0.125{number}"] * count))
+    matrix = read_csv(tmp_path, "\n".join(lines) + "\n", "tasks_in_rows")
+    assert matrix.values.shape == (2, count) and matrix.example_ids == ids
+    assert np.unique(matrix.values).tolist() == pytest.approx([0.125, 0.1251])
+
+
+def test_integers_far_above_the_first_fraction_do_not_fix_the_type(tmp_path):
+    lines = ["a,b"] + ["0,1"] * 400_000 + ["0.5,1"]
+    matrix = read_csv(tmp_path, "\n".join(lines) + "\n", "tasks_in_columns")
+    assert matrix.values[0, -1] == 0.5 and matrix.values[0, 0] == 0
+
+
+@pytest.mark.parametrize("kind", ["decimal", "text", "large text", "dictionary", "float16"])
+def test_numbers_of_other_types_are_read_as_numbers(tmp_path, kind):
+    numbers = {
+        "decimal": pa.array([Decimal("0.50"), None], pa.decimal128(8, 2)),
+        "text": pa.array([" 0.5", ""], pa.string()),
+        "large text": pa.array(["0.5", None], pa.large_string()),
+        "dictionary": pa.array(["0.5", None]).dictionary_encode(),
+        "float16": pa.array(np.array([0.5, np.nan], dtype=np.float16)),
+    }
+    table = pa.table({"a": numbers[kind], "b": pa.array([1, 2])})
+    pq.write_table(table, tmp_path / "z.parquet")
+    matrix = own_matrix.read_own_matrix(tmp_path / "z.parquet", TASKS, "tasks_in_columns")
+    np.testing.assert_array_equal(matrix.values, [[0.5, np.nan], [1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("column", "parts"),
+    [
+        (pa.array(["0.5", "0,5"]), ["'a'", "'0,5'", "string", "row 2"]),
+        (pa.array(["0.5", "1_000"]), ["'a'", "'1_000'"]),
+        (pa.array([[0.5], [1.0]]), ["'a'", "list", "[0.5]"]),
+        (pa.array([0, 1], pa.timestamp("s")), ["'a'", "timestamp"]),
+        (pa.array([None, b"0.5"], pa.binary()), ["'a'", "binary"]),
+    ],
+)
+def test_other_content_is_refused_with_column_and_type(tmp_path, column, parts):
+    path = tmp_path / "z.parquet"
+    pq.write_table(pa.table({"a": column, "b": pa.array([1, 2])}), path)
+    message = refused(path, TASKS, "tasks_in_columns")
+    assert all(part in message for part in [*parts, str(path)])
+
+
+def test_true_and_false_are_one_and_zero(tmp_path):
+    matrix = read_csv(tmp_path, "a,b\ntrue,False\nfalse,TRUE\n", "tasks_in_columns")
+    np.testing.assert_array_equal(matrix.values, [[1, 0], [0, 1]])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    matrix = read_csv(tmp_path, "task,x\na,1\nb,2\n", "tasks_in_rows", encoding="utf-8-sig")
+    assert matrix.example_ids == ["x"]
+    np.save(tmp_path / "z.npy", Z)
+    (tmp_path / "names.txt").write_text("x\ny\nz\n", encoding="utf-8-sig")
+    named = own_matrix.read_own_matrix(
+        tmp_path / "z.npy", TASKS, "tasks_in_rows", tmp_path / "names.txt"
+    )
+    assert named.example_ids == ["x", "y", "z"]
+
+
+def test_a_meta_file_with_a_byte_order_mark_is_read(tmp_path):
+    path, meta = released(tmp_path, np.zeros((3, 2)), META)
+    meta.write_text(meta.read_text(), encoding="utf-8-sig")
+    assert own_matrix.read_named_matrix(path, meta, ["c"]).tasks == ["c"]
+
+
+def test_a_cell_that_is_no_number_is_named_with_its_line(tmp_path):
+    path = tmp_path / "z.csv"
+    path.write_text("example_id,a,b\nx,1,2\ny,1,n/a?\n")
+    assert "line 3: column 'b' holds 'n/a?'" in refused(path, TASKS, "tasks_in_columns")

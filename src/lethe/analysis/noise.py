@@ -25,11 +25,11 @@ def pooled_variance(groups: Sequence[np.ndarray]) -> np.ndarray:
     squares = 0.0
     freedom = 0
     for group in groups:
-        known = np.isfinite(group)
-        counts = known.sum(axis=0)
-        values = np.where(known, group, 0.0)
+        finite = np.isfinite(group)
+        counts = finite.sum(axis=0)
+        values = np.where(finite, group, 0.0)
         means = values.sum(axis=0) / np.maximum(counts, 1)
-        squares = squares + np.where(known, np.square(group - means), 0.0).sum(axis=0)
+        squares = squares + np.where(finite, np.square(group - means), 0.0).sum(axis=0)
         freedom = freedom + np.maximum(counts - 1, 0)
     return np.divide(squares, freedom, out=np.full(np.shape(squares), np.nan), where=freedom > 0)
 
@@ -228,13 +228,13 @@ def noise_floor(
 
 
 def _root_mean(variances: np.ndarray) -> float | None:
-    known = variances[np.isfinite(variances)]
-    return float(np.sqrt(known.mean())) if len(known) else None
+    finite = variances[np.isfinite(variances)]
+    return float(np.sqrt(finite.mean())) if len(finite) else None
 
 
 def _spread(variances: np.ndarray) -> dict[str, float] | None:
-    known = np.sqrt(variances[np.isfinite(variances)])
-    if not len(known):
+    finite = np.sqrt(variances[np.isfinite(variances)])
+    if not len(finite):
         return None
-    values = np.quantile(known, QUANTILES).tolist()
+    values = np.quantile(finite, QUANTILES).tolist()
     return {str(q): value for q, value in zip(QUANTILES, values, strict=True)}

@@ -60,8 +60,8 @@ def streamed_f1_by_rank(path: Path | str) -> dict[int, float]:
         return {}
     chunks = []
     for chunk in stream:
-        known = chunk[np.isfinite(chunk)]
-        if not np.isin(known, (0, 1)).all():
+        finite = chunk[np.isfinite(chunk)]
+        if not np.isin(finite, (0, 1)).all():
             return {}
         chunks.append(chunk)
     values = np.hstack(chunks)

@@ -230,7 +230,7 @@ def evaluate_transfer(
                     scores = []
                     for seed in seeds:
                         draw = _Draw(train=train, test=test, own_rows=count, k=k, seed=seed)
-                        scores.append(_score_tasks(source, target, draw, method))
+                        scores.append(_score_tasks(source, target, draw, method=method))
                     head = {
                         "source": source_name,
                         "target": target_name,
@@ -256,14 +256,14 @@ def _score_tasks(
 ) -> list[tuple[float, float]]:
     """Mean squared error and Spearman of each test task."""
     order = np.random.default_rng([draw.seed, 37]).permutation(len(draw.train))
-    known = [draw.train[i] for i in order[: draw.own_rows]]
+    known_tasks = [draw.train[i] for i in order[: draw.own_rows]]
     others = [draw.train[i] for i in order[draw.own_rows :]]
     scores = []
     for task in draw.test:
         truth = target.values[target.rows([task])[0]]
         case = Case(
-            target_rows=target.values[target.rows(known)],
-            source_rows=source.values[source.rows(known)],
+            target_rows=target.values[target.rows(known_tasks)],
+            source_rows=source.values[source.rows(known_tasks)],
             other_source_rows=source.values[source.rows(others)],
             source_row=source.values[source.rows([task])[0]],
         )

@@ -55,11 +55,11 @@ class Additive(FoldIn):
         weights[..., -1] = residuals / observations[:, None]
         return weights
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        super()._fit(values, known)
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        super()._fit(values, observed)
         biases = fit_biases(
             values,
-            known,
+            observed,
             ridge_rows=self.ridge_rows,
             ridge_columns=self.ridge_columns,
             epochs=self.epochs,

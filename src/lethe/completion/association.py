@@ -48,14 +48,14 @@ class Association:
         s = np.asarray(associations, dtype=np.float64)
         if z.shape != s.shape:
             raise ValueError(f"Z has shape {z.shape}, associations have {s.shape}")
-        known = np.isfinite(z) & np.isfinite(s)
-        if not known.any():
+        observed = np.isfinite(z) & np.isfinite(s)
+        if not observed.any():
             raise ValueError("no cell has both forgetting and association")
         axis = 0 if self.column_mean else None
-        self.z_mean_ = _mean(z, known, axis)
-        self.s_mean_ = _mean(s, known, axis)
-        dz = np.where(known, z - self.z_mean_, 0)
-        ds = np.where(known, s - self.s_mean_, 0)
+        self.z_mean_ = _mean(z, observed, axis)
+        self.s_mean_ = _mean(s, observed, axis)
+        dz = np.where(observed, z - self.z_mean_, 0)
+        ds = np.where(observed, s - self.s_mean_, 0)
         spread = np.square(ds).sum()
         self.slope_ = float((dz * ds).sum() / spread) if spread > 0 else 0.0
         return self
@@ -66,9 +66,9 @@ class Association:
         return self.z_mean_ + self.slope_ * np.where(np.isfinite(difference), difference, 0.0)
 
 
-def _mean(values: np.ndarray, known: np.ndarray, axis: int | None) -> np.ndarray:
+def _mean(values: np.ndarray, observed: np.ndarray, axis: int | None) -> np.ndarray:
     """Mean of known cells along an axis; the mean of all cells where none is known."""
-    filled = np.where(known, values, 0.0)
-    overall = filled.sum() / known.sum()
-    counts = known.sum(axis=axis)
+    filled = np.where(observed, values, 0.0)
+    overall = filled.sum() / observed.sum()
+    counts = observed.sum(axis=axis)
     return np.where(counts > 0, filled.sum(axis=axis) / np.maximum(counts, 1), overall)

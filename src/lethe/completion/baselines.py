@@ -11,9 +11,9 @@ class Random(Completer):
     def __init__(self, seed: int = 0):
         self.seed = seed
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         rng = np.random.default_rng([self.seed, 11])
-        self._prediction = rng.choice(values[known], size=self.examples_)
+        self._prediction = rng.choice(values[observed], size=self.examples_)
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.tile(self._prediction, (len(values), 1))
@@ -28,8 +28,8 @@ class Constant(Completer):
         Mean of the known training cells.
     """
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self.mean_ = float(values[known].mean())
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        self.mean_ = float(values[observed].mean())
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         means = values.mean(axis=1) if len(index) else np.full(len(values), self.mean_)
@@ -47,11 +47,11 @@ class ColumnMean(Completer):
         Predicted row.
     """
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        counts = known.sum(axis=0)
-        sums = np.where(known, values, 0).sum(axis=0)
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        counts = observed.sum(axis=0)
+        sums = np.where(observed, values, 0).sum(axis=0)
         # The mean of all cells is the best guess for a column that no training task knows.
-        self.means_ = np.where(counts > 0, sums / np.maximum(counts, 1), values[known].mean())
+        self.means_ = np.where(counts > 0, sums / np.maximum(counts, 1), values[observed].mean())
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         return np.tile(self.means_, (len(values), 1))

@@ -20,7 +20,7 @@ class Biases:
 
 def fit_biases(
     values: np.ndarray,
-    known: np.ndarray,
+    observed: np.ndarray,
     ridge_rows: float = 0.0,
     ridge_columns: float = 0.0,
     epochs: int = 20,
@@ -30,9 +30,9 @@ def fit_biases(
     Ridges are in units of observations: each bias is its sum of residuals divided by its number
     of cells plus the ridge. Without NaN and ridge the first epoch is already exact.
     """
-    mean = float(values[known].mean())
-    z = np.where(known, values - mean, 0.0)
-    mask = known.astype(float)
+    mean = float(values[observed].mean())
+    z = np.where(observed, values - mean, 0.0)
+    mask = observed.astype(float)
     row_counts = mask.sum(axis=1)
     column_counts = mask.sum(axis=0)
     rows = np.zeros(z.shape[0])
@@ -49,8 +49,8 @@ def _divide(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.divide(sums, weights, out=np.zeros_like(sums), where=weights > 0)
 
 
-def fill(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+def fill(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """The matrix with its unknown cells replaced by their additive fit."""
-    if known.all():
+    if observed.all():
         return values
-    return np.where(known, values, fit_biases(values, known).to_matrix())
+    return np.where(observed, values, fit_biases(values, observed).to_matrix())

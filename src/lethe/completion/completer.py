@@ -46,15 +46,15 @@ class Completer:
         values = np.array(train, dtype=np.float64)
         if values.ndim != 2 or 0 in values.shape:
             raise ValueError(f"train has shape {values.shape}; expected (tasks, examples)")
-        known = ~np.isnan(values)
-        if not known.any():
+        observed = ~np.isnan(values)
+        if not observed.any():
             raise ValueError("train has no known cell")
         if np.isinf(values).any():
             raise ValueError(
                 f"train has {np.isinf(values).sum()} infinite cells; use NaN for unknown cells"
             )
         self.examples_ = values.shape[1]
-        self._fit(values, known)
+        self._fit(values, observed)
         return self
 
     def predict(self, probe_index: np.ndarray, probe_values: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Completer:
         order = np.argsort(index, kind="stable")
         return index[order], values[..., order]
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         raise NotImplementedError
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -132,10 +132,10 @@ class Completer:
 
 def _group_by_known_columns(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups rows whose NaN are in the same columns: (row numbers, columns with values)."""
-    known = np.isfinite(values)
-    if known.all():
+    observed = np.isfinite(values)
+    if observed.all():
         return [(np.arange(len(values)), np.arange(values.shape[1]))]
-    patterns, group = np.unique(known, axis=0, return_inverse=True)
+    patterns, group = np.unique(observed, axis=0, return_inverse=True)
     groups = []
     for number, pattern in enumerate(patterns):
         groups.append((np.flatnonzero(group.ravel() == number), np.flatnonzero(pattern)))

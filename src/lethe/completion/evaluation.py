@@ -184,9 +184,9 @@ class _FittedAssociation:
         self._line = Association(column_mean).fit(train, train_associations)
         self._cut = None
         if _is_binary(train):
-            known = np.isfinite(train)
+            observed = np.isfinite(train)
             predicted = self._line.predict(train_associations)
-            self._cut = best_threshold(train[known] > 0.5, predicted[known])
+            self._cut = best_threshold(train[observed] > 0.5, predicted[observed])
 
     def called_above(self, probes: int) -> float | None:
         """As for a method; it does not depend on the probes."""
@@ -230,14 +230,14 @@ class _Draws:
         self.values = matrix.values.astype(np.float64)
         self._train = matrix.values[split.train]
         self._protocol = protocol
-        known = np.isfinite(self.values[split.test])
-        if not known.any(axis=1).all():
-            task = matrix.tasks[split.test[np.argmin(known.any(axis=1))]]
+        observed = np.isfinite(self.values[split.test])
+        if not observed.any(axis=1).all():
+            task = matrix.tasks[split.test[np.argmin(observed.any(axis=1))]]
             raise LetheError(
                 f"task {task!r}: no cell of its row of Z is known, so there is nothing to probe "
                 "or to predict; measure it, or leave it out of the task table"
             )
-        patterns, group = np.unique(known, axis=0, return_inverse=True)
+        patterns, group = np.unique(observed, axis=0, return_inverse=True)
         self._groups = []
         for number, pattern in enumerate(patterns):
             self._groups.append((split.test[group.ravel() == number], pattern))
@@ -246,9 +246,9 @@ class _Draws:
     def draw(self, design: str, k: int, seed: int) -> Iterator[_Draw]:
         """One draw for each group of rows."""
         in_halves = design.endswith("_half")
-        for number, (rows, known) in enumerate(self._groups):
-            half = half_of(len(known), seed) if in_halves else np.ones_like(known)
-            allowed = known & half
+        for number, (rows, observed) in enumerate(self._groups):
+            half = half_of(len(observed), seed) if in_halves else np.ones_like(observed)
+            allowed = observed & half
             # At least one cell must stay hidden, to be predicted.
             count = min(k, int(allowed.sum()) - (not in_halves))
             key = (number, design, k, seed)
@@ -262,7 +262,7 @@ class _Draws:
                     allowed=allowed,
                 )
             index = self._chosen[key]
-            scored = known & ~half if in_halves else known.copy()
+            scored = observed & ~half if in_halves else observed.copy()
             scored[index] = False
             yield _Draw(rows=rows, index=index, scored=scored)
 
@@ -280,7 +280,9 @@ def _scores(
         lines = []
         for draws_of_split, predictor in zip(draws, fitted, strict=True):
             for draw in draws_of_split.draw(design, k, seed):
-                lines.append(_score(draws_of_split.values, predictor, draw, protocol.threshold))
+                lines.append(
+                    _score(draws_of_split.values, predictor, draw, threshold=protocol.threshold)
+                )
         by_seed.append(np.concatenate(lines))
     metrics = METRICS
     if fitted[0].has_intervals:
@@ -295,7 +297,7 @@ def _score(values: np.ndarray, predictor, draw: _Draw, threshold: float) -> np.n
     probed = values[np.ix_(draw.rows, draw.index)]
     predicted = predictor.predict(draw.rows, draw.index, probed)[:, draw.scored]
     called_above = predictor.called_above(len(draw.index))
-    scores = score_rows(truth, predicted, threshold, called_above)
+    scores = score_rows(truth, predicted, threshold=threshold, called_above=called_above)
     if not predictor.has_intervals:
         return scores
     coverage = []
@@ -332,10 +334,10 @@ def _summarise(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dic
 
 def _mean(metric: str, values: np.ndarray) -> np.ndarray:
     """Means (n,) of the lines of values (n, m) without NaN; NaN for a line of NaN."""
-    known = np.isfinite(values)
-    filled = np.where(known, np.square(values) if metric == "rmse" else values, 0.0)
-    counts = np.maximum(known.sum(axis=1), 1)
-    means = np.where(known.any(axis=1), filled.sum(axis=1) / counts, np.nan)
+    observed = np.isfinite(values)
+    filled = np.where(observed, np.square(values) if metric == "rmse" else values, 0.0)
+    counts = np.maximum(observed.sum(axis=1), 1)
+    means = np.where(observed.any(axis=1), filled.sum(axis=1) / counts, np.nan)
     return np.sqrt(means) if metric == "rmse" else means
 
 

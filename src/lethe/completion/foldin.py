@@ -141,7 +141,7 @@ class FoldInModel:
     columns
         Columns (M, n) of Z at which a candidate is judged: all, or a random part. Columns that no
         row knows belong neither in here nor in `total`.
-    known
+    observed
         Mask (M, n) of the cells of `columns` that were measured, not filled in; by default all.
     """
 
@@ -151,12 +151,12 @@ class FoldInModel:
         total: np.ndarray,
         columns: np.ndarray,
         seed: int = 0,
-        known: np.ndarray | None = None,
+        observed: np.ndarray | None = None,
     ):
         self.method = method
         self.total = total
         self.sample = with_ones(columns)
-        self.known = np.ones(columns.shape, dtype=bool) if known is None else known
+        self.observed = np.ones(columns.shape, dtype=bool) if observed is None else observed
         self.seed = seed
         self.parts = method.parts(total)
         self._parts_without_row: dict[int, Any] = {}
@@ -170,7 +170,9 @@ class FoldInModel:
     def weights(self, probed: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Weights (R, M + 1) of rows and ones from probe values (R, k) at columns (M, k)."""
         candidate = self.choose(probed.shape[1])
-        return self.method.weights(self.parts, with_ones(probed), values, [candidate])[0]
+        return self.method.weights(
+            self.parts, probed=with_ones(probed), values=values, candidates=[candidate]
+        )[0]
 
     def choose(self, probes: int) -> Any:
         """The candidate of least squared error over unprobed cells of left-out training rows.
@@ -210,7 +212,12 @@ class FoldInModel:
         """Sum (C,) of squared errors over unprobed columns, from the Gram matrix alone."""
         parts, remaining = self.without_row(row)
         probed = self.sample[:, index]
-        weights = self.method.weights(parts, probed[remaining], probed[row][None], candidates)
+        weights = self.method.weights(
+            parts,
+            probed=probed[remaining],
+            values=probed[row][None],
+            candidates=candidates,
+        )
         # Predicted minus measured row, as a combination of all rows.
         error = np.zeros((len(candidates), len(self.total)))
         error[:, row] = -1
@@ -245,15 +252,15 @@ class FoldIn(Completer):
         """Weights (C, R, M + 1) from values (R, k) at columns (M + 1, k) of [Z; 1]."""
         raise NotImplementedError
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self._rows = fill(values, known)
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        self._rows = fill(values, observed)
         # Columns that no row knows are filled in, and would make rows seem to explain each other.
-        measured = known.any(axis=0)
+        measured = observed.any(axis=0)
         self.model_ = FoldInModel(
             self,
             total=gram(self._rows[:, measured]),
             columns=sample_columns(self._rows[:, measured]),
-            known=sample_columns(known[:, measured]),
+            observed=sample_columns(observed[:, measured]),
         )
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:

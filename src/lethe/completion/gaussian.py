@@ -42,8 +42,8 @@ class Gaussian(FoldIn):
     def __init__(self, noise: float | None = None):
         self.noise = noise
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        super()._fit(values, known)
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        super()._fit(values, observed)
         self._calibrations: dict[int, Calibration] = {}
 
     def candidates(self) -> Sequence[float]:
@@ -80,7 +80,7 @@ class Gaussian(FoldIn):
         factor = self.model_.choose(probes)
         middle = solver.weights(values, [factor])[0] @ columns
         task_size = calibration.task_size(solver.left_out_residuals(values, factor))
-        cell_size = predictive_sd(self.model_.parts, solver, columns, factor)
+        cell_size = predictive_sd(self.model_.parts, solver, columns=columns, factor=factor)
         half_width = calibration.reach(level) * task_size[:, None] * cell_size
         return middle - half_width, middle + half_width
 
@@ -113,13 +113,13 @@ def left_out_rows(model: FoldInModel, probes: int, draws: int = 5) -> list[LeftO
             columns = model.sample[remaining]
             solver = model.method.solver(parts, columns[:, index])
             probe_values = model.sample[row, index][None]
-            hidden = unprobed[model.known[row, unprobed]]
+            hidden = unprobed[model.observed[row, unprobed]]
             hidden_columns = columns[:, hidden]
             predicted = solver.weights(probe_values, [factor])[0, 0] @ hidden_columns
             rows.append(
                 LeftOutRow(
                     residuals=model.sample[row, hidden] - predicted,
-                    sizes=predictive_sd(parts, solver, hidden_columns, factor),
+                    sizes=predictive_sd(parts, solver, columns=hidden_columns, factor=factor),
                     probes=solver.left_out_residuals(probe_values, factor)[0],
                 )
             )

@@ -101,7 +101,7 @@ class Conformal(Completer):
         self.draws = draws
         self.seed = seed
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         if len(values) < 3:
             raise ValueError(f"{len(values)} training tasks; intervals need at least 3")
         self._values = values
@@ -160,11 +160,11 @@ class Conformal(Completer):
 
 def _column_spread(rows: np.ndarray, prior: float = 5.0) -> np.ndarray:
     """Standard deviation (N,) of each column over the tasks, shrunk to that of all columns."""
-    known = np.isfinite(rows)
-    counts = known.sum(axis=0)
-    filled = np.where(known, rows, 0.0)
+    observed = np.isfinite(rows)
+    counts = observed.sum(axis=0)
+    filled = np.where(observed, rows, 0.0)
     means = filled.sum(axis=0) / np.maximum(counts, 1)
-    squares = (np.square(filled - means) * known).sum(axis=0)
+    squares = (np.square(filled - means) * observed).sum(axis=0)
     pooled = squares.sum() / max(counts.sum() - rows.shape[1], 1)
     return np.sqrt(np.maximum((squares + prior * pooled) / (counts + prior), 1e-12))
 
@@ -174,8 +174,8 @@ def _half_residuals(method: Completer, index: np.ndarray, values: np.ndarray) ->
     if len(index) < 2:
         return np.empty((len(values), 0))
     residuals = np.empty_like(values)
-    odd = np.arange(len(index)) % 2 == 1
-    for half in (odd, ~odd):
+    odd_numbers = np.arange(len(index)) % 2 == 1
+    for half in (odd_numbers, ~odd_numbers):
         predicted = method.predict(index[half], values[:, half])
         residuals[:, ~half] = values[:, ~half] - predicted[:, index[~half]]
     return residuals

@@ -46,24 +46,24 @@ class KNN(Completer):
         self.ridge_columns = ridge_columns
         self.epochs = epochs
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self._values = np.where(known, values, 0.0)
-        self._known = known.astype(float)
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        self._values = np.where(observed, values, 0.0)
+        self._observed = observed.astype(float)
         self.biases_ = fit_biases(
             values,
-            known,
+            observed,
             ridge_rows=self.ridge_rows,
             ridge_columns=self.ridge_columns,
             epochs=self.epochs,
         )
-        self._residuals = np.where(known, values - self.biases_.to_matrix(), 0.0)
+        self._residuals = np.where(observed, values - self.biases_.to_matrix(), 0.0)
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         base = self.biases_.mean + self.biases_.columns
         observations = max(len(index) + self.ridge, 1e-12)
         base = base + (values - base[index]).sum(axis=1, keepdims=True) / observations
         similar = self._nearest(self._similarities(index, values))
-        weight = similar @ self._known
+        weight = similar @ self._observed
         sums = similar @ self._residuals
         return base + np.divide(sums, weight, out=np.zeros_like(sums), where=weight > 0)
 
@@ -76,7 +76,7 @@ class KNN(Completer):
 
     def _similarities(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Similarity (R, M) of each new row with each training row, over shared probes."""
-        shared = self._known[:, index]
+        shared = self._observed[:, index]
         counts = np.maximum(shared.sum(axis=1), 1e-12)
         differences = values[:, None, :] - self._values[:, index]
         if self.similarity == "pearson":

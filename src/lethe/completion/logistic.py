@@ -22,10 +22,10 @@ def _probability(logits: np.ndarray) -> np.ndarray:
 
 def check_binary(values: np.ndarray) -> None:
     """Raises ValueError if known values lie outside 0..1."""
-    known = values[np.isfinite(values)]
-    if len(known) and (known.min() < 0 or known.max() > 1):
+    observed = values[np.isfinite(values)]
+    if len(observed) and (observed.min() < 0 or observed.max() > 1):
         raise ValueError(
-            f"logistic methods need Z in 0..1, seen {known.min():.4g}..{known.max():.4g}; "
+            f"logistic methods need Z in 0..1, seen {observed.min():.4g}..{observed.max():.4g}; "
             "use gaussian or mf for forgetting in nats"
         )
 
@@ -48,11 +48,11 @@ class LogisticFoldIn(Completer):
         self.rank = rank
         self.ridge = ridge
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         check_binary(values)
-        self._rows = np.clip(fill(values, known), 0.0, 1.0)
+        self._rows = np.clip(fill(values, observed), 0.0, 1.0)
         # Columns that no row knows are filled in, so they say nothing about how rows agree.
-        self._measured = known.any(axis=0)
+        self._measured = observed.any(axis=0)
         self._basis = _Basis(self._rows, self._measured)
         self._choices: dict[int, tuple[int, float]] = {}
 
@@ -165,13 +165,13 @@ class LogisticMF(Completer):
         self.steps = steps
         self.seed = seed
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         check_binary(values)
         rng = np.random.default_rng([self.seed, 41])
         tasks, examples = values.shape
-        z = np.where(known, values, 0.0)
-        rate = (z.sum() + 0.5) / (known.sum() + 1)
-        base = logit((z.sum(axis=0) + rate) / (known.sum(axis=0) + 1))[None]
+        z = np.where(observed, values, 0.0)
+        rate = (z.sum() + 0.5) / (observed.sum() + 1)
+        base = logit((z.sum(axis=0) + rate) / (observed.sum(axis=0) + 1))[None]
         start = [
             np.zeros((tasks, 1)),
             base,
@@ -181,7 +181,7 @@ class LogisticMF(Completer):
 
         def gradients(parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
             rows, columns, u, v = parameters
-            error = known * (_probability(rows + columns + u @ v) - z)
+            error = observed * (_probability(rows + columns + u @ v) - z)
             return [
                 error.sum(axis=1, keepdims=True) + self.decay * rows,
                 error.sum(axis=0, keepdims=True) + self.decay * (columns - base),

@@ -67,17 +67,17 @@ def choose_probes(
     if method not in CHOICES:
         raise ValueError(f"no choice of probes {method!r}; known: {', '.join(CHOICES)}")
     if method == "random":
-        return random_probes(rows.shape[1], k, seed, allowed)
+        return random_probes(rows.shape[1], count=k, seed=seed, allowed=allowed)
     pool = _pool(rows.shape[1], k, allowed)
     rng = np.random.default_rng([seed, 29])
     if method == "stratified":
         if domains is None or len(domains) != rows.shape[1]:
             raise ValueError(f"stratified probes need {rows.shape[1]} domains, one per column")
         return _stratified(pool, domains=np.asarray(domains)[pool], k=k, rng=rng)
-    known = np.isfinite(rows)
-    measured = np.flatnonzero(known.any(axis=0))
+    observed = np.isfinite(rows)
+    measured = np.flatnonzero(observed.any(axis=0))
     # From here on columns are numbered among the measured ones.
-    rows = fill(rows, known)[:, measured]
+    rows = fill(rows, observed)[:, measured]
     pool = np.flatnonzero(np.isin(measured, pool))
     if k > len(pool):
         raise ValueError(f"{k} probes wanted, training rows know {len(pool)} that may be probed")

@@ -39,9 +39,9 @@ class SoftImpute(Completer):
         self.iterations = iterations
         self.tolerance = tolerance
 
-    def _fit(self, values: np.ndarray, known: np.ndarray) -> None:
-        self._rows = fill(values, known)
-        self._measured = known.any(axis=0)
+    def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
+        self._rows = fill(values, observed)
+        self._measured = observed.any(axis=0)
         self._choices: dict[int, float] = {}
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -55,7 +55,9 @@ class SoftImpute(Completer):
         offsets = (values - means[index]).sum(axis=1) / max(len(index), 1)
         predicted = means + offsets[:, None]
         for row, probe_values in zip(predicted, values, strict=True):
-            row[used] = self._complete(self._rows[:, used], probed, probe_values, path)[-1]
+            row[used] = self._complete(
+                self._rows[:, used], index=probed, values=probe_values, path=path
+            )[-1]
         return predicted
 
     def _choose(self, probes: int, columns: int = 300) -> float:
@@ -71,7 +73,7 @@ class SoftImpute(Completer):
                 order = rng.permutation(len(truth))
                 index, hidden = np.split(order, [min(probes, len(order) - 1)])
                 others = np.delete(rows, row, axis=0)
-                path = self._complete(others, index, truth[index], SHRINKAGES)
+                path = self._complete(others, index=index, values=truth[index], path=SHRINKAGES)
                 errors += [np.square(line - truth)[hidden].mean() for line in path]
             self._choices[probes] = SHRINKAGES[int(np.argmin(errors))]
         return self._choices[probes]

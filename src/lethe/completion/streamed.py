@@ -34,12 +34,12 @@ class RowEffects:
 
     def add(self, columns: np.ndarray) -> None:
         """Adds columns (M, n) with unknown cells."""
-        known = np.isfinite(columns)
-        mask = known.astype(float)
-        counts = np.maximum(known.sum(axis=0), 1)
-        z = np.where(known, columns, 0.0).astype(np.float64)
+        observed = np.isfinite(columns)
+        mask = observed.astype(float)
+        counts = np.maximum(observed.sum(axis=0), 1)
+        z = np.where(observed, columns, 0.0).astype(np.float64)
         self.system += np.diag(mask.sum(axis=1)) - (mask / counts) @ mask.T
-        self.right += np.where(known, z - z.sum(axis=0) / counts, 0.0).sum(axis=1)
+        self.right += np.where(observed, z - z.sum(axis=0) / counts, 0.0).sum(axis=1)
         self.cells += mask.sum(axis=1)
         self.total += z.sum()
 
@@ -66,13 +66,13 @@ class Filling:
 
     def __call__(self, columns: np.ndarray) -> np.ndarray:
         """Columns (M, n), their unknown cells at the fit."""
-        known = np.isfinite(columns)
-        if known.all():
+        observed = np.isfinite(columns)
+        if observed.all():
             return columns
-        counts = known.sum(axis=0)
-        residuals = np.where(known, columns - self.mean - self.effects[:, None], 0.0)
+        counts = observed.sum(axis=0)
+        residuals = np.where(observed, columns - self.mean - self.effects[:, None], 0.0)
         example_effects = residuals.sum(axis=0) / np.maximum(counts, 1)
-        return np.where(known, columns, self.mean + self.effects[:, None] + example_effects)
+        return np.where(observed, columns, self.mean + self.effects[:, None] + example_effects)
 
 
 class StreamedCompletion:
@@ -117,7 +117,7 @@ class StreamedCompletion:
             method,
             total=_gram_with_ones(complete),
             columns=self.filling_(columns),
-            known=np.isfinite(columns),
+            observed=np.isfinite(columns),
         )
 
     def __repr__(self) -> str:

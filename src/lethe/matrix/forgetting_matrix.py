@@ -111,13 +111,13 @@ def _kind(row: Row, mixed_machines: bool) -> str:
 
 
 def _difference(kind: str, expected: str) -> str:
-    seen = _flatten(json.loads(kind))
+    actual = _flatten(json.loads(kind))
     required = _flatten(json.loads(expected))
     differences = []
-    for key in sorted(seen | required):
-        if seen.get(key) != required.get(key):
+    for key in sorted(actual | required):
+        if actual.get(key) != required.get(key):
             differences.append(
-                f"{key}: {_shorten(seen.get(key))}, expected {_shorten(required.get(key))}"
+                f"{key}: {_shorten(actual.get(key))}, expected {_shorten(required.get(key))}"
             )
     return "; ".join(differences)
 

@@ -176,18 +176,18 @@ def _row_names(meta: Path) -> list[str]:
 def _read_array(path: Path, tasks: list[str], layout: str, named_by: str) -> np.ndarray:
     """Values (M, N) of a .npy file."""
     values = _load_array(path)
-    seen = f"{path}: has shape {values.shape} of {values.dtype}"
+    description = f"{path}: has shape {values.shape} of {values.dtype}"
     shape = f"({len(tasks)}, N)" if layout == "tasks_in_rows" else f"(N, {len(tasks)})"
     expected = f"expected {shape} for the {len(tasks)} {named_by}"
     if values.dtype.kind not in "fiub":
-        raise LetheError(f"{seen}; expected numbers")
+        raise LetheError(f"{description}; expected numbers")
     if values.ndim != 2 or 0 in values.shape:
-        raise LetheError(f"{seen}; {expected}")
+        raise LetheError(f"{description}; {expected}")
     rows = values if layout == "tasks_in_rows" else values.T
     if rows.shape[0] != len(tasks):
         other_layout = LAYOUTS[1 - LAYOUTS.index(layout)]
         hint = f"; use layout: {other_layout}" if rows.shape[1] == len(tasks) else ""
-        raise LetheError(f"{seen}, layout {layout}; {expected}{hint}")
+        raise LetheError(f"{description}, layout {layout}; {expected}{hint}")
     return rows
 
 
@@ -403,9 +403,9 @@ def _text_to_numbers(path: Path, column: pa.ChunkedArray, name: str) -> pa.Chunk
         try:
             numbers.append(_text_to_number(text))
         except ValueError:
-            place = f", line {line}" if path.suffix == ".csv" else f", row {line - 1}"
+            location = f", line {line}" if path.suffix == ".csv" else f", row {line - 1}"
             raise LetheError(
-                f"{path}{place}: column {name!r} holds {text!r} (type {column.type}); expected "
+                f"{path}{location}: column {name!r} holds {text!r} (type {column.type}); expected "
                 "numbers"
             )
     return pa.chunked_array([pa.array(numbers, pa.float64())])

@@ -101,6 +101,7 @@ def left_out_rows(model: FoldInModel, probes: int, draws: int = 5) -> list[LeftO
     is no other; its residuals carry no information.
     """
     factor = model.choose(probes)
+    noises: dict[int, np.ndarray] = {}
     rows = []
     for index in model.draw_probes(probes, draws):
         unprobed = np.setdiff1d(np.arange(model.sample.shape[1]), index)
@@ -111,15 +112,20 @@ def left_out_rows(model: FoldInModel, probes: int, draws: int = 5) -> list[LeftO
                 parts = model.parts
                 remaining = [0, 1]
             columns = model.sample[remaining]
+            if row not in noises:
+                # The noise does not depend on the draw, so it is computed once per row.
+                _, column_noise = parts
+                noises[row] = column_noise.variance(columns[:-1])
             solver = model.method.solver(parts, columns[:, index])
             probe_values = model.sample[row, index][None]
             hidden = unprobed[model.observed[row, unprobed]]
             hidden_columns = columns[:, hidden]
             predicted = solver.weights(probe_values, [factor])[0, 0] @ hidden_columns
+            variance = solver.variance(hidden_columns, factor) + factor * noises[row][hidden]
             rows.append(
                 LeftOutRow(
                     residuals=model.sample[row, hidden] - predicted,
-                    sizes=predictive_sd(parts, solver, columns=hidden_columns, factor=factor),
+                    sizes=np.sqrt(variance),
                     probes=solver.left_out_residuals(probe_values, factor)[0],
                 )
             )

@@ -60,6 +60,18 @@ def with_model(**changes) -> dict:
     return {"models": models | {"olmo": models["olmo"] | changes}}
 
 
+def test_all_files_that_define_the_model_of_a_folder_are_inputs(load, tmp_path):
+    folder = tmp_path / "place/mine"
+    folder.mkdir()
+    names = ["config.json", "model-1.safetensors", "tokenizer.json", "chat_template.jinja"]
+    for name in [*names, "README.md", "optimizer.pt"]:
+        (folder / name).touch()
+    experiment = load(models={"m": {"source": "folder", "path": "mine"}})
+    inputs = SourceFiles(experiment, "cache").model_files("m")
+    assert sorted(inputs) == sorted(f"mine/{name}" for name in names)
+    assert SourceFiles(load(), "cache").model_files("olmo") == []
+
+
 def test_a_pattern_matches_the_names_and_nothing_else():
     assert pattern_of(["a.b", "c"]) == r"a\.b|c"
     assert pattern_of([]) == "(?!)"

@@ -70,11 +70,12 @@ def scored_losses(
     states, _ = head_inputs(model, batch.ids, positions)
     head = model_of(model).get_output_embeddings()
     targets = batch.ids[:, 1:][positions]
+    chunk_losses = _chunk_losses
+    size = head_tokens
     if _pays_in_slices(head):
         # Slices of the vocabulary are narrow, so the same memory holds more tokens.
-        chunk_losses, size = _sliced_losses, SLICED_TOKENS
-    else:
-        chunk_losses, size = _chunk_losses, head_tokens
+        chunk_losses = _sliced_losses
+        size = SLICED_TOKENS
     losses = []
     for states_part, targets_part in zip(states.split(size), targets.split(size), strict=True):
         losses.append(chunk_losses(head, states_part, targets_part))

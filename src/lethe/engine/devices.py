@@ -27,8 +27,8 @@ def claim(gpus: int) -> None:
     present = visible(os.environ, sorted(Path("/dev").glob("nvidia[0-9]*")))
     if gpus and not present:
         return
-    chosen = free(present, min(gpus, len(present)), Path(tempfile.gettempdir()))
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+    locked = free(present, min(gpus, len(present)), Path(tempfile.gettempdir()))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(locked)
     _report(gpus)
 
 

@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer state are sharded. Every process takes its part of each training
 batch and its share of the batches that are scored. `lethe.jobs.launch` starts such a job. In a job
-of one process, every function below does what that one process needs.
+of one process, the functions below return that process's own values.
 
 Shards are PyTorch's own (`fully_shard`, FSDP2). accelerate wraps the same function, but on GPUs
 only: its version 1.15 turns two processes on a CPU into data-parallel ones, so nothing could be

@@ -176,7 +176,8 @@ class _Answerer:
         model = self.model
         was_training = model.training
         # generate() fills gaps of a config from the model's own: sampling, penalties.
-        own_config, model.generation_config = model.generation_config, self.config
+        own_config = model.generation_config
+        model.generation_config = self.config
         model.eval()
         stop = StoppingCriteriaList([_BlankLine(self.tokenizer, ids.shape[1])])
         try:

@@ -21,6 +21,8 @@ _PREFIXES = {
 }
 # Output layers of models that are no language models.
 _CLASSIFIERS = ("score.", "classifier.", "qa_outputs.", "v_head.")
+# Buffers that older versions of transformers saved and newer ones compute.
+_OLD_BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 _NAMED = 4
 
 
@@ -41,7 +43,9 @@ def check_loaded(model: Any, report: Mapping[str, Iterable], path: str) -> None:
         base = getattr(model.config, "_name_or_path", None)
         raise LetheError(f"model {path}: {adapter_message(base)}")
     missing = sorted(report.get("missing_keys", ()))
-    unexpected = sorted(report.get("unexpected_keys", ()))
+    unexpected = sorted(
+        name for name in report.get("unexpected_keys", ()) if not name.endswith(_OLD_BUFFERS)
+    )
     mismatched = sorted(report.get("mismatched_keys", ()), key=str)
     problems = []
     if missing:

@@ -21,7 +21,8 @@ from lethe.files import read_json
 _log = logging.getLogger("lethe.engine")
 END = "<|endoftext|>"
 # Parameters of glibc's mallopt, from malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
 
 
 def use_machine(threads: int, gpus: int) -> None:

@@ -51,11 +51,11 @@ class Schedule:
         if step < self.warmup_steps:
             return (step + 1) / self.ramp
         length = max(1, self.steps - self.warmup_steps)
-        left = (self.steps - step) / length
+        remaining = (self.steps - step) / length
         if self.decay == "linear":
-            return max(0.0, left)
+            return max(0.0, remaining)
         if self.decay == "cosine":
-            return max(0.0, 0.5 - 0.5 * math.cos(math.pi * left))
+            return max(0.0, 0.5 - 0.5 * math.cos(math.pi * remaining))
         if self.decay == "cosine_to_twentieth":
             passed = (step - self.warmup_steps) / length
             return 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * passed))

@@ -137,9 +137,10 @@ class _Scorer:
         losses, owners = scored_losses(self.model, batch, self._has_plain_head(batch), HEAD_TOKENS)
         means = example_means(losses, owners, len(rows)).cpu().numpy()
         if self._by_token is not None:
-            losses, owners = losses.cpu().numpy(), owners.cpu().numpy()
+            values = losses.cpu().numpy()
+            owner_rows = owners.cpu().numpy()
             for number, row in enumerate(rows):
-                self._by_token[row] = losses[owners == number]
+                self._by_token[row] = values[owner_rows == number]
         return means
 
     def too_large(self, row: int) -> str:

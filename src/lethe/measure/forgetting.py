@@ -264,11 +264,7 @@ class Job:
 
     def _data(self) -> dict[str, str]:
         """SHA-256 of the task's examples."""
-        parts = {"train": self.train, "evaluation": self.evaluation}
-        return {
-            name: fingerprint([example.digest() for example in part])
-            for name, part in parts.items()
-        }
+        return {"train": _digest(self.train), "evaluation": _digest(self.evaluation)}
 
     def _training_stream(self, train: Tokenised) -> list[Tokens]:
         """The task's examples in the order in which they are trained on."""
@@ -374,6 +370,11 @@ def measure_again(
     answers = upstream_set.answers(reader, row.answers, f"{title}, answers", Checkpoint())
     about = row.about | {"seconds": time.perf_counter() - began}
     return replace(row, loss_after=losses, answers=answers, about=about)
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of examples in their order."""
+    return fingerprint([example.digest() for example in examples])
 
 
 def _copy_trained_weights(source: Any, target: Any) -> None:

@@ -1,4 +1,5 @@
 import copy
+import json
 from itertools import pairwise
 
 import pytest
@@ -347,6 +348,17 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     config["sources"]["bigbench"]["upstream_as"] = "pairs"
     del config["upstream"]["domains"]["code"]
     assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
+
+
+def test_an_adapter_in_the_place_of_a_model_is_named_with_its_base(experiment):
+    config, folder = experiment
+    (folder / "adapter").mkdir()
+    settings = json.dumps({"base_model_name_or_path": "org/base"})
+    (folder / "adapter/adapter_config.json").write_text(settings)
+    config["models"]["mine"] = {"source": "folder", "path": "adapter"}
+    message = problems(config, folder)
+    assert "models.mine.path: no such file or folder: adapter/config.json" in message
+    assert "holds an adapter of org/base" in message and "merge" in message
 
 
 def test_a_template_file_that_is_not_there_is_refused(experiment):

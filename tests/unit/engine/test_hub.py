@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.hub import COMMIT
 
-from lethe.engine.hub import unreachable
+from lethe.engine.hub import commit_of, unreachable
 
 # huggingface_hub waits between its attempts; here nothing is gained by it.
 DRIVER = """
@@ -61,6 +62,37 @@ def test_a_hub_that_breaks_off_is_named_and_one_that_is_gone_is_not_missed(loade
         assert "finished rows stay" in error and f"hf download {name}" in error
     assert isinstance(whole, float) and whole == gone == stopped
     assert "the hub does not answer; used as downloaded" in said
+
+
+CARD = """
+import json, os, sys
+from helpers.hub import Hub
+hub = Hub("someone/tiny", sys.argv[1])
+os.environ |= hub.environment
+from lethe.engine import models
+card = models.card("someone/tiny")
+hub.requests.clear()
+models.load(card)
+print(json.dumps([card, hub.requests]))
+"""
+
+
+def test_the_commit_of_a_model_on_the_hub_is_pinned_in_its_card(model_folders, tmp_path):
+    tests = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(tests.parent / "src"), str(tests)])
+    done = subprocess.run(
+        [sys.executable, "-c", CARD, model_folders["llama"]["path"]],
+        env=os.environ | {"PYTHONPATH": paths, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+        **{"capture_output": True, "text": True, "timeout": 240},
+    )
+    assert done.returncode == 0, done.stderr
+    card, requests = json.loads(done.stdout.splitlines()[-1])
+    assert card["commit"] == COMMIT and card["weights"] == {}
+    assert any(COMMIT in path for path in requests if path.endswith("model.safetensors"))
+
+
+def test_a_revision_that_is_a_commit_needs_no_hub():
+    assert commit_of("nobody/nothing", COMMIT) == COMMIT
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ def error(folder: Path) -> str:
     return f"{interval(best.value, best.low, best.high)}; column mean {usual.value:.3f}"
 
 
-def replay_effect(folder: Path, strategy: str) -> str:
-    """Held-out forgetting of a strategy minus that of random replay, in nats, with Holm's p."""
-    line = pd.read_csv(folder / "replay_comparison.csv").set_index("strategy").loc[strategy]
-    name = "heldout_forgetting_difference"
-    effect = interval(line[name], line[f"{name}_low"], line[f"{name}_high"])
-    return f"{effect}, p {line[f'{name}_p_holm']:.3f}"
+def planned_effect(folder: Path, question: str) -> str:
+    """Difference in held-out forgetting of a planned comparison, in nats, with Holm's p."""
+    table = pd.read_csv(folder / "replay_contrasts.csv")
+    line = table.query("question == @question and measure == 'heldout_forgetting'").iloc[0]
+    means = f"{line['mean']:.3f} against {line['reference_mean']:.3f}"
+    return f"{means}: {interval(line.difference, line.low, line.high)}, p {line.p_holm:.3f}"
 
 
 # Label of each result -> the function that reads it from a model's folder.
@@ -58,10 +58,13 @@ RESULTS = {
         correlation, association="text_tfidf"
     ),
     "Error (RMSE) of the prediction for unseen tasks, 30 probes": error,
-    "No replay minus random replay, held-out forgetting": partial(replay_effect, strategy="none"),
-    "Replay by prediction minus random replay, held-out forgetting": partial(
-        replay_effect, strategy="mf"
+    "Forgetting after replay: of text at random, against none": partial(
+        planned_effect, question="replay"
     ),
+    "Keeping the base model's answers by prediction, against random text": partial(
+        planned_effect, question="default"
+    ),
+    "The same, by prediction against at random": partial(planned_effect, question="selection"),
 }
 
 

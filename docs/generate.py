@@ -92,7 +92,7 @@ def users(schema: dict[str, Any], name: str) -> list[str]:
     return [
         f"{prefix}{key}"
         for prefix, section in sections.items()
-        for key, value in section["properties"].items()
+        for key, value in section.get("properties", {}).items()
         if reference in json.dumps(value)
     ]
 
@@ -100,7 +100,7 @@ def users(schema: dict[str, Any], name: str) -> list[str]:
 def keys_of(section: dict[str, Any]) -> str:
     """One line per key: its type, its default and its description."""
     lines = ["| Key | Type | Default | Meaning |", "|---|---|---|---|"]
-    for key, value in section["properties"].items():
+    for key, value in section.get("properties", {}).items():
         if key in section.get("required", ()):
             default = "required"
         else:

@@ -1,6 +1,7 @@
-"""Prints the README's table of results from the files of a finished default experiment.
+"""Prints tables of results, in Markdown, from the files of a finished default experiment.
 
-Run `python docs/results_table.py results/default` and paste the output into README.md.
+Run `python docs/results_table.py results/default` and paste the first table into README.md and
+those of replay, one per model, into docs/lab/default-experiment.md.
 """
 
 import sys
@@ -43,12 +44,12 @@ def error(folder: Path) -> str:
     return f"{interval(best.value, best.low, best.high)}; column mean {usual.value:.3f}"
 
 
-def replay_effect(folder: Path, strategy: str) -> str:
-    """Held-out forgetting of a strategy minus that of random replay, in nats, with Holm's p."""
-    line = pd.read_csv(folder / "replay_comparison.csv").set_index("strategy").loc[strategy]
-    name = "heldout_forgetting_difference"
-    effect = interval(line[name], line[f"{name}_low"], line[f"{name}_high"])
-    return f"{effect}, p {line[f'{name}_p_holm']:.3f}"
+def planned_effect(folder: Path, question: str) -> str:
+    """Difference in held-out forgetting of a planned comparison, in nats, with Holm's p."""
+    table = pd.read_csv(folder / "replay_contrasts.csv")
+    line = table.query("question == @question and measure == 'heldout_forgetting'").iloc[0]
+    means = f"{line['mean']:.3f} against {line['reference_mean']:.3f}"
+    return f"{means}: {interval(line.difference, line.low, line.high)}, p {line.p_holm:.3f}"
 
 
 # Label of each result -> the function that reads it from a model's folder.
@@ -58,20 +59,58 @@ RESULTS = {
         correlation, association="text_tfidf"
     ),
     "Error (RMSE) of the prediction for unseen tasks, 30 probes": error,
-    "No replay minus random replay, held-out forgetting": partial(replay_effect, strategy="none"),
-    "Replay by prediction minus random replay, held-out forgetting": partial(
-        replay_effect, strategy="mf"
+    "Forgetting after replay: of text at random, against none": partial(
+        planned_effect, question="replay"
     ),
+    "Keeping the base model's answers by prediction, against random text": partial(
+        planned_effect, question="default"
+    ),
+    "The same, by prediction against at random": partial(planned_effect, question="selection"),
+}
+
+
+# Column of replay_comparison.csv -> its heading.
+REPLAY_COLUMNS = {
+    "heldout_forgetting": "held-out forgetting",
+    "worst_domain_forgetting": "worst domain",
+    "drift": "drift",
+    "eval_loss_after": "new-task loss",
 }
 
 
 def main(results: Path) -> None:
-    """Prints one line per result and one column per model, in Markdown."""
+    """Prints one line per result and one column per model, then the replay runs of each model."""
     models = sorted(path.parent for path in results.glob("*/completion.csv"))
-    print(f"| | {' | '.join(model.name for model in models)} |")
+    print_line("", *[model.name for model in models])
     print("|---" * (len(models) + 1) + "|")
     for name, read in RESULTS.items():
-        print(f"| {name} | {' | '.join(read(model) for model in models)} |")
+        print_line(name, *[read(model) for model in models])
+    for model in models:
+        print()
+        print_replay(model)
+
+
+def print_replay(model: Path) -> None:
+    """One line per replay run: means over tasks, and the difference to random replay with p."""
+    table = pd.read_csv(model / "replay_comparison.csv")
+    columns = [column for column in REPLAY_COLUMNS if column in table]
+    headings = [REPLAY_COLUMNS[column] for column in columns]
+    print_line(model.name, *headings, "held-out difference to random")
+    print("|---" * (len(columns) + 2) + "|")
+    for _, line in table.iterrows():
+        name = "heldout_forgetting_difference"
+        effect = interval(line[name], line[f"{name}_low"], line[f"{name}_high"])
+        if line.strategy == "random":
+            effect = "-"
+        else:
+            effect += f", p {line[f'{name}_p_holm']:.3f}"
+        values = [f"{line[column]:.3f}" for column in columns]
+        print_line(line.strategy, *values, effect)
+
+
+def print_line(*cells: str) -> None:
+    """One line of a Markdown table."""
+    print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

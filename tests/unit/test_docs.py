@@ -2,10 +2,11 @@
 
 import ast
 import contextlib
-import importlib
+import importlib.util
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -76,14 +77,17 @@ def test_the_example_of_the_guide_runs_and_predicts_within_its_error_bars():
 @each_page
 def test_every_name_that_a_snippet_imports_exists(page):
     for code in blocks(page, "python"):
+        imported: dict[str, Any] = {"lethe": lethe}
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("lethe"):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
                     if not hasattr(module, alias.name):
                         importlib.import_module(f"{node.module}.{alias.name}")
-            if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "lethe":
-                assert hasattr(lethe, node.attr), f"lethe.{node.attr}"
+                    imported[alias.name] = getattr(module, alias.name)
+            # A method of an instance cannot be looked up without running the snippet.
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in imported:
+                assert hasattr(imported[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
 
 
 @each_page
@@ -151,3 +155,61 @@ def test_a_page_that_another_file_names_exists():
             continue
         for page in re.findall(r"docs/[\w/-]+\.md", path.read_text("utf-8")):
             assert (ROOT / page).exists(), f"{path}: {page}"
+
+
+def script(name: str):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The tables of one model, with made-up numbers."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "rows.csv").write_text("task,mean_forgetting\na,0.1\nb,0.3\n")
+    (folder / "associations.csv").write_text(
+        "association,tasks,pearson,pearson_low,pearson_high\ntext_tfidf,all,0.02,-0.1,0.2\n"
+    )
+    (folder / "completion.csv").write_text(
+        "split,method,k,probes,seed,metric,value,low,high\n"
+        "in_domain,gaussian,30,random,all,rmse,0.08,0.06,0.09\n"
+        "in_domain,column_mean,30,random,all,rmse,0.115,0.1,0.12\n"
+    )
+    lines = ["question,measure,mean,reference_mean,difference,low,high,p_holm"]
+    for question in ("replay", "default", "selection"):
+        lines.append(f"{question},heldout_forgetting,0.1,0.2,-0.1,-0.15,-0.05,0.0234")
+    (folder / "replay_contrasts.csv").write_text("\n".join(lines) + "\n")
+    name = "heldout_forgetting_difference"
+    (folder / "replay_comparison.csv").write_text(
+        f"strategy,heldout_forgetting,eval_loss_after,{name},{name}_low,{name}_high,{name}_p_holm\n"
+        "random,0.112,4.1,0,0,0,\noracle,0.1,4.2,-0.012,-0.02,-0.005,0.039\n"
+    )
+    return tmp_path
+
+
+def test_the_table_of_results_has_every_number_with_its_interval(results, capsys):
+    script("results_table").main(results)
+    printed = capsys.readouterr().out
+    assert "| Forgetting per fine-tune, mean of 29 tasks | 0.200 [0.100, 0.300] |" in printed
+    assert "| 0.080 [0.060, 0.090]; column mean 0.115 |" in printed
+    assert printed.count("| 0.100 against 0.200: -0.100 [-0.150, -0.050], p 0.023 |") == 3
+    assert "| random | 0.112 | 4.100 | - |" in printed
+    assert "| oracle | 0.100 | 4.200 | -0.012 [-0.020, -0.005], p 0.039 |" in printed
+
+
+def test_the_page_of_the_configuration_has_every_key_of_the_schema():
+    schema = Experiment.model_json_schema()
+    page = script("generate").configuration(schema)
+    for section in [schema, *schema["$defs"].values()]:
+        for key in section.get("properties", {}):
+            assert f"| `{key}` |" in page
+    for name in schema["$defs"]:
+        assert f"## {name}\n" in page
+
+
+def test_the_page_of_the_command_line_shows_its_help():
+    assert "usage: lethe" in script("generate").command_line()

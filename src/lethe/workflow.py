@@ -149,9 +149,15 @@ class ResultFiles:
         tables = {}
         if self.plans_contrasts:
             tables["contrasts"] = f"{folder}/replay_contrasts.csv"
-        if frontier_runs(self.experiment.settings.replay):
+        if self.has_frontiers:
             tables["frontier"] = f"{folder}/replay_frontier.csv"
         return tables
+
+    @cached_property
+    def has_frontiers(self) -> bool:
+        """Whether the experiment has enough doses of random replay to draw a frontier."""
+        replay = self.experiment.settings.replay
+        return replay is not None and bool(frontier_runs(replay))
 
     @cached_property
     def plans_contrasts(self) -> bool:
@@ -250,6 +256,7 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "runs": self.of_models("replay.csv") if settings.replay else [],
+            "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),

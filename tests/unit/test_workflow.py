@@ -168,8 +168,11 @@ def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
     alone = load(replay={"strategies": ["random"], "probes": 5})
     assert files(alone).replay_tests(folder) == {}
     variants = {"half": {"strategy": "random", "ratio": 0.5}}
-    curve = files(load(replay=TINY["replay"] | {"variants": variants})).replay_tests(folder)
-    assert curve == contrasts | {"frontier": f"{folder}/replay_frontier.csv"}
+    doses = files(load(replay=TINY["replay"] | {"variants": variants}))
+    frontier = f"{folder}/replay_frontier.csv"
+    assert doses.replay_tests(folder) == contrasts | {"frontier": frontier}
+    assert frontier in doses.report_tables()["frontiers"]
+    assert files(load()).report_tables()["frontiers"] == []
 
 
 def test_the_report_reads_the_tables_that_exist(load, own_matrix):

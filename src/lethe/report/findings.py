@@ -27,6 +27,7 @@ class Findings:
     summaries: dict[str, pd.DataFrame] = field(default_factory=dict)
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
+    frontiers: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
@@ -68,6 +69,7 @@ NAMES = (
     "reference",
     "measure",
     "status",
+    "frontier",
     "worst_domain",
     "lethe_version",
     "largest_difference_task",
@@ -120,6 +122,7 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         summaries=tables("summaries"),
         comparisons=tables("comparisons"),
         contrasts=tables("contrasts"),
+        frontiers=tables("frontiers"),
         runs=tables("runs"),
         associations=tables("associations"),
         noise=records("noise"),

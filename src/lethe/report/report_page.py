@@ -83,6 +83,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         replay_measures=_by_model(_replay_measures, findings.comparisons),
         measures=MEASURES,
         contrasts=_by_model(_records, findings.contrasts),
+        frontiers=_by_model(_records, findings.frontiers),
         associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),

@@ -178,3 +178,16 @@ def test_rows_of_several_versions_of_lethe_are_a_warning(findings):
         text = " ".join(report_page.make_warnings(replace(findings, summaries=summaries)))
         warned = "one: Rows were measured with several versions of lethe: 0.1.0, 0.2.0." in text
         assert warned == (len(set(versions)) > 1)
+
+
+def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
+    line = {"frontier": tiny_findings.SCRIPT, "strategy": "mf", "tasks": 8}
+    line |= {"eval_loss_after": 1.5, "heldout_forgetting": 0.25, "frontier_forgetting": 0.375}
+    outside = dict.fromkeys(("frontier_forgetting", "difference", "low", "high", "p"), np.nan)
+    inside = {"difference": -0.125, "low": -0.2, "high": -0.1, "p": 0.002}
+    table = pd.DataFrame([line | inside, line | outside])
+    page = report_page.render_page(replace(findings, frontiers={"one": table}), {}, SETTINGS)
+    assert "script" not in {tag for tag, _ in Elements(page).tags}
+    assert "one: all runs, compared at the same new-task loss" in page
+    assert "-0.125 <small>[-0.200, -0.100]</small>" in page
+    assert ">nan<" not in page

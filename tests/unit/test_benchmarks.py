@@ -1,5 +1,6 @@
 """The tokens and seconds that the benchmarks count."""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -58,3 +59,32 @@ def test_too_few_steps_to_time_end_the_benchmark(benchmark):
     batches = [[example] for example in tiny.tokens((6, 2), (6, 2))]
     with pytest.raises(SystemExit, match="2 steps"):
         benchmark.timed(batches, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("dose", ["token", "step"])
+def test_ways_of_replay_share_the_new_examples_and_all_but_two_replay(monkeypatch, dose):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    modules = ("replay", "training", "scoring")
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    benchmark = importlib.import_module("replay")
+    for name in modules:
+        sys.modules.pop(name, None)
+    settings = argparse.Namespace(batch=4, micro_batch=2, lr=1e-3, dose=dose, top_k=20)
+    new = tiny.tokens(*[(12, 5)] * 16)
+    upstream = tiny.tokens((10, 1), (14, 1), seed=1)
+    base = tiny.model("llama")
+    records = {}
+    for way in benchmark.WAYS:
+        run = benchmark.Run(way, base, new, upstream, settings)
+        for number in range(len(run.steps) + 1):
+            run.take(number)
+        taken = [example for step in run.steps for example in step.new]
+        assert sum(example.start == 5 for example in taken) == len(new), way
+        records[way] = run.record(new)
+        assert records[way]["steps"] == len(run.steps)
+    replayed = {way: record["replayed_tokens"] for way, record in records.items()}
+    assert replayed == {"plain": 0, "text": 0, "prompt": 0, "kl": 24, "stored": 24}
+    divergences = benchmark.divergences(tiny.model("llama", seed=1), base, upstream)
+    shares = [divergences[str(k)] for k in benchmark.TOP_K]
+    assert shares == sorted(shares) and shares[-1] <= divergences["all"] + 1e-5

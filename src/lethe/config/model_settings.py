@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from lethe.config.settings import (
     SHA256,
+    Fraction,
     NonNegative,
     NonNegativeInt,
     Positive,
@@ -134,6 +135,12 @@ class Recipe(Settings):
         "which needs no upstream data. null: no such term.",
         # Recipes of runs that do not use it stay as they were.
         exclude_if=lambda weight: weight is None,
+    )
+    ema: Fraction | None = Field(
+        None,
+        description="Decay of an exponential moving average of the weights, which is measured in "
+        "place of the last step's weights. null: no average.",
+        exclude_if=lambda decay: decay is None,
     )
     lora: LoRA | None = Field(None, description="Settings of the method lora.")
     processes: PositiveInt = Field(

@@ -13,6 +13,7 @@ import torch
 from lethe.config.model_settings import Recipe
 from lethe.data.tokens import Tokens
 from lethe.engine import distributed
+from lethe.engine.averaging import WeightAverage
 from lethe.engine.batches import model_of
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.objectives import (
@@ -146,6 +147,7 @@ def _loop_of(
         schedule=Schedule.of_recipe(recipe, steps),
         objective=objective,
         penalty=anchor,
+        average=None if recipe.ema is None else WeightAverage(model, recipe.ema),
     )
 
 

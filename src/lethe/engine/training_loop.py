@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from lethe.engine import distributed
+from lethe.engine.averaging import WeightAverage
 from lethe.engine.batch_runner import out_of_memory
 from lethe.engine.checkpoints import Checkpoint, optimizer_tensors, restore_optimizer
 from lethe.engine.objectives import Objective, Part, Step
@@ -61,6 +62,8 @@ class TrainingLoop:
         Only the state of plain `adamw` is saved in checkpoints.
     penalty
         A term that is added to the gradients; None: no such term.
+    average
+        Average of the weights that takes their place at the end; None: the last step's weights.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class TrainingLoop:
         schedule: Schedule,
         objective: Objective,
         penalty: Penalty | None = None,
+        average: WeightAverage | None = None,
     ):
         self.model = model
         self.settings = settings
@@ -81,6 +85,7 @@ class TrainingLoop:
         self.schedule = schedule
         self.objective = objective
         self.penalty = penalty
+        self.average = average
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.micro_batch = settings.micro_batch
@@ -122,6 +127,8 @@ class TrainingLoop:
             if self._must_save(checkpoint, len(losses)) and len(losses) < steps:
                 self._save(checkpoint, losses)
                 checkpoint.leave_if_asked(f"{title}, step {len(losses)} of {steps}")
+        if self.average is not None:
+            self.average.apply()
         self.model.eval()
         return losses
 
@@ -139,6 +146,8 @@ class TrainingLoop:
             self.penalty.pull()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
@@ -194,6 +203,8 @@ class TrainingLoop:
             # Every process draws its own dropout.
             for rank, states in enumerate(distributed.all_gather(self._random_states())):
                 tensors |= {f"{name}/{rank}": state for name, state in states.items()}
+            if self.average is not None:
+                tensors |= self.average.tensors()
             checkpoint.save("training", tensors, {"losses": losses})
 
     def _resume(self, checkpoint: Checkpoint) -> list[float]:
@@ -206,6 +217,8 @@ class TrainingLoop:
             # Written by another version of lethe.
             return []
         restore_optimizer(self.model, self.optimizer, tensors, len(facts["losses"]))
+        if self.average is not None:
+            self.average.restore(tensors)
         torch.set_rng_state(tensors[f"random/{rank}"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"random_cuda/{rank}"], self.device)

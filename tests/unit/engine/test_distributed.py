@@ -78,8 +78,9 @@ def test_two_processes_measure_what_one_does(measured, model_folders):
     [
         {"method": "lora", "lora": {"rank": 4, "dropout": 0.0}, "gradient_checkpointing": True},
         {"l2": 0.5, "ewc": 50.0, "frozen": ["embed"]},
+        {"ema": 0.5},
     ],
-    ids=["lora", "held"],
+    ids=["lora", "held", "average"],
 )
 def test_two_processes_follow_every_recipe(measured, recipe):
     one, two = (measured(str(n), ("llama",), n, recipe)["llama"] for n in (1, 2))

@@ -181,9 +181,9 @@ class ByDomain(ScoredStrategy):
     def scores(self, pool: Pool) -> np.ndarray:
         """Mean predicted forgetting of each example's domain, in nats."""
         scores = np.full(len(pool.examples), np.nan)
-        known = np.isfinite(pool.forgetting)
+        is_predicted = np.isfinite(pool.forgetting)
         for domain in np.unique(pool.domains):
-            members = (pool.domains == domain) & known
+            members = (pool.domains == domain) & is_predicted
             if members.any():
                 scores[members] = pool.forgetting[members].mean()
         return scores
@@ -258,15 +258,15 @@ class MostForgottenOfGroup(Strategy):
 
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes one example per group in each pass over the groups."""
-        known = np.flatnonzero(np.isfinite(pool.forgetting))
-        order = known[draw_softmax(np.zeros(len(known)), len(known), seed)]
+        measured = np.flatnonzero(np.isfinite(pool.forgetting))
+        order = measured[draw_softmax(np.zeros(len(measured)), len(measured), seed)]
         turns = np.zeros(len(order), dtype=int)
         for start in range(0, len(order), self.candidates):
             group = pool.forgetting[order[start : start + self.candidates]]
             ranked = np.argsort(group if self.reverse else -group, kind="stable")
             turns[start + ranked] = np.arange(len(group))
         indices = order[np.argsort(turns, kind="stable")]
-        return Choice(np.resize(indices, count), float(min(count, len(known))), len(known))
+        return Choice(np.resize(indices, count), float(min(count, len(order))), len(order))
 
 
 class Coverage(Strategy):
@@ -320,19 +320,19 @@ class Coverage(Strategy):
         projected = columns.copy()
         limit = self._limit(domains, count)
         free = np.ones(len(residual), dtype=bool)
-        taken: dict[str, int] = dict.fromkeys(domains.tolist(), 0)
+        counts: dict[str, int] = dict.fromkeys(domains.tolist(), 0)
         order = []
         for _ in range(count):
             variance = np.maximum((columns * projected).sum(axis=0) + noise, 1e-300)
             gain = residual * (mean @ projected) / variance
-            full = np.array([taken[domain] >= limit for domain in domains.tolist()])
+            full = np.array([counts[domain] >= limit for domain in domains.tolist()])
             candidates = free & ~full
             if not candidates.any():
                 candidates = free
             best = int(np.argmax(np.where(candidates, gain, -np.inf)))
             order.append(best)
             free[best] = False
-            taken[str(domains[best])] += 1
+            counts[str(domains[best])] += 1
             direction = projected[:, best] / variance[best]
             covariance = columns.T @ projected[:, best]
             residual = residual - covariance * residual[best] / variance[best]

@@ -46,6 +46,9 @@ rule replay_run:
         training_rows=lambda wildcards: FILES.replay_training_rows(
             wildcards.model, wildcards.strategy
         ),
+        gradients=lambda wildcards: FILES.replay_gradients(
+            wildcards.model, wildcards.strategy
+        ),
         measured=lambda wildcards: FILES.replay_equal_row(
             wildcards.model, wildcards.strategy, wildcards.task, wildcards.seed
         ),

@@ -52,6 +52,7 @@ def replay_run(
         seed=seed,
         forgetting=read_scores(inputs["scores"], run_settings, task),
         training_rows=read_training_rows(inputs["training_rows"], training_tasks),
+        gradient_products=read_products(inputs["gradients"], task),
     )
     if distributed.rank() == 0:
         rows.write_row(run_file, row)
@@ -75,6 +76,11 @@ def read_training_rows(path: str | None, tasks: list[str]) -> dict[str, np.ndarr
     matrix = forgetting_matrix.read_matrix(path)
     columns = matrix.values[matrix.rows(tasks)].T
     return dict(zip(matrix.example_ids, columns, strict=True))
+
+
+def read_products(path: str | None, task: str) -> dict[str, float] | None:
+    """Inner products of the task's gradient with those of the examples, by example id."""
+    return forgetting_matrix.read_matrix_row(path, task) if path else None
 
 
 if __name__ == "__main__":

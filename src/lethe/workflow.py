@@ -134,6 +134,11 @@ class ResultFiles:
             return f"{self.folder}/{model}/predictions/{run.prediction_method}.parquet"
         return self.row(model, task) if run.reads_row else []
 
+    def replay_gradients(self, model: str, strategy: str) -> str | list[str]:
+        """The association that the strategy `gradient` draws by; no file for other strategies."""
+        reads = self.replay_settings[strategy].reads_gradients
+        return f"{self.folder}/{model}/associations/gradient.parquet" if reads else []
+
     def replay_training_rows(self, model: str, strategy: str) -> str | list[str]:
         """The Z of whose other tasks a strategy reads the rows; no file for most strategies."""
         reads = self.replay_settings[strategy].reads_training_rows

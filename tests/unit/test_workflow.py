@@ -130,7 +130,7 @@ def test_a_variant_reads_the_prediction_of_its_strategy_and_records_its_changes(
 
 
 def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_row(load):
-    strategies = ["random", "additive", "coverage", "mir"]
+    strategies = ["random", "additive", "coverage", "mir_measured"]
     changes = {"strategies": strategies, "tasks": "all", "prediction": "additive"}
     experiment = load(replay=TINY["replay"] | changes)
     listed, parameters = files(experiment), RuleParameters(experiment)
@@ -138,13 +138,23 @@ def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_ro
     assert parameters.leave_one_task_out() == {"leave_one_out": True}
     assert listed.replay_training_rows("olmo", "coverage") == "results/tiny/olmo/Z.parquet"
     assert listed.replay_training_rows("olmo", "additive") == []
-    assert listed.replay_scores("olmo", "mir", "add") == listed.row("olmo", "add")
+    assert listed.replay_scores("olmo", "mir_measured", "add") == listed.row("olmo", "add")
     others = [name for name in experiment.tasks if name != "add"]
     assert parameters.replay("coverage", "add")["training_tasks"] == others
     assert "training_tasks" not in parameters.replay("additive", "add")
     split = RuleParameters(load(replay=TINY["replay"] | changes | {"tasks": "test"}))
     assert split.leave_one_task_out() == {}
     assert split.replay("coverage", "reverse")["training_tasks"] == ["add", "double", "upper"]
+
+
+def test_the_strategy_gradient_reads_the_association(load):
+    replay = TINY["replay"] | {"strategies": ["random", "gradient"]}
+    listed = files(load(replay=replay, similarity={"associations": ["gradient"]}))
+    expected = "results/tiny/olmo/associations/gradient.parquet"
+    assert listed.replay_gradients("olmo", "gradient") == expected
+    assert listed.replay_gradients("olmo", "random") == []
+    with pytest.raises(LetheError, match="strategy gradient needs 'gradient' in similarity"):
+        load(replay=replay)
 
 
 def test_a_variant_changes_the_recipe_of_its_runs_and_no_others(load):

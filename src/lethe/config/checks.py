@@ -46,6 +46,7 @@ def check_settings(
         *_plain_text_questions(settings),
         *recipe_problems,
         *_bad_variants(settings, recipes),
+        *_missing_gradients(settings),
         *_unshardable(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
@@ -186,6 +187,21 @@ def _bad_variants(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]
                     where = ("replay", "variants", name, "recipe")
                     problems.append(explain(problem, within=where))
     return list(dict.fromkeys(problems))
+
+
+def _missing_gradients(settings: Experiment) -> list[str]:
+    """The strategy `gradient` without the association that it draws by."""
+    similarity = settings.similarity
+    if settings.replay is None or (similarity and "gradient" in similarity.associations):
+        return []
+    problems = []
+    for run in settings.replay.runs():
+        if run.reads_gradients:
+            key = "strategies" if run.name in settings.replay.strategies else f"variants.{run.name}"
+            problems.append(
+                f"replay.{key}: strategy gradient needs 'gradient' in similarity.associations"
+            )
+    return problems
 
 
 def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:

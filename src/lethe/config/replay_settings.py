@@ -41,7 +41,9 @@ Strategy = Literal[
     "perplexity",
     "perplexity_median",
     "mir",
+    "mir_measured",
     "mir_paper_code",
+    "gradient",
 ]
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
@@ -49,7 +51,7 @@ PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
 # Strategies that work on the prediction of the method `replay.prediction`.
 BUILT_ON_PREDICTION = ("domain", "coverage")
 # Strategies that read the task's measured row, which a user does not have before the fine-tune.
-FROM_MEASURED_ROW = ("oracle", "mir", "mir_paper_code")
+FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -189,6 +191,11 @@ class ReplayRun(Settings):
     def reads_row(self) -> bool:
         """Whether the run reads the task's own measured row."""
         return self.strategy in FROM_MEASURED_ROW
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether the run reads the association `gradient` of the similarity section."""
+        return self.strategy == "gradient"
 
     @property
     def reads_training_rows(self) -> bool:

@@ -86,9 +86,9 @@ def _by_task(
 def _describe_measure(measure: str, values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     low, high = bootstrap_interval(values)
     difference = paired_difference(values, reference)
-    known = values[np.isfinite(values)]
+    measured = values[np.isfinite(values)]
     return {
-        f"{measure}": float(known.mean()) if len(known) else float("nan"),
+        f"{measure}": float(measured.mean()) if len(measured) else float("nan"),
         f"{measure}_low": low,
         f"{measure}_high": high,
         f"{measure}_difference": difference.mean,
@@ -108,12 +108,12 @@ def _tasks_of(
         difference[measure] = values - _by_task(runs, REFERENCE, tasks, measure)
     worst = largest_difference(tasks, difference["eval_loss_after"])
     shares = [run.get("replayed_token_share") for run in runs if run["strategy"] == strategy]
-    known = [share for share in shares if share is not None]
+    shares = [share for share in shares if share is not None]
     return {
         "heldout_forgetting_tasks_lower": int((difference["heldout_forgetting"] < 0).sum()),
         "eval_loss_after_largest_difference": worst["largest_difference"],
         "eval_loss_after_largest_difference_task": worst["largest_difference_task"],
-        "replayed_token_share": float(np.mean(known)) if known else float("nan"),
+        "replayed_token_share": float(np.mean(shares)) if shares else float("nan"),
     }
 
 

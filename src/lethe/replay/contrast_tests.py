@@ -138,6 +138,7 @@ def paired_forgetting(
     for key in keys:
         other = RunKey(strategy=reference, task=key.task, seed=key.seed)
         if other in forgetting:
-            place = (tasks.index(key.task), seeds.index(key.seed))
-            differences[place] = forgetting[key] - forgetting[other]
+            row = tasks.index(key.task)
+            column = seeds.index(key.seed)
+            differences[row, column] = forgetting[key] - forgetting[other]
     return differences

@@ -118,12 +118,12 @@ def draw_softmax(logits: np.ndarray, count: int, seed: int | Sequence[int]) -> n
     possible = np.isfinite(logits)
     if count and not possible.any():
         raise LetheError("replay: no replayable example has a score")
-    drawn: list[int] = []
-    while len(drawn) < count:
+    indices: list[int] = []
+    while len(indices) < count:
         perturbed = np.where(possible, logits, -np.inf) + rng.gumbel(size=len(logits))
         order = np.argsort(-perturbed, kind="stable")
-        drawn += [int(i) for i in order if possible[i]][: count - len(drawn)]
-    return np.array(drawn, dtype=int)
+        indices += [int(i) for i in order if possible[i]][: count - len(indices)]
+    return np.array(indices, dtype=int)
 
 
 def draw_top(scores: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 from lethe.replay.contrast_tests import mean_by_task
 from lethe.statistics import DRAWS, tail
 
-# Draws in which the run lies beside the frontier, as a share, above which no interval is given.
+MEASURES_AT_EQUAL_LOSS = ("heldout_forgetting", "worst_domain_forgetting")
+# If the run lies beside the frontier in more than this share of draws, no interval is given.
 _MOST_OUTSIDE = 0.05
 
 
@@ -27,96 +28,118 @@ def compare_at_equal_loss(
     records
         Records of replay.csv.
     frontiers
-        Names of the runs that make up each frontier, by the frontier's name (`frontier_runs`).
+        Names of the runs that make up each frontier, by the frontier's name
+        (`lethe.replay.planned_contrasts.frontier_runs`).
 
     Returns
     -------
-    Records of replay_frontier.csv, one per frontier and run: frontier, strategy (the run's name),
-    tasks, eval_loss_after and heldout_forgetting of the run (nats), frontier_forgetting (that of
-    the frontier at the same new-task loss), and difference with its 95 percent bootstrap interval
-    over tasks and two-sided p. Beside the frontier's ends nothing is extrapolated: NaN.
+    Records of replay_frontier.csv, one per frontier, run and measure: frontier, strategy (the
+    run's name), measure, tasks, eval_loss_after and value of the run (nats), frontier_value (that
+    of the frontier at the same new-task loss), and difference with its 95 percent bootstrap
+    interval over tasks and two-sided p. A run of the frontier is compared with the others of it.
+    Beside the frontier's ends nothing is extrapolated: NaN.
     """
     names = list(dict.fromkeys(record["strategy"] for record in records))
+    measures = []
+    for measure in MEASURES_AT_EQUAL_LOSS:
+        if all(measure in record for record in records):
+            measures.append(measure)
     lines = []
     for frontier, reference in frontiers.items():
         for name in names:
-            others = [other for other in reference if other != name]
-            line = _distance(records, name, others, seed)
-            lines.append({"frontier": frontier, "strategy": name} | line)
+            runs = [name, *[other for other in reference if other != name]]
+            losses = values_by_run(records, runs, "eval_loss_after")
+            for measure in measures:
+                values = values_by_run(records, runs, measure)
+                line = {"frontier": frontier, "strategy": name, "measure": measure}
+                lines.append(line | _distance(losses, values, seed))
     return lines
 
 
-def _distance(
-    records: Sequence[Mapping[str, Any]], name: str, reference: Sequence[str], seed: int
-) -> dict[str, Any]:
-    runs = [name, *reference]
-    losses = [mean_by_task(records, run, "eval_loss_after") for run in runs]
-    forgetting = [mean_by_task(records, run, "heldout_forgetting") for run in runs]
-    tasks = [task for task in losses[0] if all(task in of_run for of_run in losses)]
-    x = np.array([[of_run[task] for task in tasks] for of_run in losses])
-    y = np.array([[of_run[task] for task in tasks] for of_run in forgetting])
-    known = np.isfinite(x).all(axis=0) & np.isfinite(y).all(axis=0)
-    x, y = x[:, known], y[:, known]
-    line: dict[str, Any] = {"tasks": int(known.sum())}
-    if not known.any():
-        return line
-    loss = x.mean(axis=1)
-    mean = y.mean(axis=1)
-    expected = forgetting_at(loss[0], loss[1:], mean[1:])
-    line["eval_loss_after"] = float(loss[0])
-    line["heldout_forgetting"] = float(mean[0])
-    line["frontier_forgetting"] = expected
-    line["difference"] = float(mean[0] - expected)
-    return line | _interval(x, y, seed)
+def values_by_run(
+    records: Sequence[Mapping[str, Any]], runs: Sequence[str], measure: str
+) -> np.ndarray:
+    """Means over seeds (runs, tasks) of a measure; NaN where a run lacks a task."""
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    values = np.full((len(runs), len(tasks)), np.nan)
+    for row, run in enumerate(runs):
+        by_task = mean_by_task(records, run, measure)
+        for column, task in enumerate(tasks):
+            values[row, column] = by_task.get(task, np.nan)
+    return values
 
 
-def forgetting_at(loss: float, losses: np.ndarray, forgetting: np.ndarray) -> float:
-    """Forgetting of the frontier at a new-task loss.
+def forgetting_at(loss: np.ndarray, losses: np.ndarray, forgetting: np.ndarray) -> np.ndarray:
+    """Forgetting (D,) of the frontier at new-task losses (D,), for D draws of the tasks.
 
     Parameters
     ----------
     loss
-        New-task loss, nats.
+        New-task loss (D,), nats.
     losses, forgetting
-        New-task loss and forgetting (n,) of the runs that make up the frontier, nats.
+        New-task loss and forgetting (D, n) of the runs that make up the frontier, nats.
 
     Returns
     -------
     The frontier joins the runs that no other run beats in both by straight lines. NaN for a loss
     outside of them.
     """
-    order = np.lexsort((forgetting, losses))
-    lowest = np.inf
-    best = []
-    for i in order:
-        if forgetting[i] < lowest:
-            lowest = forgetting[i]
-            best.append(i)
-    if not best or not losses[best[0]] <= loss <= losses[best[-1]]:
-        return float("nan")
-    return float(np.interp(loss, losses[best], forgetting[best]))
+    rows = np.arange(len(loss))
+    is_left = losses <= loss[:, None]
+    # The last run of the frontier up to this loss is the one that forgets least.
+    left = np.argmin(np.where(is_left, forgetting, np.inf), axis=1)
+    lowest = np.where(is_left.any(axis=1), forgetting[rows, left], np.nan)
+    # The next one is the first that forgets even less.
+    is_right = (losses >= loss[:, None]) & (forgetting < lowest[:, None])
+    right = np.argmin(np.where(is_right, losses, np.inf), axis=1)
+    gap = losses[rows, right] - losses[rows, left]
+    share = np.divide(loss - losses[rows, left], gap, out=np.zeros(len(loss)), where=gap > 0)
+    between = lowest + share * (forgetting[rows, right] - lowest)
+    at_left = np.where(losses[rows, left] == loss, lowest, np.nan)
+    return np.where(is_right.any(axis=1), between, at_left)
 
 
-def _interval(x: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
-    """Interval and p of the distance; new-task loss `x` and forgetting `y` (1 + runs, tasks)."""
-    tasks = x.shape[1]
-    nothing = {"low": float("nan"), "high": float("nan"), "p": float("nan")}
-    if tasks < 2:
-        return nothing
+def _distance(losses: np.ndarray, values: np.ndarray, seed: int) -> dict[str, Any]:
+    """Distance of the first run to the others; both arrays are (runs, tasks)."""
+    measured = np.isfinite(losses).all(axis=0) & np.isfinite(values).all(axis=0)
+    tasks = int(measured.sum())
+    line: dict[str, Any] = {"tasks": tasks}
+    if tasks == 0:
+        return line
+    equal = np.full((1, tasks), 1 / tasks)
+    line |= _at_weights(equal, losses[:, measured], values[:, measured])
+    line |= {"low": float("nan"), "high": float("nan"), "p": float("nan")}
+    if tasks == 1:
+        return line
     rng = np.random.default_rng([seed, 43])
-    weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), DRAWS) / tasks
-    loss = weights @ x.T
-    mean = weights @ y.T
-    distances = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        expected = forgetting_at(loss[draw, 0], loss[draw, 1:], mean[draw, 1:])
-        distances[draw] = mean[draw, 0] - expected
-    inside = distances[np.isfinite(distances)]
+    weights = rng.multinomial(tasks, equal[0], DRAWS) / tasks
+    differences = _differences(weights, losses[:, measured], values[:, measured])
+    inside = differences[np.isfinite(differences)]
     if len(inside) < (1 - _MOST_OUTSIDE) * DRAWS:
-        return nothing
+        return line
     cut = tail(tasks)
     low, high = np.quantile(inside, [cut, 1 - cut])
     # One is added to both counts, so that no finite number of draws gives p = 0.
     below = (1 + (inside < 0).sum()) / (1 + len(inside))
     above = (1 + (inside > 0).sum()) / (1 + len(inside))
-    return {"low": float(low), "high": float(high), "p": float(min(1.0, 2 * min(below, above)))}
+    p = min(1.0, 2 * min(below, above))
+    return line | {"low": float(low), "high": float(high), "p": float(p)}
+
+
+def _at_weights(equal: np.ndarray, losses: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """Means of the run over tasks of equal weight (1, tasks), and its distance."""
+    value = float((equal @ values[0])[0])
+    difference = float(_differences(equal, losses, values)[0])
+    return {
+        "eval_loss_after": float((equal @ losses[0])[0]),
+        "value": value,
+        "frontier_value": value - difference,
+        "difference": difference,
+    }
+
+
+def _differences(weights: np.ndarray, losses: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Distance (D,) of the first run to the frontier of the others, for weights (D, tasks)."""
+    loss = weights @ losses.T
+    value = weights @ values.T
+    return value[:, 0] - forgetting_at(loss[:, 0], loss[:, 1:], value[:, 1:])

@@ -1,6 +1,7 @@
 """Predicted rows that replay draws by, where every task is a test task."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from lethe.matrix.forgetting_matrix import Matrix
 
 def predict_without_own_row(
     matrix: Matrix,
-    tasks: Iterable[str],
+    tasks: Mapping[str, Task],
     method: str,
     *,
     probes: int,
@@ -31,7 +32,7 @@ def predict_without_own_row(
     matrix
         Z with the rows of all tasks.
     tasks
-        Names of all tasks. The splits of the task table play no part.
+        The task table by name. Its splits and groups play no part.
     method
         Name of a completion method.
     probes
@@ -43,14 +44,11 @@ def predict_without_own_row(
     -------
     Predicted forgetting (tasks, N) in nats; a probed cell has its measured value.
     """
-    names = list(tasks)
     predicted = []
-    for name in names:
-        # One group, because a group of the task table plays no part either.
-        table = {
-            other: Task(name=other, group="all", split="test" if other == name else "train")
-            for other in names
-        }
+    for name in tasks:
+        table = {}
+        for other, task in tasks.items():
+            table[other] = replace(task, split="test" if other == name else "train")
         row = predict_rows(
             matrix,
             table,
@@ -63,4 +61,4 @@ def predict_without_own_row(
             domains=domains,
         )
         predicted.append(row.values[0])
-    return Matrix(np.array(predicted, dtype=np.float32), names, matrix.example_ids)
+    return Matrix(np.array(predicted, dtype=np.float32), list(tasks), matrix.example_ids)

@@ -45,9 +45,9 @@ def describe_rises(
     that rise by more than the noise floor, and `rise_mean`, their mean rise (NaN if none does);
     `drift`, the mean absolute change. All but the first are numbers, in nats but for the share.
     """
-    known = np.isfinite(forgetting)
-    values = np.asarray(forgetting, dtype=float)[known]
-    means = _mean_by_domain(values, np.asarray(domains)[known])
+    measured = np.isfinite(forgetting)
+    values = np.asarray(forgetting, dtype=float)[measured]
+    means = _mean_by_domain(values, np.asarray(domains)[measured])
     worst = max(means, key=means.__getitem__, default="")
     rises = values[values > noise_floor]
     return {

@@ -12,9 +12,9 @@ from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.matrix import rows
-from lethe.replay.draws import RANDOM_SHARE, count_replayed
+from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
 from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
-from lethe.replay.strategies import Choice, Pool, choose_replayed
+from lethe.replay.strategies import Choice, MostForgottenOfGroup, Pool, choose_replayed
 
 if TYPE_CHECKING:
     from lethe.measure.forgetting import Job
@@ -54,6 +54,7 @@ def fine_tune_with_replay(
     seed: int,
     forgetting: Mapping[str, float] | None = None,
     training_rows: Mapping[str, np.ndarray] | None = None,
+    gradient_products: Mapping[str, float] | None = None,
 ) -> rows.Row:
     """Fine-tunes with replayed examples and returns the row of the held-out ones.
 
@@ -73,6 +74,8 @@ def fine_tune_with_replay(
     training_rows
         Forgetting (M,) by the tasks that a prediction rests on, by example_id, nats; never the
         task's own. For the strategy `coverage`.
+    gradient_products
+        Inner products of gradients by example_id. For the strategy `gradient`.
 
     Raises
     ------
@@ -90,18 +93,25 @@ def fine_tune_with_replay(
     choice = None
     if run.replays:
         new_examples = planned_steps(recipe, len(job.train), job.group) * recipe.batch
+        count = count_replayed(new_examples, run.ratio)
+        draw_seed = [seed, crc32(task.encode())]
+        if run.strategy == "mir":
+            forgetting = rises_after_virtual_step(
+                replace(job, recipe=recipe), upstream, count=count, seed=draw_seed, title=title
+            )
         losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
         pool = Pool.of(
             upstream,
             forgetting=forgetting,
             base_losses=dict(losses),
             training_rows=training_rows,
+            gradient_products=gradient_products,
         )
         replayed, choice = choose_replayed(
             pool,
             run,
-            count=count_replayed(new_examples, run.ratio),
-            seed=[seed, crc32(task.encode())],
+            count=count,
+            seed=draw_seed,
         )
         _report_random_draw(run, choice, title)
     # A held-out example that was replayed would make the comparison worthless. The check is cheap.
@@ -126,6 +136,38 @@ def fine_tune_with_replay(
         divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
         row = replace(row, about=row.about | {"heldout_kl": float(np.nanmean(divergences))})
     return _labelled(row, replayed, choice, run=run.name, task=task, seed=seed)
+
+
+def rises_after_virtual_step(
+    job: "Job",
+    upstream: Sequence[UpstreamExample],
+    *,
+    count: int,
+    seed: Sequence[int],
+    title: str,
+) -> dict[str, float]:
+    """Rise in loss of random candidates after one training step on the new task, for `mir`.
+
+    The step is the first of the fine-tune, at its highest learning rate. The model that took it is
+    thrown away.
+
+    Parameters
+    ----------
+    count
+        Number of draws. There are 30 candidates per draw, or the whole pool if it is smaller.
+
+    Returns
+    -------
+    Rises by example_id, in nats; NaN for replayable examples that are no candidates.
+    """
+    pool = [example for example in upstream if example.split == "replayable"]
+    size = min(len(pool), MostForgottenOfGroup.candidates * count)
+    candidates = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
+    step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
+    virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=None)
+    *_, row = virtual.run(candidates, title=f"{title}, virtual step")
+    rises = {example.example_id: float("nan") for example in pool}
+    return rises | dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 
 
 def _report_random_draw(run: ReplayRun, choice: Choice, title: str) -> None:

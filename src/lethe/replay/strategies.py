@@ -38,12 +38,15 @@ class Pool:
         Losses (n,) of the base model, nats per token.
     training_rows
         Forgetting (M, n) by the tasks that a prediction may rest on, nats; never the task's own.
+    gradient_products
+        Inner products (n,) of the base model's gradients on the task and on each example.
     """
 
     examples: Sequence[UpstreamExample]
     forgetting: np.ndarray | None = None
     base_losses: np.ndarray | None = None
     training_rows: np.ndarray | None = None
+    gradient_products: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -53,6 +56,7 @@ class Pool:
         forgetting: Mapping[str, float] | None = None,
         base_losses: Mapping[str, float] | None = None,
         training_rows: Mapping[str, np.ndarray] | None = None,
+        gradient_products: Mapping[str, float] | None = None,
     ) -> "Pool":
         """The replayable examples of `upstream`, with values by example_id.
 
@@ -68,6 +72,7 @@ class Pool:
             forgetting=_values(examples, forgetting, "score"),
             base_losses=_values(examples, base_losses, "base loss"),
             training_rows=None if columns is None else columns.T,
+            gradient_products=_values(examples, gradient_products, "inner product of gradients"),
         )
 
     @property
@@ -181,9 +186,9 @@ class ByDomain(ScoredStrategy):
     def scores(self, pool: Pool) -> np.ndarray:
         """Mean predicted forgetting of each example's domain, in nats."""
         scores = np.full(len(pool.examples), np.nan)
-        known = np.isfinite(pool.forgetting)
+        is_predicted = np.isfinite(pool.forgetting)
         for domain in np.unique(pool.domains):
-            members = (pool.domains == domain) & known
+            members = (pool.domains == domain) & is_predicted
             if members.any():
                 scores[members] = pool.forgetting[members].mean()
         return scores
@@ -210,6 +215,25 @@ class ByMedianBaseLoss(ScoredStrategy):
     def scores(self, pool: Pool) -> np.ndarray:
         """Minus the distance from the median loss, in nats per token."""
         return -np.abs(pool.base_losses - np.nanmedian(pool.base_losses))
+
+
+class ByGradient(ScoredStrategy):
+    """Replays examples whose gradient opposes that of the new task, as the paper's baseline does.
+
+    Needs the inner products of the task's gradient with those of the examples (the association
+    `gradient`). To first order, a training step on the task raises the loss of an example in
+    proportion to the negated product. Scores are scaled to the range 0 to 1, as in the paper's
+    code, so a temperature in numbers is in units of that range (the paper: 0.03).
+    """
+
+    needs = ("gradient_products",)
+
+    def scores(self, pool: Pool) -> np.ndarray:
+        """Negated products, scaled to the range 0 to 1."""
+        finite = pool.gradient_products[np.isfinite(pool.gradient_products)]
+        if not len(finite) or finite.max() == finite.min():
+            return np.where(np.isfinite(pool.gradient_products), 0.0, np.nan)
+        return (finite.max() - pool.gradient_products) / (finite.max() - finite.min())
 
 
 class Balanced(Strategy):
@@ -240,14 +264,16 @@ def _size_of_domains(domains: np.ndarray) -> float:
 class MostForgottenOfGroup(Strategy):
     """Takes the most forgotten example of each group of 30 random candidates.
 
-    This is the MIR of the paper's reference code, which reads the measured forgetting. Needs the
-    task's measured row, so it is no method that a user could use; it is here for comparison.
-    It takes no virtual training step, as the original MIR does (Aljundi et al. 2019).
+    The strategy `mir` needs the rises in loss after one virtual training step on the new task
+    (maximally interfered retrieval: Aljundi et al. 2019, arXiv 1908.04742). Here the step is taken
+    once, before the training. `mir_measured` needs the task's measured row in their place, as the
+    paper's reference code does, and so is no method that a user could use. `mir_paper_code` takes
+    the least forgotten of each group, because that code sorts in the reverse order.
 
     Parameters
     ----------
     reverse
-        Take the least forgotten of each group. The reference code sorts in this order.
+        Take the least forgotten of each group.
     """
 
     needs = ("forgetting",)
@@ -258,15 +284,15 @@ class MostForgottenOfGroup(Strategy):
 
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes one example per group in each pass over the groups."""
-        known = np.flatnonzero(np.isfinite(pool.forgetting))
-        order = known[draw_softmax(np.zeros(len(known)), len(known), seed)]
+        measured = np.flatnonzero(np.isfinite(pool.forgetting))
+        order = measured[draw_softmax(np.zeros(len(measured)), len(measured), seed)]
         turns = np.zeros(len(order), dtype=int)
         for start in range(0, len(order), self.candidates):
             group = pool.forgetting[order[start : start + self.candidates]]
             ranked = np.argsort(group if self.reverse else -group, kind="stable")
             turns[start + ranked] = np.arange(len(group))
         indices = order[np.argsort(turns, kind="stable")]
-        return Choice(np.resize(indices, count), float(min(count, len(known))), len(known))
+        return Choice(np.resize(indices, count), float(min(count, len(order))), len(order))
 
 
 class Coverage(Strategy):
@@ -320,19 +346,19 @@ class Coverage(Strategy):
         projected = columns.copy()
         limit = self._limit(domains, count)
         free = np.ones(len(residual), dtype=bool)
-        taken: dict[str, int] = dict.fromkeys(domains.tolist(), 0)
+        counts: dict[str, int] = dict.fromkeys(domains.tolist(), 0)
         order = []
         for _ in range(count):
             variance = np.maximum((columns * projected).sum(axis=0) + noise, 1e-300)
             gain = residual * (mean @ projected) / variance
-            full = np.array([taken[domain] >= limit for domain in domains.tolist()])
+            full = np.array([counts[domain] >= limit for domain in domains.tolist()])
             candidates = free & ~full
             if not candidates.any():
                 candidates = free
             best = int(np.argmax(np.where(candidates, gain, -np.inf)))
             order.append(best)
             free[best] = False
-            taken[str(domains[best])] += 1
+            counts[str(domains[best])] += 1
             direction = projected[:, best] / variance[best]
             covariance = columns.T @ projected[:, best]
             residual = residual - covariance * residual[best] / variance[best]
@@ -353,7 +379,9 @@ STRATEGIES: dict[str, Strategy] = {
     "coverage": Coverage(),
     "perplexity": ByBaseLoss(),
     "perplexity_median": ByMedianBaseLoss(),
+    "gradient": ByGradient(),
     "mir": MostForgottenOfGroup(),
+    "mir_measured": MostForgottenOfGroup(),
     "mir_paper_code": MostForgottenOfGroup(reverse=True),
 }
 

@@ -33,14 +33,14 @@ def two_level_interval(
     if tasks < 2 or examples < 2:
         return float("nan"), float("nan")
     rng = np.random.default_rng([seed, 41])
-    known = np.isfinite(values).astype(float).reshape(tasks * seeds, examples)
+    is_measured = np.isfinite(values).astype(float).reshape(tasks * seeds, examples)
     filled = np.nan_to_num(values).reshape(tasks * seeds, examples)
     means = []
     for _ in range(DRAWS // _CHUNK):
         by_run = _weights_of_runs(rng, tasks, seeds)
         by_example = rng.multinomial(examples, np.full(examples, 1 / examples), _CHUNK)
         total = ((by_run @ filled) * by_example).sum(axis=1)
-        count = ((by_run @ known) * by_example).sum(axis=1)
+        count = ((by_run @ is_measured) * by_example).sum(axis=1)
         means.append(np.divide(total, count, out=np.full(_CHUNK, np.nan), where=count > 0))
     cut = tail(tasks, level)
     low, high = np.nanquantile(np.concatenate(means), [cut, 1 - cut])

@@ -38,7 +38,9 @@ COLOURS = {
     "perplexity": "#a06a3b",
     "perplexity_median": "#cfae8e",
     "mir": "#8f5f7f",
+    "mir_measured": "#a98199",
     "mir_paper_code": "#c3a3b8",
+    "gradient": "#b08d2f",
 }
 LABELS = {
     "none": "no replay",
@@ -59,8 +61,10 @@ LABELS = {
     "coverage": "coverage",
     "perplexity": "highest loss",
     "perplexity_median": "median loss",
-    "mir": "MIR, measured",
+    "mir": "MIR",
+    "mir_measured": "MIR, measured",
     "mir_paper_code": "MIR, least forgotten",
+    "gradient": "gradient",
 }
 # Colours of models, and of replay runs that have a name of their own.
 MODEL_COLOURS = ("#0b6e99", "#c4622d", "#1b7f5c", "#7b61c4", "#b5467a", "#c69214")

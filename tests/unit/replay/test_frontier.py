@@ -9,16 +9,42 @@ LOSSES = np.array([1.0, 1.2, 1.1, 1.4])
 FORGETTING = np.array([0.4, 0.2, 0.5, 0.1])
 
 
+def at(loss, losses=LOSSES, forgetting=FORGETTING):
+    return forgetting_at(np.array([loss]), losses[None], forgetting[None])[0]
+
+
+def by_interpolation(loss, losses, forgetting):
+    """The runs that no other beats, one after the other, and a straight line between two."""
+    best = []
+    for i in np.lexsort((forgetting, losses)):
+        if not best or forgetting[i] < forgetting[best[-1]]:
+            best.append(i)
+    if not losses[best[0]] <= loss <= losses[best[-1]]:
+        return np.nan
+    return np.interp(loss, losses[best], forgetting[best])
+
+
+def test_many_draws_at_once_are_interpolated_as_one_by_one():
+    rng = np.random.default_rng(0)
+    losses, forgetting = rng.normal(size=(500, 6)), rng.normal(size=(500, 6))
+    loss = rng.normal(size=500)
+    expected = [
+        by_interpolation(*of_draw) for of_draw in zip(loss, losses, forgetting, strict=True)
+    ]
+    np.testing.assert_allclose(forgetting_at(loss, losses, forgetting), expected)
+    assert 100 < np.isfinite(expected).sum() < 490
+
+
 def test_the_frontier_joins_the_runs_that_no_other_beats():
-    assert forgetting_at(1.0, LOSSES, FORGETTING) == pytest.approx(0.4)
-    assert forgetting_at(1.1, LOSSES, FORGETTING) == pytest.approx(0.3), "1.1 @ 0.5 is beaten"
-    assert forgetting_at(1.3, LOSSES, FORGETTING) == pytest.approx(0.15)
+    assert at(1.0) == pytest.approx(0.4)
+    assert at(1.1) == pytest.approx(0.3), "1.1 @ 0.5 is beaten"
+    assert at(1.3) == pytest.approx(0.15)
+    assert at(1.4) == pytest.approx(0.1)
 
 
 def test_nothing_is_extrapolated():
-    assert np.isnan(forgetting_at(0.9, LOSSES, FORGETTING))
-    assert np.isnan(forgetting_at(1.5, LOSSES, FORGETTING))
-    assert np.isnan(forgetting_at(1.0, np.array([]), np.array([])))
+    assert np.isnan(at(0.9))
+    assert np.isnan(at(1.5))
 
 
 def test_a_frontier_is_no_replay_and_random_replay_of_one_objective():
@@ -57,7 +83,7 @@ def test_a_run_below_the_curve_is_better_than_another_dose_and_one_on_it_is_not(
     lines = compare_at_equal_loss(records_of(points), {"kl": ["none", "random", "strong"]})
     by_name = {line["strategy"]: line for line in lines}
     below = by_name["below"]
-    assert below["frontier_forgetting"] == pytest.approx(0.3, abs=0.01)
+    assert below["frontier_value"] == pytest.approx(0.3, abs=0.01)
     assert below["difference"] == pytest.approx(-0.1, abs=0.01)
     assert below["high"] < -0.08 and below["low"] > -0.12
     assert below["p"] == pytest.approx(2 / 10_001)
@@ -65,8 +91,19 @@ def test_a_run_below_the_curve_is_better_than_another_dose_and_one_on_it_is_not(
     assert by_name["on"]["p"] > 0.01
     assert np.isnan([by_name["outside"][key] for key in ("difference", "low", "p")]).all()
     # A run of the curve is measured by the curve without it; at its ends there is none.
-    assert by_name["random"]["frontier_forgetting"] == pytest.approx(0.25, abs=0.01)
+    assert by_name["random"]["frontier_value"] == pytest.approx(0.25, abs=0.01)
     assert np.isnan(by_name["none"]["difference"])
+
+
+def test_the_worst_domain_is_compared_at_equal_loss_too():
+    points = {"none": (1.0, 0.4), "random": (1.2, 0.2), "strong": (1.4, 0.1)}
+    records = records_of(points)
+    for record in records:
+        record["worst_domain_forgetting"] = 2 * record["heldout_forgetting"]
+    lines = compare_at_equal_loss(records, {"kl": list(points)})
+    mean, worst = (line for line in lines if line["strategy"] == "random")
+    assert (mean["measure"], worst["measure"]) == ("heldout_forgetting", "worst_domain_forgetting")
+    assert worst["difference"] == pytest.approx(2 * mean["difference"])
 
 
 def test_tasks_that_were_not_measured_are_left_out():

@@ -217,3 +217,28 @@ def test_a_share_of_the_change_of_weights_forgets_less_and_none_of_it_nothing(jo
 def test_a_run_without_replay_carries_no_replayed_tokens(job):
     assert replay_line(run(job, "none"))["replayed_token_share"] == 0
     assert replay_line(run(job, "none", seed=1))["replayed_token_share"] == 0
+
+
+def test_mir_replays_the_largest_rises_after_one_step_on_the_task(job, monkeypatch):
+    step = job.recipe.model_copy(update={"steps": 1, "warmup_steps": 0, "decay": "constant"})
+    pool = [example for example in UPSTREAM if example.split == "replayable"]
+    *_, row = replace(job, recipe=step).run(pool)
+    order = np.argsort(-row.forgetting)
+    most = {tuple_of(job, pool[i]) for i in order[:4]}
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    run(job, "mir")
+    assert len(seen) == 2, "a virtual step, and the training"
+    assert {tuple(tokens.ids) for tokens in seen[1] if tokens.start == 1} == most
+
+
+def test_mir_takes_its_virtual_step_with_thirty_candidates_per_draw(job, monkeypatch):
+    monkeypatch.setattr(runs.MostForgottenOfGroup, "candidates", 2)
+    rises = runs.rises_after_virtual_step(job, UPSTREAM, count=3, seed=[0, 1], title="t")
+    assert len(rises) == 12
+    assert np.isfinite(list(rises.values())).sum() == 6
+
+
+def tuple_of(job, example):
+    _, tokenizer = models.load(job.card)
+    return tuple(tokenizer(example.example.text)["input_ids"][:32])

@@ -25,7 +25,13 @@ def run_of(strategy, **changes):
 
 def choose(upstream, scores, count, temperature=0.1, *, seed=0, strategy="oracle", **changes):
     run = run_of(strategy if scores else "random", temperature=temperature, **changes)
-    pool = Pool.of(upstream, forgetting=scores, base_losses=scores, training_rows=ROWS)
+    pool = Pool.of(
+        upstream,
+        forgetting=scores,
+        base_losses=scores,
+        training_rows=ROWS,
+        gradient_products=scores and {name: -value for name, value in scores.items()},
+    )
     return choose_replayed(pool, run, count, [seed])
 
 
@@ -138,6 +144,15 @@ def test_mir_takes_the_most_forgotten_of_each_group_and_the_papers_code_the_leas
     assert max(forgotten[e.example_id] for e in most) == 59
     assert min(forgotten[e.example_id] for e in most) >= 29
     assert min(forgotten[e.example_id] for e in least) == 0
+
+
+def test_gradients_that_oppose_the_tasks_are_replayed_most_on_a_scale_of_0_to_1():
+    products = np.array([3.0, -1.0, np.nan, 1.0])
+    pool = Pool(pool_of("aaaa", np.zeros(4)).examples, gradient_products=products)
+    scores = STRATEGIES["gradient"].scores(pool)
+    assert scores == pytest.approx([0, 1, np.nan, 0.5], nan_ok=True)
+    equal = Pool(pool.examples, gradient_products=np.ones(4))
+    assert STRATEGIES["gradient"].scores(equal).tolist() == [0] * 4
 
 
 def dense_coverage(columns, prediction, count, noise):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lethe.engine.batches import model_of
 from lethe.engine.model_files import adapter_message
 from lethe.errors import LetheError
 
@@ -116,6 +117,47 @@ def check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
             f"model {path}: its tokenizer has {tokens} tokens, but the model has embeddings for "
             f"{embeddings} only. Save the tokenizer that belongs to the model, or call "
             f"model.resize_token_embeddings({tokens}), train the new embeddings and save the model"
+        )
+
+
+def positions_of(model: Any) -> int | None:
+    """Longest sequence that a model can read at all; None if nothing limits it.
+
+    Only positions that are embedded or tabulated limit it. Rotary positions go on beyond the length
+    that a model was trained with.
+    """
+    model = model_of(model)
+    if model.config.model_type == "mpt":
+        return model.config.max_seq_len
+    sizes = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and ("wpe" in name or "position" in name):
+            # OPT reserves the first two positions.
+            sizes.append(module.num_embeddings - getattr(module, "offset", 0))
+    return min(sizes, default=None)
+
+
+def check_length(model: Any, longest: int, setting: str) -> None:
+    """Makes sure that a model has a position for every token of the longest sequence.
+
+    Parameters
+    ----------
+    longest
+        Tokens of the longest sequence.
+    setting
+        The settings that limit its length, for the error.
+
+    Raises
+    ------
+    LetheError
+        With the model's number of positions and the setting to lower.
+    """
+    positions = positions_of(model)
+    if positions is not None and longest > positions:
+        name = getattr(model, "name_or_path", "")
+        raise LetheError(
+            f"model {name}: it has {positions} positions, but the longest sequence has {longest} "
+            f"tokens; set {setting} to at most {positions}"
         )
 
 

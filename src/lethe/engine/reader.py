@@ -8,9 +8,10 @@ import numpy as np
 
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import Example
-from lethe.data.tokens import TokenFile, Tokenised, Tokens, tokenise
+from lethe.data.tokens import TokenFile, Tokenised, Tokens, lengths, tokenise
 from lethe.engine import models
 from lethe.engine.generation import generate
+from lethe.engine.loading_report import check_length
 from lethe.engine.scoring import Scores, fitting_budget, score
 
 
@@ -60,8 +61,13 @@ class Reader:
             Longest sequence; None: `scoring.max_tokens`.
         into
             File that receives the tokens; None: a list.
+
+        Raises
+        ------
+        LetheError
+            If the model has fewer positions than the longest example has tokens.
         """
-        return tokenise(
+        tokenised = tokenise(
             self.tokenizer,
             examples,
             max_tokens or self.scoring.max_tokens,
@@ -69,6 +75,9 @@ class Reader:
             include_eos=self.scoring.include_eos,
             into=into,
         )
+        longest = int(lengths(tokenised.examples).max(initial=0))
+        check_length(self.model, longest, "scoring.max_tokens and recipe.max_tokens")
+        return tokenised
 
     def losses(
         self,
@@ -97,7 +106,21 @@ class Reader:
         partial: Sequence[str | None] | None = None,
         after_batch: Callable[[list[str | None]], None] | None = None,
     ) -> list[str]:
-        """Greedy answers to prompts, which are token ids (`generate`)."""
+        """Greedy answers to prompts, which are token ids (`generate`).
+
+        Raises
+        ------
+        LetheError
+            If the model has too few positions for the longest prompt and its answer.
+        """
+        # The last token of an answer is not read any more.
+        longest = max(map(len, prompts), default=0) + self.scoring.exact_match.max_new_tokens - 1
+        check_length(
+            self.model,
+            longest,
+            "the sum of scoring.max_tokens (for the own task: recipe.max_tokens) and "
+            "scoring.exact_match.max_new_tokens",
+        )
         with models.autocast_for(self.model, self.scoring.dtype):
             return generate(
                 self.model,

@@ -14,7 +14,7 @@ from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
 from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
 from lethe.engine.interpolation import base_weights, interpolate
-from lethe.engine.loading_report import check_finite
+from lethe.engine.loading_report import check_finite, check_length
 from lethe.engine.model_files import same_model
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
@@ -157,6 +157,9 @@ class Job:
         )
         training_stream = self._training_stream(train)
         replay = self._tokenised(replay, reader.tokenizer)
+        for examples in (train.examples, replay.examples if replay else []):
+            longest = max((len(example.ids) for example in examples), default=0)
+            check_length(reader.model, longest, setting="recipe.max_tokens")
         upstream_set = UpstreamSet.of(reader, upstream)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             reader, trained = self._fine_tuned(

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -151,3 +152,31 @@ def test_a_mixture_of_experts_is_scored_whatever_it_returns(saved, change):
     (folder / "config.json").write_text(json.dumps(settings))
     losses = score(models.load({"path": str(folder)})[0], examples, 100).losses
     assert losses.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("gpt2", {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}),
+        ("opt", {"max_position_embeddings": 16, "hidden_size": 16, "num_hidden_layers": 1}),
+        ("mpt", {"max_seq_len": 16, "d_model": 16, "n_layers": 1, "n_heads": 2}),
+        ("llama", {"max_position_embeddings": 16, "hidden_size": 16, "num_hidden_layers": 1}),
+    ],
+)
+def test_examples_longer_than_the_models_positions_are_refused(kind, sizes, tokenizer):
+    """Rotary positions have no end, so that Llama reads longer texts."""
+    heads = {} if kind in ("gpt2", "mpt") else {"num_attention_heads": 2}
+    if kind == "opt":
+        heads |= {"ffn_dim": 16, "word_embed_proj_dim": 16}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=300, **sizes, **heads)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    long, fitting = (Reader(model, tokenizer, Scoring(max_tokens=n)) for n in (17, 16))
+    texts = [example.example for example in tiny.upstream(4)]
+    assert np.isfinite(fitting.losses(fitting.tokens(texts).examples, "t").losses).all()
+    if kind == "llama":
+        assert np.isfinite(long.losses(long.tokens(texts).examples, "t").losses).all()
+        return
+    with pytest.raises(LetheError, match=r"16 positions.*17 tokens.*scoring\.max_tokens"):
+        long.tokens(texts)
+    with pytest.raises(IndexError if kind != "mpt" else RuntimeError):
+        score(model, tiny.tokens((17, 1)), 100)

@@ -33,6 +33,10 @@ class Prior:
     mean: np.ndarray
     basis: np.ndarray
 
+    def variance(self, columns: np.ndarray) -> np.ndarray:
+        """Prior variance (n,) at columns (M + 1, n), without noise."""
+        return np.square(self.basis @ columns).sum(axis=0)
+
 
 def with_ones(rows: np.ndarray) -> np.ndarray:
     """[Z; 1] (M + 1, n) of columns (M, n)."""
@@ -107,11 +111,17 @@ class Solver:
         solved = (target @ self.v) / (self.squares + np.asarray(factors)[:, None, None])
         return self.prior.mean + solved @ (self.directions.T @ self.prior.basis)
 
-    def variance(self, columns: np.ndarray, factor: float) -> np.ndarray:
-        """Posterior variance (n,) of the combination at columns (M + 1, n), without noise."""
-        features = self.prior.basis @ columns
-        explained = np.square(self.directions.T @ features)
-        prior_variance = np.square(features).sum(axis=0)
+    def variance(
+        self, columns: np.ndarray, factor: float, prior_variance: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Posterior variance (n,) of the combination at columns (M + 1, n), without noise.
+
+        `prior_variance` is `self.prior.variance(columns)`, if you have it already.
+        """
+        if prior_variance is None:
+            prior_variance = self.prior.variance(columns)
+        # The small factor first: k directions instead of M + 2.
+        explained = np.square((self.directions.T @ self.prior.basis) @ columns)
         remaining = prior_variance - (1 / (self.squares + factor)) @ explained
         return np.maximum(remaining, 0.0)
 

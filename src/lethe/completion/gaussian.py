@@ -102,6 +102,7 @@ def left_out_rows(model: FoldInModel, probes: int, draws: int = 5) -> list[LeftO
     """
     factor = model.choose(probes)
     noises: dict[int, np.ndarray] = {}
+    prior_variances: dict[int, np.ndarray] = {}
     rows = []
     for index in model.draw_probes(probes, draws):
         unprobed = np.setdiff1d(np.arange(model.sample.shape[1]), index)
@@ -113,19 +114,21 @@ def left_out_rows(model: FoldInModel, probes: int, draws: int = 5) -> list[LeftO
                 remaining = [0, 1]
             columns = model.sample[remaining]
             if row not in noises:
-                # The noise does not depend on the draw, so it is computed once per row.
-                _, column_noise = parts
+                # These do not depend on the draw, so they are computed once per row.
+                prior, column_noise = parts
                 noises[row] = column_noise.variance(columns[:-1])
+                prior_variances[row] = prior.variance(columns)
             solver = model.method.solver(parts, columns[:, index])
             probe_values = model.sample[row, index][None]
+            # All columns are predicted, because copying the hidden ones would take longer.
+            predicted = solver.weights(probe_values, [factor])[0, 0] @ columns
+            variance = solver.variance(columns, factor, prior_variances[row])
+            variance += factor * noises[row]
             hidden = unprobed[model.observed[row, unprobed]]
-            hidden_columns = columns[:, hidden]
-            predicted = solver.weights(probe_values, [factor])[0, 0] @ hidden_columns
-            variance = solver.variance(hidden_columns, factor) + factor * noises[row][hidden]
             rows.append(
                 LeftOutRow(
-                    residuals=model.sample[row, hidden] - predicted,
-                    sizes=np.sqrt(variance),
+                    residuals=model.sample[row, hidden] - predicted[hidden],
+                    sizes=np.sqrt(variance[hidden]),
                     probes=solver.left_out_residuals(probe_values, factor)[0],
                 )
             )

@@ -30,6 +30,8 @@ PICKLE_MAGIC = 0x80  # first byte of a pickle, from protocol 2 on
 NAMED = 5  # ids and tasks that a message names before it only counts
 SMALLEST_BLOCK = 1 << 20  # bytes that the CSV reader parses at once, at least
 LARGEST_BLOCK = (1 << 31) - 1
+# Text that stands for a missing cell: empty, NA, NaN, null and the like.
+MISSING = pa.array(pa.csv.ConvertOptions().null_values)
 # Columns that data frames add when they are saved with their index.
 INDEX_NAMES = re.compile(r"|index|level_\d+|Unnamed: \d+|__index_level_\d+__")
 # Column names that nobody gives to an example: such a column is never read as one.
@@ -271,6 +273,12 @@ def _read_table(path: Path) -> tuple[pa.Table, list[str]]:
     duplicates = _duplicates(table.column_names)
     if duplicates:
         raise LetheError(f"{path}: {len(duplicates)} column(s) stand twice: {_some(duplicates)}")
+    for separator in (";", "\t"):
+        if path.suffix == ".csv" and table.num_columns == 1 and separator in table.column_names[0]:
+            raise LetheError(
+                f"{path}: its columns seem to be separated by {separator!r}; save it with commas, "
+                "and with points in numbers"
+            )
     return table, notes
 
 
@@ -293,7 +301,7 @@ def _read_csv(path: Path) -> pa.Table:
         return pa.csv.read_csv(path, read_options=reading, convert_options=converting)
     except pa.ArrowInvalid:
         # A table of another shape fails again here; text is converted cell by cell later.
-        converting = pa.csv.ConvertOptions(column_types=texts, strings_can_be_null=True)
+        converting = pa.csv.ConvertOptions(column_types=texts)
         return pa.csv.read_csv(path, read_options=reading, convert_options=converting)
 
 
@@ -311,7 +319,7 @@ def _without_index(path: Path, table: pa.Table) -> tuple[pa.Table, list[str]]:
         column = table.column(position)
         if not INDEX_NAMES.fullmatch(name):
             positions.append(position)
-        elif UNNAMED.fullmatch(name) and column.null_count == len(column):
+        elif UNNAMED.fullmatch(name) and _is_empty(column):
             notes.append(f"{path}: left out column {position + 1}, which has no name and no value")
         elif _is_line_numbers(column):
             notes.append(
@@ -326,6 +334,12 @@ def _without_index(path: Path, table: pa.Table) -> tuple[pa.Table, list[str]]:
         else:
             positions.append(position)
     return table.select(positions), notes
+
+
+def _is_empty(column: pa.ChunkedArray) -> bool:
+    return column.null_count == len(column) or not any(
+        value.is_valid and value.as_py() != "" for value in column
+    )
 
 
 def _is_line_numbers(column: pa.ChunkedArray) -> bool:
@@ -392,8 +406,8 @@ def _first_value(column: pa.ChunkedArray) -> object:
 
 
 def _text_to_numbers(path: Path, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    texts = pc.utf8_trim_whitespace(column)
-    texts = pc.if_else(pc.equal(texts, ""), None, texts)
+    texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    texts = pc.if_else(pc.is_in(texts, value_set=MISSING), None, texts)
     try:
         return texts.cast(pa.float64())
     except pa.ArrowInvalid:

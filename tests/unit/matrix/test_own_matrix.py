@@ -341,3 +341,18 @@ def test_a_cell_that_is_no_number_is_named_with_its_line(tmp_path):
     path = tmp_path / "z.csv"
     path.write_text("example_id,a,b\nx,1,2\ny,1,n/a?\n")
     assert "line 3: column 'b' holds 'n/a?'" in refused(path, TASKS, "tasks_in_columns")
+
+
+def test_text_cells_change_nothing_about_names_and_empty_columns(tmp_path):
+    """One cell of another type makes the reader convert cell by cell."""
+    text = ",example_id,a,b,\n0,NA,true,0.5,\n1,null,,NaN,\n"
+    matrix = read_csv(tmp_path, text, "tasks_in_columns")
+    assert matrix.example_ids == ["NA", "null"] and len(matrix.notes) == 2
+    np.testing.assert_array_equal(matrix.values, [[1, np.nan], [0.5, np.nan]])
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_with_other_separators_is_named_as_such(tmp_path, separator):
+    path = tmp_path / "z.csv"
+    path.write_text("task,x\na,1\nb,2\n".replace(",", separator))
+    assert "separated by" in refused(path, TASKS, "tasks_in_rows")

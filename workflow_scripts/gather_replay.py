@@ -3,7 +3,7 @@ from pathlib import Path
 from lethe import tables
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
-from lethe.matrix import rows
+from lethe.matrix.gathering import read_replay_runs
 from lethe.replay.comparison import compare
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.frontier import compare_at_equal_loss
@@ -23,9 +23,7 @@ def gather_replay(
     at_equal_loss: Path | None,
 ) -> None:
     """Writes one line per replay run, compares the runs, and tests the planned comparisons."""
-    gathered = gather_runs(
-        [rows.read_row(path) for path in run_files], read_upstream(upstream), noise_floor
-    )
+    gathered = gather_runs(read_replay_runs(run_files), read_upstream(upstream), noise_floor)
     tables.write_csv(runs, gathered.records)
     tables.write_csv(comparison, compare(gathered.records, gathered.forgetting))
     if planned is not None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,50 @@ def gather_row_files(
             ", ".join(versions),
         )
     return gathered
+
+
+def read_replay_runs(files: Sequence[Path]) -> list[Row]:
+    """Reads the runs with replay of one model, in the order of the files.
+
+    Every run must hold the strategy, task and seed that its file is named after:
+    replay/<strategy>/<task>-seed<seed>.parquet.
+
+    Raises
+    ------
+    RowError
+        Naming, in one message, every run that is missing, broken, without any measured value, or
+        of another strategy, task or seed.
+    """
+    runs = []
+    problems = []
+    for path in files:
+        try:
+            row = read_row(path)
+        except RowError as error:
+            problems.append(str(error))
+            continue
+        problem = _run_name_problem(row, path) or _value_problem(row, path)
+        if problem:
+            problems.append(problem)
+        else:
+            runs.append(row)
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RowError(
+            f"replay: {len(problems)} problem(s) with {len(files)} runs, nothing was compared\n"
+            f"{listed}\nmove these files away and run again to measure them"
+        )
+    return runs
+
+
+def _run_name_problem(row: Row, path: Path) -> str | None:
+    about = row.about
+    if not {"strategy", "task", "seed"} <= about.keys():
+        return f"{path}: is not a run with replay, because it names no strategy, task and seed"
+    name = f"{about['strategy']}/{about['task']}-seed{about['seed']}"
+    if name == f"{path.parent.name}/{path.stem}":
+        return None
+    return f"{path}: is the run {name}; was the file renamed or copied?"
 
 
 def summarise_rows(gathered: Gathered, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ def data_hashes(task):
     return {"train": fingerprint(hashes), "evaluation": fingerprint(hashes)}
 
 
-def measured(task, seed, **about):
-    rng = np.random.default_rng(seed)
+def measured(examples_of, draw, **about):
+    rng = np.random.default_rng(draw)
     before, after = rng.random((2, 6), dtype=np.float32)
     return rows.Row(
         example_ids=[f"e{number}" for number in range(6)],
@@ -33,7 +33,7 @@ def measured(task, seed, **about):
         loss_after=after,
         n_tokens=np.ones(6, dtype=np.int32),
         settings={"recipe": {"lr": 1e-3}},
-        about=SUMMARY | {"data": data_hashes(task), "versions": {"lethe": "0.1.0"}} | about,
+        about=SUMMARY | {"data": data_hashes(examples_of), "versions": {"lethe": "0.1.0"}} | about,
     )
 
 
@@ -149,3 +149,38 @@ def test_rows_of_several_versions_are_gathered_and_said(finished, caplog):
     assert "several versions of lethe (0.0.9, 0.1.0)" in caplog.text
     lines = gathering.summarise_rows(gathered, table)
     assert [line["lethe_version"] for line in lines] == ["0.1.0", "0.0.9", "0.1.0"]
+
+
+@pytest.fixture
+def run_files(tmp_path):
+    """Runs with replay as they lie in results/<experiment>/<model>."""
+    files = []
+    for seed in range(3):
+        path = tmp_path / f"replay/random/poems-seed{seed}.parquet"
+        rows.write_row(path, measured("poems", seed, strategy="random", task="poems", seed=seed))
+        files.append(path)
+    return files
+
+
+def test_runs_with_replay_are_read_in_their_order(run_files):
+    runs = gathering.read_replay_runs(run_files)
+    assert [row.about["seed"] for row in runs] == [0, 1, 2]
+
+
+def test_every_broken_and_foreign_run_is_named_in_one_message(run_files):
+    run_files[0].write_bytes(run_files[1].read_bytes())
+    run_files[1].write_bytes(b"PAR1")
+    run_files[2].unlink()
+    with pytest.raises(RowError) as caught:
+        gathering.read_replay_runs(run_files)
+    message = str(caught.value)
+    assert "3 problem(s) with 3 runs" in message
+    assert "poems-seed0.parquet: is the run random/poems-seed1" in message
+    assert "poems-seed1.parquet: not a readable row" in message
+    assert "poems-seed2.parquet: not a readable row (there is no such file)" in message
+
+
+def test_a_row_without_replay_among_the_runs_is_named(run_files):
+    rows.write_row(run_files[1], measured("poems", 7))
+    with pytest.raises(RowError, match="seed1.parquet: is not a run with replay"):
+        gathering.read_replay_runs(run_files)

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lethe.config.model_settings import Recipe, Scoring
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings
@@ -13,8 +14,8 @@ def associate_model(
     direction_files: dict[str, Path],
     outputs: dict[str, str],
     similarity: dict,
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
     threads: int,
     gpus: int,
 ) -> None:
@@ -51,8 +52,8 @@ if __name__ == "__main__":
         direction_files=dict(zip(snakemake.params.tasks, directions, strict=False)),
         outputs=dict(snakemake.output.items()),
         similarity=snakemake.params.similarity,
-        recipe=snakemake.params.recipe,
-        scoring=snakemake.params.scoring,
+        recipe=Recipe(**snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,
     )

@@ -17,16 +17,15 @@ def calibrate_model(
     output: Path,
     tasks: list[str],
     model: dict,
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
     plan: dict,
     threads: int,
     gpus: int,
 ) -> None:
     """Times a few steps of training and of scoring."""
     models.use_machine(threads, gpus)
-    settings = Scoring(**scoring)
-    load = partial(models.load_for_timing, base, model, settings.weights, gpus)
+    load = partial(models.load_for_timing, base, model, scoring.weights, gpus)
     sample = calibration.Sample(
         train=dict(zip(tasks, map(read_examples, train_files), strict=True)),
         evaluation=dict(zip(tasks, map(read_examples, evaluation_files), strict=True)),
@@ -35,8 +34,8 @@ def calibrate_model(
     measured = calibration.calibrate_model(
         load,
         sample,
-        recipe=Recipe(**recipe),
-        scoring=settings,
+        recipe=recipe,
+        scoring=scoring,
         steps=plan["steps"],
         examples=plan["examples"],
     )
@@ -57,8 +56,8 @@ if __name__ == "__main__":
         output=Path(snakemake.output.calibration),
         tasks=snakemake.params.tasks,
         model=snakemake.params.model,
-        recipe=snakemake.params.recipe,
-        scoring=snakemake.params.scoring,
+        recipe=Recipe(**snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
         plan=snakemake.params.plan,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
@@ -13,15 +14,22 @@ def measure_direction(
     direction: Path,
     task: str,
     projection: dict,
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
+    group: str,
     halvings: int,
     threads: int,
     gpus: int,
 ) -> None:
     """Fine-tunes as for the row, and sketches how the weights moved."""
     job = fine_tune_job(
-        inputs, recipe=recipe, scoring=scoring, threads=threads, gpus=gpus, halvings=halvings
+        inputs,
+        recipe=recipe,
+        scoring=scoring,
+        group=group,
+        threads=threads,
+        gpus=gpus,
+        halvings=halvings,
     )
     row = rows.read_row(inputs["row"])
     sketch = directions.measure_direction(job, row, task, projection=projection)
@@ -39,8 +47,9 @@ if __name__ == "__main__":
         direction=Path(snakemake.output.direction),
         task=snakemake.wildcards.task,
         projection=snakemake.params.projection,
-        recipe=snakemake.params.recipe,
-        scoring=snakemake.params.scoring,
+        recipe=recipe_of(snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
+        group=snakemake.params.recipe.get("group", ""),
         halvings=snakemake.resources.halvings,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,

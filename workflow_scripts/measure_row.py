@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
@@ -16,8 +17,9 @@ def measure_row(
     checkpoint: Path,
     model_name: str,
     task: str,
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
+    group: str,
     halvings: int,
     threads: int,
     gpus: int,
@@ -27,6 +29,7 @@ def measure_row(
         inputs,
         recipe=recipe,
         scoring=scoring,
+        group=group,
         threads=threads,
         gpus=gpus,
         unfinished=checkpoint,
@@ -55,8 +58,9 @@ if __name__ == "__main__":
         checkpoint=Path(snakemake.params.checkpoint),
         model_name=snakemake.wildcards.model,
         task=snakemake.wildcards.task,
-        recipe=snakemake.params.recipe,
-        scoring=snakemake.params.scoring,
+        recipe=recipe_of(snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
+        group=snakemake.params.recipe.get("group", ""),
         halvings=snakemake.resources.halvings,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,

@@ -1,6 +1,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
@@ -14,15 +15,22 @@ def repeat_row(
     repeat_files: list[Path],
     task: str,
     seed: int,
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
+    group: str,
     halvings: int,
     threads: int,
     gpus: int,
 ) -> None:
     """Fine-tunes on a task with another seed, and scores those weights once per file."""
     job = fine_tune_job(
-        inputs, recipe=recipe, scoring=scoring, threads=threads, gpus=gpus, halvings=halvings
+        inputs,
+        recipe=recipe,
+        scoring=scoring,
+        group=group,
+        threads=threads,
+        gpus=gpus,
+        halvings=halvings,
     )
     upstream = read_upstream(inputs["upstream"])
     repeated = repeat(job, upstream, seed=seed, measurements=len(repeat_files) - 1, task=task)
@@ -41,8 +49,9 @@ if __name__ == "__main__":
         repeat_files=[Path(path) for path in snakemake.output],
         task=snakemake.wildcards.task,
         seed=int(snakemake.wildcards.seed),
-        recipe=snakemake.params.recipe,
-        scoring=snakemake.params.scoring,
+        recipe=recipe_of(snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
+        group=snakemake.params.recipe.get("group", ""),
         halvings=snakemake.resources.halvings,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
@@ -21,8 +22,9 @@ def replay_run(
     strategy: str,
     replay_settings: dict,
     training_tasks: list[str],
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
+    group: str,
     halvings: int,
     threads: int,
     gpus: int,
@@ -39,6 +41,7 @@ def replay_run(
         inputs,
         recipe=recipe,
         scoring=scoring,
+        group=group,
         threads=threads,
         gpus=gpus,
         unfinished=checkpoint,
@@ -99,8 +102,9 @@ if __name__ == "__main__":
         strategy=snakemake.wildcards.strategy,
         replay_settings=replay_settings,
         training_tasks=training_tasks,
-        recipe=snakemake.params.recipe,
-        scoring=snakemake.params.scoring,
+        recipe=recipe_of(snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
+        group=snakemake.params.recipe.get("group", ""),
         halvings=snakemake.resources.halvings,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,

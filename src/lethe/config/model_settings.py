@@ -1,7 +1,8 @@
 """Settings of models, and of how they are trained and scored."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -159,6 +160,11 @@ class Recipe(Settings):
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         return self
+
+
+def recipe_of(parameters: Mapping[str, Any]) -> Recipe:
+    """The recipe among the parameters of a rule, which may hold the task's `group` as well."""
+    return Recipe(**{key: value for key, value in parameters.items() if key != "group"})
 
 
 class RecipeChange(Settings):

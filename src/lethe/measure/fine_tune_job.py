@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.config.model_settings import Recipe, Scoring
+
 if TYPE_CHECKING:
     from lethe.measure.forgetting import Job
 
@@ -13,10 +15,11 @@ _log = logging.getLogger("lethe.measure")
 
 def fine_tune_job(
     inputs: Mapping[str, str],
-    recipe: dict,
-    scoring: dict,
+    recipe: Recipe,
+    scoring: Scoring,
     threads: int,
     gpus: int,
+    group: str = "",
     unfinished: Path | None = None,
     halvings: int = 0,
 ) -> "Job":
@@ -26,15 +29,14 @@ def fine_tune_job(
     ----------
     inputs
         Files `card`, `base`, `train` and `evaluation`; `upstream` for EWC.
-    recipe
-        The recipe; also the task's `group`, if steps differ between groups.
+    group
+        The task's group, if steps differ between groups.
     unfinished
         Folder of the checkpoint.
     halvings
         How often batches are halved, after earlier tries that failed.
     """
     # Imported here because torch takes seconds, and most jobs do without it.
-    from lethe.config.model_settings import Recipe, Scoring
     from lethe.data.examples import read_examples, read_upstream, replayable_sample
     from lethe.engine import models
     from lethe.files import read_json
@@ -44,20 +46,17 @@ def fine_tune_job(
     models.use_machine(threads, gpus)
     if halvings:
         _log.warning("earlier tries failed: batches are cut to 1/%d", 2**halvings)
-    recipe_settings = dict(recipe)
-    group = recipe_settings.pop("group", "")
-    task_recipe = Recipe(**recipe_settings)
     anchors = []
-    if task_recipe.ewc:
+    if recipe.ewc:
         upstream = read_upstream(inputs["upstream"])
-        anchors = replayable_sample(upstream, task_recipe.ewc_examples, task_recipe.seed)
+        anchors = replayable_sample(upstream, recipe.ewc_examples, recipe.seed)
     return Job(
         card=read_json(inputs["card"]),
         base=rows.read_row(inputs["base"]),
         train=read_examples(inputs["train"]),
         evaluation=read_examples(inputs["evaluation"]),
-        recipe=task_recipe,
-        scoring=Scoring(**scoring),
+        recipe=recipe,
+        scoring=scoring,
         gpus=gpus,
         anchors=anchors,
         unfinished=unfinished,

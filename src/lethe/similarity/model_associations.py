@@ -98,19 +98,23 @@ class ModelExamples:
 
 
 def read_model_examples(
-    inputs: Mapping[str, Any], count: int, recipe: dict, scoring: dict, threads: int, gpus: int
+    inputs: Mapping[str, Any],
+    count: int,
+    recipe: Recipe,
+    scoring: Scoring,
+    threads: int,
+    gpus: int,
 ) -> ModelExamples:
     """Reads inputs card, upstream and train (one file per task); loads the model."""
     models.use_machine(threads, gpus)
-    scoring_settings = Scoring(**scoring)
-    model, tokenizer = models.load(read_json(inputs["card"]), scoring_settings.weights, gpus)
+    model, tokenizer = models.load(read_json(inputs["card"]), scoring.weights, gpus)
     return ModelExamples(
         model=model,
         tokenizer=tokenizer,
         tasks=read_task_examples(inputs["train"], count),
         upstream=read_upstream(Path(inputs["upstream"])),
-        recipe=Recipe(**recipe),
-        scoring=scoring_settings,
+        recipe=recipe,
+        scoring=scoring,
     )
 
 

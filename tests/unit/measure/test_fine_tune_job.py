@@ -1,7 +1,7 @@
 import numpy as np
 from helpers import tiny
 
-from lethe.config.model_settings import Recipe, Scoring
+from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.data.examples import write_examples
 from lethe.files import write_json
 from lethe.matrix import rows
@@ -16,10 +16,17 @@ def test_a_fine_tune_is_read_from_the_files_of_its_rule(tmp_path):
     rows.write_row(paths["base"], row)
     write_examples(paths["train"], pairs[:3])
     write_examples(paths["evaluation"], pairs[3:])
-    job = fine_tune_job(paths, {"steps": 7}, {"max_tokens": 9}, threads=1, gpus=0)
+    recipe = Recipe(steps=7, group_steps={"g": 9})
+    job = fine_tune_job(
+        paths, recipe=recipe, scoring=Scoring(max_tokens=9), threads=1, gpus=0, group="g"
+    )
     assert (job.card, job.base.settings) == ({"path": "somewhere"}, {"model": "m"})
     assert (job.train, job.evaluation) == (pairs[:3], pairs[3:])
-    assert (job.recipe, job.scoring) == (Recipe(steps=7), Scoring(max_tokens=9))
+    assert (job.recipe, job.scoring) == (recipe, Scoring(max_tokens=9))
+    assert job.group == "g"
+
+
+def test_the_recipe_of_a_rule_leaves_out_the_group():
     grouped = {"steps": 7, "group_steps": {"g": 9}, "group": "g"}
-    job = fine_tune_job(paths, grouped, {"max_tokens": 9}, threads=1, gpus=0)
-    assert (job.recipe, job.group) == (Recipe(steps=7, group_steps={"g": 9}), "g")
+    assert recipe_of(grouped) == Recipe(steps=7, group_steps={"g": 9})
+    assert recipe_of({"steps": 7}) == Recipe(steps=7)

@@ -4,7 +4,9 @@ rule score_completion:
     input:
         **FILES.upstream,
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
-        associations=lambda wildcards: FILES.associations(wildcards.model),
+        associations=lambda wildcards: list(
+            FILES.associations(wildcards.model).values()
+        ),
     output:
         scores=f"{RESULTS}/{{model}}/completion.csv",
     log:
@@ -14,5 +16,9 @@ rule score_completion:
     params:
         completion=SETTINGS.completion.model_dump(mode="json"),
         tasks=TASKS,
+        # Follows from the input, so that Snakemake does not record it.
+        association_names=lambda wildcards, input: list(
+            FILES.associations(wildcards.model)
+        ),
     script:
         "../workflow_scripts/score_completion.py"

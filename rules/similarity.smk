@@ -36,8 +36,9 @@ if FILES.association_names(OF_TEXT):
             "../envs/train.yaml"
         params:
             similarity=PARAMETERS.text_similarity(),
-            # Follows from the input, so that Snakemake does not record it.
+            # These follow from the input, so that Snakemake does not record them.
             encoder=lambda wildcards, input: SOURCES.encoder_folder(),
+            tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
         script:
             "../workflow_scripts/associate_texts.py"
 
@@ -120,7 +121,9 @@ rule score_associations:
     """Correlates every association with the measured forgetting in Z."""
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
-        associations=lambda wildcards: FILES.associations(wildcards.model),
+        associations=lambda wildcards: list(
+            FILES.associations(wildcards.model).values()
+        ),
     output:
         scores=f"{RESULTS}/{{model}}/associations.csv",
     log:
@@ -129,5 +132,9 @@ rule score_associations:
         "../envs/analysis.yaml"
     params:
         tasks=TASKS,
+        # Follows from the input, so that Snakemake does not record it.
+        association_names=lambda wildcards, input: list(
+            FILES.associations(wildcards.model)
+        ),
     script:
         "../workflow_scripts/score_associations.py"

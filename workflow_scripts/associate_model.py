@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.config.model_settings import Recipe, Scoring
@@ -10,7 +9,9 @@ from lethe.similarity.projection import sketch_of
 
 
 def associate_model(
-    inputs: Mapping,
+    card: Path,
+    upstream: Path,
+    train_files: dict[str, str],
     direction_files: dict[str, Path],
     outputs: dict[str, str],
     similarity: dict,
@@ -21,7 +22,9 @@ def associate_model(
 ) -> None:
     """Associates tasks and upstream examples by representations and gradients of a base model."""
     examples = read_model_examples(
-        inputs,
+        card,
+        upstream,
+        train_files,
         count=similarity["task_examples"],
         recipe=recipe,
         scoring=scoring,
@@ -48,7 +51,9 @@ if __name__ == "__main__":
     run(
         associate_model,
         snakemake.log[0],
-        inputs=snakemake.input,
+        card=Path(snakemake.input.card),
+        upstream=Path(snakemake.input.upstream),
+        train_files=dict(zip(snakemake.params.tasks, snakemake.input.train, strict=True)),
         direction_files=dict(zip(snakemake.params.tasks, directions, strict=False)),
         outputs=dict(snakemake.output.items()),
         similarity=snakemake.params.similarity,

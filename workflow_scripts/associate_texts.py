@@ -8,7 +8,7 @@ from lethe.similarity.association_files import read_task_examples
 
 
 def associate_texts(
-    train_files: list[str],
+    train_files: dict[str, str],
     upstream: Path,
     encoder: str | None,
     outputs: dict[str, str],
@@ -41,7 +41,7 @@ if __name__ == "__main__":
     run(
         associate_texts,
         snakemake.log[0],
-        train_files=list(snakemake.input.train),
+        train_files=dict(zip(snakemake.params.tasks, snakemake.input.train, strict=True)),
         upstream=Path(snakemake.input.upstream),
         encoder=snakemake.params.encoder,
         outputs=dict(snakemake.output.items()),

@@ -9,7 +9,7 @@ from lethe.similarity.correlation import correlate_with_forgetting
 
 
 def score_associations(
-    z: Path, association_files: list[str], scores: Path, tasks: dict[str, Task]
+    z: Path, association_files: dict[str, str], scores: Path, tasks: dict[str, Task]
 ) -> None:
     """Correlates associations with measured forgetting, and forgetting on other tasks too."""
     measured = forgetting_matrix.read_matrix(z)
@@ -22,7 +22,9 @@ if __name__ == "__main__":
         score_associations,
         snakemake.log[0],
         z=Path(snakemake.input.matrix),
-        association_files=list(snakemake.input.associations),
+        association_files=dict(
+            zip(snakemake.params.association_names, snakemake.input.associations, strict=True)
+        ),
         scores=Path(snakemake.output.scores),
         tasks=tasks_from_pairs(snakemake.params.tasks),
     )

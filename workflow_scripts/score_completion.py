@@ -14,7 +14,7 @@ from lethe.similarity.association_files import read_associations
 def score_completion(
     z: Path,
     upstream: str | None,
-    associations: list[str],
+    associations: dict[str, str],
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -43,7 +43,9 @@ if __name__ == "__main__":
         snakemake.log[0],
         z=Path(snakemake.input.matrix),
         upstream=snakemake.input.get("upstream"),
-        associations=list(snakemake.input.associations),
+        associations=dict(
+            zip(snakemake.params.association_names, snakemake.input.associations, strict=True)
+        ),
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

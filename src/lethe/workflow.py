@@ -193,12 +193,13 @@ class ResultFiles:
                 files["embeddings"] = f"{folder}/embeddings/{name}.parquet"
         return files
 
-    def associations(self, model: str) -> list[str]:
-        """The associations that the Z of a model is compared with."""
-        of_text = self.association_names(OF_TEXT)
-        of_model = self.association_names(OF_MODEL + OF_Z)
-        files = [f"{self.folder}/associations/{name}.parquet" for name in of_text]
-        files += [f"{self.folder}/{model}/associations/{name}.parquet" for name in of_model]
+    def associations(self, model: str) -> dict[str, str]:
+        """Name -> file of the associations that the Z of a model is compared with."""
+        files = {}
+        for name in self.association_names(OF_TEXT):
+            files[name] = f"{self.folder}/associations/{name}.parquet"
+        for name in self.association_names(OF_MODEL + OF_Z):
+            files[name] = f"{self.folder}/{model}/associations/{name}.parquet"
         return files
 
     def directions(self, model: str) -> list[str]:

@@ -210,7 +210,7 @@ def test_the_report_of_models_has_their_tables_and_no_sanity(load):
 def test_associations_of_text_are_made_once_and_others_per_model(load):
     names = ["text_tfidf", "representation", "weight_difference", "two_tower"]
     listed = files(load(similarity={"associations": names}))
-    assert [Path(path).parts[2] for path in listed.associations("olmo")] == [
+    assert [Path(path).parts[2] for path in listed.associations("olmo").values()] == [
         *("associations", "olmo", "olmo", "olmo")
     ]
     assert listed.association_outputs("f", ["representation", "gradient"]) == {
@@ -224,7 +224,8 @@ def test_associations_of_text_are_made_once_and_others_per_model(load):
 
 def test_without_similarity_nothing_is_associated(load):
     listed = files(load())
-    assert listed.associations("olmo") == listed.directions("olmo") == []
+    assert listed.associations("olmo") == {}
+    assert listed.directions("olmo") == []
     assert listed.association_tables() == []
 
 

@@ -1,6 +1,6 @@
 """Reads the examples of tasks, and associations in the order of a Z."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,13 @@ from lethe.matrix import forgetting_matrix
 from lethe.matrix.forgetting_matrix import Matrix
 
 
-def read_task_examples(paths: Sequence[Path | str], count: int) -> dict[str, list[Example]]:
-    """Reads the first `count` training examples per task from `tasks/<task>/train.parquet`."""
-    examples = {}
-    for path in map(Path, paths):
-        examples[path.parent.name] = read_examples(path)[:count]
-    return examples
+def read_task_examples(files: Mapping[str, Path | str], count: int) -> dict[str, list[Example]]:
+    """Reads the first `count` training examples of each task from its file."""
+    return {task: read_examples(path)[:count] for task, path in files.items()}
 
 
-def read_associations(paths: Sequence[Path | str], z: Matrix) -> dict[str, np.ndarray]:
-    """Reads associations (M, N) in the row and column order of Z; the file's stem is the name.
+def read_associations(files: Mapping[str, Path | str], z: Matrix) -> dict[str, np.ndarray]:
+    """Reads associations (M, N) by name, in the row and column order of Z.
 
     Values are returned as they are on disk. `gradient` is the plain inner product, which has the
     opposite sign of forgetting: a predictor that fits a slope does not mind, and one that orders
@@ -32,9 +29,9 @@ def read_associations(paths: Sequence[Path | str], z: Matrix) -> dict[str, np.nd
         If a file lacks a task or example of Z. The message names the file.
     """
     associations = {}
-    for path in paths:
+    for name, path in files.items():
         matrix = forgetting_matrix.read_matrix(path)
-        associations[Path(path).stem] = align_values(matrix, z.tasks, z.example_ids, path=path)
+        associations[name] = align_values(matrix, z.tasks, z.example_ids, path=path)
     return associations
 
 

@@ -98,21 +98,24 @@ class ModelExamples:
 
 
 def read_model_examples(
-    inputs: Mapping[str, Any],
+    card: Path,
+    upstream: Path,
+    train_files: Mapping[str, Path | str],
+    *,
     count: int,
     recipe: Recipe,
     scoring: Scoring,
     threads: int,
     gpus: int,
 ) -> ModelExamples:
-    """Reads inputs card, upstream and train (one file per task); loads the model."""
+    """Reads the examples of tasks and of upstream, and loads the model of the card."""
     models.use_machine(threads, gpus)
-    model, tokenizer = models.load(read_json(inputs["card"]), scoring.weights, gpus)
+    model, tokenizer = models.load(read_json(card), scoring.weights, gpus)
     return ModelExamples(
         model=model,
         tokenizer=tokenizer,
-        tasks=read_task_examples(inputs["train"], count),
-        upstream=read_upstream(Path(inputs["upstream"])),
+        tasks=read_task_examples(train_files, count),
+        upstream=read_upstream(upstream),
         recipe=recipe,
         scoring=scoring,
     )

@@ -27,7 +27,9 @@ def test_paths_and_settings_come_back_as_what_they_were():
     assert call["function"].__name__ == "job"
 
 
-@pytest.mark.parametrize("kind", ["os:environ", "lethe.config.schema:schema_text", "lethe.files:Path"])
+@pytest.mark.parametrize(
+    "kind", ["os:environ", "lethe.config.schema:schema_text", "lethe.files:Path"]
+)
 def test_only_settings_of_an_experiment_are_made_from_a_call(kind):
     request = calls.to_json(job, {"x": 1})
     request["arguments"]["x"] = {"__settings__": kind, "values": {}}

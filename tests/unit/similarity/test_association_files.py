@@ -20,7 +20,7 @@ def test_associations_are_read_in_the_order_of_z(tmp_path):
     matrix = Matrix(np.arange(6.0).reshape(2, 3), ["a", "b"], ["x", "y", "z"])
     forgetting_matrix.write_matrix(tmp_path / "text.parquet", matrix)
     z = Matrix(np.zeros((2, 2)), ["b", "a"], ["z", "x"])
-    read = read_associations([tmp_path / "text.parquet"], z)
+    read = read_associations({"text": tmp_path / "text.parquet"}, z)
     np.testing.assert_array_equal(read["text"], [[5, 3], [2, 0]])
 
 
@@ -30,7 +30,9 @@ def test_an_association_that_lacks_a_task_or_example_is_named(tmp_path, task, ex
         tmp_path / "text.parquet", Matrix(np.zeros((1, 1)), ["a"], ["x"])
     )
     with pytest.raises(LetheError, match=r"text.parquet.*(task|example)"):
-        read_associations([tmp_path / "text.parquet"], Matrix(np.zeros((1, 1)), [task], [example]))
+        read_associations(
+            {"text": tmp_path / "text.parquet"}, Matrix(np.zeros((1, 1)), [task], [example])
+        )
 
 
 def test_embeddings_come_back_as_they_were_written(tmp_path, upstream):

@@ -59,13 +59,12 @@ RESULTS = {
         correlation, association="text_tfidf"
     ),
     "Error (RMSE) of the prediction for unseen tasks, 30 probes": error,
-    "Forgetting after replay: of text at random, against none": partial(
-        planned_effect, question="replay"
-    ),
-    "Keeping the base model's answers by prediction, against random text": partial(
+    "Forgetting after replay of the base model's answers, against random text": partial(
         planned_effect, question="default"
     ),
-    "The same, by prediction against at random": partial(planned_effect, question="selection"),
+    "The same, examples chosen by prediction against at random": partial(
+        planned_effect, question="selection"
+    ),
 }
 
 

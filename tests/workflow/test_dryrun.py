@@ -59,13 +59,15 @@ def table(path):
 def test_the_default_experiment(shipped):
     tasks = table("tasks.csv")
     settings = yaml.safe_load((ROOT / "config.yaml").read_text())
-    models, strategies = len(settings["models"]), settings["replay"]["strategies"]
+    models = len(settings["models"])
+    replay = settings["replay"]
+    runs = (len(replay["strategies"]) + len(replay["variants"])) * len(replay["seeds"])
     test = [task for task in tasks if task["split"] == "test"]
     assert models == 2 and len(tasks) >= 20 and 0.2 <= len(test) / len(tasks) <= 0.3
     counts = planned(shipped)
     assert counts["prepare_task"] == len(tasks)
     assert counts["measure_row"] == models * len(tasks)
-    assert counts["replay_run"] == models * len(test) * len(strategies)
+    assert counts["replay_run"] == models * len(test) * runs
     assert counts["pretrain_model"] == counts["score_base"] == counts["gather_matrix"] == models
     assert counts["fetch_package"] == counts["write_report"] == 1
 

@@ -163,8 +163,8 @@ def command_line() -> str:
     """The help of `lethe` and of each of its verbs, as the terminal shows it."""
     usage = help_of()
     parts = [f"```text\n{usage}```\n"]
-    verbs = re.search(r"\{([\w,-]+)\}", usage)
-    for verb in verbs[1].split(",") if verbs else ():
+    commands = usage.partition("\nCommands:\n")[2]
+    for verb in re.findall(r"^  ([\w-]+)", commands, re.M):
         parts.append(f"### lethe {verb}\n\n```text\n{help_of(verb)}```\n")
     return "\n".join(parts)
 

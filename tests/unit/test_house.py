@@ -25,9 +25,11 @@ MAY_IMPORT = {
     "jobs": {"config", "engine"},
     "integrations": {"config", "data", "engine", "matrix", "completion"},
 }
+# The command line stands above all wings.
+MAY_IMPORT["cli"] = set(MAY_IMPORT)
 LOOSE = {"errors", "files", "statistics", "tables", "workflow", "__main__", "__init__"}
-# The command line and the workflow's paths stand above the wings.
-ABOVE = {"__main__", "__init__", "workflow", "cli"}
+# The command and the workflow's paths stand above the wings.
+ABOVE = {"__main__", "__init__", "workflow"}
 
 
 def imported(path: Path) -> set[str]:

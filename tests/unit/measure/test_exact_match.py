@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from lethe.__main__ import describe
 from lethe.config.model_settings import ExactMatch, Recipe, Scoring
 from lethe.config.replay_settings import Replay
 from lethe.data.examples import Example, UpstreamExample
@@ -15,6 +14,7 @@ from lethe.engine.generation import generate
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
 from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix.row_description import describe_file
 from lethe.measure import repeats
 from lethe.measure.exact_match import Questions
 from lethe.measure.forgetting import Job, base_losses
@@ -109,9 +109,8 @@ def test_what_made_a_row_is_told_with_the_answers_that_were_lost(job, upstream, 
     *_, row = job.run(upstream)
     rows.write_row(tmp_path / "row.parquet", row)
     lost = int(np.nansum(row.forgetting))
-    assert f"15 examples, {lost} of {RIGHT} right answers lost" in describe(
-        tmp_path / "row.parquet"
-    )
+    (description,) = describe_file(tmp_path / "row.parquet")
+    assert f"15 examples, {lost} of {RIGHT} right answers lost" in description.headline()
 
 
 def test_an_answer_that_was_changed_on_disk_is_noticed(job, upstream, tmp_path):

@@ -1,0 +1,83 @@
+"""The command `lethe` with its verbs, and its exit codes."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+import lethe
+from lethe.cli.output import print_error
+from lethe.cli.run_workflow import run_workflow
+from lethe.cli.show import show
+from lethe.errors import LetheError
+
+# Snakemake reads the options that `lethe run` does not know.
+_OPTIONS_OF_OTHERS = {"ignore_unknown_options": True}
+
+
+def help_text(function: Callable[..., None]) -> str:
+    """The docstring of a verb for the terminal, in which indented lines stay as they are."""
+    paragraphs = []
+    for paragraph in inspect.getdoc(function).split("\n\n"):
+        # Click wraps the lines of every paragraph that does not begin with this mark.
+        mark = "\b\n" if paragraph.startswith(" ") else ""
+        paragraphs.append(mark + paragraph.replace("::", ":"))
+    return "\n\n".join(paragraphs)
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    # Plain text, so that the help reads the same in a terminal, in a file and in the docs.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lethe {lethe.__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+]
+
+
+def guide(version: VersionOption = False) -> None:
+    """Predict, and prevent, what a language model forgets when it is fine-tuned.
+
+    Run the complete workflow of an experiment, and look at its files::
+
+      lethe run experiments/smollm2.yaml --cores 2
+      lethe show results/default/olmo-0.7m/rows/paragraph.parquet
+
+    Every verb explains itself: lethe VERB --help.
+
+    Exit codes: 0 is success, 1 is an error that you can put right (one line that begins with
+    "error:"), and 2 is a wrong use of the command.
+    """
+
+
+app.callback(help=help_text(guide))(guide)
+app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
+app.command("show", help=help_text(show))(show)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command, by default with the arguments of this process; returns its exit code."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=arguments, prog_name="lethe")
+    except LetheError as error:
+        print_error(error)
+        return 1
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

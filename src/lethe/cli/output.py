@@ -1,0 +1,37 @@
+"""Output that all verbs share: JSON for programs, and errors as one line."""
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from lethe.errors import LetheError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on stdout; NaN, which JSON does not have, becomes null."""
+    print(json.dumps(_without_nan(value), indent=1, sort_keys=True))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value
+
+
+def print_error(error: LetheError) -> None:
+    """Prints an error on stderr without a traceback.
+
+    It is one line, except for an experiment with several problems, which has one line per problem.
+    """
+    lines = str(error).splitlines() or [""]
+    if len(lines) == 2:
+        lines = [f"{lines[0]}: {lines[1].strip().removeprefix('- ')}"]
+    print("error: " + "\n".join(lines), file=sys.stderr)

@@ -1,0 +1,75 @@
+"""`lethe run` checks an experiment, runs its workflow, and ends a failed run with one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers.experiment import ROOT, make_experiment
+
+from lethe.cli.application import main
+
+TARGET = "results/tiny/tasks/add/train.parquet"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The tiny experiment as the current folder."""
+    make_experiment(tmp_path / "workspace")
+    monkeypatch.chdir(tmp_path / "workspace")
+    monkeypatch.setenv("LETHE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    return tmp_path / "workspace"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lethe", "run", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_target_is_made_and_json_names_the_results(folder):
+    process = run("tiny.yaml", "--cores", "1", TARGET, "--json")
+    assert process.returncode == 0, process.stderr
+    assert (folder / TARGET).exists()
+    assert json.loads(process.stdout) == {
+        "experiment": "tiny",
+        "report": "results/tiny/report.html",
+        "results": "results/tiny",
+    }
+
+
+def test_a_failed_job_ends_the_run_with_one_line(folder):
+    texts = folder / "texts/add.jsonl"
+    texts.write_text("\n".join(texts.read_text().splitlines()[:3]))
+    process = run("tiny.yaml", "--cores", "1", TARGET)
+    assert process.returncode == 1
+    last = process.stderr.splitlines()[-1]
+    assert last.startswith("error: 1 job failed (prepare_task): task 'add' has 3 usable examples")
+    assert "results/tiny/logs/prepare_task/add.log" in last
+    assert "Traceback" not in process.stderr
+
+
+def test_an_experiment_is_checked_before_snakemake_starts(folder, capfd):
+    path = folder / "tiny.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("max_tokens: 24", "max_tokenz: 24"))
+    number = path.read_text().splitlines().index("  max_tokenz: 24") + 1
+    assert main(["run", "tiny.yaml", "-n"]) == 1
+    message = capfd.readouterr().err
+    assert f"tiny.yaml, line {number}: scoring.max_tokenz: no such key" in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+
+    path.write_text(text + "\nrecipe: [1\n")
+    assert main(["run", "tiny.yaml"]) == 1
+    assert "tiny.yaml: 1 problem(s), nothing was started: line " in capfd.readouterr().err
+
+
+def test_without_an_experiment_it_is_config_yaml(folder, capfd):
+    assert main(["run", "-n"]) == 1
+    assert "error: config.yaml: no such file" in capfd.readouterr().err
+
+
+def test_an_experiment_by_snakemakes_option_is_a_wrong_use(folder, capfd):
+    assert main(["run", "--configfile", "tiny.yaml"]) == 2
+    assert "name the experiment first" in capfd.readouterr().err

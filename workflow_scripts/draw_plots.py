@@ -3,8 +3,9 @@ from pathlib import Path
 
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.jobs.running import run
+from lethe.report.figure_style import save_figure
 from lethe.report.findings import read_findings
-from lethe.report.plots import draw_figure, save_figure
+from lethe.report.plots import draw_figure
 
 
 def draw_plots(

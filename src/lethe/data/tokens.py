@@ -28,6 +28,11 @@ class Tokens:
         """Number of tokens that carry loss."""
         return max(0, len(self.ids) - self.start)
 
+    @property
+    def loss_mask(self) -> np.ndarray:
+        """True (T,) for every token that carries loss."""
+        return np.arange(len(self.ids)) >= self.start
+
 
 class TokenFile(Sequence[Tokens]):
     """Tokenised examples whose tokens are on disk; 12 bytes per example stay in memory.

@@ -33,7 +33,7 @@ def collate(examples: Sequence[Tokens], device: torch.device | str = "cpu") -> B
     mask = torch.zeros(len(examples), length, dtype=torch.bool)
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        mask[row, example.start : len(example.ids)] = True
+        mask[row, : len(example.ids)] = torch.from_numpy(example.loss_mask)
     return Batch(ids.to(device), mask.to(device))
 
 

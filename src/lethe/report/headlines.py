@@ -11,8 +11,8 @@ import pandas as pd
 
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.planned_contrasts import tasks_needed
+from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
-from lethe.report.plots import label_of
 from lethe.statistics import Difference, bootstrap_interval
 
 # Level of p after Holm's correction, below which a headline calls a difference significant.

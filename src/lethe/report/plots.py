@@ -1,170 +1,32 @@
 """The figures of the report. Each is a function from findings to a matplotlib Figure."""
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import NullFormatter
 
-from lethe.files import atomic_write
-from lethe.matrix.forgetting_matrix import Matrix
+from lethe.report.figure_style import (
+    COLOURS,
+    FAINT,
+    INK,
+    LABELS,
+    MODEL_COLOURS,
+    STYLE,
+    colours_of,
+    label_of,
+    new_panels,
+)
 from lethe.report.findings import Findings
-
-INK = "#24292f"
-FAINT = "#8b949e"
-# Each method has one colour in all figures. The colours do not rely on red against green.
-COLOURS = {
-    "none": "#57606a",
-    "random": "#9aa4ae",
-    "constant": "#d0d7de",
-    "column_mean": "#c69214",
-    "additive": "#56a0d3",
-    "affine": "#a3c7e3",
-    "knn": "#7b61c4",
-    "soft_impute": "#c4622d",
-    "logistic_mf": "#5e9cae",
-    "logistic_foldin": "#7fb69e",
-    "mf": "#0b6e99",
-    "gaussian": "#1b7f5c",
-    "oracle": "#b5467a",
-    "balanced": "#7c8791",
-    "domain": "#3f9a78",
-    "coverage": "#0f5a44",
-    "perplexity": "#a06a3b",
-    "perplexity_median": "#cfae8e",
-    "mir": "#8f5f7f",
-    "mir_measured": "#a98199",
-    "mir_paper_code": "#c3a3b8",
-    "gradient": "#b08d2f",
-}
-LABELS = {
-    "none": "no replay",
-    "random": "random",
-    "constant": "constant",
-    "column_mean": "column mean",
-    "additive": "additive",
-    "affine": "affine",
-    "knn": "KNN",
-    "soft_impute": "soft-impute",
-    "logistic_mf": "logistic MF",
-    "logistic_foldin": "logistic fold-in",
-    "mf": "matrix factorisation",
-    "gaussian": "Gaussian",
-    "oracle": "oracle",
-    "balanced": "balanced",
-    "domain": "domain",
-    "coverage": "coverage",
-    "perplexity": "highest loss",
-    "perplexity_median": "median loss",
-    "mir": "MIR",
-    "mir_measured": "MIR, measured",
-    "mir_paper_code": "MIR, least forgotten",
-    "gradient": "gradient",
-}
-# Colours of models, and of replay runs that have a name of their own.
-MODEL_COLOURS = ("#0b6e99", "#c4622d", "#1b7f5c", "#7b61c4", "#b5467a", "#c69214")
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "grid.color": "#e3e7eb",
-    # Names from data are text, even if they hold dollar signs.
-    "text.parse_math": False,
-    # A fixed salt gives the SVG the same ids, and so the same bytes, each time.
-    "svg.hashsalt": "lethe",
-    "svg.fonttype": "none",
-}
-
-
-def save_figure(figure: Figure, *paths: Path) -> None:
-    """Writes a figure to .png and .svg files, completely or not at all, without a date in them."""
-    for path in paths:
-        kind = path.suffix[1:]
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}
-        with atomic_write(path) as part, mpl.rc_context(STYLE):
-            figure.savefig(part, format=kind, dpi=150, metadata=metadata)
-
-
-def _panels(rows: int, columns: int, *, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of rows x columns panels, each `width` by `height` inches."""
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def draw_heatmap(findings: Findings) -> Figure:
-    """Draws Z of every model: tasks by group, examples by domain and mean forgetting."""
-    height = 1.4 + 0.135 * len(findings.tasks)
-    figure, axes = _panels(len(findings.matrices), 1, width=10, height=height)
-    for axis, (model, z) in zip(axes[:, 0], findings.matrices.items(), strict=True):
-        image = draw_matrix(axis, z, findings)
-        axis.set_title(f"{model}: forgetting by task and upstream example")
-        figure.colorbar(image, ax=axis, label=findings.measure, pad=0.01, fraction=0.025)
-    return figure
-
-
-def draw_matrix(axis: Axes, z: Matrix, findings: Findings, names: bool = True) -> AxesImage:
-    """Draws one Z as an image. White is no change; colours are cut at the 98th percentile."""
-    groups = [findings.tasks[task].group for task in z.tasks]
-    row_order = sorted(range(len(z.tasks)), key=lambda row: (groups[row], z.tasks[row]))
-    domains = _domains(z, findings)
-    means = np.nan_to_num(_column_means(z.values))
-    # A column without any value is left out, such as an example that the base model answers wrong.
-    columns = np.flatnonzero(np.isfinite(z.values).any(axis=0)).tolist()
-    column_order = sorted(columns, key=lambda column: (domains[column], -means[column]))
-    values = z.values[row_order][:, column_order]
-    limit = max(float(np.nanquantile(np.abs(values), 0.98)), 1e-6)
-    image = axis.imshow(
-        values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest"
-    )
-    axis.spines[:].set_visible(False)
-    _label_domains(axis, [domains[column] for column in column_order])
-    axis.set_yticks([])
-    if names:
-        axis.set_yticks(range(len(row_order)), [z.tasks[row] for row in row_order], fontsize=7)
-    axis.tick_params(length=0)
-    return image
-
-
-def _domains(z: Matrix, findings: Findings) -> list[str]:
-    domains = {example.example_id: example.domain for example in findings.upstream}
-    return [domains.get(example_id, "upstream examples") for example_id in z.example_ids]
-
-
-def _label_domains(axis: Axes, ordered: list[str]) -> None:
-    """Names each domain below the middle of its columns and draws lines between domains."""
-    names = list(dict.fromkeys(ordered))
-    starts = [ordered.index(name) for name in names]
-    ends = [*starts[1:], len(ordered)]
-    middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-    axis.set_xticks(middles, names)
-    for start in starts[1:]:
-        axis.axvline(start - 0.5, color=INK, linewidth=0.5)
-
-
-def _column_means(values: np.ndarray) -> np.ndarray:
-    counts = np.isfinite(values).sum(axis=0)
-    return np.nansum(values, axis=0) / np.maximum(counts, 1)
+from lethe.report.heat_map import draw_heatmap, draw_matrix
 
 
 def draw_spectrum(findings: Findings) -> Figure:
     """Draws the squares of the singular values of Z as shares of their sum."""
-    figure, axes = _panels(1, 1, width=6, height=3.6)
+    figure, axes = new_panels(1, 1, width=6, height=3.6)
     axis = axes[0, 0]
     colours = _model_colours(findings)
     for model, curve in findings.curves.items():
@@ -190,7 +52,7 @@ def _model_colours(findings: Findings) -> dict[str, str]:
 
 def draw_rank_curves(findings: Findings) -> Figure:
     """Draws R2 of Z by rank, next to the predictors without factors."""
-    figure, axes = _panels(1, 1, width=6, height=3.6)
+    figure, axes = new_panels(1, 1, width=6, height=3.6)
     draw_ranks(axes[0, 0], findings)
     return figure
 
@@ -228,7 +90,7 @@ def _draw_noise_floor(
 def draw_completion(findings: Findings) -> Figure:
     """Draws the RMSE of predicted forgetting by number of probes, for every model and split."""
     splits = list(dict.fromkeys(next(iter(findings.completions.values())).split))
-    figure, axes = _panels(len(findings.completions), len(splits), width=4.8, height=3.5)
+    figure, axes = new_panels(len(findings.completions), len(splits), width=4.8, height=3.5)
     for line, (model, scores) in zip(axes, findings.completions.items(), strict=True):
         for axis, split in zip(line, splits, strict=True):
             draw_errors(axis, scores[scores.split == split], findings.unit)
@@ -261,7 +123,7 @@ def draw_forgetting_by_task(findings: Findings) -> Figure:
     Tasks are in the order of the first model's forgetting.
     """
     height = 1.2 + 0.17 * len(findings.tasks)
-    figure, axes = _panels(1, 2, width=5.4, height=height)
+    figure, axes = new_panels(1, 2, width=5.4, height=height)
     upstream, new_task = axes[0]
     first = next(iter(findings.summaries.values()))
     order = first.sort_values("mean_forgetting").task.tolist()
@@ -285,7 +147,7 @@ def draw_forgetting_by_task(findings: Findings) -> Figure:
 
 def draw_replay(findings: Findings) -> Figure:
     """Draws held-out forgetting by strategy, its difference to random replay, and the trade-off."""
-    figure, axes = _panels(len(findings.comparisons), 3, width=4.3, height=3.1)
+    figure, axes = new_panels(len(findings.comparisons), 3, width=4.3, height=3.1)
     for line, (model, table) in zip(axes, findings.comparisons.items(), strict=True):
         strategies, differences, trade_off = line
         draw_strategies(strategies, table, measure="heldout_forgetting")
@@ -296,19 +158,6 @@ def draw_replay(findings: Findings) -> Figure:
         draw_trade_off(trade_off, table, findings.measure)
         trade_off.set_title("forgetting against new-task loss")
     return figure
-
-
-def label_of(name: str) -> str:
-    """The label of a method or strategy, or the name of a replay run without underscores."""
-    return LABELS.get(name, name.replace("_", " "))
-
-
-def colours_of(names: Iterable[str]) -> list[str]:
-    """The colour of each method, strategy or replay run."""
-    colours = []
-    for i, name in enumerate(names):
-        colours.append(COLOURS.get(name, MODEL_COLOURS[i % len(MODEL_COLOURS)]))
-    return colours
 
 
 def draw_strategies(axis: Axes, table: pd.DataFrame, *, measure: str) -> None:
@@ -382,7 +231,7 @@ def draw_trade_off(axis: Axes, table: pd.DataFrame, measure: str) -> None:
 def draw_overview(findings: Findings) -> Figure:
     """Draws four results of the first model in one picture."""
     model, z = next(iter(findings.matrices.items()))
-    figure, axes = _panels(2, 2, width=5.2, height=3.4)
+    figure, axes = new_panels(2, 2, width=5.2, height=3.4)
     matrix, rank, error, replay = axes.flat
     image = draw_matrix(matrix, z, findings, names=False)
     figure.colorbar(image, ax=matrix, label=findings.unit, pad=0.01, fraction=0.04)

@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import lethe
 from lethe.analysis import transfer
 from lethe.data.examples import UpstreamExample
+from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
-from lethe.report.plots import label_of
 
 CAPTIONS = {
     "heatmap": "Z, the matrix of forgetting. It has one row per fine-tuning task and one column "

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import findings as tiny_findings
 
-from lethe.report import plots
+from lethe.report import figure_style, heat_map, plots
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def findings(tmp_path_factory):
 
 def image_bytes(name, findings, folder):
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    plots.save_figure(plots.draw_figure(name, findings), *paths)
+    figure_style.save_figure(plots.draw_figure(name, findings), *paths)
     return [path.read_bytes() for path in paths]
 
 
@@ -57,7 +57,7 @@ def test_a_heat_map_has_a_row_for_each_task_by_group_and_cuts_its_colours(findin
     axis = Figure().subplots()
     z = tiny_findings.z()
     z.values[0, 0] = 1000
-    image = plots.draw_matrix(axis, z, findings)
+    image = heat_map.draw_matrix(axis, z, findings)
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         "007",
         "sums",
@@ -81,8 +81,8 @@ def test_every_method_and_strategy_has_a_label_and_a_colour():
     from lethe.config.replay_settings import Strategy
 
     names = set(get_args(CompletionMethod)) | set(get_args(Strategy))
-    assert names <= set(plots.LABELS)
-    assert names <= set(plots.COLOURS)
+    assert names <= set(figure_style.LABELS)
+    assert names <= set(figure_style.COLOURS)
 
 
 def test_an_example_without_values_has_no_column_in_a_heat_map(findings):
@@ -91,7 +91,7 @@ def test_an_example_without_values_has_no_column_in_a_heat_map(findings):
     z = tiny_findings.z()
     columns = int(np.isfinite(z.values).any(axis=0).sum())
     z.values[:, 3] = np.nan
-    image = plots.draw_matrix(Figure().subplots(), z, findings)
+    image = heat_map.draw_matrix(Figure().subplots(), z, findings)
     assert image.get_array().shape[1] == columns - 1
 
 

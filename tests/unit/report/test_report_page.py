@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
-from lethe.report import plots, report_page
+from lethe.report import figure_style, plots, report_page
 
 SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT}
 PNG = b"\x89PNG not really"
@@ -166,7 +166,7 @@ def test_runs_with_names_of_their_own_are_drawn(findings, tmp_path):
     table = findings.comparisons["one"].assign(strategy=["none", "random", "my_run", "a$b$"])
     named = replace(findings, comparisons={"one": table})
     for name in ("replay", "overview"):
-        plots.save_figure(plots.draw_figure(name, named), tmp_path / f"{name}.svg")
+        figure_style.save_figure(plots.draw_figure(name, named), tmp_path / f"{name}.svg")
         assert "my run" in (tmp_path / f"{name}.svg").read_text()
         assert "a$b$" in (tmp_path / f"{name}.svg").read_text()
 

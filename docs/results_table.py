@@ -55,14 +55,12 @@ def planned_effect(folder: Path, question: str) -> str:
 # Label of each result -> the function that reads it from a model's folder.
 RESULTS = {
     "Forgetting per fine-tune, mean of 29 tasks": forgetting,
-    "Can text similarity tell? Its correlation with Z": partial(
-        correlation, association="text_tfidf"
-    ),
+    "Correlation of text similarity with Z": partial(correlation, association="text_tfidf"),
     "Error (RMSE) of the prediction for unseen tasks, 30 probes": error,
     "Forgetting after replay of the base model's answers, against random text": partial(
         planned_effect, question="default"
     ),
-    "The same, examples chosen by prediction against at random": partial(
+    "The same objective, examples chosen by prediction, compared with at random": partial(
         planned_effect, question="selection"
     ),
 }

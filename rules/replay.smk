@@ -9,8 +9,9 @@ if any(run.recipe_changes for run in FILES.replay_settings.values()):
     )
 
 # With too few tasks no result can be significant: better to know before the run.
-if workflow.is_main_process:
-    logger.info(decision_sentence(SETTINGS.replay, EXPERIMENT.tasks))
+DECISION = decision_sentence(SETTINGS.replay, EXPERIMENT.tasks)
+if workflow.is_main_process and DECISION:
+    logger.info(DECISION)
 
 
 rule predict_rows:

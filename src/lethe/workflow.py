@@ -140,7 +140,7 @@ class ResultFiles:
         return f"{self.folder}/{model}/associations/gradient.parquet" if reads else []
 
     def replay_training_rows(self, model: str, strategy: str) -> str | list[str]:
-        """The Z of whose other tasks a strategy reads the rows; no file for most strategies."""
+        """Z, for a strategy that reads the rows of other tasks; no file for most strategies."""
         reads = self.replay_settings[strategy].reads_training_rows
         return f"{self.folder}/{model}/Z.parquet" if reads else []
 
@@ -363,7 +363,7 @@ class SourceFiles:
         return self._archives(self.experiment.settings.upstream.domains.values())
 
     def upstream_archive(self) -> str | None:
-        """The first of them, or None."""
+        """The first BIG-bench archive of the domains, or None."""
         return next(iter(self.upstream_archives()), None)
 
     def upstream_files(self) -> list[str]:
@@ -533,9 +533,9 @@ class RuleParameters:
         return self.source(self.experiment.tasks[task].source)
 
     def model(self, model: str) -> dict[str, Any]:
-        """The settings that decide which base model it is."""
-        elsewhere = {"recipe", "resources", "threads", "gpus", "strategy"}
-        return self.experiment.settings.models[model].model_dump(mode="json", exclude=elsewhere)
+        """The settings that identify the base model."""
+        excluded = {"recipe", "resources", "threads", "gpus", "strategy"}
+        return self.experiment.settings.models[model].model_dump(mode="json", exclude=excluded)
 
     def recipe(self, model: str) -> dict[str, Any]:
         """The recipe of a model."""

@@ -136,17 +136,18 @@ def _special_tokens(tokenizer: Any) -> set[int]:
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
     template = str(tokenizer.chat_template)
-    # A template that ends once ends every time, but for loops over the prompt.
-    seconds = None if template in _rendered else MOST_SECONDS
+    # A template that ends once for these turns ends every time, but for loops over the prompt.
+    case = (template, tuple(turn["role"] for turn in turns), add_generation_prompt)
+    seconds = None if case in _rendered else MOST_SECONDS
     with _refusals_named(tokenizer), _time_limit(seconds):
         text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )
-    _rendered.add(template)
+    _rendered.add(case)
     return text
 
 
-_rendered: set[str] = set()
+_rendered: set[tuple[str, tuple[str, ...], bool]] = set()
 
 
 class _Endless(Exception):

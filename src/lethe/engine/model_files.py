@@ -28,6 +28,7 @@ _PATTERNS = (
     "tokenizer*",
     "*.model",
     "*.tiktoken",
+    "tekken.json",
     "vocab.*",
     "merges.txt",
     "special_tokens_map.json",
@@ -93,8 +94,13 @@ def check_unchanged(card: Mapping[str, Any]) -> None:
     """
     folder = Path(card["path"])
     expected = {**card.get("weights", {}), **card.get("files", {})}
-    if not expected or not folder.is_dir():
+    if not expected:
         return
+    if not folder.is_dir():
+        raise LetheError(
+            f"model {card['path']}: the folder that its card describes is missing; put it back, or "
+            "name another model in the experiment"
+        )
     if "files" not in card:
         _log.info(
             "model %s: its card was written by an earlier version of lethe and holds hashes of the "
@@ -207,12 +213,20 @@ def _refuse_truncated(path: Path) -> None:
             header = json.loads(stream.read(min(header_size, size)))
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         ends = [entry["data_offsets"][1] for entry in tensors]
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        expected = 8 + header_size + max(ends, default=0)
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ):
         raise LetheError(
             f"{path}: not a readable safetensors file (the header of its {size:,} bytes is damaged "
             "or cut off); fetch or save the file again"
         )
-    expected = 8 + header_size + max(ends, default=0)
     if size != expected:
         raise LetheError(
             f"{path}: the file has {size:,} bytes, but its header describes {expected:,}; it was "
@@ -223,7 +237,7 @@ def _refuse_truncated(path: Path) -> None:
 def _refuse_missing_shards(index: Path) -> None:
     try:
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise LetheError(f"{index}: not a readable index of shards; fetch or save it again")
     if missing := sorted(name for name in shards if not (index.parent / name).is_file()):
         raise LetheError(

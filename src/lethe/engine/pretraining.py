@@ -22,7 +22,7 @@ def corpus(
     folder: Path, documents: Sequence[Example], settings: Pretraining
 ) -> tuple[Any, list[list[int]]]:
     """The tokenizer saved in `folder`, and the documents as sequences of one context each."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     texts = [whole_text(document) for document in documents]
     ids = tokenizer(texts)["input_ids"] if texts else []
     return tokenizer, pack(ids, settings.context, tokenizer.eos_token_id, settings.seed)

@@ -133,7 +133,9 @@ def frozen_copy(model: Any, plain: bool, dtype: torch.dtype | None = None) -> Li
         return LiveTeacher(model, plain)
     base = copy.deepcopy(model).requires_grad_(False).eval()
     if dtype is not None:
-        base = base.to(dtype)
+        # Buffers stay: rotary frequencies in bfloat16 would make another model of it.
+        for parameter in base.parameters():
+            parameter.data = parameter.data.to(dtype)
     if distributed.size() > 1:
         distributed.shard(base)
     return LiveTeacher(base, plain)

@@ -124,9 +124,11 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
     ------
     RowError
         Naming, in one message, every run that is missing, broken, without any measured value, or
-        of another strategy, task or seed.
+        of another strategy, task or seed; also every run of another base model, scoring,
+        upstream or task than the runs before it.
     """
-    runs = []
+    runs: list[Row] = []
+    first_of_task: dict[str, Row] = {}
     problems = []
     for path in files:
         try:
@@ -135,10 +137,14 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
             problems.append(str(error))
             continue
         problem = _run_name_problem(row, path) or _value_problem(row, path)
+        if runs and not problem:
+            same_task = first_of_task.get(row.about["task"])
+            problem = _foreign_run_problem(row, path, first=runs[0], same_task=same_task)
         if problem:
             problems.append(problem)
         else:
             runs.append(row)
+            first_of_task.setdefault(row.about["task"], row)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RowError(
@@ -146,6 +152,23 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
             f"{listed}\nmove these files away and run again to measure them"
         )
     return runs
+
+
+def _foreign_run_problem(row: Row, path: Path, *, first: Row, same_task: Row | None) -> str | None:
+    """The reason why a run cannot be compared with those before it, if there is one.
+
+    Settings but the recipe say which base model, scoring and upstream examples were used. Runs of
+    one task also share its examples.
+    """
+    for key in sorted((row.settings.keys() | first.settings.keys()) - {"recipe"}):
+        if row.settings.get(key) != first.settings.get(key):
+            return (
+                f"{path}: differs from the first run in `{key}`; was the file copied from another "
+                "model or experiment?"
+            )
+    if same_task is not None and same_task.about.get("data") != row.about.get("data"):
+        return f"{path}: was trained or evaluated on other examples than other runs of its task"
+    return None
 
 
 def _run_name_problem(row: Row, path: Path) -> str | None:

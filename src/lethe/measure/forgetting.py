@@ -297,8 +297,13 @@ class Job:
         settings += [replay.settings(), models.device_for(self.gpus).type]
         if self.share_of_change is not None:
             settings.append(self.share_of_change)
-        replayed_ids = [example.example_id for example in replay.examples]
-        return fingerprint(settings, self._data(), upstream_digest(upstream), replayed_ids)
+        return fingerprint(
+            settings,
+            self._data(),
+            upstream_digest(upstream),
+            upstream_digest(replay.examples),
+            upstream_digest(self.anchors),
+        )
 
     def _fine_tuned(
         self,

@@ -1,4 +1,4 @@
-"""Compares the runs of replay on held-out upstream examples (protocol 2.2, step 9)."""
+"""Compares the runs of replay on held-out upstream examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from lethe.statistics import bootstrap_interval, holm, paired_difference
 
 # Measures that every run has. A lower value is better for both.
 MEASURES = ("heldout_forgetting", "eval_loss_after")
-# Measures of what happened to single examples; a run that was not described so lacks them.
+# Measures of what happened to single examples; a run without such a description lacks them.
 RISE_MEASURES = ("worst_domain_forgetting", "rise_share", "rise_mean", "drift", "heldout_kl")
 REFERENCE = "random"
 

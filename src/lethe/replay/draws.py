@@ -11,7 +11,7 @@ from lethe.config.replay_settings import (
 )
 from lethe.errors import LetheError
 
-# Above this share of the pool, weighted replay can hardly be told from random replay.
+# Above this share of the pool, weighted replay hardly differs from random replay.
 RANDOM_SHARE = 0.9
 
 

@@ -44,8 +44,8 @@ def plan_contrasts(replay: Replay) -> list[Contrast]:
     another.
     """
     runs = {run.name: run for run in replay.runs()}
-    text = _random_text(runs)
     primary = primary_run(replay)
+    text = _random_text(runs, runs.get(primary) if primary is not None else None)
     pairs = []
     if "none" in runs:
         pairs.append(Contrast("replay", text, "none"))
@@ -69,13 +69,20 @@ def primary_run(replay: Replay) -> str | None:
     return names[0] if names else None
 
 
-def _random_text(runs: Mapping[str, ReplayRun]) -> str:
-    """Name of the first run of random replay with cross-entropy, or else `random`."""
+def _random_text(runs: Mapping[str, ReplayRun], primary: ReplayRun | None) -> str:
+    """Name of the run of random replay with cross-entropy, as in the paper; else `random`.
+
+    Among several the one whose replayed tokens count as new ones (dose `mixed`, or weight 1) and
+    whose ratio is the primary run's comes first.
+    """
+    candidates = []
     for run in runs.values():
-        plain = not run.recipe_changes and run.interpolate is None
-        if run.strategy == "random" and run.objective == "text" and plain:
-            return run.name
-    return "random"
+        unchanged = not run.recipe_changes and run.interpolate is None
+        if run.strategy == "random" and run.objective == "text" and unchanged:
+            other_weight = run.dose != "mixed" and run.weight != 1
+            other_ratio = primary is not None and run.ratio != primary.ratio
+            candidates.append((other_weight, other_ratio, len(candidates), run.name))
+    return min(candidates)[-1] if candidates else "random"
 
 
 def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> str | None:
@@ -91,8 +98,9 @@ def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> st
 def frontier_runs(replay: Replay) -> dict[str, list[str]]:
     """Names of the runs that draw the curve of random replay, by objective.
 
-    A frontier is no replay and all runs of random replay with one objective that differ in ratio,
-    weight and dose only. `lethe.replay.frontier` measures the distance of other runs to it.
+    A frontier is no replay and all runs of random replay with one objective. They differ in
+    ratio, weight, dose, accounting or teacher, and not in the recipe. `lethe.replay.frontier`
+    measures the distance of other runs to it.
 
     Returns
     -------

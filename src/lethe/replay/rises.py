@@ -1,7 +1,7 @@
 """What a run did to the held-out examples: rise, drift and the domain that suffers most.
 
 The mean rise in loss answers "has the model got worse at these texts?". Rises and falls cancel in
-it. So two more numbers stand beside it: the rises alone ("how many texts got worse, and by how
+it. Two more numbers complete it: the rises alone ("how many texts got worse, and by how
 much?") and the mean absolute change ("is it still the same model on these texts?").
 """
 

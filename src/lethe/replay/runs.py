@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lethe.replay")
 
-# Columns of replay.csv that every run has, and those that later versions added.
+# Columns of replay.csv that every run has, and those that not every run has.
 _COLUMNS = (
     "strategy",
     "task",
@@ -67,7 +67,7 @@ def fine_tune_with_replay(
     job
         The fine-tune. Its recipe already has the changes of the run.
     run
-        The run's settings; its name stands in the column `strategy`.
+        The run's settings; its name is in the column `strategy`.
     forgetting
         Predicted or measured forgetting of the task by example_id, nats; for strategies that draw
         by it.
@@ -115,7 +115,9 @@ def fine_tune_with_replay(
         )
         _report_random_draw(run, choice, title)
     # A held-out example that was replayed would make the comparison worthless. The check is cheap.
-    leaked = {e.example_id for e in replayed} & {e.example_id for e in heldout}
+    # A text may stand under another id, so contents are compared.
+    heldout_contents = {example.example.digest() for example in heldout}
+    leaked = {e.example_id for e in replayed if e.example.digest() in heldout_contents}
     if leaked:
         raise LetheError(f"replay {run.name}: held-out examples would be replayed: {leaked}")
     term = None
@@ -188,8 +190,10 @@ def without_replay(
 ) -> rows.Row:
     """The run without replay and of seed 0: the task's own row, cut to the held-out examples."""
     heldout = [example.example_id for example in upstream if example.split == "heldout"]
-    labelled = _labelled(row.select(heldout), [], None, run=name, task=task, seed=0)
-    return replace(labelled, about=labelled.about | {"copied": True})
+    selected = row.select(heldout)
+    labelled = _labelled(selected, [], None, run=name, task=task, seed=0)
+    missing = int(np.isnan(selected.loss_after).sum())
+    return replace(labelled, about=labelled.about | {"copied": True, "missing": missing})
 
 
 def _labelled(
@@ -248,7 +252,8 @@ def gather_runs(
     runs
         Rows of the held-out examples, one per run.
     noise_floor
-        Nats; larger rises count as rises. None: twice the standard deviation between seeds.
+        Threshold in nats; only rises above it are counted. None: twice the standard deviation
+        between seeds.
 
     Raises
     ------

@@ -198,6 +198,14 @@ def test_a_template_that_does_not_end_is_stopped(monkeypatch):
     assert split(chat(CHATML))[1] == "Seven<|im_end|>"
 
 
+def test_a_template_that_does_not_end_in_an_answer_is_stopped(monkeypatch):
+    monkeypatch.setattr(chat_module, "MOST_SECONDS", 0.5)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer = chat("{% if messages[-1].role == 'assistant' %}" + loop + "{% endif %}" + CHATML)
+    with pytest.raises(LetheError, match="did not end within 0.5 seconds"):
+        split(tokenizer)
+
+
 def test_plain_text_needs_no_template():
     tokens = tokenise(chat(NEEDS_SYSTEM), [Example(text="Seven sacks")], 100).examples
     assert tokens[0].ids == tiny.tokenizer()("Seven sacks")["input_ids"]

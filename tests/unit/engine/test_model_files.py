@@ -60,6 +60,13 @@ def test_a_file_that_is_gone_is_refused_by_name(folder):
         models.load(card)
 
 
+def test_a_folder_that_is_gone_is_never_looked_for_on_the_hub(folder):
+    card = models.card(str(folder))
+    shutil.rmtree(folder)
+    with pytest.raises(LetheError, match="the folder that its card describes is missing"):
+        models.load(card)
+
+
 def test_a_folder_that_was_copied_or_touched_is_the_same_model(folder):
     card = models.card(str(folder))
     for path in folder.iterdir():

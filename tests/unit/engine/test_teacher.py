@@ -96,6 +96,10 @@ def test_a_frozen_copy_stays_while_the_model_moves(dtype):
     moved(model)
     logits = logits_of(teacher.targets(EXAMPLES, batch, batch.mask[:, 1:]))
     assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    # Rotary frequencies in bfloat16 would move every position.
+    assert {buffer.dtype for buffer in teacher.model.buffers() if buffer.is_floating_point()} == {
+        torch.float32
+    }
     close = {"rtol": 0, "atol": 1e-5} if dtype is None else {"rtol": 0.05, "atol": 0.05}
     torch.testing.assert_close(logits.float(), wanted, **close)
 

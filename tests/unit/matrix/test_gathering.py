@@ -184,3 +184,15 @@ def test_a_row_without_replay_among_the_runs_is_named(run_files):
     rows.write_row(run_files[1], measured("poems", 7))
     with pytest.raises(RowError, match="seed1.parquet: is not a run with replay"):
         gathering.read_replay_runs(run_files)
+
+
+def test_a_run_of_another_model_or_of_other_examples_is_named(run_files):
+    row = rows.read_row(run_files[1])
+    rows.write_row(run_files[1], replace(row, settings=row.settings | {"model": {"path": "other"}}))
+    row = rows.read_row(run_files[2])
+    rows.write_row(run_files[2], replace(row, about=row.about | {"data": data_hashes("sums")}))
+    with pytest.raises(RowError) as caught:
+        gathering.read_replay_runs(run_files)
+    message = str(caught.value)
+    assert "poems-seed1.parquet: differs from the first run in `model`" in message
+    assert "poems-seed2.parquet: was trained or evaluated on other examples" in message

@@ -34,6 +34,16 @@ def test_the_planned_comparisons_of_kl_replay_are_three():
     ]
 
 
+def test_random_text_replay_is_the_papers_own_before_other_doses_of_text():
+    heavy = {"strategy": "random", "objective": "text"}
+    other_ratio = TEXT | {"ratio": 0.5}
+    variants = {"heavy": heavy, "other-ratio": other_ratio, "random-text": TEXT}
+    assert planned(strategies=["none", "random", "gaussian"], variants=variants)[:2] == [
+        ("replay", "random-text", "none"),
+        ("default", "gaussian", "random-text"),
+    ]
+
+
 def test_text_replay_asks_no_question_twice():
     paper = {"objective": "text", "dose": "mixed"}
     assert planned(strategies=["none", "random", "mf", "oracle"], **paper) == [

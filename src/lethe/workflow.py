@@ -8,6 +8,7 @@ data file.
 import argparse
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -622,7 +623,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m lethe.workflow", description=main.__doc__)
     parser.add_argument("file", help="YAML file of the experiment")
     file = parser.parse_args(arguments).file
-    print(results_folder(read_yaml(file)["experiment"]))
+    try:
+        settings = read_yaml(file)
+        experiment = settings.get("experiment") if isinstance(settings, dict) else None
+        if not isinstance(experiment, str):
+            raise LetheError(f"{file}: names no experiment; add `experiment: NAME`")
+    except LetheError as error:
+        sys.exit(f"error: {error}")
+    print(results_folder(experiment))
 
 
 if __name__ == "__main__":

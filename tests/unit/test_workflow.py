@@ -9,6 +9,7 @@ import pytest
 import yaml
 from helpers.experiment import TINY, make_experiment
 
+from lethe import workflow
 from lethe.config.loading import load_experiment
 from lethe.errors import LetheError
 from lethe.workflow import (
@@ -343,3 +344,13 @@ def test_the_tiny_experiment_is_the_one_that_is_written(tmp_path):
     make_experiment(tmp_path / "place")
     written = yaml.safe_load((tmp_path / "place/tiny.yaml").read_text(encoding="utf-8"))
     assert written == TINY
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("experiment: [\n", "line 2"), ("[1, 2]\n", "names no experiment"), ("a: 1\n", "names no")],
+)
+def test_a_file_that_names_no_experiment_is_an_error_without_a_traceback(tmp_path, text, message):
+    (tmp_path / "e.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=f"error: .*e.yaml(.|\n)*{message}"):
+        workflow.main([str(tmp_path / "e.yaml")])

@@ -82,13 +82,21 @@ def paired_difference(
     return Difference(mean=mean, low=low, high=high, p=p)
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of p-values (n,) for n comparisons; NaN stays NaN."""
+def holm(p_values: np.ndarray, comparisons: int | None = None) -> np.ndarray:
+    """Holm's step-down correction of p-values (n,); NaN stays NaN.
+
+    Parameters
+    ----------
+    comparisons
+        Number of comparisons to correct for. A planned comparison counts even if it has no p-value
+        in the end. None: those with a p-value.
+    """
     p = np.asarray(p_values, dtype=float)
     corrected = np.full_like(p, np.nan)
     order = [i for i in np.argsort(p) if np.isfinite(p[i])]
+    family = len(order) if comparisons is None else comparisons
     largest = 0.0
     for position, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - position) * p[i]))
+        largest = max(largest, min(1.0, (family - position) * p[i]))
         corrected[i] = largest
     return corrected

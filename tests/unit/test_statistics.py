@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lethe.statistics import bootstrap_interval, paired_difference, tail
+from lethe.statistics import bootstrap_interval, holm, paired_difference, tail
 
 
 def covered(n, draws=600, level=0.95):
@@ -67,3 +67,9 @@ def test_a_paired_difference_has_the_interval_of_its_differences():
     found = paired_difference(values, reference)
     assert (found.low, found.high) == bootstrap_interval(values - reference)
     assert found.mean == pytest.approx((values - reference).mean())
+
+
+def test_a_planned_comparison_without_a_p_still_counts_in_the_correction():
+    p_values = np.array([0.02, 0.03, np.nan])
+    np.testing.assert_allclose(holm(p_values), [0.04, 0.04, np.nan])
+    np.testing.assert_allclose(holm(p_values, comparisons=3), [0.06, 0.06, np.nan])

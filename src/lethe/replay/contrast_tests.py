@@ -56,7 +56,8 @@ def compare_planned(
             if measure == PRIMARY_MEASURE and forgetting is not None:
                 record |= _two_level(contrast, forgetting)
             of_measure.append(record)
-        corrected = holm(np.array([record["p"] for record in of_measure]))
+        p_values = np.array([record["p"] for record in of_measure])
+        corrected = holm(p_values, comparisons=len(contrasts))
         for record, p in zip(of_measure, corrected, strict=True):
             record["p_holm"] = float(p)
         records += of_measure

@@ -13,6 +13,8 @@ rule score_completion:
         f"{LOGS}/score_completion/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         completion=SETTINGS.completion.model_dump(mode="json"),
         tasks=TASKS,

@@ -1,5 +1,6 @@
 """How well unseen tasks are predicted, with intervals over tasks (paper, section 4)."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy as np
 from lethe.completion import make
 from lethe.completion.association import Association
 from lethe.completion.probes import choose_probes, half_of
-from lethe.completion.scores import METRICS, score_rows
+from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
 from lethe.config.task_table import Task
@@ -16,9 +17,19 @@ from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
+log = logging.getLogger(__name__)
+
+# Cells that are scored per draw of probes, over the test tasks of all splits. A Z with more is
+# scored on a random part of its examples, of this many at least.
+SCORED_CELLS = 2_500_000
+LEAST_COLUMNS = 2000
+
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 COVERAGE_METRICS = tuple(f"coverage_{100 * level:.0f}" for level in LEVELS)
 WIDTH_METRICS = tuple(f"width_{100 * level:.0f}" for level in LEVELS)
+
+# (method, choice of probes, k) -> metric -> scores (seeds, test tasks).
+_Scores = dict[tuple[str, str, int], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +70,8 @@ def evaluate(
     with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Methods with intervals
     have lines `coverage_<level>`, the share of unprobed cells inside, and `width_<level>` in nats.
     F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
-    (`tuned_threshold`).
+    (`tuned_threshold`). A Z of more than `SCORED_CELLS` test cells is fitted and scored on a
+    random part of its examples, and a warning is logged.
 
     Parameters
     ----------
@@ -91,18 +103,26 @@ def evaluate(
                 f"completion.probes: {k} of {examples} examples leave none to predict; each "
                 f"must be below {examples} (value seen, or the default: {list(probes)})"
             )
-    associations = associations or {}
+    associations = dict(associations or {})
     for name, values in associations.items():
         if values.shape != matrix.values.shape:
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
+    splits = make_splits(matrix, tasks)
+    columns = _scored_columns(examples, splits, probes)
+    if columns is not None:
+        matrix = Matrix(
+            values=matrix.values[:, columns],
+            tasks=matrix.tasks,
+            example_ids=[matrix.example_ids[column] for column in columns],
+        )
+        associations = {name: values[:, columns] for name, values in associations.items()}
+        if domains is not None:
+            domains = [domains[column] for column in columns]
     protocol = _Protocol(
         probes=probes, seeds=seeds, threshold=threshold, choices=probe_choice, domains=domains
     )
-    all_splits = make_splits(matrix, tasks)
-    records = []
-    for split_name in dict.fromkeys(split.name for split in all_splits):
-        splits = [split for split in all_splits if split.name == split_name]
-        draws = [_Draws(matrix, split, protocol) for split in splits]
+    by_name: dict[str, list[_Scores]] = {}
+    for split in splits:
         predictors: list[_MethodPredictor | _AssociationPredictor] = []
         for method in methods:
             predictors.append(_MethodPredictor(method, options or {}))
@@ -110,21 +130,42 @@ def evaluate(
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
                 predictors.append(_AssociationPredictor(name, values, column_mean=True))
-            elif split_name == "in_domain":
+            elif split.name == "in_domain":
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
-        for predictor in predictors:
-            fitted = [predictor.fit(matrix.values[split.train], split) for split in splits]
-            for design in protocol.designs():
-                for k in probes:
-                    scores = _scores(draws, fitted, design=design, k=k, protocol=protocol)
-                    head = {
-                        "split": split_name,
-                        "method": predictor.name,
-                        "k": k,
-                        "probes": design,
-                    }
-                    records += _summarise(scores, seeds, head)
+        scores = _score_split(matrix, split, protocol, predictors)
+        by_name.setdefault(split.name, []).append(scores)
+    records = []
+    for split_name, scores_of_splits in by_name.items():
+        for key in scores_of_splits[0]:
+            method, design, k = key
+            head = {"split": split_name, "method": method, "k": k, "probes": design}
+            parts = [scores[key] for scores in scores_of_splits]
+            pooled = {}
+            for metric in parts[0]:
+                pooled[metric] = np.concatenate([part[metric] for part in parts], axis=1)
+            records += _summarise(pooled, seeds, head)
     return records
+
+
+def _scored_columns(
+    examples: int, splits: Sequence[Split], probes: Sequence[int]
+) -> np.ndarray | None:
+    """Numbers of the random columns that stand for a large Z; None if all are scored.
+
+    Time and memory then grow with the tasks only. The columns are drawn once, so that methods,
+    probes and splits are compared on the same ones.
+    """
+    rows = sum(len(split.test) for split in splits)
+    count = max(SCORED_CELLS // max(rows, 1), LEAST_COLUMNS, 2 * max(probes, default=0))
+    if count >= examples:
+        return None
+    log.warning(
+        "Z has %d examples: completion is fitted and scored on %d of them, drawn at random; its "
+        "scores are estimates for all",
+        examples,
+        count,
+    )
+    return np.sort(np.random.default_rng(61).choice(examples, count, replace=False))
 
 
 def _is_binary(values: np.ndarray) -> bool:
@@ -157,10 +198,11 @@ class _FittedMethod:
         """Predictions (R, N) of rows of Z by their numbers."""
         return self._completer.predict(index, values)
 
-    def interval(
-        self, index: np.ndarray, values: np.ndarray, level: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self._completer.predict_interval(index, values, level)
+    def intervals(
+        self, index: np.ndarray, values: np.ndarray, levels: Sequence[float]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ends (R, N) of the intervals of each level."""
+        return self._completer.predict_intervals(index, values, levels)
 
 
 @dataclass(frozen=True)
@@ -267,46 +309,57 @@ class _Draws:
             yield _Draw(rows=rows, index=index, scored=scored)
 
 
-def _scores(
-    draws: Sequence[_Draws],
-    fitted: Sequence[_FittedMethod | _FittedAssociation],
-    design: str,
-    k: int,
+def _score_split(
+    matrix: Matrix,
+    split: Split,
     protocol: _Protocol,
-) -> dict[str, np.ndarray]:
-    """Metric -> (seeds, test tasks)."""
-    by_seed = []
-    for seed in protocol.seeds:
-        lines = []
-        for draws_of_split, predictor in zip(draws, fitted, strict=True):
-            for draw in draws_of_split.draw(design, k, seed):
-                lines.append(
-                    _score(draws_of_split.values, predictor, draw, threshold=protocol.threshold)
-                )
-        by_seed.append(np.concatenate(lines))
-    metrics = METRICS
-    if fitted[0].has_intervals:
-        metrics = METRICS + COVERAGE_METRICS + WIDTH_METRICS
-    by_metric = np.moveaxis(np.array(by_seed), 2, 0)
-    return dict(zip(metrics, by_metric, strict=True))
+    predictors: Sequence[_MethodPredictor | _AssociationPredictor],
+) -> _Scores:
+    """Scores every predictor on the test tasks of one split.
+
+    Fitted predictors are released at the end, so that memory holds those of one split only.
+    """
+    draws = _Draws(matrix, split, protocol)
+    train = matrix.values[split.train]
+    fitted = [(predictor.name, predictor.fit(train, split)) for predictor in predictors]
+    scores: _Scores = {}
+    for name, _ in fitted:
+        for design in protocol.designs():
+            for k in protocol.probes:
+                scores[name, design, k] = {}
+    for design in protocol.designs():
+        for k in protocol.probes:
+            by_seed: dict[str, list[np.ndarray]] = {name: [] for name, _ in fitted}
+            for seed in protocol.seeds:
+                lines: dict[str, list[np.ndarray]] = {name: [] for name, _ in fitted}
+                for draw in draws.draw(design, k, seed):
+                    truth = Truth(draws.values[np.ix_(draw.rows, draw.scored)], protocol.threshold)
+                    for name, predictor in fitted:
+                        lines[name].append(_score(draws.values, truth, predictor, draw))
+                for name, parts in lines.items():
+                    by_seed[name].append(np.concatenate(parts))
+            for name, predictor in fitted:
+                metrics = METRICS
+                if predictor.has_intervals:
+                    metrics = METRICS + COVERAGE_METRICS + WIDTH_METRICS
+                by_metric = np.moveaxis(np.array(by_seed[name]), 2, 0)
+                scores[name, design, k] = dict(zip(metrics, by_metric, strict=True))
+    return scores
 
 
-def _score(values: np.ndarray, predictor, draw: _Draw, threshold: float) -> np.ndarray:
+def _score(values: np.ndarray, truth: Truth, predictor, draw: _Draw) -> np.ndarray:
     """Scores (R, metrics) of one draw of probes."""
-    truth = values[np.ix_(draw.rows, draw.scored)]
     probed = values[np.ix_(draw.rows, draw.index)]
     predicted = predictor.predict(draw.rows, draw.index, probed)[:, draw.scored]
-    called_above = predictor.called_above(len(draw.index))
-    scores = score_rows(truth, predicted, threshold=threshold, called_above=called_above)
+    scores = truth.score(predicted, predictor.called_above(len(draw.index)))
     if not predictor.has_intervals:
         return scores
     coverage = []
     widths = []
-    for level in LEVELS:
-        low, high = predictor.interval(draw.index, probed, level)
+    for low, high in predictor.intervals(draw.index, probed, LEVELS):
         low = low[:, draw.scored]
         high = high[:, draw.scored]
-        coverage.append(((low <= truth) & (truth <= high)).mean(axis=1))
+        coverage.append(((low <= truth.values) & (truth.values <= high)).mean(axis=1))
         widths.append((high - low).mean(axis=1))
     return np.hstack([scores, np.transpose(coverage + widths)])
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lethe.completion import METHODS
+from lethe.completion import METHODS, evaluation
 from lethe.completion.evaluation import evaluate, predict_rows
 from lethe.completion.probes import random_probes
 from lethe.completion.scores import METRICS, score_rows
@@ -170,3 +170,20 @@ def test_predicted_rows_keep_probes_and_probe_only_where_allowed():
         rows = Z.values[make_splits(Z, TASKS)[0].test]
         kept = found.values == rows
         assert (kept[:, :45].sum(axis=1) >= 10).all() and not kept[:, 45:].any()
+
+
+def test_a_large_z_is_scored_on_a_part_of_its_examples(monkeypatch, caplog):
+    complete = evaluate(Z, TASKS, **PROTOCOL)
+    monkeypatch.setattr(evaluation, "LEAST_COLUMNS", 60)
+    monkeypatch.setattr(evaluation, "SCORED_CELLS", 10)
+    domains = [f"d{j % 3}" for j in range(90)]
+    associations = {"text": VALUES * 2 + 1}
+    sampled = evaluate(Z, TASKS, **PROTOCOL, associations=associations, domains=domains)
+    assert "Z has 90 examples" in caplog.text and "on 60 of them" in caplog.text
+    head = {"split": "in_domain", "k": 5, "seed": "all", "metric": "rmse"}
+    (all_columns,) = lines(complete, method="column_mean", **head)
+    (some_columns,) = lines(sampled, method="column_mean", **head)
+    assert some_columns["value"] == pytest.approx(all_columns["value"], rel=0.3)
+    # The association is Z in other units, so its columns must have been drawn like those of Z.
+    (text,) = lines(sampled, method="text", **head)
+    assert text["value"] < 1e-5

@@ -8,6 +8,8 @@ import numpy as np
 
 from lethe.completion import make
 from lethe.completion.association import Association
+from lethe.completion.domain_means import MeanPredictor, domain_masks
+from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes, half_of
 from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
@@ -26,7 +28,12 @@ LEAST_COLUMNS = 2000
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 COVERAGE_METRICS = tuple(f"coverage_{100 * level:.0f}" for level in LEVELS)
+DEVIATION_METRICS = tuple(f"coverage_{100 * level:.0f}_deviation" for level in LEVELS)
 WIDTH_METRICS = tuple(f"width_{100 * level:.0f}" for level in LEVELS)
+# Level of the intervals of means.
+MEAN_LEVEL = 0.9
+TASK_MEAN = ("task_mean_error", "task_mean_coverage_90", "task_mean_width_90")
+DOMAIN_MEAN = ("domain_mean_error", "domain_mean_coverage_90", "domain_mean_width_90")
 
 # (method, choice of probes, k) -> metric -> scores (seeds, test tasks).
 _Scores = dict[tuple[str, str, int], dict[str, np.ndarray]]
@@ -67,8 +74,15 @@ def evaluate(
     There is one line for each split, method, choice of probes, k, seed and metric: the mean over
     test tasks and unprobed cells. For RMSE it is the root of the mean square, which equals
     pooling all cells if all tasks have equally many. Lines of seed `all` give the mean over seeds
-    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Methods with intervals
-    have lines `coverage_<level>`, the share of unprobed cells inside, and `width_<level>` in nats.
+    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Lines of the split
+    `out_of_domain:<group>` are those of a single left-out group, for the seed `all` only.
+
+    Methods with intervals have lines `coverage_<level>`, the share of unprobed cells inside;
+    `coverage_<level>_deviation`, the mean over tasks of the distance between a task's own
+    coverage and the level; and `width_<level>` in nats. `gaussian` has lines of the mean
+    forgetting of a task, and of its domains, over the unprobed examples: `task_mean_error` (mean
+    absolute error in nats), `task_mean_coverage_90` and `task_mean_width_90` of its interval, and
+    the same for `domain_mean`.
     F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
     (`tuned_threshold`). A Z of more than `SCORED_CELLS` test cells is fitted and scored on a
     random part of its examples, and a warning is logged.
@@ -122,10 +136,11 @@ def evaluate(
         probes=probes, seeds=seeds, threshold=threshold, choices=probe_choice, domains=domains
     )
     by_name: dict[str, list[_Scores]] = {}
+    by_group: dict[str, _Scores] = {}
     for split in splits:
         predictors: list[_MethodPredictor | _AssociationPredictor] = []
         for method in methods:
-            predictors.append(_MethodPredictor(method, options or {}))
+            predictors.append(_MethodPredictor(method, options or {}, domains))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -134,6 +149,8 @@ def evaluate(
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
         scores = _score_split(matrix, split, protocol, predictors)
         by_name.setdefault(split.name, []).append(scores)
+        if split.group is not None:
+            by_group[f"{split.name}:{split.group}"] = scores
     records = []
     for split_name, scores_of_splits in by_name.items():
         for key in scores_of_splits[0]:
@@ -144,6 +161,13 @@ def evaluate(
             for metric in parts[0]:
                 pooled[metric] = np.concatenate([part[metric] for part in parts], axis=1)
             records += _summarise(pooled, seeds, head)
+    for split_name, scores in by_group.items():
+        for (method, design, k), by_metric in scores.items():
+            head = {"split": split_name, "method": method, "k": k, "probes": design}
+            for line in _summarise(by_metric, seeds, head):
+                # One line per group and metric; those of every seed would be most of the table.
+                if line["seed"] == "all":
+                    records.append(line)
     return records
 
 
@@ -175,13 +199,31 @@ def _is_binary(values: np.ndarray) -> bool:
 class _FittedMethod:
     """A method fitted on the training rows of a split."""
 
-    def __init__(self, name: str, options: Mapping[str, dict], train: np.ndarray):
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, dict],
+        train: np.ndarray,
+        domains: Sequence[str] | None,
+    ):
         self._name = name
         self._options = dict(options)
         self._train = train
         self._completer = self._make().fit(train)
         self._cuts: dict[int, float] = {}
         self.has_intervals = self._completer.has_intervals
+        self._means: list[MeanPredictor] = []
+        self.interval_metrics: tuple[str, ...] = ()
+        if self.has_intervals:
+            self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
+        if isinstance(self._completer, Gaussian):
+            everything = np.ones((1, train.shape[1]), dtype=bool)
+            self._means.append(MeanPredictor(self._completer, everything))
+            self.interval_metrics += TASK_MEAN
+            if domains is not None:
+                _, members = domain_masks(domains)
+                self._means.append(MeanPredictor(self._completer, members))
+                self.interval_metrics += DOMAIN_MEAN
 
     def _make(self):
         return make(self._name, self._options)
@@ -204,20 +246,41 @@ class _FittedMethod:
         """Ends (R, N) of the intervals of each level."""
         return self._completer.predict_intervals(index, values, levels)
 
+    def score_means(self, truth: np.ndarray, values: np.ndarray, draw: "_Draw") -> np.ndarray:
+        """Scores (R, metrics) of means over the scored columns, from probe values (R, k).
+
+        `truth` (R, n) holds the measured cells of these columns.
+        """
+        scores = []
+        for predictor in self._means:
+            members = predictor.members[:, draw.scored]
+            measured = members.any(axis=1)
+            counts = np.maximum(members.sum(axis=1), 1)
+            means = truth @ members.T.astype(float) / counts
+            predicted = predictor.predict(draw.index, values, [MEAN_LEVEL], among=draw.scored)
+            low = predicted.low[0]
+            high = predicted.high[0]
+            inside = np.where(np.isfinite(low), (low <= means) & (means <= high), np.nan)
+            for by_set in (np.abs(predicted.values - means), inside, high - low):
+                scores.append(by_set[:, measured].mean(axis=1))
+        return np.stack(scores, axis=1) if scores else np.empty((len(truth), 0))
+
 
 @dataclass(frozen=True)
 class _MethodPredictor:
     name: str
     options: Mapping[str, dict]
+    domains: Sequence[str] | None
 
     def fit(self, train: np.ndarray, split: Split) -> _FittedMethod:
-        return _FittedMethod(self.name, self.options, train)
+        return _FittedMethod(self.name, self.options, train, self.domains)
 
 
 class _FittedAssociation:
     """An association with its line fitted on the training rows of a split."""
 
     has_intervals = False
+    interval_metrics = ()
 
     def __init__(
         self, train: np.ndarray, train_associations: np.ndarray, associations, column_mean: bool
@@ -339,9 +402,7 @@ def _score_split(
                 for name, parts in lines.items():
                     by_seed[name].append(np.concatenate(parts))
             for name, predictor in fitted:
-                metrics = METRICS
-                if predictor.has_intervals:
-                    metrics = METRICS + COVERAGE_METRICS + WIDTH_METRICS
+                metrics = METRICS + predictor.interval_metrics
                 by_metric = np.moveaxis(np.array(by_seed[name]), 2, 0)
                 scores[name, design, k] = dict(zip(metrics, by_metric, strict=True))
     return scores
@@ -361,7 +422,16 @@ def _score(values: np.ndarray, truth: Truth, predictor, draw: _Draw) -> np.ndarr
         high = high[:, draw.scored]
         coverage.append(((low <= truth.values) & (truth.values <= high)).mean(axis=1))
         widths.append((high - low).mean(axis=1))
-    return np.hstack([scores, np.transpose(coverage + widths)])
+    coverage_by_task = np.transpose(coverage)
+    return np.hstack(
+        [
+            scores,
+            coverage_by_task,
+            np.abs(coverage_by_task - np.array(LEVELS)),
+            np.transpose(widths),
+            predictor.score_means(truth.values, probed, draw),
+        ]
+    )
 
 
 def _summarise(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dict) -> list[dict]:

@@ -268,6 +268,10 @@ class FoldIn(Completer):
     ----------
     model_ : FoldInModel
         Statistics of the training rows.
+    rows_ : ndarray of shape (M, N)
+        Training rows, unknown cells filled in.
+    sampled_ : ndarray of int
+        Numbers of the columns of the model's sample.
     """
 
     default: Any = None
@@ -287,13 +291,14 @@ class FoldIn(Completer):
         raise NotImplementedError
 
     def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
-        self._rows = fill(values, observed)
+        self.rows_ = fill(values, observed)
         # Columns that no row knows are filled in, and would make rows seem to explain each other.
         measured = observed.any(axis=0)
-        rows = self._rows
+        rows = self.rows_
         if not measured.all():
             rows = rows[:, measured]
             observed = observed[:, measured]
+        self.sampled_ = sample_columns(np.flatnonzero(measured)[None])[0]
         self.model_ = FoldInModel(
             self,
             total=gram(rows),
@@ -302,8 +307,8 @@ class FoldIn(Completer):
         )
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        weights = self.model_.weights(self._rows[:, index], values)
-        return weights[:, :-1] @ self._rows + weights[:, -1:]
+        weights = self.model_.weights(self.rows_[:, index], values)
+        return weights[:, :-1] @ self.rows_ + weights[:, -1:]
 
 
 def sample_columns(rows: np.ndarray, columns: int = 2000, seed: int = 0) -> np.ndarray:

@@ -69,6 +69,11 @@ class Gaussian(FoldIn):
     def _intervals(
         self, index: np.ndarray, values: np.ndarray, levels: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
+        return self.spread.intervals(index, values, levels)
+
+    @property
+    def spread(self) -> GaussianSpread:
+        """Predictive spread of the fitted method, computed when it is first needed."""
         if self._spread is None:
-            self._spread = GaussianSpread(self.model_, self._rows)
-        return self._spread.intervals(index, values, levels)
+            self._spread = GaussianSpread(self.model_, self.rows_)
+        return self._spread

@@ -90,8 +90,7 @@ def left_out_rows(model: FoldInModel, probes: int) -> list[LeftOutRow]:
     is no other; its residuals carry no information.
     """
     factor = model.choose(probes)
-    draws = min(LARGEST_DRAWS, max(1, LEFT_OUT_ROWS // model.tasks))
-    indexes = model.draw_probes(probes, draws)
+    indexes = model.draw_probes(probes, count_draws(model.tasks))
     judged = _judged_columns(model, probes)
     rows = []
     for row in range(model.tasks):
@@ -119,6 +118,11 @@ def left_out_rows(model: FoldInModel, probes: int) -> list[LeftOutRow]:
                 )
             )
     return rows
+
+
+def count_draws(tasks: int) -> int:
+    """Draws of probes with which each of so many training tasks is left out."""
+    return min(LARGEST_DRAWS, max(1, LEFT_OUT_ROWS // tasks))
 
 
 def _judged_columns(model: FoldInModel, probes: int) -> np.ndarray:

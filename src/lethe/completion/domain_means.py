@@ -110,8 +110,7 @@ class MeanPredictor:
         scores = self._left_out_scores(probes.shape[1])
         by_level = []
         for level in levels:
-            # The quantile of a few tasks is too small by chance (split-conformal prediction).
-            reach = np.quantile(scores, min(1.0, level * (tasks + 1) / tasks))
+            reach = np.quantile(scores, level)
             widening = calibration.pooled_reach(level, probes) / calibration.reach(level)
             task_reach = reach * widening * calibration.task_size(probes)
             by_level.append(task_reach[:, None] * sizes)

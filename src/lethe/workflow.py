@@ -564,7 +564,8 @@ class RuleParameters:
     def replay(self, strategy: str, task: str) -> dict[str, Any]:
         """The settings that a replay run of one strategy, or variant, depends on.
 
-        Runs that read rows of other tasks get their names, `training_tasks`.
+        Runs that read rows of other tasks get their names, `training_tasks`. Runs that predict
+        while they train get the settings of their method, `completion`.
         """
         settings = self.experiment.settings.replay
         run = settings.resolve(strategy)
@@ -573,6 +574,10 @@ class RuleParameters:
             splits = () if settings.tasks == "all" else ("train",)
             names = self.experiment.names(*splits)
             parameters["training_tasks"] = [name for name in names if name != task]
+        if run.chooses_during_training:
+            options = self.experiment.settings.completion.options()
+            if run.prediction in options:
+                parameters["completion"] = {run.prediction: options[run.prediction]}
         return parameters
 
     def replay_recipe(self, model: str, task: str, strategy: str) -> dict[str, Any]:
@@ -609,12 +614,16 @@ class RuleParameters:
         """The settings that decide how many jobs there are."""
         settings = self.experiment.settings
         similarity = settings.similarity
+        # The plan does not depend on when a training is probed.
+        replay = settings.replay and settings.replay.model_dump(
+            mode="json", exclude={"online_after", "closed_loop_after"}
+        )
         directions = similarity is not None and "weight_difference" in similarity.associations
         return {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
-            "replay": settings.replay and settings.replay.model_dump(mode="json"),
+            "replay": replay,
         }
 
 

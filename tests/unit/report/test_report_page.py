@@ -10,7 +10,7 @@ from helpers import findings as tiny_findings
 from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
-SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT}
+SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT, "replay": {"ratio": 0.125}}
 PNG = b"\x89PNG not really"
 
 

@@ -252,20 +252,35 @@ def card(
 
 
 def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
-    """Wraps a model with low-rank adapters; only they are trained."""
+    """Wraps a model with low-rank adapters; only they are trained.
+
+    Raises
+    ------
+    LetheError
+        If `targets` names no module of the model, or one that cannot have an adapter.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.targets,
-            task_type="CAUSAL_LM",
-        ),
+    adapters = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        task_type="CAUSAL_LM",
     )
+    try:
+        return get_peft_model(model, adapters)
+    except ValueError as error:
+        layers = []
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                layers.append(name)
+        raise LetheError(
+            f"recipe.lora.targets: {settings.targets!r} does not fit the model: "
+            f"{one_line(error)}. Some of its layers are {', '.join(layers[:3])}; all-linear takes "
+            "all of them"
+        )
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 
+from lethe.config.model_settings import LoRA
 from lethe.data.tokens import prompt_text
 from lethe.engine import models
 from lethe.engine.scoring import score
@@ -298,3 +299,10 @@ def test_jobs_use_freed_memory_again():
     plain, job = map(int, said.split())
     assert plain >= 40 * 32
     assert job < plain / 2
+
+
+@pytest.mark.parametrize("targets", [["("], "nothing", ["no_such_layer"], ["norm"]])
+def test_adapters_that_fit_no_layer_are_refused(targets):
+    message = r"recipe\.lora\.targets: .* does not fit the model: .*layers are model\.layers"
+    with pytest.raises(LetheError, match=message):
+        models.add_lora(tiny.model("llama"), LoRA(rank=2, targets=targets), seed=0)

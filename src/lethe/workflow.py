@@ -262,6 +262,7 @@ class ResultFiles:
         """Input name -> the tables that the report shows; empty lists for absent parts."""
         settings = self.experiment.settings
         return self.figure_tables() | {
+            "bases": self.of_models("base.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],

@@ -173,6 +173,8 @@ def recipe_of(parameters: Mapping[str, Any]) -> Recipe:
 class RecipeChange(Settings):
     """The recipe's keys that differ for one model."""
 
+    method: Literal["full", "lora"] | None = None
+    lora: LoRA | None = None
     steps: PositiveInt | None = None
     max_epochs: Positive | None = None
     batch: PositiveInt | None = None

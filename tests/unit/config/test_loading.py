@@ -444,6 +444,19 @@ def test_what_a_model_sets_to_null_is_null_for_it(experiment):
     assert loaded.recipe("olmo").max_epochs == 3
 
 
+def test_one_model_can_be_trained_by_adapters_and_another_whole(experiment):
+    config, folder = experiment
+    adapters = {"method": "lora", "lora": {"rank": 16, "alpha": 32}, "lr": 1e-3}
+    config["models"]["adapted"] = {**SCRATCH, "recipe": adapters}
+    loaded = load_experiment(config, folder)
+    assert loaded.recipe("adapted").method == "lora"
+    assert loaded.recipe("adapted").lora.rank == 16
+    assert loaded.recipe("olmo").method == "full"
+
+    del adapters["lora"]
+    assert "method 'lora' and the section lora go together" in problems(config, folder)
+
+
 def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
     config, folder = experiment
     config["models"]["large"] = {"source": "hub", "path": "a/b", "gpus": 4, "strategy": "fsdp"}

@@ -4,3 +4,4 @@ May import `data`, `engine` and `completion`.
 """
 
 from lethe.integrations.probe import ForgettingProbe as ForgettingProbe
+from lethe.integrations.rehearsal import Rehearsal as Rehearsal

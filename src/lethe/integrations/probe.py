@@ -181,7 +181,7 @@ class ForgettingProbe(TrainerCallback):
             )
 
     def _tokenise_probes(self, processing_class: Any) -> Sequence[Tokens]:
-        tokenizer = self._tokenizer or _tokenizer_of(processing_class)
+        tokenizer = self._tokenizer or tokenizer_of(processing_class)
         if tokenizer is None:
             raise LetheError(
                 "ForgettingProbe: the trainer has no tokenizer; give the model's as tokenizer=..."
@@ -314,7 +314,7 @@ class ForgettingProbe(TrainerCallback):
         return losses.astype(np.float64)
 
 
-def _tokenizer_of(processing_class: Any) -> Any:
+def tokenizer_of(processing_class: Any) -> Any:
     """The tokenizer of a trainer's processing class, which may be a processor that holds one.
 
     Returns None if there is no tokenizer, as in a processor of images alone.

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -154,7 +154,7 @@ class Predictor:
             "options": self.options,
             "max_tokens": self.max_tokens,
             "include_eos": self.include_eos,
-            "probes": [asdict(example) for example in self.probes],
+            "probes": [example.as_dict() for example in self.probes],
             "truncation": self.truncation,
             "chat_template": self.chat_template,
             "dtype": self.dtype,

@@ -196,6 +196,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Measures and prints."""
     settings = parser().parse_args()
     import torch
 

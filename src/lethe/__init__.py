@@ -29,6 +29,7 @@ _FACE = {
     "read_matrix": "lethe.matrix.forgetting_matrix",
     "rank_curve": "lethe.analysis.low_rank",
     "ForgettingProbe": "lethe.integrations.probe",
+    "Rehearsal": "lethe.integrations.rehearsal",
 }
 
 __all__ = [*_FACE, "__version__"]

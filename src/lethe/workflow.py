@@ -165,6 +165,12 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(frontier_runs(replay))
 
+    @property
+    def advises(self) -> bool:
+        """Whether the experiment advises which replay run to take for a task."""
+        replay = self.experiment.settings.replay
+        return replay is not None and replay.advise is not None
+
     @cached_property
     def plans_contrasts(self) -> bool:
         """Whether the experiment plans comparisons of replay runs."""
@@ -265,6 +271,7 @@ class ResultFiles:
             "bases": self.of_models("base.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
+            "advice": self.of_models("replay_advice_score.csv") if self.advises else [],
             "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),
@@ -592,6 +599,10 @@ class RuleParameters:
         """The planned comparisons of replay."""
         contrasts = plan_contrasts(self.experiment.settings.replay)
         return [asdict(contrast) for contrast in contrasts]
+
+    def advised_runs(self) -> dict[str, dict[str, Any]]:
+        """Name -> settings of the replay runs that the advice chooses from."""
+        return {run.name: run.describe() for run in self.experiment.settings.replay.advised_runs()}
 
     def planned_models(self) -> dict[str, dict[str, Any]]:
         """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""

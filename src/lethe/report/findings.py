@@ -29,6 +29,7 @@ class Findings:
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
     frontiers: dict[str, pd.DataFrame] = field(default_factory=dict)
+    advice: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
@@ -129,6 +130,7 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         comparisons=tables("comparisons"),
         contrasts=tables("contrasts"),
         frontiers=tables("frontiers"),
+        advice=tables("advice"),
         runs=tables("runs"),
         associations=tables("associations"),
         noise=records("noise"),

@@ -89,6 +89,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         measures=MEASURES,
         contrasts=_by_model(_records, findings.contrasts),
         frontiers=_by_model(_records, findings.frontiers),
+        advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),

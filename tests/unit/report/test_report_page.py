@@ -226,3 +226,12 @@ def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     assert "<td>0.175</td>\n<td>0.200</td>\n<td>-0.025 <small>[-0.025, -0.025]</small>" in page
     assert "<td>0.350</td>\n<td>0.400</td>" in page
     assert ">nan<" not in page
+
+
+def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
+    line = {"trade": 1.0, "reference": "best on average", "tasks": 8, "expected_cost": 0.1}
+    line |= {"cost": 0.2, "reference_cost": 0.15, "difference": 0.05, "low": 0.01, "high": 0.09}
+    table = pd.DataFrame([line | {"p": 0.03, "tasks_lower": 1, "same_run": 4}])
+    page = report_page.render_page(replace(findings, advice={"one": table}), {}, SETTINGS)
+    assert "one: advice for each task from the other tasks" in page
+    assert "0.050 <small>[0.010, 0.090]</small>" in page

@@ -165,6 +165,12 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(frontier_runs(replay))
 
+    @property
+    def advises(self) -> bool:
+        """Whether the experiment advises which replay run to take for a task."""
+        replay = self.experiment.settings.replay
+        return replay is not None and replay.advise is not None
+
     @cached_property
     def plans_contrasts(self) -> bool:
         """Whether the experiment plans comparisons of replay runs."""
@@ -262,8 +268,10 @@ class ResultFiles:
         """Input name -> the tables that the report shows; empty lists for absent parts."""
         settings = self.experiment.settings
         return self.figure_tables() | {
+            "bases": self.of_models("base.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
+            "advice": self.of_models("replay_advice_score.csv") if self.advises else [],
             "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),
@@ -597,6 +605,10 @@ class RuleParameters:
         contrasts = plan_contrasts(self.experiment.settings.replay)
         return [asdict(contrast) for contrast in contrasts]
 
+    def advised_runs(self) -> dict[str, dict[str, Any]]:
+        """Name -> settings of the replay runs that the advice chooses from."""
+        return {run.name: run.describe() for run in self.experiment.settings.replay.advised_runs()}
+
     def planned_models(self) -> dict[str, dict[str, Any]]:
         """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""
         machine = JobResources(self.experiment)
@@ -610,14 +622,19 @@ class RuleParameters:
             }
         return models
 
+    def _replay_sizes(self) -> dict[str, Any]:
+        """The settings of the section replay that decide how many jobs there are."""
+        # The plan does not depend on when a training is probed.
+        excluded = {"online_after", "closed_loop_after"}
+        if self.experiment.settings.replay.advise is None:
+            excluded.add("advise")
+        return self.experiment.settings.replay.model_dump(mode="json", exclude=excluded)
+
     def planned_sizes(self) -> dict[str, Any]:
         """The settings that decide how many jobs there are."""
         settings = self.experiment.settings
         similarity = settings.similarity
-        # The plan does not depend on when a training is probed.
-        replay = settings.replay and settings.replay.model_dump(
-            mode="json", exclude={"online_after", "closed_loop_after"}
-        )
+        replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
         return {
             "tasks": self.task_table(),

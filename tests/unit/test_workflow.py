@@ -202,6 +202,24 @@ def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
     assert files(load()).report_tables()["frontiers"] == []
 
 
+def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
+    assert files(load()).report_tables()["advice"] == []
+    replay = TINY["replay"] | {"tasks": "all", "advise": {"trade": [0.5, 2]}}
+    with pytest.raises(LetheError, match=r"replay\.advise: needs replay runs of at least 5 tasks"):
+        load(replay=replay)
+    with open("tasks.csv", "a", encoding="utf-8") as table:
+        table.write("more,numbers,local:add.jsonl,train\n")
+    experiment = load(replay=replay)
+    score = "results/tiny/olmo/replay_advice_score.csv"
+    assert score in files(experiment).report_tables()["advice"]
+    assert "gaussian" in files(experiment).prediction_methods
+    runs = RuleParameters(experiment).advised_runs()
+    assert "oracle" not in runs and {"none", "random"} <= runs.keys()
+    assert runs["none"]["ratio"] is None and runs["random"]["temperature"] is None
+    with pytest.raises(LetheError, match=r"this experiment: 1\); replay\.tasks: all tests all"):
+        load(replay=replay | {"tasks": "test"})
+
+
 def test_the_report_reads_the_tables_that_exist(load, own_matrix):
     tables = files(own_matrix).report_tables()
     assert tables["sanity"] == ["results/tiny/mine/sanity.json"]

@@ -1,5 +1,6 @@
 """Settings of replay: which upstream examples are replayed, how many, and with which loss."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -228,6 +229,33 @@ class ReplayRun(Settings):
         """Whether upstream examples are replayed at all."""
         return self.strategy != "none"
 
+    def describe(self) -> dict[str, Any]:
+        """The settings that an advice lists; None where a setting plays no part in the run."""
+        has_temperature = self.replays and self.draw == "softmax" and self._is_weighted
+        temperature = self.model_dump(mode="json")["temperature"] if has_temperature else None
+        if isinstance(temperature, dict):
+            [(unit, value)] = temperature.items()
+            temperature = f"{unit} {value:g}"
+        changes = dict(self.recipe_changes)
+        if self.interpolate is not None:
+            changes["interpolate"] = self.interpolate
+        return {
+            "strategy": self.strategy,
+            "objective": self.objective if self.replays else None,
+            "dose": self.dose if self.replays else None,
+            "ratio": self.ratio if self.replays else None,
+            "weight": self.weight if self.replays else None,
+            "temperature": temperature,
+            "changes": json.dumps(changes) if changes else None,
+        }
+
+    @property
+    def _is_weighted(self) -> bool:
+        """Whether examples are drawn by the softmax of scores."""
+        return self.strategy not in ("random", "balanced", "coverage") and not (
+            self.strategy.startswith("mir")
+        )
+
     @property
     def recipe_changes(self) -> dict[str, Any]:
         """Keys of the recipe that differ in this run, as JSON values."""
@@ -297,6 +325,26 @@ class ReplayRun(Settings):
             "prediction": "gaussian",
         }
         return cls(name=name, **usual | parameters)
+
+
+class AdviceSettings(Settings):
+    """Which replay run to take for a task, from the replay runs of the other tasks."""
+
+    trade: Annotated[list[Positive], Field(min_length=1)] = Field(
+        [1.0],
+        description="Nats of new-task loss that one nat of forgetting avoided is worth. Each value "
+        "is advised for by itself.",
+    )
+    runs: Annotated[list[Name], Field(min_length=2)] | None = Field(
+        None,
+        description="Names of the runs to choose from. null: all that do not read the task's "
+        "measured row.",
+    )
+
+    @model_validator(mode="after")
+    def _values_differ(self):
+        refuse_repeated_values(self, "trade", *(["runs"] if self.runs else []))
+        return self
 
 
 class Replay(Settings):
@@ -391,6 +439,11 @@ class Replay(Settings):
         "probes the model and draws the rest of the replayed examples again. Replay is random "
         "before the first.",
     )
+    advise: AdviceSettings | None = Field(
+        None,
+        description="Advise for each task which replay run to take, from its predicted forgetting "
+        "(method: prediction) and the runs of the other tasks. null: no advice.",
+    )
 
     @property
     def names(self) -> list[str]:
@@ -401,6 +454,8 @@ class Replay(Settings):
     def prediction_methods(self) -> list[str]:
         """Completion methods whose predictions some run reads, in the order of the runs."""
         methods = [self.resolve(name).prediction_method for name in self.names]
+        if self.advise is not None:
+            methods.append(self.prediction)
         return list(dict.fromkeys(method for method in methods if method is not None))
 
     def resolve(self, name: str) -> ReplayRun:
@@ -438,6 +493,15 @@ class Replay(Settings):
     def runs(self) -> list[ReplayRun]:
         """The complete settings of all runs."""
         return [self.resolve(name) for name in self.names]
+
+    def advised_runs(self) -> list[ReplayRun]:
+        """The runs that an advice chooses from; empty without the setting `advise`."""
+        if self.advise is None:
+            return []
+        runs = [run for run in self.runs() if not run.reads_row]
+        if self.advise.runs is None:
+            return runs
+        return [run for run in runs if run.name in self.advise.runs]
 
     @model_validator(mode="after")
     def _random_is_the_yardstick(self):
@@ -485,6 +549,24 @@ class Replay(Settings):
                     f"{prefix}closed_loop_after: {shares} is not in ascending order; sort the "
                     "shares and give each once"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _advice_has_a_choice(self):
+        if self.advise is None:
+            return self
+        usable = [run.name for run in self.runs() if not run.reads_row]
+        for name in self.advise.runs or []:
+            if name not in usable:
+                raise ValueError(
+                    f"advise.runs: {name!r} is no run of this section, or reads the task's "
+                    f"measured row; runs to choose from: {', '.join(usable)}"
+                )
+        if len(usable) < 2:
+            raise ValueError(
+                "advise: needs two runs to choose from that do not read the task's measured row; "
+                "add a strategy or a variant"
+            )
         return self
 
     @model_validator(mode="after")

@@ -165,12 +165,29 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"variants": {"a": {"strategy": "none", "recipe": {"seed": 1}}}}, "recipe.seed"),
         ({"variants": {"a": {"strategy": "none", "interpolate": 1.5}}}, "interpolate"),
         ({"primary": "mf"}, "primary: 'mf' is neither"),
+        ({"advise": {"trade": []}}, "advise.trade"),
+        ({"advise": {"trade": [1, 1]}}, "trade holds a value twice"),
+        ({"advise": {"trade": [0]}}, "advise.trade"),
+        ({"advise": {"runs": ["random", "oracle"]}}, "advise.runs: 'oracle' is no run"),
+        ({"advise": {"runs": ["random"]}}, "advise.runs"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValidationError) as error:
         section(**changes)
     assert message in str(error.value)
+
+
+def test_an_advice_lists_the_settings_that_play_a_part_in_a_run():
+    replay = section(advise={"runs": ["none", "random-text", "wise-ft", "spread"]})
+    described = {run.name: run.describe() for run in replay.advised_runs()}
+    assert set(described) == {"none", "random-text", "wise-ft", "spread"}
+    assert set(described["none"].values()) == {"none", None}
+    assert described["random-text"]["objective"] == "text"
+    assert described["random-text"]["temperature"] is None
+    assert described["spread"]["temperature"] == "sd 0.5"
+    assert described["wise-ft"]["changes"] == '{"interpolate": 0.75}'
+    assert section().advised_runs() == []
 
 
 def test_every_prediction_method_is_a_strategy_and_a_completion_method():

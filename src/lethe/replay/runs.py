@@ -14,7 +14,7 @@ from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
 from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
-from lethe.replay.strategies import Choice, MostForgottenOfGroup, Pool, choose_replayed
+from lethe.replay.strategies import Choice, Pool, choose_replayed
 
 if TYPE_CHECKING:
     from lethe.measure.forgetting import Job
@@ -97,7 +97,11 @@ def fine_tune_with_replay(
         draw_seed = [seed, crc32(task.encode())]
         if run.strategy == "mir":
             forgetting = rises_after_virtual_step(
-                replace(job, recipe=recipe), upstream, count=count, seed=draw_seed, title=title
+                replace(job, recipe=recipe),
+                upstream,
+                candidates=run.mir_candidates * count,
+                seed=draw_seed,
+                title=title,
             )
         losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
         pool = Pool.of(
@@ -144,7 +148,7 @@ def rises_after_virtual_step(
     job: "Job",
     upstream: Sequence[UpstreamExample],
     *,
-    count: int,
+    candidates: int,
     seed: Sequence[int],
     title: str,
 ) -> dict[str, float]:
@@ -155,19 +159,19 @@ def rises_after_virtual_step(
 
     Parameters
     ----------
-    count
-        Number of draws. There are 30 candidates per draw, or the whole pool if it is smaller.
+    candidates
+        Number of random candidates; the whole pool if it is smaller.
 
     Returns
     -------
     Rises by example_id, in nats; NaN for replayable examples that are no candidates.
     """
     pool = [example for example in upstream if example.split == "replayable"]
-    size = min(len(pool), MostForgottenOfGroup.candidates * count)
-    candidates = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
+    size = min(len(pool), candidates)
+    measured = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
     step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
     virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=None)
-    *_, row = virtual.run(candidates, title=f"{title}, virtual step")
+    *_, row = virtual.run(measured, title=f"{title}, virtual step")
     rises = {example.example_id: float("nan") for example in pool}
     return rises | dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 

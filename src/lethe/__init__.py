@@ -30,6 +30,7 @@ _FACE = {
     "advise": "lethe.replay.advice",
     "rank_curve": "lethe.analysis.low_rank",
     "ForgettingProbe": "lethe.integrations.probe",
+    "Rehearsal": "lethe.integrations.rehearsal",
 }
 
 __all__ = [*_FACE, "__version__"]

@@ -268,6 +268,7 @@ class ResultFiles:
         """Input name -> the tables that the report shows; empty lists for absent parts."""
         settings = self.experiment.settings
         return self.figure_tables() | {
+            "bases": self.of_models("base.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "advice": self.of_models("replay_advice_score.csv") if self.advises else [],

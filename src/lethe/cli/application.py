@@ -9,6 +9,7 @@ import typer
 
 import lethe
 from lethe.cli.output import print_error
+from lethe.cli.pool import make_pool
 from lethe.cli.run_workflow import run_workflow
 from lethe.cli.show import show
 from lethe.errors import LetheError
@@ -51,6 +52,10 @@ VersionOption = Annotated[
 def guide(version: VersionOption = False) -> None:
     """Predict, and prevent, what a language model forgets when it is fine-tuned.
 
+    Fine-tune your own chat model and keep what it knows::
+
+      lethe pool own/pool.yaml -o pool.parquet
+
     Run the complete workflow of an experiment, and look at its files::
 
       lethe run experiments/smollm2.yaml --cores 2
@@ -64,6 +69,7 @@ def guide(version: VersionOption = False) -> None:
 
 
 app.callback(help=help_text(guide))(guide)
+app.command("pool", help=help_text(make_pool))(make_pool)
 app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
 app.command("show", help=help_text(show))(show)
 

@@ -4,12 +4,13 @@ Every check returns its problems, one text per problem, which begins with the ke
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from lethe.config import Experiment
-from lethe.config.data_settings import split_source
+from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.task_table import NAME, Task
@@ -136,13 +137,24 @@ def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     if settings.upstream:
         for domain, source in settings.upstream.domains.items():
             users[f"upstream.domains.{domain}"] = source
+    return source_problems(settings.sources, users)
+
+
+def source_problems(sources: Mapping[str, Source], users: Mapping[str, str]) -> list[str]:
+    """Problems of the sources that tasks and domains name.
+
+    Parameters
+    ----------
+    users
+        Task or domain -> its source, written <source key>:<where>.
+    """
     problems = []
     for user, source in users.items():
         key, where = split_source(source)
-        if key not in settings.sources:
-            keys = ", ".join(sorted(settings.sources)) or "none"
+        if key not in sources:
+            keys = ", ".join(sorted(sources)) or "none"
             problems.append(f"{user}: source {source!r} names no key of sources (known: {keys})")
-        elif settings.sources[key].kind in ("bigbench", "files") and not where:
+        elif sources[key].kind in ("bigbench", "files") and not where:
             problems.append(f"{user}: source {source!r} lacks the part after ':' ")
         elif ".." in Path(where).parts or Path(where).is_absolute():
             problems.append(f"{user}: source {source!r} leaves its folder")

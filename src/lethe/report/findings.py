@@ -11,6 +11,7 @@ from lethe.config.task_table import Task
 from lethe.data.examples import UpstreamExample, read_upstream
 from lethe.files import read_json
 from lethe.matrix import forgetting_matrix
+from lethe.matrix.rows import read_row
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Findings:
     sanity: dict[str, dict] = field(default_factory=dict)
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
+    base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
 
     @property
@@ -114,6 +116,10 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
     matrices = {}
     for model, path in zip(models, paths("matrices"), strict=True):
         matrices[model] = forgetting_matrix.read_matrix(path)
+    base_losses = {}
+    for model, path in zip(models, paths("bases"), strict=False):
+        base = read_row(path)
+        base_losses[model] = dict(zip(base.example_ids, base.loss_before.tolist(), strict=True))
     transfer = paths("transfer")
     return Findings(
         tasks=dict(tasks),
@@ -130,5 +136,6 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,
+        base_losses=base_losses,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
     )

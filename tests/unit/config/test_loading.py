@@ -280,6 +280,31 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             {"similarity": {"encoder": {"source": "package", "version": "1.0\n"}}},
             "version: a version is digits and dots",
         ),
+        ({"recipe": {"lr": 1e39}}, "recipe.lr: must be at most 1e+37"),
+        ({"recipe": {"max_grad_norm": 1e300}}, "recipe.max_grad_norm: must be at most 1e+37"),
+        ({"recipe": {"lora": {"targets": []}, "method": "lora"}}, "at least 1 item"),
+        ({"recipe": {"lora": {"targets": [""]}, "method": "lora"}}, "at least 1 character"),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "revision": "../../x"}}},
+            "models.m.revision: a revision is a branch, tag or commit",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "revision": "x/../../y"}}},
+            "models.m.revision: a revision is a branch, tag or commit",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": ""}}},
+            "models.m.path: must be a file, folder or id",
+        ),
+        (
+            {"models": {"m": {"source": "folder", "path": "a\0b"}}},
+            "models.m.path: must be a file, folder or id",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "chat_template": ""}}},
+            "models.m.chat_template: must be a file, folder or id",
+        ),
+        ({"tasks": ""}, "tasks: must be a file, folder or id"),
     ],
 )
 def test_settings_that_no_job_survives_are_refused_at_the_start(experiment, change, part):

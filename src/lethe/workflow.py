@@ -577,7 +577,7 @@ class RuleParameters:
         """
         settings = self.experiment.settings.replay
         run = settings.resolve(strategy)
-        parameters = run.parameters()
+        parameters = run.parameters(prompt_kl=self._has_prompt_kl(run))
         if run.reads_training_rows:
             splits = () if settings.tasks == "all" else ("train",)
             names = self.experiment.names(*splits)
@@ -587,6 +587,13 @@ class RuleParameters:
             if run.prediction in options:
                 parameters["completion"] = {run.prediction: options[run.prediction]}
         return parameters
+
+    def _has_prompt_kl(self, run: ReplayRun) -> bool:
+        """Whether a run with a stored teacher also has a live one, for KL at the prompts."""
+        if run.teacher != "stored":
+            return False
+        recipes = [self.experiment.recipe(model) for model in self.experiment.settings.models]
+        return any(run.apply_to(recipe).prompt_kl for recipe in recipes)
 
     def replay_recipe(self, model: str, task: str, strategy: str) -> dict[str, Any]:
         """The recipe of a replay run: the task's, with the changes of a variant."""

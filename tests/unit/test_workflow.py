@@ -202,6 +202,15 @@ def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
     assert files(load()).report_tables()["frontiers"] == []
 
 
+def test_a_stored_teacher_beside_a_live_one_for_the_prompts_records_its_type(load):
+    keys = {"objective": "kl", "dose": "token", "teacher": "stored", "teacher_dtype": "bfloat16"}
+    variants = {"both": {"strategy": "random", "recipe": {"prompt_kl": 1}}}
+    experiment = load(replay=TINY["replay"] | keys | {"variants": variants})
+    parameters = RuleParameters(experiment)
+    assert parameters.replay("both", "reverse")["teacher_dtype"] == "bfloat16"
+    assert "teacher_dtype" not in parameters.replay("random", "reverse")
+
+
 def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
     assert files(load()).report_tables()["advice"] == []
     replay = TINY["replay"] | {"tasks": "all", "advise": {"trade": [0.5, 2]}}

@@ -57,6 +57,8 @@ BUILT_ON_PREDICTION = ("domain", "coverage")
 DURING_TRAINING = ("online", "closed_loop")
 # Strategies that read the task's measured row, which a user does not have before the fine-tune.
 FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
+# Strategies that take one example per group of random candidates.
+MIR = ("mir", "mir_measured", "mir_paper_code")
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -64,6 +66,7 @@ Dose = Literal["step", "token", "mixed"]
 Draw = Literal["softmax", "top"]
 Accounting = Literal["add", "swap"]
 Teacher = Literal["live", "stored"]
+MirOrder = Literal["largest", "paper_code"]
 Share = Annotated[float, Field(gt=0, le=1)]
 ProbeShares = Annotated[list[Fraction], Field(min_length=1)]
 
@@ -163,6 +166,12 @@ class Variant(_Changes):
     closed_loop_after: ProbeShares | None = Field(
         None, description="Shares of the steps after which closed_loop probes the model."
     )
+    mir_candidates: PositiveInt | None = Field(
+        None, description="Random candidates per draw of the mir strategies."
+    )
+    mir_order: MirOrder | None = Field(
+        None, description="Which of its candidates a mir strategy replays."
+    )
     recipe: VariantRecipe = Field(
         VariantRecipe(), description="Keys of the recipe that differ, such as l2 or lr."
     )
@@ -194,6 +203,8 @@ class ReplayRun(Settings):
     probe_choice: ProbeChoice = "random"
     # Shares of the steps after which the model is probed; empty for strategies that choose before.
     probe_after: list[Fraction] = []
+    mir_candidates: PositiveInt = 30
+    mir_order: MirOrder = "largest"
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | None = None
 
@@ -252,9 +263,7 @@ class ReplayRun(Settings):
     @property
     def _is_weighted(self) -> bool:
         """Whether examples are drawn by the softmax of scores."""
-        return self.strategy not in ("random", "balanced", "coverage") and not (
-            self.strategy.startswith("mir")
-        )
+        return self.strategy not in ("random", "balanced", "coverage", *MIR)
 
     @property
     def recipe_changes(self) -> dict[str, Any]:
@@ -278,11 +287,17 @@ class ReplayRun(Settings):
             return recipe
         return Recipe.model_validate(recipe.model_dump() | self.recipe_changes)
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, prompt_kl: bool = False) -> dict[str, Any]:
         """What a run's result depends on, as JSON values for the workflow.
 
         Keys that have the value of the paper's replay are left out. So runs that were made before
         these settings existed stay up to date.
+
+        Parameters
+        ----------
+        prompt_kl
+            Whether the run's recipe has a KL term at the new examples' prompts. Its live teacher
+            then has the type of the replay's, also where the replay's teacher is stored.
         """
         values = self.model_dump(mode="json", include={"ratio", "temperature", "accounting"})
         usual = {"objective": "text", "dose": "mixed", "draw": "softmax"}
@@ -293,7 +308,9 @@ class ReplayRun(Settings):
             if self.dose != "mixed":
                 values["weight"] = self.weight
             if self.objective != "text":
-                values |= self._teacher_parameters()
+                values |= self._teacher_parameters(prompt_kl)
+        if self.strategy in MIR:
+            values |= self._mir_parameters()
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
@@ -307,11 +324,23 @@ class ReplayRun(Settings):
             values["heldout_kl"] = True
         return values
 
-    def _teacher_parameters(self) -> dict[str, Any]:
+    def _teacher_parameters(self, prompt_kl: bool) -> dict[str, Any]:
         """The keys of the teacher that change a result."""
+        values: dict[str, Any] = {}
         if self.teacher == "stored":
-            return {"teacher": "stored", "top_k": self.top_k}
-        return {} if self.teacher_dtype == "float32" else {"teacher_dtype": self.teacher_dtype}
+            values |= {"teacher": "stored", "top_k": self.top_k}
+        if self.teacher_dtype != "float32" and (self.teacher == "live" or prompt_kl):
+            values["teacher_dtype"] = self.teacher_dtype
+        return values
+
+    def _mir_parameters(self) -> dict[str, Any]:
+        """The keys of the mir strategies that differ from their defaults."""
+        values: dict[str, Any] = {}
+        if self.mir_candidates != 30:
+            values["mir_candidates"] = self.mir_candidates
+        if self.mir_order != "largest":
+            values["mir_order"] = self.mir_order
+        return values
 
     @classmethod
     def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
@@ -401,6 +430,17 @@ class Replay(Settings):
     prediction: PredictionMethod = Field(
         "gaussian",
         description="Method that the strategies domain, coverage, online and closed_loop build on.",
+    )
+    mir_candidates: PositiveInt = Field(
+        30,
+        description="Random candidates per draw of the strategies mir, mir_measured and "
+        "mir_paper_code.",
+    )
+    mir_order: MirOrder = Field(
+        "largest",
+        description="Which of its candidates a mir strategy replays. largest: the one whose loss "
+        "rises most. paper_code: the one whose loss rises least, because the paper's reference "
+        "code sorts in the reverse order; mir_paper_code always does this.",
     )
     primary: Name | None = Field(
         None,
@@ -594,4 +634,6 @@ _SHARED_KEYS = (
     "teacher_dtype",
     "top_k",
     "heldout_kl",
+    "mir_candidates",
+    "mir_order",
 )

@@ -14,7 +14,7 @@ from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
 from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
-from lethe.replay.strategies import Choice, MostForgottenOfGroup, Pool, choose_replayed
+from lethe.replay.strategies import Choice, Pool, choose_replayed
 
 if TYPE_CHECKING:
     from lethe.engine.objectives import ReplayTerm
@@ -104,7 +104,11 @@ def fine_tune_with_replay(
         draw_seed = [seed, crc32(task.encode())]
         if run.strategy == "mir":
             forgetting = rises_after_virtual_step(
-                replace(job, recipe=recipe), upstream, count=count, seed=draw_seed, title=title
+                replace(job, recipe=recipe),
+                upstream,
+                candidates=run.mir_candidates * count,
+                seed=draw_seed,
+                title=title,
             )
             costs["probe_passes"] = int(np.isfinite(list(forgetting.values())).sum())
         losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
@@ -195,7 +199,7 @@ def rises_after_virtual_step(
     job: "Job",
     upstream: Sequence[UpstreamExample],
     *,
-    count: int,
+    candidates: int,
     seed: Sequence[int],
     title: str,
 ) -> dict[str, float]:
@@ -207,17 +211,18 @@ def rises_after_virtual_step(
 
     Parameters
     ----------
-    count
-        Number of draws. There are 30 candidates per draw, or the whole pool if it is smaller.
+    candidates
+        Number of random candidates; the whole pool if it is smaller.
 
     Returns
     -------
     Rises by example_id, in nats; NaN for replayable examples that are no candidates.
     """
     pool = [example for example in upstream if example.split == "replayable"]
-    size = min(len(pool), MostForgottenOfGroup.candidates * count)
-    candidates = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
+    size = min(len(pool), candidates)
+    measured = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
     step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
+<<<<<<< HEAD
     folder = None if job.unfinished is None else job.unfinished / "virtual_step"
     virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=folder)
     # Imported here because torch takes seconds.
@@ -235,6 +240,10 @@ def rises_after_virtual_step(
         if folder is not None:
             checkpoint.save("rises", {"forgetting": torch.from_numpy(np.array(forgetting))})
             virtual.finish()
+=======
+    virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=None)
+    *_, row = virtual.run(measured, title=f"{title}, virtual step")
+>>>>>>> 34330b1d16452f17a7baa8d163eed6cffda3df0e
     rises = {example.example_id: float("nan") for example in pool}
     names = [example.example_id for example in candidates]
     return rises | dict(zip(names, forgetting.tolist(), strict=True))

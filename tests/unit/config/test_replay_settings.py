@@ -178,6 +178,29 @@ def test_settings_that_cannot_be_are_refused(changes, message):
     assert message in str(error.value)
 
 
+def test_the_candidates_and_the_order_of_mir_are_recorded_where_they_differ():
+    names = ["random", "mir", "mir_paper_code"]
+    usual = Replay(strategies=names)
+    assert not any("mir" in key for name in names for key in usual.resolve(name).parameters())
+    changed = Replay(strategies=names, mir_candidates=10, mir_order="paper_code")
+    parameters = changed.resolve("mir").parameters()
+    assert (parameters["mir_candidates"], parameters["mir_order"]) == (10, "paper_code")
+    assert "mir_candidates" not in changed.resolve("random").parameters()
+    again = ReplayRun.from_parameters("mir", parameters)
+    assert (again.mir_candidates, again.mir_order) == (10, "paper_code")
+
+
+def test_the_type_of_the_prompts_teacher_is_recorded_where_the_replays_is_stored():
+    keys = {"teacher": "stored", "teacher_dtype": "bfloat16"}
+    stored = Replay(strategies=["random"], **keys).resolve("random")
+    assert "teacher_dtype" not in stored.parameters()
+    parameters = stored.parameters(prompt_kl=True)
+    assert parameters["teacher_dtype"] == "bfloat16"
+    assert ReplayRun.from_parameters("random", parameters).teacher_dtype == "bfloat16"
+    usual = Replay(strategies=["random"], teacher="stored").resolve("random")
+    assert usual.parameters(prompt_kl=True) == usual.parameters()
+
+
 def test_an_advice_lists_the_settings_that_play_a_part_in_a_run():
     replay = section(advise={"runs": ["none", "random-text", "wise-ft", "spread"]})
     described = {run.name: run.describe() for run in replay.advised_runs()}

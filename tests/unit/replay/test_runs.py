@@ -234,11 +234,20 @@ def test_mir_replays_the_largest_rises_after_one_step_on_the_task(job, monkeypat
     assert {tuple(tokens.ids) for tokens in seen[1] if tokens.start == 1} == most
 
 
-def test_mir_takes_its_virtual_step_with_thirty_candidates_per_draw(job, monkeypatch):
-    monkeypatch.setattr(runs.MostForgottenOfGroup, "candidates", 2)
-    rises = runs.rises_after_virtual_step(job, UPSTREAM, count=3, seed=[0, 1], title="t")
+def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(job, monkeypatch):
+    rises = runs.rises_after_virtual_step(job, UPSTREAM, candidates=6, seed=[0, 1], title="t")
     assert len(rises) == 12
     assert np.isfinite(list(rises.values())).sum() == 6
+    requested = []
+
+    def spy(job, upstream, *, candidates, **options):
+        requested.append(candidates)
+        return {example.example_id: 0.0 for example in upstream}
+
+    monkeypatch.setattr(runs, "rises_after_virtual_step", spy)
+    for changes in ({}, {"mir_candidates": 2}):
+        run(job, "mir", **changes)
+    assert requested == [30 * 4, 2 * 4]
 
 
 def test_mir_that_resumes_takes_no_second_virtual_step(job, tmp_path, monkeypatch):

@@ -222,7 +222,6 @@ def rises_after_virtual_step(
     size = min(len(pool), candidates)
     measured = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
     step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
-<<<<<<< HEAD
     folder = None if job.unfinished is None else job.unfinished / "virtual_step"
     virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=folder)
     # Imported here because torch takes seconds.
@@ -230,22 +229,18 @@ def rises_after_virtual_step(
 
     from lethe.engine.checkpoints import Checkpoint
 
-    checkpoint = Checkpoint(job.unfinished, virtual.made_from(candidates))
+    checkpoint = Checkpoint(job.unfinished, virtual.made_from(measured))
     if (saved := checkpoint.load("rises")) is not None:
         forgetting = saved[0]["forgetting"].numpy()
     else:
-        *_, row = virtual.run(candidates, title=f"{title}, virtual step")
+        *_, row = virtual.run(measured, title=f"{title}, virtual step")
         forgetting = row.forgetting
         # A few kilobytes, which are written at once: the fine-tune has a checkpoint of its own.
         if folder is not None:
             checkpoint.save("rises", {"forgetting": torch.from_numpy(np.array(forgetting))})
             virtual.finish()
-=======
-    virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=None)
-    *_, row = virtual.run(measured, title=f"{title}, virtual step")
->>>>>>> 34330b1d16452f17a7baa8d163eed6cffda3df0e
     rises = {example.example_id: float("nan") for example in pool}
-    names = [example.example_id for example in candidates]
+    names = [example.example_id for example in measured]
     return rises | dict(zip(names, forgetting.tolist(), strict=True))
 
 

@@ -81,10 +81,3 @@ def test_the_library_comes_first_for_jobs_and_once(monkeypatch):
     running.export_library("lib")
     running.export_library("lib")
     assert os.environ["PYTHONPATH"] == os.pathsep.join(["lib", "other"])
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch):
-    monkeypatch.setenv("LETHE_CACHE", "elsewhere")
-    assert running.cache_folder() == "elsewhere"
-    monkeypatch.delenv("LETHE_CACHE")
-    assert running.cache_folder().endswith(os.path.join(".cache", "lethe"))

@@ -145,5 +145,25 @@ def draw_top(scores: np.ndarray, count: int, seed: int | Sequence[int]) -> np.nd
     return np.resize(ranked, count) if count else ranked[:0]
 
 
+def draw_balanced(domains: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:
+    """Draws indices (count,), the same number from every domain, at random within each.
+
+    A domain whose examples are used up gives no more until all are; then all start over.
+
+    Parameters
+    ----------
+    domains
+        Domain (n,) of each example.
+    """
+    order = draw_softmax(np.zeros(len(domains)), len(domains), seed)
+    turns = np.zeros(len(order), dtype=int)
+    for domain in np.unique(domains):
+        members = np.flatnonzero(domains[order] == domain)
+        turns[members] = np.arange(len(members))
+    # Stable: within one turn, the domains come in the order of the random draw.
+    ranked = order[np.argsort(turns, kind="stable")]
+    return np.resize(ranked, count)
+
+
 def _generator(seed: int | Sequence[int]) -> np.random.Generator:
     return np.random.default_rng([*np.atleast_1d(seed), 7])

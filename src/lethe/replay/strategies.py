@@ -16,6 +16,7 @@ from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.replay.draws import (
     RANDOM_SHARE,
+    draw_balanced,
     draw_softmax,
     draw_top,
     effective_sample_size,
@@ -245,14 +246,8 @@ class Balanced(Strategy):
 
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes turns between the domains."""
-        order = draw_softmax(np.zeros(len(pool.examples)), len(pool.examples), seed)
-        turns = np.zeros(len(order), dtype=int)
-        for domain in np.unique(pool.domains):
-            members = np.flatnonzero(pool.domains[order] == domain)
-            turns[members] = np.arange(len(members))
-        # Stable: within one turn, the domains come in the order of the random draw.
-        ranked = order[np.argsort(turns, kind="stable")]
-        return Choice(np.resize(ranked, count), _size_of_domains(pool.domains), len(order))
+        indices = draw_balanced(pool.domains, count, seed)
+        return Choice(indices, _size_of_domains(pool.domains), len(pool.examples))
 
 
 def _size_of_domains(domains: np.ndarray) -> float:

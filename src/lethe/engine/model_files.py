@@ -54,8 +54,13 @@ def hashes(folder: Path | str) -> dict[str, str]:
     return {str(path.relative_to(folder)): cached_sha256(path) for path in defining_files(folder)}
 
 
-def check_complete(folder: Path | str) -> None:
+def check_complete(folder: Path | str, name: str | None = None) -> None:
     """Makes sure that a folder holds a whole model.
+
+    Parameters
+    ----------
+    name
+        Begins the errors about the folder as a whole; by default `model` and the folder.
 
     Raises
     ------
@@ -64,16 +69,17 @@ def check_complete(folder: Path | str) -> None:
         empty or cut off; or if a shard is missing.
     """
     folder = Path(folder)
-    _refuse_adapter(folder)
+    name = name or f"model {folder}"
+    _refuse_adapter(folder, name)
     files = defining_files(folder)
     if not any(path.suffix == ".safetensors" for path in files):
         raise LetheError(
-            f"model {folder}: the folder holds no .safetensors file, and pickled weights are never "
+            f"{name}: the folder holds no .safetensors file, and pickled weights are never "
             "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
             "name that folder"
         )
+    refuse_pointers(folder)
     for path in files:
-        _refuse_pointer(path)
         if path.suffix == ".safetensors":
             _refuse_truncated(path)
     for path in files:
@@ -174,14 +180,14 @@ def _cache_file(path: Path) -> Path:
     return Path(folder, "hashes", f"{name}.json")
 
 
-def _refuse_adapter(folder: Path) -> None:
+def _refuse_adapter(folder: Path, name: str) -> None:
     if not (folder / ADAPTER).exists():
         return
     try:
         base = json.loads((folder / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = None
-    raise LetheError(f"model {folder}: {adapter_message(base)}")
+    raise LetheError(f"{name}: {adapter_message(base)}")
 
 
 def adapter_message(base: str | None) -> str:
@@ -194,14 +200,22 @@ def adapter_message(base: str | None) -> str:
     )
 
 
-def _refuse_pointer(path: Path) -> None:
-    with open(path, "rb") as stream:
-        start = stream.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
-        raise LetheError(
-            f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in the "
-            "folder of the model"
-        )
+def refuse_pointers(folder: Path | str) -> None:
+    """Makes sure that no file that defines a model is a Git LFS pointer to the real file.
+
+    Raises
+    ------
+    LetheError
+        Naming the first such file.
+    """
+    for path in defining_files(folder):
+        with open(path, "rb") as stream:
+            start = stream.read(len(_LFS_POINTER))
+        if start == _LFS_POINTER:
+            raise LetheError(
+                f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in "
+                "the folder of the model"
+            )
 
 
 def _refuse_truncated(path: Path) -> None:

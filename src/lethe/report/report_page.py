@@ -15,8 +15,11 @@ from lethe.data.examples import UpstreamExample
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
+from lethe.report.verdict import make_verdicts
 
 CAPTIONS = {
+    "overview": "The first model at a glance: forgetting by task and text, its rank, the error of "
+    "the prediction, and the effect of replay.",
     "heatmap": "Z, the matrix of forgetting. It has one row per fine-tuning task and one column "
     "per upstream example, sorted by domain and then by mean forgetting. Red cells were forgotten. "
     "Colours are cut at the 98th percentile.",
@@ -71,6 +74,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         name=settings["experiment"],
         binary=findings.binary,
         unit=findings.unit,
+        verdicts=make_verdicts(findings, settings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
         images=images,

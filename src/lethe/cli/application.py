@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import lethe
+from lethe.cli.measure_losses import measure_losses
 from lethe.cli.output import print_error
 from lethe.cli.pool import make_pool
 from lethe.cli.run_workflow import run_workflow
@@ -55,6 +56,7 @@ def guide(version: VersionOption = False) -> None:
     Fine-tune your own chat model and keep what it knows::
 
       lethe pool own/pool.yaml -o pool.parquet
+      lethe score MODEL --pool pool.parquet -o base.parquet
 
     Run the complete workflow of an experiment, and look at its files::
 
@@ -71,6 +73,7 @@ def guide(version: VersionOption = False) -> None:
 app.callback(help=help_text(guide))(guide)
 app.command("pool", help=help_text(make_pool))(make_pool)
 app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
+app.command("score", help=help_text(measure_losses))(measure_losses)
 app.command("show", help=help_text(show))(show)
 
 

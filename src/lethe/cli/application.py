@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import lethe
+from lethe.cli.compare_losses import compare_losses
 from lethe.cli.measure_losses import measure_losses
 from lethe.cli.output import print_error
 from lethe.cli.pool import make_pool
@@ -57,6 +58,7 @@ def guide(version: VersionOption = False) -> None:
 
       lethe pool own/pool.yaml -o pool.parquet
       lethe score MODEL --pool pool.parquet -o base.parquet
+      lethe compare base.parquet after.parquet --pool pool.parquet
 
     Run the complete workflow of an experiment, and look at its files::
 
@@ -71,6 +73,7 @@ def guide(version: VersionOption = False) -> None:
 
 
 app.callback(help=help_text(guide))(guide)
+app.command("compare", help=help_text(compare_losses))(compare_losses)
 app.command("pool", help=help_text(make_pool))(make_pool)
 app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
 app.command("score", help=help_text(measure_losses))(measure_losses)

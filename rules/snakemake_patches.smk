@@ -9,6 +9,10 @@ from importlib import metadata
 from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.dag import ScriptProcessor
 from snakemake.jobs import GroupJob
+from snakemake.persistence import PersistenceBase
+from snakemake.persistence.file import FilePersistence
+
+from lethe.jobs.owner import remove_dead_locks, sign_locks
 from snakemake.resources import Resource
 
 WRITTEN_FOR = {
@@ -145,6 +149,58 @@ def no_pending_jobs(dag, name):
     return 0
 
 
+# ---- records: files that earlier versions recorded by their place in the cache
+
+
+def read_records_of_earlier_versions():
+    """Earlier versions recorded the cache's path, on which no result depends."""
+    if hasattr(PersistenceBase, "recorded_input"):
+        return
+    PersistenceBase.recorded_input = PersistenceBase.input
+    PersistenceBase.recorded_params = PersistenceBase.params
+    PersistenceBase.input = input_of_today
+    PersistenceBase.params = parameters_of_today
+
+
+def input_of_today(persistence, path):
+    recorded = persistence.recorded_input(path)
+    return recorded and sorted(map(SOURCES.earlier_input, recorded))
+
+
+def parameters_of_today(persistence, path):
+    recorded = persistence.recorded_params(path)
+    return recorded and sorted(map(SOURCES.earlier_parameter, recorded))
+
+
+# ---- locks: that of a killed run is removed by the next one on the same machine
+
+
+def remove_locks_of_killed_runs():
+    """Snakemake's locks do not say who holds them, so that each needs --unlock after a kill -9."""
+    if hasattr(FilePersistence, "write_unsigned_locks"):
+        return
+    FilePersistence.write_unsigned_locks = FilePersistence._write_locks
+    FilePersistence._write_locks = write_signed_locks
+    FilePersistence.holds_lock = FilePersistence.locked
+    FilePersistence.locked = property(is_locked_by_a_living_run)
+
+
+def write_signed_locks(persistence, kind, files):
+    persistence.write_unsigned_locks(kind, files)
+    if kind in persistence._lockfile:
+        sign_locks([persistence._lockfile[kind]])
+
+
+def is_locked_by_a_living_run(persistence):
+    try:
+        numbers = remove_dead_locks(Path(persistence._lockdir))
+    except LetheError as error:
+        raise WorkflowError(str(error))
+    if numbers:
+        logger.info(f"Removed the lock of process {numbers}, which was killed.")
+    return persistence.holds_lock
+
+
 # The graph of jobs is no garbage: nothing is collected before the first job starts (`onstart`).
 if workflow.is_main_process:
     gc.disable()
@@ -154,6 +210,8 @@ if can_patch():
     ScriptProcessor.process_job = check_each_script_once
     take_turns()
     submit_equal_jobs_together()
+    read_records_of_earlier_versions()
+    remove_locks_of_killed_runs()
 elif workflow.is_main_process:
     versions = ", ".join(f"{name} {v}" for name, v in OTHER_VERSIONS.items())
     print(

@@ -27,6 +27,7 @@ _FACE = {
     "choose_probes": "lethe.completion.probes",
     "Predictor": "lethe.completion.predictor",
     "read_matrix": "lethe.matrix.forgetting_matrix",
+    "advise": "lethe.replay.advice",
     "rank_curve": "lethe.analysis.low_rank",
     "ForgettingProbe": "lethe.integrations.probe",
     "Rehearsal": "lethe.integrations.rehearsal",

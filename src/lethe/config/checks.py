@@ -15,6 +15,8 @@ from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.task_table import NAME, Task
 
+# A task is advised from at least four others (lethe.replay.advice).
+FEWEST_ADVISED_TASKS = 5
 # Names in results/<experiment>/ beside the folders of the models.
 RESERVED_NAMES = ("tasks", "plots", "logs", "associations", "embeddings")
 # Files there end like this, so that no model can have the name of one.
@@ -270,10 +272,25 @@ def _too_few_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     for split, least in {"train": 2, "test": 1}.items():
         if splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
+    problems += _too_few_for_advice(settings, tasks)
     most = splits.count("train")
     if len(settings.models) > 1 and min(settings.transfer.own_rows) > most:
         problems.append(f"transfer.own_rows: one at most {most}, the train tasks")
     return problems
+
+
+def _too_few_for_advice(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    """An advice rests on the replay runs of other tasks, and a line needs a few of them."""
+    if settings.replay is None or settings.replay.advise is None:
+        return []
+    tested = len(settings.replay.tested_tasks(tasks))
+    if tested >= FEWEST_ADVISED_TASKS:
+        return []
+    hint = "; replay.tasks: all tests all tasks" if tested < len(tasks) else ""
+    return [
+        f"replay.advise: needs replay runs of at least {FEWEST_ADVISED_TASKS} tasks, because each "
+        f"is advised from the others (this experiment: {tested}){hint}"
+    ]
 
 
 def _bad_lengths(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from lethe.errors import LetheError
+from lethe.errors import LetheError, one_line
 from lethe.matrix.forgetting_matrix import Matrix
 
 # Nats. No measured cell comes near; the authors' files use it for cells that were not measured.
@@ -197,10 +197,12 @@ def _load_array(path: Path) -> np.ndarray:
     _refuse_other_formats(path)
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:
+        # The header is parsed as Python, so that a damaged one may end in a SyntaxError, and its
+        # shape may need more memory than there is.
         if "pickle" in str(error):
             _refuse_pickle(path)
-        raise LetheError(f"{path}: not a readable .npy file ({error})")
+        raise LetheError(f"{path}: not a readable .npy file ({one_line(error)})")
     if not isinstance(values, np.ndarray):
         values.close()
         raise LetheError(f"{path}: is an .npz archive; expected one array saved by np.save")

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lethe
 from lethe.analysis import transfer
-from lethe.data.examples import UpstreamExample
+from lethe.report.example_browser import make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
@@ -69,6 +69,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
     )
     environment.filters["number"] = format_number
     environment.filters["label"] = label_of
+    threshold = settings["completion"]["threshold"]
     images = {name: base64.b64encode(png).decode() for name, png in figures.items()}
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
@@ -88,9 +89,12 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         measures=MEASURES,
         contrasts=_by_model(_records, findings.contrasts),
         frontiers=_by_model(_records, findings.frontiers),
+        advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
+        browser=make_browser(findings, threshold),
+        threshold=threshold,
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )
@@ -197,21 +201,14 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
             lines = []
             for i in order[:count]:
                 example_id = z.example_ids[i]
-                domain, text = _domain_and_text(examples.get(example_id))
+                example = examples.get(example_id)
                 lines.append(
                     {
                         "id": example_id,
                         "value": float(values[i]),
-                        "domain": domain,
-                        "text": text,
+                        "domain": "" if example is None else example.domain,
+                        "text": "" if example is None else text_of(example),
                     }
                 )
             selected[model][task] = lines
     return selected
-
-
-def _domain_and_text(example: UpstreamExample | None) -> tuple[str, str]:
-    if example is None:
-        return "", ""
-    content = example.example
-    return example.domain, content.text or f"{content.prompt} → {content.answer}"

@@ -82,7 +82,7 @@ def test_forgetting_by_domain_and_example_with_a_verdict(files, capsys):
         r"after.parquet: forgot \+0.0998 \[\+0.\d+, \+0.\d+\] nats per token on 80 ex", text
     )
     assert "most in a" in text
-    assert re.search(r"^a +40 +\+0\.20\d\d", text, re.M)
+    assert re.search(r"^a +40 +\+0\.(19|20)", text, re.M)
     assert "most forgotten: a-" in text
 
 

@@ -181,6 +181,13 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
 
+    def sibling_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that another is completed with; no file for that model itself."""
+        sibling = self.experiment.settings.completion.sibling
+        path = f"results/{sibling}/Z.parquet"
+        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return path if is_other else []
+
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
         if self.experiment.settings.matrices is None:
@@ -574,6 +581,13 @@ class RuleParameters:
     def task_table(self) -> dict[str, list[str]]:
         """Task -> its group and split."""
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
+
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

@@ -1,7 +1,9 @@
-"""Prints tables of results, in Markdown, from the files of a finished default experiment.
+"""Prints tables of results, in Markdown, from the files of a finished experiment.
 
 Run `python docs/results_table.py results/default` and paste the first table into README.md and
-those of replay, one per model, into docs/lab/default-experiment.md.
+those of replay into docs/lab/default-experiment.md. For a run whose tables are under version
+control (`docs/collect_tables.py`), give their folder:
+`python docs/results_table.py docs/lab/tables/NAME`.
 """
 
 import sys
@@ -15,6 +17,19 @@ from lethe.statistics import bootstrap_interval
 PROBES = 30
 
 
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of a finished run, or the copy of it that is under version control."""
+    copy = folder / f"{name}.parquet"
+    if copy.exists():
+        return pd.read_parquet(copy)
+    return pd.read_csv(folder / f"{name}.csv", dtype={"seed": str})
+
+
+def has_table(folder: Path, name: str) -> bool:
+    """Whether the experiment made this table."""
+    return any((folder / f"{name}.{kind}").exists() for kind in ("parquet", "csv"))
+
+
 def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
     """A mean with its 95 percent interval, as the table shows it."""
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -22,20 +37,20 @@ def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
 
 def forgetting(folder: Path) -> str:
     """Mean forgetting per fine-tune in nats, with its interval over tasks."""
-    per_task = pd.read_csv(folder / "rows.csv")["mean_forgetting"].to_numpy()
+    per_task = read_table(folder, "rows")["mean_forgetting"].to_numpy()
     return interval(per_task.mean(), *bootstrap_interval(per_task))
 
 
 def correlation(folder: Path, association: str) -> str:
     """Correlation of an association with Z over all tasks."""
-    table = pd.read_csv(folder / "associations.csv")
+    table = read_table(folder, "associations")
     line = table.query("association == @association and tasks == 'all'").iloc[0]
     return interval(line.pearson, line.pearson_low, line.pearson_high, digits=2)
 
 
 def error(folder: Path) -> str:
     """In-domain RMSE in nats from `PROBES` random probes, beside that of the column mean."""
-    table = pd.read_csv(folder / "completion.csv", dtype={"seed": str})
+    table = read_table(folder, "completion")
     table = table.query(
         "split == 'in_domain' and k == @PROBES and probes == 'random' and seed == 'all' "
         "and metric == 'rmse'"
@@ -46,7 +61,7 @@ def error(folder: Path) -> str:
 
 def planned_effect(folder: Path, question: str) -> str:
     """Difference in held-out forgetting of a planned comparison, in nats, with Holm's p."""
-    table = pd.read_csv(folder / "replay_contrasts.csv")
+    table = read_table(folder, "replay_contrasts")
     line = table.query("question == @question and measure == 'heldout_forgetting'").iloc[0]
     means = f"{line['mean']:.3f} against {line['reference_mean']:.3f}"
     return f"{means}: {interval(line.difference, line.low, line.high)}, p {line.p_holm:.3f}"
@@ -71,25 +86,41 @@ REPLAY_COLUMNS = {
     "heldout_forgetting": "held-out forgetting",
     "worst_domain_forgetting": "worst domain",
     "drift": "drift",
+    "heldout_kl": "held-out KL",
     "eval_loss_after": "new-task loss",
+}
+# Measure of replay_contrasts.csv -> its name in the text.
+MEASURES = {
+    "heldout_forgetting": "held-out forgetting",
+    "worst_domain_forgetting": "worst domain",
+    "eval_loss_after": "new-task loss",
+    "drift": "drift",
+    "heldout_kl": "held-out KL",
 }
 
 
 def main(results: Path) -> None:
     """Prints one line per result and one column per model, then the replay runs of each model."""
-    models = sorted(path.parent for path in results.glob("*/completion.csv"))
+    models = sorted(path for path in results.iterdir() if has_table(path, "replay_comparison"))
+    if all(has_table(model, "associations") for model in models):
+        print_results(models)
+    for model in models:
+        for print_table in (print_replay, print_contrasts, print_at_equal_loss):
+            print()
+            print_table(model)
+
+
+def print_results(models: list[Path]) -> None:
+    """One line per result of `RESULTS`, one column per model."""
     print_line("", *[model.name for model in models])
     print("|---" * (len(models) + 1) + "|")
     for name, read in RESULTS.items():
         print_line(name, *[read(model) for model in models])
-    for model in models:
-        print()
-        print_replay(model)
 
 
 def print_replay(model: Path) -> None:
     """One line per replay run: means over tasks, and the difference to random replay with p."""
-    table = pd.read_csv(model / "replay_comparison.csv")
+    table = read_table(model, "replay_comparison")
     columns = [column for column in REPLAY_COLUMNS if column in table]
     headings = [REPLAY_COLUMNS[column] for column in columns]
     print_line(model.name, *headings, "held-out difference to random")
@@ -100,9 +131,50 @@ def print_replay(model: Path) -> None:
         if line.strategy == "random":
             effect = "-"
         else:
-            effect += f", p {line[f'{name}_p_holm']:.3f}"
+            effect += f", p {p_value(line[f'{name}_p_holm'])}"
         values = [f"{line[column]:.3f}" for column in columns]
         print_line(line.strategy, *values, effect)
+
+
+def print_contrasts(model: Path) -> None:
+    """One line per planned comparison and measure, with the task that it serves worst."""
+    table = read_table(model, "replay_contrasts")
+    print_line(model.name, "measure", "means", "difference", "p (Holm)", "lower on", "worst task")
+    print("|---" * 7 + "|")
+    for _, line in table[table.measure.isin(list(MEASURES))].iterrows():
+        print_line(
+            f"{line.run} - {line.reference}",
+            MEASURES[line.measure],
+            f"{line['mean']:.3f} / {line.reference_mean:.3f}",
+            interval(line.difference, line.low, line.high, digits=4),
+            p_value(line.p_holm),
+            f"{line.tasks_lower} of {line.tasks}",
+            f"{line.largest_difference_task} {line.largest_difference:+.3f}",
+        )
+
+
+def print_at_equal_loss(model: Path) -> None:
+    """One line per run: its distance to the frontier of random replay at its new-task loss."""
+    if not has_table(model, "replay_frontier"):
+        return
+    table = read_table(model, "replay_frontier")
+    print_line(model.name, "frontier", "measure", "run", "frontier at that loss", "difference", "p")
+    print("|---" * 7 + "|")
+    for _, line in table[table.frontier_value.notna()].iterrows():
+        print_line(
+            line.strategy,
+            line.frontier,
+            MEASURES[line.measure],
+            f"{line.value:.3f}",
+            f"{line.frontier_value:.3f}",
+            interval(line.difference, line.low, line.high, digits=4),
+            p_value(line.p),
+        )
+
+
+def p_value(p: float) -> str:
+    """A p value with two digits, as an exponent where it is small."""
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
 def print_line(*cells: str) -> None:

@@ -4,16 +4,21 @@ import ast
 import contextlib
 import importlib.util
 import io
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
 import lethe
 from lethe.config.schema import Experiment
+from lethe.matrix.rows import Row, write_row
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -180,9 +185,13 @@ def results(tmp_path):
         "in_domain,gaussian,30,random,all,rmse,0.08,0.06,0.09\n"
         "in_domain,column_mean,30,random,all,rmse,0.115,0.1,0.12\n"
     )
-    lines = ["question,measure,mean,reference_mean,difference,low,high,p_holm"]
+    lines = [
+        "question,run,reference,measure,mean,reference_mean,difference,low,high,p_holm,"
+        "tasks,tasks_lower,largest_difference,largest_difference_task"
+    ]
     for question in ("replay", "default", "selection"):
-        lines.append(f"{question},heldout_forgetting,0.1,0.2,-0.1,-0.15,-0.05,0.0234")
+        runs = f"{question},oracle,random,heldout_forgetting"
+        lines.append(f"{runs},0.1,0.2,-0.1,-0.15,-0.05,0.0234,8,7,0.01,pig_latin")
     (folder / "replay_contrasts.csv").write_text("\n".join(lines) + "\n")
     name = "heldout_forgetting_difference"
     (folder / "replay_comparison.csv").write_text(
@@ -200,6 +209,44 @@ def test_the_table_of_results_has_every_number_with_its_interval(results, capsys
     assert printed.count("| 0.100 against 0.200: -0.100 [-0.150, -0.050], p 0.023 |") == 2
     assert "| random | 0.112 | 4.100 | - |" in printed
     assert "| oracle | 0.100 | 4.200 | -0.012 [-0.020, -0.005], p 0.039 |" in printed
+    effect = "| 0.100 / 0.200 | -0.1000 [-0.1500, -0.0500] | 0.023 | 7 of 8 | pig_latin +0.010 |"
+    assert printed.count(f"| oracle - random | held-out forgetting {effect}") == 3
+
+
+def test_a_page_shows_the_tables_that_are_kept_beside_it(capsys):
+    for folder in sorted((ROOT / "docs/lab/tables").glob("*")):
+        script("results_table").main(folder)
+        page = (ROOT / f"docs/lab/{folder.name}.md").read_text("utf-8")
+        for line in capsys.readouterr().out.splitlines():
+            assert line in page, f"{folder.name}: {line}"
+        for file in folder.rglob("*.parquet"):
+            made_by = json.loads(pq.read_schema(file).metadata[b"made_by"])
+            assert made_by["settings"]["experiment"] == folder.name
+            assert made_by["versions"] and made_by["sha256"]
+
+
+def test_kept_tables_print_what_the_results_print(results, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script("results_table").main(results)
+    expected = capsys.readouterr().out
+    shutil.copytree(results / "tiny", tmp_path / "results/made/tiny")
+    loss = np.ones(1)
+    row = Row(
+        example_ids=["a"],
+        loss_before=loss,
+        loss_after=loss,
+        n_tokens=np.array([3]),
+        settings={"recipe": {"lr": 1}},
+        about={"versions": {"lethe": "0.1.0"}},
+    )
+    write_row(tmp_path / "results/made/tiny/rows/a.parquet", row)
+    Path("made.yaml").write_text("experiment: made\nmodels: {tiny: {}}\n")
+    script("collect_tables").main(Path("made.yaml"), tmp_path / "kept")
+    shutil.copy(results / "tiny/associations.csv", tmp_path / "kept/tiny")
+    script("results_table").main(tmp_path / "kept")
+    assert capsys.readouterr().out == expected
+    made_by = json.loads(pq.read_schema("kept/tiny/replay_comparison.parquet").metadata[b"made_by"])
+    assert made_by["versions"] == [{"lethe": "0.1.0"}] and made_by["files"] == 1
 
 
 def test_the_page_of_the_configuration_has_every_key_of_the_schema():
@@ -214,3 +261,12 @@ def test_the_page_of_the_configuration_has_every_key_of_the_schema():
 
 def test_the_page_of_the_command_line_shows_its_help():
     assert "Usage: lethe" in script("generate").command_line()
+
+
+def test_every_test_that_the_page_of_errors_names_exists():
+    page = (ROOT / "docs/reference/refusals.md").read_text("utf-8")
+    names = re.findall(r"`([\w/]+)::(test_\w+)`", page)
+    assert len(names) > 60
+    for file, name in names:
+        folder = ROOT / "tests" if file.startswith("workflow/") else ROOT / "tests/unit"
+        assert f"def {name}(" in (folder / f"{file}.py").read_text("utf-8"), (file, name)

@@ -68,6 +68,7 @@ def evaluate(
     in_domain_only: Collection[str] = (),
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
+    sibling: np.ndarray | None = None,
 ) -> list[dict]:
     """Scores every method; the result holds the lines of completion.csv.
 
@@ -102,13 +103,18 @@ def evaluate(
         the same way, have `_half` at the end of their choice.
     domains
         Domain of each example (N,), for stratified probes.
+    sibling
+        Rows (M, N) of another model, in Z's order of tasks and examples, NaN where it has none.
+        They give one more predictor, `gaussian_sibling`, which gets the sibling's row of each
+        test task (`Gaussian.predict`).
 
     Raises
     ------
     LetheError
         If a number of probes leaves no example to predict, or no cell of a test task is known.
     ValueError
-        If a method or choice is unknown, or an association has another shape than Z.
+        If a method or choice is unknown, or an association or the sibling has another shape
+        than Z.
     """
     examples = matrix.values.shape[1]
     for k in probes:
@@ -121,6 +127,8 @@ def evaluate(
     for name, values in associations.items():
         if values.shape != matrix.values.shape:
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
+    if sibling is not None and sibling.shape != matrix.values.shape:
+        raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
     splits = make_splits(matrix, tasks)
     columns = _scored_columns(examples, splits, probes)
     if columns is not None:
@@ -130,6 +138,8 @@ def evaluate(
             example_ids=[matrix.example_ids[column] for column in columns],
         )
         associations = {name: values[:, columns] for name, values in associations.items()}
+        if sibling is not None:
+            sibling = sibling[:, columns]
         if domains is not None:
             domains = [domains[column] for column in columns]
     protocol = _Protocol(
@@ -138,9 +148,11 @@ def evaluate(
     by_name: dict[str, list[_Scores]] = {}
     by_group: dict[str, _Scores] = {}
     for split in splits:
-        predictors: list[_MethodPredictor | _AssociationPredictor] = []
+        predictors: list[_Predictor] = []
         for method in methods:
             predictors.append(_MethodPredictor(method, options or {}, domains))
+        if sibling is not None:
+            predictors.append(_SiblingPredictor(sibling))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -241,7 +253,11 @@ class _FittedMethod:
         return self._completer.predict(index, values)
 
     def intervals(
-        self, index: np.ndarray, values: np.ndarray, levels: Sequence[float]
+        self,
+        rows: np.ndarray,
+        index: np.ndarray,
+        values: np.ndarray,
+        levels: Sequence[float],
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Ends (R, N) of the intervals of each level."""
         return self._completer.predict_intervals(index, values, levels)
@@ -274,6 +290,50 @@ class _MethodPredictor:
 
     def fit(self, train: np.ndarray, split: Split) -> _FittedMethod:
         return _FittedMethod(self.name, self.options, train, self.domains)
+
+
+class _FittedSibling:
+    """The Gaussian method with the rows of another model, fitted on a split's training rows."""
+
+    has_intervals = True
+    interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
+
+    def __init__(self, train: np.ndarray, train_sibling: np.ndarray, sibling: np.ndarray):
+        self._sibling = sibling
+        self._completer = Gaussian().fit(train, other=train_sibling)
+        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
+
+    def called_above(self, probes: int) -> float | None:
+        """As for the Gaussian method without a sibling."""
+        return self._cut.called_above(probes) if self._cut else None
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values, other=self._sibling[rows])
+
+    def intervals(
+        self,
+        rows: np.ndarray,
+        index: np.ndarray,
+        values: np.ndarray,
+        levels: Sequence[float],
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ends (R, N) of the intervals of each level."""
+        other = self._sibling[rows]
+        return self._completer.predict_intervals(index, values, levels, other=other)
+
+    def score_means(self, truth: np.ndarray, values: np.ndarray, draw: "_Draw") -> np.ndarray:
+        """No scores (R, 0): means are predicted without a sibling."""
+        return np.empty((len(truth), 0))
+
+
+@dataclass(frozen=True)
+class _SiblingPredictor:
+    sibling: np.ndarray
+    name: str = "gaussian_sibling"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedSibling:
+        return _FittedSibling(train, train_sibling=self.sibling[split.train], sibling=self.sibling)
 
 
 class _FittedAssociation:
@@ -314,6 +374,9 @@ class _AssociationPredictor:
             associations=self._associations,
             column_mean=self._column_mean,
         )
+
+
+_Predictor = _MethodPredictor | _SiblingPredictor | _AssociationPredictor
 
 
 @dataclass(frozen=True)
@@ -376,7 +439,7 @@ def _score_split(
     matrix: Matrix,
     split: Split,
     protocol: _Protocol,
-    predictors: Sequence[_MethodPredictor | _AssociationPredictor],
+    predictors: Sequence[_Predictor],
 ) -> _Scores:
     """Scores every predictor on the test tasks of one split.
 
@@ -417,7 +480,7 @@ def _score(values: np.ndarray, truth: Truth, predictor, draw: _Draw) -> np.ndarr
         return scores
     coverage = []
     widths = []
-    for low, high in predictor.intervals(draw.index, probed, LEVELS):
+    for low, high in predictor.intervals(draw.rows, draw.index, probed, LEVELS):
         low = low[:, draw.scored]
         high = high[:, draw.scored]
         coverage.append(((low <= truth.values) & (truth.values <= high)).mean(axis=1))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lethe.completion.foldin import FoldInModel, Prior, Solver, with_ones
+from lethe.completion.foldin import FoldInModel, Solver, with_ones
 from lethe.completion.intervals import Calibration, LeftOutRow, calibrate
 from lethe.matrix.moments import column_slices
 
@@ -37,7 +37,7 @@ class GaussianSpread:
         variances = []
         for part in column_slices(rows, CACHED_COLUMNS):
             noises.append(noise.variance(part))
-            variances.append(prior_variance(prior, part))
+            variances.append(prior.variance(with_ones(part)))
         self._noise = np.concatenate(noises)
         self._prior_variance = np.concatenate(variances)
         self._calibrations: dict[int, Calibration] = {}
@@ -71,18 +71,6 @@ class GaussianSpread:
         return np.sqrt(np.concatenate(variances) + factor * self._noise)
 
 
-def prior_variance(prior: Prior, columns: np.ndarray) -> np.ndarray:
-    """Prior variance (n,) of the Gaussian method at columns (M, n), without noise.
-
-    Equals `prior.variance(with_ones(columns))`. The directions are an offset, a scale of the mean
-    row, and the centred rows, whose squares add up to the variance over the training tasks. That
-    takes one pass over the columns instead of a product with all directions.
-    """
-    offset, scale = prior.basis[:2]
-    along_scale = scale[:-1] @ columns + scale[-1]
-    return columns.var(axis=0) + np.square(along_scale) + offset[-1] ** 2
-
-
 def left_out_rows(model: FoldInModel, probes: int) -> list[LeftOutRow]:
     """Every training row predicted from the others, at some columns of the model's sample.
 
@@ -103,7 +91,7 @@ def left_out_rows(model: FoldInModel, probes: int) -> list[LeftOutRow]:
         columns = model.sample[np.ix_(remaining, judged)]
         # These do not depend on the draw, so they are computed once per row.
         noise = factor * column_noise.variance(columns[:-1])
-        before_probes = prior_variance(prior, columns[:-1])
+        before_probes = prior.variance(columns)
         for index in indexes:
             solver = model.method.solver(parts, model.sample[np.ix_(remaining, index)])
             probe_values = model.sample[row, index][None]

@@ -69,7 +69,7 @@ def load_experiment(
         own_matrices, setting_problems = check_settings(settings, tasks, folder)
         problems += setting_problems
     if problems:
-        located = [_with_line(problem, yaml_files) for problem in problems]
+        located = [with_line(problem, yaml_files) for problem in problems]
         raise ExperimentError(f"experiment {_label(config)}", located)
     return LoadedExperiment(settings, tasks, own_matrices)
 
@@ -86,7 +86,7 @@ def _parse(files: Sequence[Path]) -> list[YamlFile]:
     return parsed
 
 
-def _with_line(problem: str, files: list[YamlFile]) -> str:
+def with_line(problem: str, files: list[YamlFile]) -> str:
     """The problem with the file and line of the key that it begins with, if a file has it."""
     key = problem.partition(":")[0]
     # A later file replaces keys of an earlier one.

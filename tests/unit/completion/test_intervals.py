@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from lethe.completion import METHODS, foldin, intervals
-from lethe.completion.foldin import with_ones
-from lethe.completion.gaussian_spread import prior_variance
+from lethe.completion.foldin import Prior, with_ones
 from lethe.completion.intervals import (
     TRAINING_WEIGHT,
     Calibration,
@@ -126,11 +125,10 @@ def test_intervals_of_several_levels_are_those_of_each():
 
 def test_the_prior_variance_is_that_of_all_directions():
     method = METHODS["gaussian"]().fit(noisy(12))
-    rows = noisy(12)
+    columns = with_ones(noisy(12))
     prior, _ = method.model_.parts
-    np.testing.assert_allclose(
-        prior_variance(prior, rows), prior.variance(with_ones(rows)), rtol=1e-10
-    )
+    of_directions = Prior.variance(prior, columns)
+    np.testing.assert_allclose(prior.variance(columns), of_directions, rtol=1e-10)
 
 
 def test_many_training_tasks_are_calibrated_on_some_of_them(monkeypatch):

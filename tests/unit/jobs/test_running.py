@@ -1,5 +1,6 @@
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,8 +84,27 @@ def test_the_library_comes_first_for_jobs_and_once(monkeypatch):
     assert os.environ["PYTHONPATH"] == os.pathsep.join(["lib", "other"])
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch):
-    monkeypatch.setenv("LETHE_CACHE", "elsewhere")
-    assert running.cache_folder() == "elsewhere"
-    monkeypatch.delenv("LETHE_CACHE")
-    assert running.cache_folder().endswith(os.path.join(".cache", "lethe"))
+INPUT = """
+import sys
+from lethe.jobs import running
+
+def ask():
+    try:
+        print(f"answered {input('Run the custom code? [y/N] ')}")
+    except EOFError:
+        print("no answer")
+
+running.run(ask, sys.argv[1])
+print(f"afterwards {input()}")
+"""
+
+
+def test_no_question_of_a_library_is_answered_by_standard_input(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INPUT, str(tmp_path / "log")],
+        input="y\n",
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout.endswith("no answer\nafterwards y\n"), done.stdout + done.stderr

@@ -458,3 +458,17 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
     config["recipe"] = recipe
     assert message in problems(config, folder)
+
+
+def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):
+    config, folder = experiment
+    with (folder / "tasks.csv").open("a") as table:
+        table.write("d,two,bigbench:d,train\n")
+    loaded = load_experiment({**config, "leave_out": ["b"]}, folder)
+    assert loaded.names() == ["a", "c", "d"] and list(loaded.left_out) == ["b"]
+    message = problems({**config, "leave_out": ["x"]}, folder)
+    assert "leave_out: no task 'x' in the task table; seen: ['a', 'b', 'c', 'd']" in message
+    message = problems({**config, "leave_out": ["a", "b"]}, folder)
+    assert "needs at least 2 of split train" in message
+    message = problems({**config, "leave_out": ["a", "b", "c", "d"]}, folder)
+    assert "leave_out: names every task of the table" in message

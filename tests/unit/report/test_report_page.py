@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
+from lethe.config.task_table import Task
 from lethe.report import figure_style, plots, report_page
 
 SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT}
@@ -191,3 +192,14 @@ def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     assert "one: all runs, compared at the same new-task loss" in page
     assert "-0.125 <small>[-0.200, -0.100]</small>" in page
     assert ">nan<" not in page
+
+
+def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(findings):
+    left_out = {"bro<ken": Task(name="bro<ken", group="g", split="train")}
+    page = report_page.render_page(findings, {}, SETTINGS, left_out)
+    assert "1 task of the task table is" in page and "bro&lt;ken (g, train)." in page
+    assert page.count("Without bro&lt;ken, left out of this experiment") == 5
+    assert report_page.describe_left_out(left_out) == [
+        {"task": "bro<ken", "group": "g", "split": "train"}
+    ]
+    assert "left out" not in report_page.render_page(findings, {}, SETTINGS)

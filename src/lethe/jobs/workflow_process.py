@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import TextIO
 
 import lethe
 from lethe.errors import LetheError
+from lethe.jobs.owner import COMMAND, Owner
 
 # Files by which a checkout of lethe is recognised.
 _OF_CHECKOUT = ("Snakefile", "rules/common.smk", "profiles/default")
@@ -171,7 +173,12 @@ def run_snakemake(
     command = snakemake_command(checkout_folder(), experiment, options, leave_out)
     output = sys.stderr if stdout_to_stderr else None
     process = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=os.environ | {COMMAND: Owner.of_process(os.getpid()).variable()},
     )
     stop = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     # Ctrl-C reaches Snakemake too, which ends its jobs; we wait for it.

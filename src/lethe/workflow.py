@@ -572,7 +572,8 @@ class RuleParameters:
     def replay(self, strategy: str, task: str) -> dict[str, Any]:
         """The settings that a replay run of one strategy, or variant, depends on.
 
-        Runs that read rows of other tasks get their names, `training_tasks`.
+        Runs that read rows of other tasks get their names, `training_tasks`. Runs that predict
+        while they train get the settings of their method, `completion`.
         """
         settings = self.experiment.settings.replay
         run = settings.resolve(strategy)
@@ -581,6 +582,10 @@ class RuleParameters:
             splits = () if settings.tasks == "all" else ("train",)
             names = self.experiment.names(*splits)
             parameters["training_tasks"] = [name for name in names if name != task]
+        if run.chooses_during_training:
+            options = self.experiment.settings.completion.options()
+            if run.prediction in options:
+                parameters["completion"] = {run.prediction: options[run.prediction]}
         return parameters
 
     def _has_prompt_kl(self, run: ReplayRun) -> bool:
@@ -624,16 +629,25 @@ class RuleParameters:
             }
         return models
 
+    def _replay_sizes(self) -> dict[str, Any]:
+        """The settings of the section replay that decide how many jobs there are."""
+        # The plan does not depend on when a training is probed.
+        excluded = {"online_after", "closed_loop_after"}
+        if self.experiment.settings.replay.advise is None:
+            excluded.add("advise")
+        return self.experiment.settings.replay.model_dump(mode="json", exclude=excluded)
+
     def planned_sizes(self) -> dict[str, Any]:
         """The settings that decide how many jobs there are."""
         settings = self.experiment.settings
         similarity = settings.similarity
+        replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
         return {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
-            "replay": settings.replay and settings.replay.model_dump(mode="json"),
+            "replay": replay,
         }
 
 

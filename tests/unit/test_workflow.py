@@ -148,6 +148,22 @@ def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_ro
     assert split.replay("coverage", "reverse")["training_tasks"] == ["add", "double", "upper"]
 
 
+def test_a_run_that_chooses_while_it_trains_reads_z_and_the_settings_of_its_method(load):
+    changes = {"strategies": ["random", "online", "closed_loop"], "tasks": "all"}
+    experiment = load(replay=TINY["replay"] | changes | {"prediction": "mf"})
+    listed, parameters = files(experiment), RuleParameters(experiment)
+    assert listed.replay_training_rows("olmo", "online") == "results/tiny/olmo/Z.parquet"
+    assert listed.replay_scores("olmo", "online", "add") == []
+    run = parameters.replay("closed_loop", "add")
+    assert run["training_tasks"] == [name for name in experiment.tasks if name != "add"]
+    assert run["probe_after"] == [0.25, 0.5, 0.75] and run["probes"] == 5
+    assert set(run["completion"]) == {"mf"}
+    additive = RuleParameters(load(replay=TINY["replay"] | changes | {"prediction": "additive"}))
+    assert "completion" not in additive.replay("closed_loop", "add")
+    assert not {"completion", "probes", "training_tasks"} & set(parameters.replay("random", "add"))
+    assert "online_after" not in parameters.planned_sizes()["replay"]
+
+
 def test_the_strategy_gradient_reads_the_association(load):
     replay = TINY["replay"] | {"strategies": ["random", "gradient"]}
     listed = files(load(replay=replay, similarity={"associations": ["gradient"]}))

@@ -45,12 +45,16 @@ Strategy = Literal[
     "mir_measured",
     "mir_paper_code",
     "gradient",
+    "online",
+    "closed_loop",
 ]
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
 PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
 # Strategies that work on the prediction of the method `replay.prediction`.
 BUILT_ON_PREDICTION = ("domain", "coverage")
+# Strategies that choose during the training, with the same method, from probes of the model.
+DURING_TRAINING = ("online", "closed_loop")
 # Strategies that read the task's measured row, which a user does not have before the fine-tune.
 FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
 # Strategies that take one example per group of random candidates.
@@ -64,6 +68,7 @@ Accounting = Literal["add", "swap"]
 Teacher = Literal["live", "stored"]
 MirOrder = Literal["largest", "paper_code"]
 Share = Annotated[float, Field(gt=0, le=1)]
+ProbeShares = Annotated[list[Fraction], Field(min_length=1)]
 
 
 class TemperatureBySpread(Settings):
@@ -152,7 +157,14 @@ class Variant(_Changes):
     top_k: PositiveInt | None = Field(None, description="Words per token that are stored.")
     accounting: Accounting | None = Field(None, description="Replay adds steps or takes places.")
     prediction: PredictionMethod | None = Field(
-        None, description="Method that the strategies domain and coverage build on."
+        None,
+        description="Method that the strategies domain, coverage, online and closed_loop build on.",
+    )
+    online_after: Fraction | None = Field(
+        None, description="Share of the steps after which the strategy online probes the model."
+    )
+    closed_loop_after: ProbeShares | None = Field(
+        None, description="Shares of the steps after which closed_loop probes the model."
     )
     mir_candidates: PositiveInt | None = Field(
         None, description="Random candidates per draw of the mir strategies."
@@ -189,6 +201,10 @@ class ReplayRun(Settings):
     heldout_kl: bool = False
     mir_candidates: PositiveInt = 30
     mir_order: MirOrder = "largest"
+    probes: PositiveInt = 30
+    probe_choice: ProbeChoice = "random"
+    # Shares of the steps after which the model is probed; empty for strategies that choose before.
+    probe_after: list[Fraction] = []
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | None = None
 
@@ -211,8 +227,13 @@ class ReplayRun(Settings):
 
     @property
     def reads_training_rows(self) -> bool:
-        """Whether the run reads the rows of the other tasks beside a prediction."""
-        return self.strategy == "coverage"
+        """Whether the run reads the rows of the other tasks themselves."""
+        return self.strategy == "coverage" or self.chooses_during_training
+
+    @property
+    def chooses_during_training(self) -> bool:
+        """Whether replayed examples are chosen while the training runs."""
+        return self.strategy in DURING_TRAINING
 
     @property
     def replays(self) -> bool:
@@ -294,6 +315,9 @@ class ReplayRun(Settings):
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
             values["prediction"] = self.prediction
+        if self.chooses_during_training:
+            keys = {"prediction", "probes", "probe_choice", "probe_after"}
+            values |= self.model_dump(mode="json", include=keys)
         if self.interpolate is not None:
             values["interpolate"] = self.interpolate
         if self.heldout_kl:
@@ -404,7 +428,8 @@ class Replay(Settings):
         "size of x times the number of draws.",
     )
     prediction: PredictionMethod = Field(
-        "gaussian", description="Method that the strategies domain and coverage build on."
+        "gaussian",
+        description="Method that the strategies domain, coverage, online and closed_loop build on.",
     )
     mir_candidates: PositiveInt = Field(
         30,
@@ -443,6 +468,17 @@ class Replay(Settings):
     accounting: Accounting = Field(
         "add", description="Replay adds steps, or takes the place of new-task examples."
     )
+    online_after: Fraction = Field(
+        0.1,
+        description="Share of the steps after which the strategy online probes the model. Replay "
+        "is random before, and by prediction after.",
+    )
+    closed_loop_after: ProbeShares = Field(
+        [0.25, 0.5, 0.75],
+        description="Shares of the steps, in ascending order, after which the strategy closed_loop "
+        "probes the model and draws the rest of the replayed examples again. Replay is random "
+        "before the first.",
+    )
     advise: AdviceSettings | None = Field(
         None,
         description="Advise for each task which replay run to take, from its predicted forgetting "
@@ -477,6 +513,13 @@ class Replay(Settings):
         if name in self.variants:
             for key in self.variants[name].model_fields_set:
                 values[key] = getattr(self.variants[name], key)
+        online_after = values.pop("online_after", self.online_after)
+        closed_loop_after = values.pop("closed_loop_after", self.closed_loop_after)
+        if values["strategy"] in DURING_TRAINING:
+            shares = {"online": [online_after], "closed_loop": closed_loop_after}
+            values["probe_after"] = shares[values["strategy"]]
+            values["probes"] = self.probes
+            values["probe_choice"] = self.probe_choice
         if values["dose"] == "mixed":
             # One mean over all tokens has no other weight.
             values["weight"] = 1.0
@@ -526,6 +569,26 @@ class Replay(Settings):
             raise ValueError(
                 f"primary: {self.primary!r} is neither a strategy nor a variant of this section"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_come_in_order(self):
+        sections: dict[str, Replay | Variant] = {"": self}
+        for name, variant in self.variants.items():
+            sections[f"variants.{name}."] = variant
+            for key, strategy in (("online_after", "online"), ("closed_loop_after", "closed_loop")):
+                if key in variant.model_fields_set and variant.strategy != strategy:
+                    raise ValueError(
+                        f"variants.{name}.{key}: is for the strategy {strategy} (value seen: "
+                        f"{variant.strategy}); leave the key out"
+                    )
+        for prefix, section in sections.items():
+            shares = section.closed_loop_after
+            if shares is not None and shares != sorted(set(shares)):
+                raise ValueError(
+                    f"{prefix}closed_loop_after: {shares} is not in ascending order; sort the "
+                    "shares and give each once"
+                )
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,8 @@
 
 Most strategies are a score per replayable example; examples are then drawn by the softmax of the
 scores, or the highest scores are taken. `Balanced`, `Coverage` and `MostForgottenOfGroup` choose
-sets. All of them see replayable examples only.
+sets. `Online` and `ClosedLoop` choose while the training runs. All of them see replayable examples
+only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -386,6 +387,36 @@ class Coverage(Strategy):
         return max(int(np.ceil(self.cap * count)), int(np.ceil(count / len(np.unique(domains)))))
 
 
+class Online(ByForgetting):
+    """Replays at random first, then by what the half-trained model is predicted to forget.
+
+    The paper's two phases: after a share of the steps (`replay.online_after`) the model is probed
+    once, and the rest of the examples is drawn by the prediction. Needs the rows of the other
+    tasks and the base losses, and `replay.probes` forward passes during the training. It needs no
+    fine-tune of the new task beforehand.
+
+    A training must be running, so `lethe.replay.phases.PhasedChoice` draws for this class.
+    """
+
+    needs = ("training_rows", "base_losses")
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Refuses, because there is no half-trained model before the training."""
+        raise LetheError(
+            f"replay {run.name}: the strategy {run.strategy} chooses while the training runs; call "
+            "lethe.replay.runs.fine_tune_with_replay"
+        )
+
+
+class ClosedLoop(Online):
+    """Replays at random first, then probes the model several times and draws the rest again.
+
+    Probes after each share of the steps in `replay.closed_loop_after`. Each draw replaces the part
+    of the one before that has not been replayed yet. Needs the same as `Online`, and
+    `replay.probes` forward passes each time.
+    """
+
+
 STRATEGIES: dict[str, Strategy] = {
     "random": RandomDraw(),
     "balanced": Balanced(),
@@ -396,6 +427,8 @@ STRATEGIES: dict[str, Strategy] = {
     "perplexity": ByBaseLoss(),
     "perplexity_median": ByMedianBaseLoss(),
     "gradient": ByGradient(),
+    "online": Online(),
+    "closed_loop": ClosedLoop(),
     "mir": MostForgottenOfGroup(),
     "mir_measured": MostForgottenOfGroup(),
     "mir_paper_code": MostForgottenOfGroup(reverse=True),

@@ -81,6 +81,68 @@ def test_a_run_names_the_prediction_that_it_reads():
     assert replay.prediction_methods == ["mf", "additive"]
 
 
+PHASED = {
+    "strategies": ["random", "online", "closed_loop"],
+    "probes": 12,
+    "variants": {
+        "late": {"strategy": "online", "online_after": 0.5, "prediction": "mf"},
+        "once": {"strategy": "closed_loop", "closed_loop_after": [0.2], "objective": "both"},
+    },
+}
+
+
+def test_a_run_that_chooses_while_it_trains_records_its_probes_and_no_other_run_does():
+    replay = Replay(**PHASED)
+    assert "probes" not in replay.resolve("random").parameters()
+    online = replay.resolve("online").parameters()
+    assert (online["probe_after"], online["probes"], online["probe_choice"]) == (
+        [0.1],
+        12,
+        "random",
+    )
+    assert online["prediction"] == "gaussian"
+    after = {name: replay.resolve(name).probe_after for name in replay.names}
+    assert after["closed_loop"] == [0.25, 0.5, 0.75]
+    assert (after["late"], after["once"], after["random"]) == ([0.5], [0.2], [])
+    for name in replay.names:
+        run = replay.resolve(name)
+        assert ReplayRun.from_parameters(name, run.parameters()) == run
+    assert all(replay.resolve(name).reads_training_rows for name in replay.names[1:])
+    assert replay.prediction_methods == [], "the probes are those of the training"
+
+
+def test_shares_of_other_strategies_do_not_change_a_finished_run():
+    one, other = Replay(**PHASED), Replay(**PHASED, online_after=0.3)
+    assert one.resolve("closed_loop").parameters() == other.resolve("closed_loop").parameters()
+    assert one.resolve("random").parameters() == other.resolve("random").parameters()
+    assert one.resolve("online").parameters() != other.resolve("online").parameters()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"online_after": 1}, "online_after"),
+        ({"online_after": 0}, "online_after"),
+        ({"closed_loop_after": []}, "closed_loop_after"),
+        ({"closed_loop_after": [0.5, 1.0]}, "closed_loop_after"),
+        ({"closed_loop_after": [0.5, 0.25]}, "is not in ascending order"),
+        ({"closed_loop_after": [0.5, 0.5]}, "is not in ascending order"),
+        (
+            {"variants": {"v": {"strategy": "closed_loop", "closed_loop_after": [0.5, 0.25]}}},
+            "variants.v.closed_loop_after: [0.5, 0.25] is not in ascending order",
+        ),
+        (
+            {"variants": {"v": {"strategy": "random", "ratio": 0.5, "online_after": 0.2}}},
+            "variants.v.online_after: is for the strategy online (value seen: random)",
+        ),
+    ],
+)
+def test_probes_at_senseless_times_are_refused(changes, message):
+    with pytest.raises(ValidationError) as error:
+        Replay(**PHASED | changes)
+    assert message in str(error.value)
+
+
 def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
     replay = section()
     equal = [name for name in replay.names if replay.resolve(name).equals_own_row(0)]

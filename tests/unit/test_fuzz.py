@@ -248,8 +248,15 @@ def write_z(path):
     write_matrix(path, Matrix(values, ["a", "b", "c"], [f"e{i}" for i in range(9)]))
 
 
+def write_several_rows(path):
+    write_row(path)
+    row = rows.read_row(path)
+    rows.write_rows(path, [row, row])
+
+
 WRITERS = {
     "row": (write_row, rows.read_row),
+    "rows": (write_several_rows, rows.read_rows),
     "Z": (write_z, read_matrix),
     "upstream": (lambda path: write_upstream(path, tiny.upstream(9)), read_upstream),
     "examples": (lambda path: write_upstream(path, tiny.upstream(9)), read_examples),

@@ -6,14 +6,23 @@ from helpers import tiny
 
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.config.replay_settings import Replay
+from lethe.cost.ledger import FinishedRow
 from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
 from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
+from lethe.matrix import rows
+from lethe.matrix.gathering import read_replay_runs
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
-from lethe.replay.runs import fine_tune_with_replay, gather_runs, replay_line, without_replay
+from lethe.replay.runs import (
+    fine_tune_at_shares,
+    fine_tune_with_replay,
+    gather_runs,
+    replay_line,
+    without_replay,
+)
 from lethe.replay.strategies import Choice
 
 UPSTREAM = tiny.upstream(16)
@@ -214,6 +223,54 @@ def test_a_share_of_the_change_of_weights_forgets_less_and_none_of_it_nothing(jo
     tiny_share = half.model_copy(update={"interpolate": 1e-9})
     still = fine_tune_with_replay(job, UPSTREAM, tiny_share, task="t", seed=0)
     assert np.abs(still.forgetting).max() < 1e-4
+
+
+LORA = {"method": "lora", "lora": {"rank": 2}}
+
+
+@pytest.mark.parametrize("changes", [{}, {"recipe": LORA}])
+def test_shares_scored_from_one_fine_tune_are_those_of_separate_runs_to_the_bit(
+    job, changes, monkeypatch, tmp_path
+):
+    shares = [0.25, 0.5, 1.0]
+    common = {"strategy": "random"} | changes
+    variants = {"line": common | {"interpolate": shares}}
+    replay = Replay(strategies=["random"], **MIX | {"heldout_kl": True}, variants=variants)
+    line = replay.resolve("line")
+    trained = replace(job, recipe=line.apply_to(job.recipe))
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    rows_of_line = fine_tune_at_shares(trained, UPSTREAM, line, task="t", seed=1)
+    assert len(seen) == 1, "one fine-tune for all shares"
+    assert [row.about["strategy"] for row in rows_of_line] == ["line-0.25", "line-0.5", "line-1"]
+    for share, row in zip(shares, rows_of_line, strict=True):
+        alone_settings = line.model_copy(update={"name": "alone", "interpolate": share})
+        alone = fine_tune_with_replay(trained, UPSTREAM, alone_settings, task="t", seed=1)
+        assert row.loss_after.tobytes() == alone.loss_after.tobytes()
+        assert row.settings == alone.settings
+        one = replay_line(row) | {"strategy": "", "training_seconds": 0}
+        assert one == replay_line(alone) | {"strategy": "", "training_seconds": 0}
+    # The files of the runs: one per job, whose rows the tables list under their names.
+    path = tmp_path / "line/t-seed1.parquet"
+    rows.write_rows(path, rows_of_line)
+    listed = read_replay_runs([path])
+    assert [row.about["strategy"] for row in listed] == ["line-0.25", "line-0.5", "line-1"]
+    assert listed[1].loss_after.tobytes() == rows_of_line[1].loss_after.tobytes()
+    renamed = tmp_path / "other/t-seed1.parquet"
+    rows.write_rows(renamed, rows_of_line)
+    with pytest.raises(LetheError, match="is the run line/t-seed1"):
+        read_replay_runs([renamed])
+
+
+def test_the_fine_tune_of_several_shares_counts_once(job):
+    variants = {"line": {"strategy": "none", "interpolate": [0.5, 1.0]}}
+    line = Replay(strategies=["random"], **MIX, variants=variants).resolve("line")
+    first, second = fine_tune_at_shares(job, UPSTREAM, line, task="t", seed=0)
+    finished = [FinishedRow(row=row, file_bytes=0) for row in (first, second)]
+    assert finished[0].training_tokens > 0 and finished[1].training_tokens == 0
+    assert first.about["seconds"] > second.about["seconds"] > 0
+    with pytest.raises(LetheError, match="2 shares.*fine_tune_at_shares"):
+        fine_tune_with_replay(job, UPSTREAM, line, task="t", seed=0)
 
 
 def test_a_run_without_replay_carries_no_replayed_tokens(job):

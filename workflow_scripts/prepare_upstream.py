@@ -3,9 +3,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from lethe.config.data_settings import Source
-from lethe.data.bigbench import cached_extract, package_of
-from lethe.data.examples import draw_documents, draw_upstream, write_corpus, write_upstream
-from lethe.data.sources import read_source
+from lethe.data.examples import write_corpus, write_upstream
+from lethe.data.upstream_pool import PoolSize, draw_pool
 from lethe.jobs.running import run
 
 
@@ -13,22 +12,12 @@ def prepare_upstream(
     upstream: Path, corpus: Path, domains: dict, settings: dict, cache: Path, seed: int
 ) -> None:
     """Draws each domain's documents, and the upstream examples from among them."""
-    documents = {}
+    sources = {}
     for domain, entry in domains.items():
-        source = TypeAdapter(Source).validate_python(entry["source"])
-        archive = cached_extract(package_of(source), cache) if source.kind == "bigbench" else None
-        texts = read_source(source, entry["where"], archive=archive, upstream=True)
-        documents[domain] = draw_documents(texts, settings["corpus_words"], f"{seed}/{domain}")
-    examples = draw_upstream(
-        documents,
-        count=settings["examples"],
-        heldout=settings["heldout"],
-        words=settings["words"],
-        seed=seed,
-        uneven=settings["uneven"],
-    )
-    write_upstream(upstream, examples)
-    write_corpus(corpus, documents)
+        sources[domain] = (TypeAdapter(Source).validate_python(entry["source"]), entry["where"])
+    pool = draw_pool(sources, PoolSize(**settings), seed=seed, cache=cache)
+    write_upstream(upstream, pool.examples)
+    write_corpus(corpus, pool.documents)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def replay_run(
     strategy: str,
     replay_settings: dict,
     training_tasks: list[str],
+    completion_options: dict,
     recipe: Recipe,
     scoring: Scoring,
     group: str,
@@ -56,6 +57,7 @@ def replay_run(
         forgetting=read_scores(inputs["scores"], run_settings, task),
         training_rows=read_training_rows(inputs["training_rows"], training_tasks),
         gradient_products=read_products(inputs["gradients"], task),
+        completion_options=completion_options,
     )
     if distributed.rank() == 0:
         rows.write_row(run_file, row)
@@ -89,6 +91,7 @@ def read_products(path: str | None, task: str) -> dict[str, float] | None:
 if __name__ == "__main__":
     replay_settings = dict(snakemake.params.replay)
     training_tasks = replay_settings.pop("training_tasks", [])
+    completion_options = replay_settings.pop("completion", {})
     run(
         replay_run,
         snakemake.log[0],
@@ -102,6 +105,7 @@ if __name__ == "__main__":
         strategy=snakemake.wildcards.strategy,
         replay_settings=replay_settings,
         training_tasks=training_tasks,
+        completion_options=completion_options,
         recipe=recipe_of(snakemake.params.recipe),
         scoring=Scoring(**snakemake.params.scoring),
         group=snakemake.params.recipe.get("group", ""),

@@ -1,5 +1,8 @@
 """The errors that lethe raises on purpose."""
 
+# Characters of another library's message that one of ours repeats.
+_LONGEST = 400
+
 
 class LetheError(Exception):
     """Something the user can put right: names the file, task or key, the value seen, what to do.
@@ -19,3 +22,12 @@ class ExperimentError(LetheError):
 
 class RowError(LetheError):
     """A row file is truncated, edited by hand or of another experiment; the message names it."""
+
+
+def one_line(error: BaseException) -> str:
+    """The kind and message of another library's error as one line of bounded length."""
+    message = " ".join(str(error).split())
+    if len(message) > _LONGEST:
+        message = f"{message[:_LONGEST]}..."
+    kind = type(error).__name__
+    return f"{kind}: {message}" if message else kind

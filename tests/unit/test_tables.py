@@ -20,6 +20,15 @@ def test_text_with_commas_and_breaks_comes_back(tmp_path):
     assert pd.read_csv(tmp_path / "t.csv").text[0] == 'a, "b"\nc'
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
+def test_text_is_never_a_formula_of_a_spreadsheet(tmp_path, text):
+    import pandas as pd
+
+    tables.write_csv(tmp_path / "t.csv", [{"group": text, "n": -1, "x": -0.5, "typed": "-3e-2"}])
+    table = pd.read_csv(tmp_path / "t.csv", dtype=str)
+    assert table.iloc[0].to_list() == ["'" + text.replace("\r", "\n"), "-1", "-0.5", "-3e-2"]
+
+
 def test_a_table_of_nothing_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(LetheError, match=r"t\.csv: there is nothing to write"):
         tables.write_csv(tmp_path / "t.csv", [])

@@ -149,6 +149,22 @@ def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_ro
     assert split.replay("coverage", "reverse")["training_tasks"] == ["add", "double", "upper"]
 
 
+def test_a_run_that_chooses_while_it_trains_reads_z_and_the_settings_of_its_method(load):
+    changes = {"strategies": ["random", "online", "closed_loop"], "tasks": "all"}
+    experiment = load(replay=TINY["replay"] | changes | {"prediction": "mf"})
+    listed, parameters = files(experiment), RuleParameters(experiment)
+    assert listed.replay_training_rows("olmo", "online") == "results/tiny/olmo/Z.parquet"
+    assert listed.replay_scores("olmo", "online", "add") == []
+    run = parameters.replay("closed_loop", "add")
+    assert run["training_tasks"] == [name for name in experiment.tasks if name != "add"]
+    assert run["probe_after"] == [0.25, 0.5, 0.75] and run["probes"] == 5
+    assert set(run["completion"]) == {"mf"}
+    additive = RuleParameters(load(replay=TINY["replay"] | changes | {"prediction": "additive"}))
+    assert "completion" not in additive.replay("closed_loop", "add")
+    assert not {"completion", "probes", "training_tasks"} & set(parameters.replay("random", "add"))
+    assert "online_after" not in parameters.planned_sizes()["replay"]
+
+
 def test_the_strategy_gradient_reads_the_association(load):
     replay = TINY["replay"] | {"strategies": ["random", "gradient"]}
     listed = files(load(replay=replay, similarity={"associations": ["gradient"]}))
@@ -185,6 +201,33 @@ def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
     assert doses.replay_tests(folder) == contrasts | {"frontier": frontier}
     assert frontier in doses.report_tables()["frontiers"]
     assert files(load()).report_tables()["frontiers"] == []
+
+
+def test_a_stored_teacher_beside_a_live_one_for_the_prompts_records_its_type(load):
+    keys = {"objective": "kl", "dose": "token", "teacher": "stored", "teacher_dtype": "bfloat16"}
+    variants = {"both": {"strategy": "random", "recipe": {"prompt_kl": 1}}}
+    experiment = load(replay=TINY["replay"] | keys | {"variants": variants})
+    parameters = RuleParameters(experiment)
+    assert parameters.replay("both", "reverse")["teacher_dtype"] == "bfloat16"
+    assert "teacher_dtype" not in parameters.replay("random", "reverse")
+
+
+def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
+    assert files(load()).report_tables()["advice"] == []
+    replay = TINY["replay"] | {"tasks": "all", "advise": {"trade": [0.5, 2]}}
+    with pytest.raises(LetheError, match=r"replay\.advise: needs replay runs of at least 5 tasks"):
+        load(replay=replay)
+    with open("tasks.csv", "a", encoding="utf-8") as table:
+        table.write("more,numbers,local:add.jsonl,train\n")
+    experiment = load(replay=replay)
+    score = "results/tiny/olmo/replay_advice_score.csv"
+    assert score in files(experiment).report_tables()["advice"]
+    assert "gaussian" in files(experiment).prediction_methods
+    runs = RuleParameters(experiment).advised_runs()
+    assert "oracle" not in runs and {"none", "random"} <= runs.keys()
+    assert runs["none"]["ratio"] is None and runs["random"]["temperature"] is None
+    with pytest.raises(LetheError, match=r"this experiment: 1\); replay\.tasks: all tests all"):
+        load(replay=replay | {"tasks": "test"})
 
 
 def test_the_report_reads_the_tables_that_exist(load, own_matrix):
@@ -404,3 +447,15 @@ def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
     assert parameters.settings()["leave_out"] == ["double"]
     assert list(files(experiment).left_out) == ["left_out"]
     assert not [path for path in files(experiment).rows("olmo") if "double" in path]
+
+
+def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).sibling_matrix("olmo") == []
+    assert "sibling" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"sibling": "tiny/olmo"}
+    experiment = load(completion=completion)
+    assert RuleParameters(experiment).completion()["sibling"] == "tiny/olmo"
+    assert files(experiment).sibling_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"

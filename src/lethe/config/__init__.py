@@ -20,7 +20,7 @@ from lethe.config.analysis_settings import (
 from lethe.config.data_settings import Source, TaskExamples, Upstream
 from lethe.config.model_settings import ModelSettings, Recipe, Scoring
 from lethe.config.replay_settings import Replay
-from lethe.config.settings import Name, Seed, Settings
+from lethe.config.settings import Location, Name, Seed, Settings
 from lethe.config.similarity_settings import Similarity
 
 
@@ -29,7 +29,7 @@ class Experiment(Settings):
 
     experiment: Name = Field(description="Names the experiment's folder under results/.")
     seed: Seed = Field(0, description="Seed of the draws of examples and of their splits.")
-    tasks: str = Field(description="CSV table of the tasks: name, group, source, split.")
+    tasks: Location = Field(description="CSV table of the tasks: name, group, source, split.")
     leave_out: list[Name] = Field(
         [],
         description="Tasks of the table that are left out of everything, such as one that cannot "

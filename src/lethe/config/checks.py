@@ -4,16 +4,19 @@ Every check returns its problems, one text per problem, which begins with the ke
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from lethe.config import Experiment
-from lethe.config.data_settings import split_source
+from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.task_table import NAME, Task
 
+# A task is advised from at least four others (lethe.replay.advice).
+FEWEST_ADVISED_TASKS = 5
 # Names in results/<experiment>/ beside the folders of the models.
 RESERVED_NAMES = ("tasks", "plots", "logs", "associations", "embeddings")
 # Files there end like this, so that no model can have the name of one.
@@ -52,6 +55,7 @@ def check_settings(
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
         *_missing_files(settings, tasks, folder),
+        *_missing_sibling(settings, own_matrices, folder),
     ]
     return own_matrices, problems
 
@@ -134,13 +138,24 @@ def _bad_sources(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     if settings.upstream:
         for domain, source in settings.upstream.domains.items():
             users[f"upstream.domains.{domain}"] = source
+    return source_problems(settings.sources, users)
+
+
+def source_problems(sources: Mapping[str, Source], users: Mapping[str, str]) -> list[str]:
+    """Problems of the sources that tasks and domains name.
+
+    Parameters
+    ----------
+    users
+        Task or domain -> its source, written <source key>:<where>.
+    """
     problems = []
     for user, source in users.items():
         key, where = split_source(source)
-        if key not in settings.sources:
-            keys = ", ".join(sorted(settings.sources)) or "none"
+        if key not in sources:
+            keys = ", ".join(sorted(sources)) or "none"
             problems.append(f"{user}: source {source!r} names no key of sources (known: {keys})")
-        elif settings.sources[key].kind in ("bigbench", "files") and not where:
+        elif sources[key].kind in ("bigbench", "files") and not where:
             problems.append(f"{user}: source {source!r} lacks the part after ':' ")
         elif ".." in Path(where).parts or Path(where).is_absolute():
             problems.append(f"{user}: source {source!r} leaves its folder")
@@ -258,10 +273,25 @@ def _too_few_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     for split, least in {"train": 2, "test": 1}.items():
         if splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
+    problems += _too_few_for_advice(settings, tasks)
     most = splits.count("train")
     if len(settings.models) > 1 and min(settings.transfer.own_rows) > most:
         problems.append(f"transfer.own_rows: one at most {most}, the train tasks")
     return problems
+
+
+def _too_few_for_advice(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    """An advice rests on the replay runs of other tasks, and a line needs a few of them."""
+    if settings.replay is None or settings.replay.advise is None:
+        return []
+    tested = len(settings.replay.tested_tasks(tasks))
+    if tested >= FEWEST_ADVISED_TASKS:
+        return []
+    hint = "; replay.tasks: all tests all tasks" if tested < len(tasks) else ""
+    return [
+        f"replay.advise: needs replay runs of at least {FEWEST_ADVISED_TASKS} tasks, because each "
+        f"is advised from the others (this experiment: {tested}){hint}"
+    ]
 
 
 def _bad_lengths(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
@@ -316,6 +346,30 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         if not (folder / path).exists():
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
+
+
+def _missing_sibling(
+    settings: Experiment, own_matrices: Mapping[str, str], folder: Path
+) -> list[str]:
+    """The sibling must be a model of this experiment or have a matrix already."""
+    if settings.completion.sibling is None:
+        return []
+    experiment, model = settings.completion.sibling.split("/")
+    if experiment == settings.experiment:
+        names = [*settings.models, *own_matrices]
+        if model in names:
+            return []
+        return [
+            f"completion.sibling: {model!r} is no model of this experiment{suggest(model, names)}"
+        ]
+    matrix = f"results/{experiment}/{model}/Z.parquet"
+    if (folder / matrix).is_file():
+        return []
+    return [
+        f"completion.sibling: no such file: {matrix}; run the experiment {experiment!r} first, or "
+        "name another <experiment>/<model> (value seen: "
+        f"{settings.completion.sibling!r})"
+    ]
 
 
 def _adapter_hint(path: Path) -> str:

@@ -46,10 +46,11 @@ class Fields(Settings):
     several accepted answers.
     """
 
-    format: Literal["fields", "messages", "dolly", "mmlu", "bbh"] = Field(
+    format: Literal["fields", "chat", "messages", "dolly", "mmlu", "bbh"] = Field(
         "fields",
-        description="fields: by the templates below. The others: as the paper reads the data set "
-        "of this name (docs/how-to/paper.md).",
+        description="fields: by the templates below. chat: chats with all their turns, in any form "
+        "that trainers read (docs/how-to/own-tasks.md). The others: as the paper reads the data "
+        "set of this name (docs/how-to/paper.md).",
     )
     prompt: str = Field("{prompt}", description="Template of the prompt.")
     answer: str = Field("{answer}", description="Template of the answer.")
@@ -83,7 +84,7 @@ class Fields(Settings):
             if getattr(self, key, None) is None:
                 raise ValueError(f"format {self.format} is for kind {kind} and needs the key {key}")
         if self.format != "fields" and self.text is not None:
-            raise ValueError(f"format {self.format} makes pairs: remove text")
+            raise ValueError(f"format {self.format} reads no template: remove text")
         if self.first is not None and self.sample is not None:
             raise ValueError("first and sample exclude each other; give one of them")
         return self

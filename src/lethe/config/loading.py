@@ -76,7 +76,7 @@ def load_experiment(
         own_matrices, setting_problems = check_settings(settings, tasks, folder)
         problems += setting_problems
     if problems:
-        located = [_with_line(problem, yaml_files) for problem in problems]
+        located = [with_line(problem, yaml_files) for problem in problems]
         raise ExperimentError(f"experiment {_label(config)}", located)
     return LoadedExperiment(
         settings=settings, tasks=tasks, left_out=left_out, own_matrices=own_matrices
@@ -111,7 +111,7 @@ def _parse(files: Sequence[Path]) -> list[YamlFile]:
     return parsed
 
 
-def _with_line(problem: str, files: list[YamlFile]) -> str:
+def with_line(problem: str, files: list[YamlFile]) -> str:
     """The problem with the file and line of the key that it begins with, if a file has it."""
     key = problem.partition(":")[0]
     # A later file replaces keys of an earlier one.

@@ -5,11 +5,15 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from lethe.config import Experiment
 from lethe.config.model_settings import Recipe
+from lethe.config.settings import MOST, Location, Revision
 from lethe.config.task_table import NAME
+
+LOCATION_PATTERN = TypeAdapter(Location).json_schema()["pattern"]
+REVISION_PATTERN = TypeAdapter(Revision).json_schema()["pattern"]
 
 
 def explain(problem: dict[str, Any], within: tuple[str, ...] = ()) -> str:
@@ -37,6 +41,12 @@ def explain(problem: dict[str, Any], within: tuple[str, ...] = ()) -> str:
         message = f"must be one of {context['expected_tags']}"
     if context.get("pattern") == NAME.pattern:
         message = "may only hold letters, digits, _ . - and not begin with . or -"
+    if context.get("le", 0) == MOST:
+        message = f"must be at most {MOST:g}"
+    if context.get("pattern") == LOCATION_PATTERN:
+        message = "must be a file, folder or id, without control characters"
+    if context.get("pattern") == REVISION_PATTERN:
+        message = "a revision is a branch, tag or commit: letters, digits, _ . / @ # + -"
     if path[-1:] == ["version"] and "pattern" in context:
         message = "a version is digits and dots, like 1.0.2"
     if value == "none":

@@ -9,10 +9,12 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from lethe.config.settings import (
     SHA256,
     Fraction,
+    Location,
     NonNegative,
     NonNegativeInt,
     Positive,
     PositiveInt,
+    Revision,
     Seed,
     Settings,
     Version,
@@ -30,6 +32,7 @@ def _compiles(pattern: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_compiles)]
+Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Resources(Settings):
@@ -55,7 +58,7 @@ class LoRA(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Share of the adapters' inputs that is dropped in training."
     )
-    targets: Pattern | list[str] = Field(
+    targets: Pattern | Annotated[list[Text], Field(min_length=1)] = Field(
         "all-linear",
         description="Modules that get an adapter: all-linear, a regular expression that matches "
         "their whole names, or a list of names.",
@@ -259,7 +262,7 @@ class AnyModel(Settings):
 class PretrainedModel(AnyModel):
     """A model that has its own tokenizer, and perhaps its own chat template."""
 
-    chat_template: str = Field(
+    chat_template: Location = Field(
         "own",
         description="Template that prompts and answers are written in: own, none, a .jinja file, "
         "or the folder or hub id of a model whose template is used. Base models have none of "
@@ -291,8 +294,8 @@ class HubModel(PretrainedModel):
     """A causal language model on the hub or in a local folder, with safetensors weights only."""
 
     source: Literal["hub", "folder"] = Field(description="Where the model is.")
-    path: str = Field(description="Model id on the hub, or a folder.")
-    revision: str | None = Field(None, description="Commit of the model. Pin it.")
+    path: Location = Field(description="Model id on the hub, or a folder.")
+    revision: Revision | None = Field(None, description="Commit of the model. Pin it.")
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Read that code first."
     )

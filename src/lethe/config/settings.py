@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 # Names become names of folders and files. They hold no separator and begin with no dot, so that
 # no name can lead out of results/.
@@ -13,12 +13,30 @@ Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Numbers beyond 3e38 are infinite in float32.
+MOST = 1e37
+NonNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
 # Random number generators accept at least 32 bits; the limit leaves room for seeds that are
 # derived by adding to this one.
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Seeds = Annotated[list[Seed], Field(min_length=1)]
+# A file, folder, or id on the hub. Control characters are never part of a real one.
+Location = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
+
+
+def _names_no_parent(revision: str) -> str:
+    if ".." in revision:
+        raise ValueError("a revision is a branch, tag or commit, without '..'")
+    return revision
+
+
+# Revisions become part of the hub's addresses and of paths in its cache.
+Revision = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./@#+-]{0,249}$"),
+    AfterValidator(_names_no_parent),
+]
 SHA256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 

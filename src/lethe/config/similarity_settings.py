@@ -6,8 +6,10 @@ from pydantic import Field, model_validator
 
 from lethe.config.settings import (
     SHA256,
+    Location,
     Positive,
     PositiveInt,
+    Revision,
     Seed,
     Seeds,
     Settings,
@@ -38,8 +40,8 @@ class HubEncoder(Settings):
     """An encoder on the Hugging Face hub or in a local folder, with safetensors weights only."""
 
     source: Literal["hub", "folder"] = Field(description="Where the encoder is.")
-    path: str = Field(description="Model id on the hub, or a folder.")
-    revision: str | None = Field(None, description="Commit of the model. Pin it.")
+    path: Location = Field(description="Model id on the hub, or a folder.")
+    revision: Revision | None = Field(None, description="Commit of the model. Pin it.")
 
 
 Encoder = Annotated[PackageEncoder | HubEncoder, Field(discriminator="source")]

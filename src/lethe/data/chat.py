@@ -8,7 +8,7 @@ the same tokens as the model's own chats.
 
 import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,10 @@ from typing import Any
 from lethe.errors import LetheError
 
 # Stands for an answer when a conversation is rendered. No template changes it and no text holds it.
-_ANSWER = "Lethe0Answer0Placeholder"
+PLACEHOLDER = "Lethe0Answer0Placeholder"
+# The turns of a conversation, and the functions that it may call, in the form of transformers.
+Turns = Sequence[Mapping[str, Any]]
+Tools = Sequence[Any] | None
 _PROMPT = "Lethe0Prompt0Placeholder"
 # A template is rendered for the first time within this time, or it is refused.
 MOST_SECONDS = 10
@@ -51,9 +54,24 @@ def has_template(tokenizer: Any) -> bool:
 def render_turn(tokenizer: Any, prompt: str) -> Turn:
     """Renders the conversation of one question and one answer around a placeholder.
 
+    See `render_next_turn`.
+    """
+    return render_next_turn(tokenizer, [{"role": "user", "content": prompt}])
+
+
+def render_next_turn(tokenizer: Any, turns: Turns, tools: Tools = None) -> Turn:
+    """Renders a conversation and the assistant's next turn, around a placeholder.
+
     The prompt is the text that the template writes to make the model answer, plus the header or
     closed thinking block that it writes before a finished answer. A thinking block that the
     template only opens is not part of it: the answer would become part of the thoughts.
+
+    Parameters
+    ----------
+    turns
+        The turns before the answer.
+    tools
+        The functions that the model may call, as the template lists them.
 
     Raises
     ------
@@ -61,22 +79,22 @@ def render_turn(tokenizer: Any, prompt: str) -> Turn:
         If the template refuses the conversation or leaves the answer out, with the model's name
         and the template's reason.
     """
-    question = {"role": "user", "content": prompt}
-    answer = {"role": "assistant", "content": _ANSWER}
-    opening = _render(tokenizer, [question], add_generation_prompt=True)
-    conversation = _render(tokenizer, [question, answer], add_generation_prompt=False)
-    before, separator, tail = conversation.rpartition(_ANSWER)
+    answer = {"role": "assistant", "content": PLACEHOLDER}
+    opening = render(tokenizer, turns, tools, add_generation_prompt=True)
+    conversation = render(tokenizer, [*turns, answer], tools)
+    before, separator, tail = conversation.rpartition(PLACEHOLDER)
     if not separator:
         raise LetheError(
             f"{_name(tokenizer)}: its chat template does not write the assistant's answer; "
             f"{_WAY_OUT}"
         )
+    prompt = "".join(str(turn.get("content")) for turn in turns)
     if before.startswith(opening):
         lead = before[len(opening) :]
         if not lead.strip() and _outside_thoughts(opening, prompt) == opening:
             return Turn(opening, lead, tail)
     elif not opening.startswith(before.rstrip()):
-        question_only = _render(tokenizer, [question], add_generation_prompt=False)
+        question_only = render(tokenizer, turns, tools)
         if question_only == opening:
             # The template opens an answer after every conversation, finished or not. So the end
             # of the conversation is no end of the answer.
@@ -104,7 +122,7 @@ def end_of_turn(tokenizer: Any, tail: str) -> list[int]:
     there is only blank text, the tokenizer's own end token is used, because a model needs
     something to stop at.
     """
-    special = _special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
     for position, token in enumerate(ids):
         if token in special:
@@ -120,12 +138,12 @@ def stop_tokens(tokenizer: Any) -> list[int]:
     if has_template(tokenizer):
         end = end_of_turn(tokenizer, render_turn(tokenizer, _PROMPT).tail)
         # Answers may hold single tokens of an end that is ordinary text.
-        if len(end) == 1 or (end and end[-1] in _special_tokens(tokenizer)):
+        if len(end) == 1 or (end and end[-1] in special_tokens(tokenizer)):
             stops.append(end[-1])
     return sorted(set(stops))
 
 
-def _special_tokens(tokenizer: Any) -> set[int]:
+def special_tokens(tokenizer: Any) -> set[int]:
     """Special tokens, and added tokens that are not blank: some models add the end of a turn so."""
     special = set(tokenizer.all_special_ids)
     for token, added in getattr(tokenizer, "added_tokens_decoder", {}).items():
@@ -134,20 +152,33 @@ def _special_tokens(tokenizer: Any) -> set[int]:
     return special
 
 
-def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
+def render(
+    tokenizer: Any, turns: Turns, tools: Tools = None, *, add_generation_prompt: bool = False
+) -> str:
+    """The text of a conversation.
+
+    Raises
+    ------
+    LetheError
+        If the template refuses the conversation, with the model's name and the template's reason.
+    """
     template = str(tokenizer.chat_template)
+    roles = tuple(turn["role"] for turn in turns)
     # A template that ends once for these turns ends every time, but for loops over the prompt.
-    case = (template, tuple(turn["role"] for turn in turns), add_generation_prompt)
+    case = (template, roles, bool(tools), add_generation_prompt)
     seconds = None if case in _rendered else MOST_SECONDS
-    with _refusals_named(tokenizer), _time_limit(seconds):
+    with _refusals_named(tokenizer, roles), _time_limit(seconds):
         text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            list(turns),
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
     _rendered.add(case)
     return text
 
 
-_rendered: set[tuple[str, tuple[str, ...], bool]] = set()
+_rendered: set[tuple[str, tuple[str, ...], bool, bool]] = set()
 
 
 class _Endless(Exception):
@@ -195,7 +226,7 @@ def _name(tokenizer: Any) -> str:
 
 
 @contextmanager
-def _refusals_named(tokenizer: Any) -> Iterator[None]:
+def _refusals_named(tokenizer: Any, roles: Sequence[str]) -> Iterator[None]:
     """Turns every error of rendering into one that names the model and the key chat_template."""
     templates = tokenizer.chat_template
     if isinstance(templates, dict) and "default" not in templates:
@@ -209,6 +240,12 @@ def _refusals_named(tokenizer: Any) -> Iterator[None]:
         # A template is a program that came with the model; it can fail in any way.
         reason = str(error) or type(error).__name__
         raise LetheError(
-            f"{_name(tokenizer)}: its chat template refused a conversation of one user turn and "
-            f"one assistant turn, without a system turn ({reason}); {_WAY_OUT}"
+            f"{_name(tokenizer)}: its chat template refused {_describe(roles)} ({reason}); "
+            f"{_WAY_OUT}"
         )
+
+
+def _describe(roles: Sequence[str]) -> str:
+    if tuple(roles) in ((), ("user",), ("user", "assistant")):
+        return "a conversation of one user turn and one assistant turn, without a system turn"
+    return f"a conversation of the turns {', '.join(roles)}"

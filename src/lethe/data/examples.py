@@ -1,6 +1,7 @@
 """Examples and the parquet tables that hold them."""
 
 import hashlib
+import json
 import logging
 import random
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,14 +25,38 @@ READ_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt with its answer, or plain text. The parts that an example does not have are None."""
+    """A prompt with its answer, plain text, or a conversation.
+
+    The parts that an example does not have are None.
+
+    Attributes
+    ----------
+    chat
+        A conversation that is more than one question and its answer, as JSON: an object with
+        `messages` and, if there are any, `tools`. Tokens are made from it. Its `answer` is then
+        the last assistant turn, and its `prompt` the turns before it, as text to read.
+    """
 
     prompt: str | None = None
     answer: str | None = None
     text: str | None = None
+    chat: str | None = None
+
+    def conversation(self) -> tuple[list[dict[str, Any]], list[Any] | None]:
+        """The turns and the tools of a conversation or of a pair."""
+        if self.chat is None:
+            question = {"role": "user", "content": self.prompt}
+            return [question, {"role": "assistant", "content": self.answer}], None
+        content = json.loads(self.chat)
+        return content["messages"], content.get("tools")
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The parts by name; a conversation is left out if there is none."""
+        parts = {"prompt": self.prompt, "answer": self.answer, "text": self.text}
+        return parts if self.chat is None else parts | {"chat": self.chat}
 
     def digest(self) -> str:
-        """SHA-256 of the three parts, in hex."""
+        """SHA-256 of the parts, in hex."""
         parts = ["\x00" if part is None else part for part in self._parts()]
         text = "\x1f".join(parts)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -46,15 +72,19 @@ class Example:
             prompt=_valid_utf8(self.prompt),
             answer=_valid_utf8(self.answer),
             text=_valid_utf8(self.text),
+            chat=_valid_utf8(self.chat),
         )
 
     def is_empty(self) -> bool:
         """Whether there is nothing to compute a loss on."""
+        if self.chat is not None:
+            return False
         scored = self.text if self.answer is None else self.answer
         return not scored.strip()
 
-    def _parts(self) -> tuple[str | None, str | None, str | None]:
-        return self.prompt, self.answer, self.text
+    def _parts(self) -> list[str | None]:
+        # Examples without a conversation keep the digests that they had before there were any.
+        return list(self.as_dict().values())
 
 
 def _valid_utf8(text: str | None) -> str | None:
@@ -289,7 +319,10 @@ def replayable_sample(
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Writes a table with the columns prompt, answer, text and hash, atomically."""
+    """Writes a table with the columns prompt, answer, text and hash, atomically.
+
+    It also has the column chat if an example is a conversation.
+    """
     _write_table(path, _columns(examples))
 
 
@@ -314,12 +347,15 @@ def write_corpus(path: Path, domains: dict[str, list[Example]]) -> None:
 
 
 def _columns(examples: Sequence[Example]) -> dict[str, list]:
-    return {
+    columns = {
         "prompt": [example.prompt for example in examples],
         "answer": [example.answer for example in examples],
         "text": [example.text for example in examples],
         "hash": [example.digest() for example in examples],
     }
+    chats = [example.chat for example in examples]
+    # Tables without conversations keep their bytes.
+    return columns | {"chat": chats} if any(chats) else columns
 
 
 def _write_table(path: Path, columns: dict[str, list]) -> None:
@@ -346,6 +382,8 @@ def _iterate(path: Path) -> Iterator[Example]:
     try:
         # Reading ahead would keep the complete file in memory.
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            if "chat" in file.schema_arrow.names:
+                columns.append("chat")
             _refuse_other_types(path, file.schema_arrow, columns)
             for batch in file.iter_batches(READ_AT_ONCE, columns=columns):
                 batch.validate(full=True)

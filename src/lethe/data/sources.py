@@ -1,6 +1,7 @@
 """One small interface over every source of examples: `read_source(source, where, ...)`."""
 
 import ast
+import logging
 import random
 import re
 import sysconfig
@@ -12,10 +13,13 @@ from typing import Any
 
 from lethe.config.data_settings import DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench, prompts
+from lethe.data.conversations import ChatReader
 from lethe.data.examples import Example, draw_disjoint, draw_separately
 from lethe.data.records import Record, matching_files, read_records
 from lethe.data.values import NotText, look_up, value_as_text
 from lethe.errors import LetheError
+
+logger = logging.getLogger(__name__)
 
 # Names may hold spaces, dots and hyphens. They hold no quotes, so that JSON in a prompt stays as
 # it is.
@@ -52,7 +56,43 @@ def read_source(
         return read(archive, where, source.shots)
     if source.kind == "stdlib":
         return _standard_library(where)
+    if source.format == "chat":
+        return _selected(source, _chats(_records(source, where), where))
+    if source.format == "messages":
+        return _selected(source, _first_exchanges(_records(source, where), where))
     return _selected(source, map(_reader(source, where), _records(source, where)))
+
+
+def _chats(records: Iterator[Record], where: str) -> Iterator[Example]:
+    """Reads chats with all their turns; logs at the end what was read and what was left out."""
+    read = ChatReader()
+    try:
+        for record in records:
+            yield _read_named(read, where, record)
+    finally:  # A source with `first` stops earlier.
+        level = logging.WARNING if read.leaves_out() else logging.INFO
+        logger.log(level, "%s: %s", where, read.summary())
+
+
+def _first_exchanges(records: Iterator[Record], where: str) -> Iterator[Example]:
+    """Reads the first exchange of each conversation, as the paper does; logs the turns left out."""
+    turns = 0
+    conversations = 0
+    try:
+        for record in records:
+            yield _read_named(prompts.read_messages, where, record)
+            surplus = len(record["messages"]) - 2
+            turns += max(0, surplus)
+            conversations += surplus > 0
+    finally:  # A source with `first` stops earlier.
+        if turns:
+            logger.warning(
+                "%s: left out %d turn(s) of %d conversation(s), because format messages reads the "
+                "first exchange only; format chat reads all turns",
+                where,
+                turns,
+                conversations,
+            )
 
 
 def task_examples(
@@ -113,8 +153,7 @@ def _reader(source: FileSource | DatasetSource, where: str) -> prompts.RecordRea
     elif source.format == "bbh":
         read = prompts.bbh_reader(Path(source.prompt_file(where)))
     else:
-        readers = {"messages": prompts.read_messages, "dolly": prompts.read_dolly}
-        read = readers[source.format]
+        read = prompts.read_dolly
     return partial(_read_named, read, where)
 
 

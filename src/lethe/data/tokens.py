@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lethe.data.chat import end_of_turn, has_template, render_turn
+from lethe.data.chat import end_of_turn, has_template, render_next_turn, render_turn
+from lethe.data.chat_masks import render_chat
 from lethe.data.examples import Example
+from lethe.errors import LetheError
 
 # Bytes of tokens that stay in memory: a million examples of 16 tokens.
 IN_MEMORY = 64_000_000
@@ -18,20 +20,35 @@ IN_MEMORY = 64_000_000
 
 @dataclass(frozen=True)
 class Tokens:
-    """One tokenised example. The tokens `ids[start:]` carry loss."""
+    """One tokenised example. The tokens `ids[start:]` carry loss, but for the gaps.
+
+    Attributes
+    ----------
+    gaps
+        First token and end of each part after `start` that carries no loss, such as the user's
+        later turns in a conversation.
+    """
 
     ids: list[int]
     start: int
+    gaps: tuple[tuple[int, int], ...] = ()
 
     @property
     def scored(self) -> int:
         """Number of tokens that carry loss."""
-        return max(0, len(self.ids) - self.start)
+        return max(0, len(self.ids) - self.start) - _gap_tokens(self.gaps)
 
     @property
     def loss_mask(self) -> np.ndarray:
         """True (T,) for every token that carries loss."""
-        return np.arange(len(self.ids)) >= self.start
+        mask = np.arange(len(self.ids)) >= self.start
+        for begin, end in self.gaps:
+            mask[begin:end] = False
+        return mask
+
+
+def _gap_tokens(gaps: Iterable[tuple[int, int]]) -> int:
+    return sum(end - begin for begin, end in gaps)
 
 
 class TokenFile(Sequence[Tokens]):
@@ -46,12 +63,16 @@ class TokenFile(Sequence[Tokens]):
         self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
         self._ends = array("q", [0])
         self._starts = array("i")
+        # Few examples have gaps: conversations of several turns.
+        self._gaps: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def append(self, tokens: Tokens) -> None:
         """Adds an example at the end."""
         self._file.seek(4 * self._ends[-1])
         self._file.write(np.asarray(tokens.ids, dtype=np.int32).tobytes())
         self._ends.append(self._ends[-1] + len(tokens.ids))
+        if tokens.gaps:
+            self._gaps[len(self._starts)] = tokens.gaps
         self._starts.append(tokens.start)
 
     def __len__(self) -> int:
@@ -65,7 +86,7 @@ class TokenFile(Sequence[Tokens]):
         length = self._ends[index + 1] - begin
         self._file.seek(4 * begin)
         ids = np.frombuffer(self._file.read(4 * length), dtype=np.int32)
-        return Tokens(ids.tolist(), self._starts[index])
+        return Tokens(ids.tolist(), self._starts[index], self._gaps.get(index, ()))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -75,7 +96,10 @@ class TokenFile(Sequence[Tokens]):
     @property
     def scored(self) -> np.ndarray:
         """Tokens of each example that carry loss (N,)."""
-        return np.maximum(self.lengths - np.array(self._starts, dtype=np.int64), 0)
+        counts = np.maximum(self.lengths - np.array(self._starts, dtype=np.int64), 0)
+        for index, gaps in self._gaps.items():
+            counts[index] -= _gap_tokens(gaps)
+        return counts
 
 
 def lengths(examples: Sequence[Tokens]) -> np.ndarray:
@@ -111,7 +135,8 @@ def tokenise(
 ) -> Tokenised:
     r"""Turns examples into tokens.
 
-    Loss is on the answer of a prompt-answer pair, and on all tokens of plain text but the first.
+    Loss is on the answer of a prompt-answer pair, on every assistant turn of a conversation, and on
+    all tokens of plain text but the first.
     A pair is written by the tokenizer's chat template if it has one, and else as
     `<prompt>\\n<answer><end>`. Left truncation removes tokens at the beginning of the prompt, so
     that the answer stays. Plain text is always cut at its end, and no end token is scored after
@@ -140,6 +165,9 @@ def tokenise(
         if example.text is not None:
             side = "right"
             tokens = encoder.text(example.text)
+        elif example.chat is not None:
+            side = truncation
+            tokens = encoder.chat(example, include_eos)
         else:
             side = truncation
             tokens = encoder.pair(example.prompt, example.answer, include_eos)
@@ -163,6 +191,11 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     return _Encoder(tokenizer).prompt(prompt)
 
 
+def question_ids(tokenizer: Any, example: Example) -> list[int]:
+    """The tokens that the answer of a pair, or the last answer of a conversation, follows."""
+    return _Encoder(tokenizer).question(example)
+
+
 class _Encoder:
     """A tokenizer, and facts about it that are the same for every example."""
 
@@ -182,6 +215,57 @@ class _Encoder:
         text = prompt_text(self.tokenizer, prompt)
         # A template writes special tokens itself; a second set would shift every position.
         return self._plain(text) if self.templated else self._with_first_tokens(text)
+
+    def question(self, example: Example) -> list[int]:
+        """The tokens before the last answer of an example."""
+        if example.chat is None or not self.templated:
+            return self.prompt(example.prompt or "")
+        turns, tools = example.conversation()
+        last = max(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
+        return self._plain(render_next_turn(self.tokenizer, turns[:last], tools).prompt)
+
+    def chat(self, example: Example, include_eos: bool) -> Tokens:
+        """A conversation, with loss on every assistant turn and, if wanted, on its end."""
+        if not self.templated:
+            raise LetheError(
+                f"a conversation of several turns ({(example.prompt or '')[:60]!r}) needs a chat "
+                "template, and the model has none; set models.<name>.chat_template in the "
+                "experiment, or give pairs of prompt and answer"
+            )
+        rendered = render_chat(self.tokenizer, *example.conversation())
+        parts = []
+        for span in rendered.spans:
+            parts.append((span.begin, span.stop if include_eos else span.end))
+        text = rendered.text if include_eos else rendered.text[: parts[-1][1]]
+        ids, mask = self._marked(text, parts)
+        eos = self.tokenizer.eos_token_id
+        if include_eos and rendered.unended and eos is not None:
+            ids.append(eos)
+            mask.append(True)
+        mask[0] = False
+        return Tokens(ids, *_start_and_gaps(mask))
+
+    def _marked(self, text: str, parts: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+        """The tokens of a text, and for each whether it reaches into one of the parts."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            ids: list[int] = []
+            mask: list[bool] = []
+            position = 0
+            for begin, end in parts:
+                for piece, marked in ((text[position:begin], False), (text[begin:end], True)):
+                    piece_ids = self._plain(piece)
+                    ids += piece_ids
+                    mask += [marked] * len(piece_ids)
+                position = end
+            return ids, mask
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        mask = [False] * len(encoded["input_ids"])
+        number = 0
+        for index, (first, last) in enumerate(encoded["offset_mapping"]):
+            while number < len(parts) and parts[number][1] <= first:
+                number += 1
+            mask[index] = number < len(parts) and last > parts[number][0]
+        return encoded["input_ids"], mask
 
     def pair(self, prompt: str, answer: str, include_eos: bool) -> Tokens:
         """Prompt and answer, with loss on the answer and, if wanted, on its end."""
@@ -223,6 +307,22 @@ class _Encoder:
         return ids[: len(ids) - self.appended]
 
 
+def _start_and_gaps(mask: Sequence[bool]) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """The first token that carries loss, and the gaps after it."""
+    start = mask.index(True) if True in mask else len(mask)
+    gaps = []
+    begin = None
+    for position in range(start, len(mask)):
+        if not mask[position] and begin is None:
+            begin = position
+        elif mask[position] and begin is not None:
+            gaps.append((begin, position))
+            begin = None
+    if begin is not None:
+        gaps.append((begin, len(mask)))
+    return start, tuple(gaps)
+
+
 def _appended_tokens(tokenizer: Any) -> int:
     """Number of special tokens that the tokenizer appends to a text."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -237,8 +337,14 @@ def _appended_tokens(tokenizer: Any) -> int:
 
 
 def _cut(tokens: Tokens, max_tokens: int, side: str) -> Tokens:
-    if side == "right":
-        return Tokens(tokens.ids[:max_tokens], tokens.start)
-    # At least one token of the prompt stays, because the answer's first token is predicted from it.
-    surplus = min(len(tokens.ids) - max_tokens, max(0, tokens.start - 1))
-    return Tokens(tokens.ids[surplus:][:max_tokens], tokens.start - surplus)
+    surplus = 0
+    if side == "left":
+        # At least one token of the prompt stays, because the answer's first token is predicted
+        # from it.
+        surplus = min(len(tokens.ids) - max_tokens, max(0, tokens.start - 1))
+    gaps = []
+    for begin, end in tokens.gaps:
+        first = begin - surplus
+        if first < max_tokens:
+            gaps.append((first, min(end - surplus, max_tokens)))
+    return Tokens(tokens.ids[surplus:][:max_tokens], tokens.start - surplus, tuple(gaps))

@@ -1,9 +1,10 @@
 """The hub: the commit of a model there, and the errors of a hub that does not answer."""
 
-import logging
 import re
 
-_log = logging.getLogger("lethe.engine")
+from lethe.engine.model_files import ADAPTER, adapter_message
+from lethe.errors import LetheError, one_line
+
 # The libraries that huggingface_hub connects with; which of them depends on its version.
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 # Errors of huggingface_hub itself, by name because their module depends on its version.
@@ -27,7 +28,12 @@ def unreachable(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def commit_of(path: str, revision: str | None) -> str | None:
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit, which never changes, and not a branch or a tag."""
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def commit_of(path: str, revision: str | None) -> str:
     """The commit that a revision of a model on the hub names today.
 
     Parameters
@@ -35,24 +41,41 @@ def commit_of(path: str, revision: str | None) -> str | None:
     revision
         Branch, tag or commit; None: the default branch.
 
-    Returns
-    -------
-    The commit; None if the hub does not answer and the model is not in the local cache.
+    Raises
+    ------
+    LetheError
+        If the hub does not know the model, or does not answer and the model is not in the local
+        cache. Without the commit, two jobs could load different weights.
     """
-    if revision and re.fullmatch("[0-9a-f]{40}", revision):
+    if is_commit(revision):
         return revision
     # Imported here because it takes a while.
     from transformers.utils.hub import cached_file, extract_commit_hash
 
+    reason = "its config.json names no commit"
     try:
         file = cached_file(path, "config.json", revision=revision)
-    except Exception:  # Loading the model reports the same problem in full.
+    except Exception as error:  # Some errors of a broken connection are no OSError.
         file = None
+        reason = one_line(error)
+        if (broken := unreachable(error)) is not None:
+            reason = f"the hub does not answer ({one_line(broken)})"
+        elif _holds_adapter(path, revision):
+            raise LetheError(f"model {path}: {adapter_message(None)}")
     commit = extract_commit_hash(file, None)
     if commit is None:
-        _log.warning(
-            "model %s: its commit could not be looked up, so that it is not pinned; set "
-            "models.<name>.revision to a commit",
-            path,
+        raise LetheError(
+            f"model {path}: its commit cannot be looked up: {reason}. If {path} is a folder, give "
+            "the model source: folder and a path that exists. Else set models.<name>.revision to "
+            "a commit (40 hexadecimal digits), or run again when the hub answers"
         )
     return commit
+
+
+def _holds_adapter(path: str, revision: str | None) -> bool:
+    from transformers.utils.hub import cached_file
+
+    try:
+        return cached_file(path, ADAPTER, revision=revision) is not None
+    except Exception:  # There is no such file, or the hub stopped answering.
+        return False

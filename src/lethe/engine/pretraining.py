@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from lethe.config.model_settings import Pretraining, Recipe
 from lethe.data.examples import Example
 from lethe.data.tokens import Tokens
 from lethe.engine.checkpoints import Checkpoint, fingerprint
 from lethe.engine.objectives import Objective, Step
+from lethe.engine.pretrained import Pretrained
 from lethe.engine.schedule import Schedule
 from lethe.engine.training_loop import LoopSettings, TrainingLoop
 from lethe.errors import LetheError
@@ -22,7 +22,7 @@ def corpus(
     folder: Path, documents: Sequence[Example], settings: Pretraining
 ) -> tuple[Any, list[list[int]]]:
     """The tokenizer saved in `folder`, and the documents as sequences of one context each."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = Pretrained(name=f"tokenizer of {folder}", path=str(folder)).load_tokenizer()
     texts = [whole_text(document) for document in documents]
     ids = tokenizer(texts)["input_ids"] if texts else []
     return tokenizer, pack(ids, settings.context, tokenizer.eos_token_id, settings.seed)

@@ -253,7 +253,7 @@ class _Comparison:
 
 
 def _key(example: Tokens) -> tuple:
-    return (example.start, *example.ids)
+    return (example.start, example.gaps, *example.ids)
 
 
 def _store(targets: StateTargets | LogitTargets, top_k: int | None) -> StoredTargets:

@@ -49,11 +49,31 @@ def _messages_to(stream: TextIO) -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def _no_input() -> Iterator[None]:
+    """Gives the block an empty standard input, so that no library can ask a question there."""
+    try:
+        original = os.dup(0)
+    except OSError:
+        # The process has no standard input.
+        yield
+        return
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    try:
+        yield
+    finally:
+        os.dup2(original, 0)
+        os.close(original)
+
+
 def run_in_process(function: Callable[..., None], log: str, **arguments: Any) -> None:
     """Calls `function(**arguments)`; everything on stderr also goes to the log.
 
-    A LetheError ends the job with its message alone. The message names the next step, and a
-    traceback would hide it.
+    Standard input is empty, so that no question of a library is answered by chance. A LetheError
+    ends the job with its message alone. The message names the next step, and a traceback would
+    hide it.
 
     Raises
     ------
@@ -64,7 +84,11 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that closing the log has nothing left to write.
-    with open(log, "wb", buffering=0) as stream, _messages_to(_TerminalAndLog(sys.stderr, stream)):
+    with (
+        open(log, "wb", buffering=0) as stream,
+        _messages_to(_TerminalAndLog(sys.stderr, stream)),
+        _no_input(),
+    ):
         try:
             function(**arguments)
         except LetheError as error:

@@ -10,7 +10,7 @@ import torch
 
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import Example
-from lethe.data.tokens import prompt_ids
+from lethe.data.tokens import question_ids
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.generation import Graded, grade
 from lethe.engine.reader import Reader
@@ -64,7 +64,7 @@ class Questions:
                     f"({(example.text or '')[:60]!r}); give pairs of prompt and answer, or remove "
                     "scoring.exact_match"
                 )
-        ids = [prompt_ids(tokenizer, example.prompt or "") for example in examples]
+        ids = [question_ids(tokenizer, example) for example in examples]
         return cls(
             prompts=[prompt[-scoring.max_tokens :] for prompt in ids],
             targets=[str(example.answer) for example in examples],

@@ -66,26 +66,68 @@ def gather(
     Raises
     ------
     RowError
-        Naming a repeat that was measured on other examples or with other settings than the row.
+        Naming, in one message, every file that is missing or broken, and every repeat that is of
+        another task, or was measured on other examples or with other settings than the row.
     """
-    first = {task: rows.read_row(path) for task, path in measured.items()}
-    ids = next(iter(first.values())).example_ids
+    problems: list[str] = []
+    first: dict[str, rows.Row] = {}
+    for task, path in measured.items():
+        if (row := _read_or_note(path, problems)) is not None:
+            first[task] = row
+    usable: list[rows.Row] = []
+    for path in repeated:
+        if (row := _read_or_note(path, problems)) is None:
+            continue
+        problem = _repeat_problem(row, path, measured=measured, first=first)
+        if problem is None:
+            usable.append(row)
+        else:
+            problems.append(problem)
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RowError(
+            f"noise: {len(problems)} problem(s) with {len(measured)} rows and {len(repeated)} "
+            f"repeats, nothing was gathered\n{listed}\nmove these files away and run again to "
+            "measure them"
+        )
     trainings = {task: [row.forgetting] for task, row in first.items()}
     scored: dict[tuple[str, int], list[np.ndarray]] = {}
-    for path in repeated:
-        row = rows.read_row(path)
-        task, seed = row.about["task"], row.about["seed"]
-        if row.example_ids != ids or _but_seed(row) != _but_seed(first[task]):
-            raise RowError(
-                f"{path}: measured on other examples or with other settings than "
-                f"{measured[task]}; move it away and run again"
-            )
-        scored.setdefault((task, seed), []).append(row.forgetting)
+    for row in usable:
+        scored.setdefault((row.about["task"], row.about["seed"]), []).append(row.forgetting)
         if row.about["measurement"] == 0:
-            trainings[task].append(row.forgetting)
+            trainings[row.about["task"]].append(row.forgetting)
+    ids = next(iter(first.values())).example_ids
     stacked = {task: np.stack(lines).astype(np.float64) for task, lines in trainings.items()}
     groups = [np.stack(lines).astype(np.float64) for lines in scored.values() if len(lines) > 1]
     return stacked, groups, ids
+
+
+def _read_or_note(path: Path, problems: list[str]) -> rows.Row | None:
+    """The row in a file; None, with a problem appended, if it cannot be read."""
+    try:
+        return rows.read_row(path)
+    except RowError as error:
+        problems.append(str(error))
+        return None
+
+
+def _repeat_problem(
+    row: rows.Row, path: Path, *, measured: Mapping[str, Path], first: Mapping[str, rows.Row]
+) -> str | None:
+    """The reason why a repeat cannot be compared with its task's row, if there is one."""
+    if not {"task", "seed", "measurement"} <= row.about.keys():
+        return f"{path}: is not a repeat, because it names no task, seed and measurement"
+    task = row.about["task"]
+    if task not in measured:
+        return f"{path}: is a repeat of {task!r}, which is none of the rows; was it renamed?"
+    original = first.get(task)
+    if original is None:
+        # The task's row is a problem by itself.
+        return None
+    ids = next(iter(first.values())).example_ids
+    if row.example_ids != ids or _but_seed(row) != _but_seed(original):
+        return f"{path}: measured on other examples or with other settings than {measured[task]}"
+    return None
 
 
 def _but_seed(row: rows.Row) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lethe.config.replay_settings import (
     BUILT_ON_PREDICTION,
+    DURING_TRAINING,
     PREDICTION_METHODS,
     Replay,
     ReplayRun,
@@ -64,7 +65,7 @@ def primary_run(replay: Replay) -> str | None:
         return replay.primary
     if "gaussian" in replay.strategies:
         return "gaussian"
-    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION)
+    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION, *DURING_TRAINING)
     names = [name for name in replay.strategies if name in predicting]
     return names[0] if names else None
 
@@ -88,6 +89,8 @@ def _random_text(runs: Mapping[str, ReplayRun], primary: ReplayRun | None) -> st
 def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> str | None:
     """Name of the run that differs from the primary one in the choice of examples only."""
     choice = {"name", "strategy", "draw", "temperature", "prediction"}
+    choice |= {"probes", "probe_choice", "probe_after"}
+    choice |= {"mir_candidates", "mir_order"}
     settings = primary.model_dump(exclude=choice)
     for run in runs.values():
         if run.strategy == "random" and run.model_dump(exclude=choice) == settings:

@@ -13,12 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import lethe
 from lethe.analysis import transfer
 from lethe.config.task_table import Task
-from lethe.data.examples import UpstreamExample
+from lethe.report.example_browser import make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
+from lethe.report.verdict import make_verdicts
 
 CAPTIONS = {
+    "overview": "The first model at a glance: forgetting by task and text, its rank, the error of "
+    "the prediction, and the effect of replay.",
     "heatmap": "Z, the matrix of forgetting. It has one row per fine-tuning task and one column "
     "per upstream example, sorted by domain and then by mean forgetting. Red cells were forgotten. "
     "Colours are cut at the 98th percentile.",
@@ -75,11 +78,13 @@ def render_page(
     )
     environment.filters["number"] = format_number
     environment.filters["label"] = label_of
+    threshold = settings["completion"]["threshold"]
     images = {name: base64.b64encode(png).decode() for name, png in figures.items()}
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
         binary=findings.binary,
         unit=findings.unit,
+        verdicts=make_verdicts(findings, settings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
         left_out=describe_left_out(left_out),
@@ -94,9 +99,12 @@ def render_page(
         measures=MEASURES,
         contrasts=_by_model(_records, findings.contrasts),
         frontiers=_by_model(_records, findings.frontiers),
+        advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
+        browser=make_browser(findings, threshold),
+        threshold=threshold,
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )
@@ -211,21 +219,14 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
             lines = []
             for i in order[:count]:
                 example_id = z.example_ids[i]
-                domain, text = _domain_and_text(examples.get(example_id))
+                example = examples.get(example_id)
                 lines.append(
                     {
                         "id": example_id,
                         "value": float(values[i]),
-                        "domain": domain,
-                        "text": text,
+                        "domain": "" if example is None else example.domain,
+                        "text": "" if example is None else text_of(example),
                     }
                 )
             selected[model][task] = lines
     return selected
-
-
-def _domain_and_text(example: UpstreamExample | None) -> tuple[str, str]:
-    if example is None:
-        return "", ""
-    content = example.example
-    return example.domain, content.text or f"{content.prompt} → {content.answer}"

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from lethe.data.examples import Example, UpstreamExample
 from lethe.data.packages import Package, cached_contents
+from lethe.engine import model_files
+from lethe.engine.loading_report import check_length, check_vocabulary
+from lethe.engine.pretrained import Pretrained
 from lethe.engine.progress import progress
 from lethe.errors import LetheError
 from lethe.files import atomic_write
@@ -67,22 +70,31 @@ def load_encoder(path: str, revision: str | None = None) -> tuple[Any, Any]:
     Raises
     ------
     LetheError
-        If there are no such weights, or the tokenizer cannot pad.
+        If there are no such weights, tensors are missing, the tokenizer has more tokens than the
+        encoder has embeddings, or it cannot pad.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            path,
-            revision=revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError) as error:
+    name = f"similarity.encoder: {path}"
+    if Path(path).is_dir():
+        model_files.check_complete(path, name)
+    files = Pretrained(
+        name=name,
+        path=path,
+        revision=revision,
+        code_advice="choose an encoder without code of its own",
+        advice="It needs config.json, a tokenizer and safetensors weights",
+    )
+    tokenizer = files.load_tokenizer()
+    model, report = files.load_network(
+        AutoModel, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    # The pooler is not used here, and many files lack it.
+    missing = sorted(key for key in report.get("missing_keys", ()) if "pooler" not in key)
+    if missing:
         raise LetheError(
-            f"similarity.encoder: {path} cannot be loaded: {error}. It needs config.json, a "
-            "tokenizer and safetensors weights"
+            f"{name}: its files lack {len(missing)} tensor(s), the first is {missing[0]}, which "
+            "would be random; fetch or save the encoder again"
         )
+    check_vocabulary(model, tokenizer, path)
     if tokenizer.pad_token_id is None:
         raise LetheError(
             f"similarity.encoder: the tokenizer of {path} has no padding token; choose an encoder "
@@ -102,9 +114,16 @@ def encode(
     """Encodes examples as unit vectors (n, D): the mean last hidden state over a text's tokens.
 
     all-MiniLM-L6-v2 was trained with mean pooling and unit length.
+
+    Raises
+    ------
+    LetheError
+        If the encoder has too few positions for the longest text, or its states are not finite.
     """
     texts = [example_text(example) for example in examples]
     ids = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
+    longest = max((len(sequence) for sequence in ids), default=0)
+    check_length(model, longest, "similarity.encoder_tokens")
     vectors = np.full((len(ids), model.config.hidden_size), np.nan, dtype=np.float32)
     batches = list(batches_by_length([len(i) for i in ids], tokens_per_batch))
     with torch.inference_mode():
@@ -113,6 +132,11 @@ def encode(
             hidden = model(**batch).last_hidden_state
             pooled = masked_mean(hidden, batch["attention_mask"])
             vectors[rows] = torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
+    if not np.isfinite(vectors).all():
+        raise LetheError(
+            f"similarity.encoder: {getattr(model, 'name_or_path', '')} gives vectors that are NaN "
+            "or infinite; choose another encoder, or fetch its weights again"
+        )
     return vectors
 
 

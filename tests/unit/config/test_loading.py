@@ -280,6 +280,31 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             {"similarity": {"encoder": {"source": "package", "version": "1.0\n"}}},
             "version: a version is digits and dots",
         ),
+        ({"recipe": {"lr": 1e39}}, "recipe.lr: must be at most 1e+37"),
+        ({"recipe": {"max_grad_norm": 1e300}}, "recipe.max_grad_norm: must be at most 1e+37"),
+        ({"recipe": {"lora": {"targets": []}, "method": "lora"}}, "at least 1 item"),
+        ({"recipe": {"lora": {"targets": [""]}, "method": "lora"}}, "at least 1 character"),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "revision": "../../x"}}},
+            "models.m.revision: a revision is a branch, tag or commit",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "revision": "x/../../y"}}},
+            "models.m.revision: a revision is a branch, tag or commit",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": ""}}},
+            "models.m.path: must be a file, folder or id",
+        ),
+        (
+            {"models": {"m": {"source": "folder", "path": "a\0b"}}},
+            "models.m.path: must be a file, folder or id",
+        ),
+        (
+            {"models": {"m": {"source": "hub", "path": "a/b", "chat_template": ""}}},
+            "models.m.chat_template: must be a file, folder or id",
+        ),
+        ({"tasks": ""}, "tasks: must be a file, folder or id"),
     ],
 )
 def test_settings_that_no_job_survives_are_refused_at_the_start(experiment, change, part):
@@ -472,3 +497,19 @@ def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):
     assert "needs at least 2 of split train" in message
     message = problems({**config, "leave_out": ["a", "b", "c", "d"]}, folder)
     assert "leave_out: names every task of the table" in message
+
+
+def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
+    config, folder = experiment
+    name = config["experiment"]
+    load_experiment(config | {"completion": {"sibling": f"{name}/olmo"}}, folder)
+    wrong = problems(config | {"completion": {"sibling": f"{name}/olmoo"}}, folder)
+    assert "completion.sibling: 'olmoo' is no model of this experiment" in wrong
+    elsewhere = {"completion": {"sibling": "other/small"}}
+    wrong = problems(config | elsewhere, folder)
+    assert "completion.sibling: no such file: results/other/small/Z.parquet; run the" in wrong
+    (folder / "results/other/small").mkdir(parents=True)
+    (folder / "results/other/small/Z.parquet").touch()
+    load_experiment(config | elsewhere, folder)
+    for value in ("small", "../x/small", "a/b/c", "a/.."):
+        assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)

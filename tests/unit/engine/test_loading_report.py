@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lethe.config.model_settings import LoRA, Scoring
 from lethe.engine import models
-from lethe.engine.loading_report import check_finite
+from lethe.engine.loading_report import check_finite, positions_of
 from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
@@ -180,3 +180,25 @@ def test_examples_longer_than_the_models_positions_are_refused(kind, sizes, toke
         long.tokens(texts)
     with pytest.raises(IndexError if kind != "mpt" else RuntimeError):
         score(model, tiny.tokens((17, 1)), 100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("gptj", {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "rotary_dim": 4}),
+        ("codegen", {"n_positions": 16, "n_ctx": 16, "n_embd": 16, "n_layer": 1, "n_head": 4}),
+        ("ctrl", {"n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2, "dff": 16}),
+        ("roberta", {"max_position_embeddings": 18, "hidden_size": 16, "num_hidden_layers": 1}),
+    ],
+)
+def test_tabulated_positions_are_counted_without_reserved_ones(kind, sizes):
+    if kind == "codegen":
+        sizes = sizes | {"rotary_dim": 2}
+    if kind == "roberta":
+        sizes = sizes | {"num_attention_heads": 2, "intermediate_size": 16, "is_decoder": True}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=300, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert positions_of(model) == 16
+    model(torch.ones((1, 16), dtype=torch.long) * 7)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.ones((1, 17), dtype=torch.long) * 7)

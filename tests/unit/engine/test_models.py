@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 
+from lethe.config.model_settings import LoRA
 from lethe.data.tokens import prompt_text
 from lethe.engine import models
 from lethe.engine.scoring import score
@@ -116,14 +117,25 @@ def test_a_template_that_is_not_there_is_named(tmp_path, tokenizer):
     tiny.model("llama").save_pretrained(tmp_path)
     with pytest.raises(LetheError, match="has none to lend"):
         models.chat_template(str(tmp_path))
-    with pytest.raises(LetheError, match="chat_template gone/model: cannot be read"):
+    with pytest.raises(LetheError, match="chat_template gone/model: cannot be loaded"):
         models.chat_template("gone/model")
 
 
 def test_a_card_of_a_hub_model_keeps_its_revision():
-    card = models.card("org/model", "abc")
-    expected = {"path": "org/model", "revision": "abc", "trust_remote_code": False, "weights": {}}
-    assert card == expected
+    commit = "0123456789abcdef" * 2 + "01234567"
+    card = models.card("org/model", commit)
+    expected = {"path": "org/model", "revision": commit, "trust_remote_code": False, "weights": {}}
+    assert card == expected | {"commit": commit}
+
+
+@pytest.mark.parametrize("revision", [None, "main", "abc"])
+def test_a_hub_model_whose_commit_is_unknown_is_refused(revision):
+    """Two jobs could load the weights of two commits."""
+    with pytest.raises(LetheError, match=r"model org/model: its commit cannot be looked up.*set m"):
+        models.card("org/model", revision)
+    card = {"path": "org/model", "revision": revision, "weights": {}}
+    with pytest.raises(LetheError, match=r"model org/model: model\.json names no commit.*revision"):
+        models.load(card)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -287,3 +299,10 @@ def test_jobs_use_freed_memory_again():
     plain, job = map(int, said.split())
     assert plain >= 40 * 32
     assert job < plain / 2
+
+
+@pytest.mark.parametrize("targets", [["("], "nothing", ["no_such_layer"], ["norm"]])
+def test_adapters_that_fit_no_layer_are_refused(targets):
+    message = r"recipe\.lora\.targets: .* does not fit the model: .*layers are model\.layers"
+    with pytest.raises(LetheError, match=message):
+        models.add_lora(tiny.model("llama"), LoRA(rank=2, targets=targets), seed=0)

@@ -1,5 +1,6 @@
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,3 +82,29 @@ def test_the_library_comes_first_for_jobs_and_once(monkeypatch):
     running.export_library("lib")
     running.export_library("lib")
     assert os.environ["PYTHONPATH"] == os.pathsep.join(["lib", "other"])
+
+
+INPUT = """
+import sys
+from lethe.jobs import running
+
+def ask():
+    try:
+        print(f"answered {input('Run the custom code? [y/N] ')}")
+    except EOFError:
+        print("no answer")
+
+running.run(ask, sys.argv[1])
+print(f"afterwards {input()}")
+"""
+
+
+def test_no_question_of_a_library_is_answered_by_standard_input(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INPUT, str(tmp_path / "log")],
+        input="y\n",
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout.endswith("no answer\nafterwards y\n"), done.stdout + done.stderr

@@ -77,3 +77,19 @@ def test_a_repeat_of_other_settings_is_refused_by_name(written, tmp_path):
     rows.write_row(tmp_path / "odd.parquet", odd)
     with pytest.raises(RowError, match=r"odd\.parquet.*other settings"):
         repeats.gather({"say": row}, [tmp_path / "odd.parquet"])
+
+
+def test_all_files_that_cannot_be_gathered_are_named_at_once(written, tmp_path):
+    row, (path, *_) = written
+    repeat = rows.read_row(path)
+    (tmp_path / "cut.parquet").write_bytes(path.read_bytes()[:500])
+    rows.write_row(tmp_path / "z.parquet", replace(repeat, about=repeat.about | {"task": "sing"}))
+    about = {key: value for key, value in repeat.about.items() if key != "seed"}
+    rows.write_row(tmp_path / "plain.parquet", replace(repeat, about=about))
+    names = ("cut", "gone", "z", "plain")
+    with pytest.raises(RowError, match=r"4 problem\(s\).*nothing was gathered") as caught:
+        repeats.gather({"say": row}, [path, *(tmp_path / f"{name}.parquet" for name in names)])
+    for name in names:
+        assert f"{name}.parquet: " in str(caught.value)
+    with pytest.raises(RowError, match=r"1 problem\(s\)"):
+        repeats.gather({"say": tmp_path / "gone.parquet"}, [path])

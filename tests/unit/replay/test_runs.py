@@ -7,7 +7,9 @@ from helpers import tiny
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.config.replay_settings import Replay
 from lethe.engine import models
+from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
+from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
@@ -232,11 +234,53 @@ def test_mir_replays_the_largest_rises_after_one_step_on_the_task(job, monkeypat
     assert {tuple(tokens.ids) for tokens in seen[1] if tokens.start == 1} == most
 
 
-def test_mir_takes_its_virtual_step_with_thirty_candidates_per_draw(job, monkeypatch):
-    monkeypatch.setattr(runs.MostForgottenOfGroup, "candidates", 2)
-    rises = runs.rises_after_virtual_step(job, UPSTREAM, count=3, seed=[0, 1], title="t")
+def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(job, monkeypatch):
+    rises = runs.rises_after_virtual_step(job, UPSTREAM, candidates=6, seed=[0, 1], title="t")
     assert len(rises) == 12
     assert np.isfinite(list(rises.values())).sum() == 6
+    requested = []
+
+    def spy(job, upstream, *, candidates, **options):
+        requested.append(candidates)
+        return {example.example_id: 0.0 for example in upstream}
+
+    monkeypatch.setattr(runs, "rises_after_virtual_step", spy)
+    for changes in ({}, {"mir_candidates": 2}):
+        run(job, "mir", **changes)
+    assert requested == [30 * 4, 2 * 4]
+
+
+def test_mir_that_resumes_takes_no_second_virtual_step(job, tmp_path, monkeypatch):
+    whole = run(job, "mir")
+    kept = replace(job, unfinished=tmp_path / "c")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "due", lambda checkpoint: checkpoint.folder is not None)
+        patch.setattr(TrainingLoop, "take", interrupted_at(3, TrainingLoop.take))
+        with pytest.raises(KeyboardInterrupt):
+            run(kept, "mir")
+    streams = []
+    runs_fine_tune(monkeypatch, streams)
+    row = run(kept, "mir")
+    assert len(streams) == 1, "the training, and no virtual step"
+    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
+    assert row.about["probe_passes"] == whole.about["probe_passes"] == 12
+    # Another seed has another virtual step, whatever lies in the folder.
+    streams.clear()
+    run(kept, "mir", seed=1)
+    assert len(streams) == 2
+    kept.finish()
+    assert not (tmp_path / "c").exists()
+
+
+def interrupted_at(step, take):
+    """In place of a step of the training: the steps of it until one is interrupted."""
+
+    def steps(loop, examples, number, title):
+        if number == step:
+            raise KeyboardInterrupt
+        return take(loop, examples, number, title)
+
+    return steps
 
 
 def tuple_of(job, example):

@@ -1,8 +1,10 @@
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import BertWordPieceTokenizer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -78,3 +80,45 @@ def test_a_wheel_without_safetensors_is_refused(tmp_path):
 def test_a_folder_that_holds_no_encoder_is_named(tmp_path):
     with pytest.raises(LetheError, match="similarity.encoder"):
         encoder.load_encoder(str(tmp_path))
+
+
+def test_an_encoder_without_a_tensor_is_refused(folder, tmp_path):
+    """Another random tensor in each job would give other vectors."""
+    shutil.copytree(folder, tmp_path / "encoder")
+    weights = load_file(tmp_path / "encoder" / encoder.WEIGHTS)
+    name = "encoder.layer.1.output.dense.weight"
+    del weights[name]
+    save_file(weights, tmp_path / "encoder" / encoder.WEIGHTS, {"format": "pt"})
+    with pytest.raises(LetheError, match=rf"similarity\.encoder: .*lack 1 tensor\(s\).*{name}"):
+        encoder.load_encoder(str(tmp_path / "encoder"))
+
+
+def test_an_encoder_without_its_pooler_is_used(folder, examples, tmp_path):
+    shutil.copytree(folder, tmp_path / "encoder")
+    path = tmp_path / "encoder" / encoder.WEIGHTS
+    weights = load_file(path)
+    names = [name for name in weights if name.startswith("pooler")]
+    assert names
+    for name in names:
+        del weights[name]
+    save_file(weights, path, {"format": "pt"})
+    vectors = []
+    for place in (tmp_path / "encoder", folder):
+        model, tokenizer = encoder.load_encoder(str(place))
+        vectors.append(encoder.encode(model, tokenizer, examples, max_tokens=32))
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_texts_longer_than_the_encoders_positions_are_refused(folder):
+    model, tokenizer = encoder.load_encoder(str(folder))
+    long = [Example(text="river " * 600)]
+    with pytest.raises(LetheError, match=r"512 positions.*600 tokens.*similarity\.encoder_tokens"):
+        encoder.encode(model, tokenizer, long, max_tokens=600)
+    assert np.isfinite(encoder.encode(model, tokenizer, long, max_tokens=512)).all()
+
+
+def test_vectors_that_are_no_numbers_are_refused(folder, examples):
+    model, tokenizer = encoder.load_encoder(str(folder))
+    model.embeddings.word_embeddings.weight.data[:] = float("nan")
+    with pytest.raises(LetheError, match=r"similarity\.encoder: .*NaN or infinite"):
+        encoder.encode(model, tokenizer, examples, max_tokens=32)

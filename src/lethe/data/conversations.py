@@ -1,0 +1,265 @@
+"""Chats in the forms that trainers read, as examples.
+
+A record's fields show its form: `messages` (role, content), ShareGPT's `conversations` (from,
+value), Alpaca's `instruction`, `input` and `output`, `prompt` and `completion`, or `text`. All
+turns are kept, as are tools, calls of tools and thoughts, which the model's own chat template
+writes.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from lethe.data.examples import Example
+from lethe.data.values import NotText, value_as_text
+from lethe.errors import LetheError
+
+# Names of roles in ShareGPT's form and elsewhere -> names that chat templates know.
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "ipython": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "function_call": "function_call",
+}
+# Keys of a turn by which some trainers leave single turns out of the loss.
+_LOSS_KEYS = ("weight", "train", "loss", "train_on_turn")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_OUTPUTS = ("output", "response", "answer")
+
+
+class ChatReader:
+    """Reads records as chats and counts everything that it leaves out.
+
+    Attributes
+    ----------
+    counts
+        Records by form, and the records, turns and keys that were left out, by reason.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, fields: dict[str, Any]) -> Example:
+        """One record as an example; one without an answer is an empty pair.
+
+        Raises
+        ------
+        LetheError
+            If the record has no known form, or holds a turn that is not text.
+        """
+        for key in _MEDIA:
+            if fields.get(key):
+                raise LetheError(f"field {key!r} holds images or sound; only text can be read")
+        form = form_of(fields)
+        self.counts["records"] += 1
+        if form == "text":
+            return Example(text=_text(fields["text"], "text"))
+        if form == "prompt_completion" and not isinstance(fields["prompt"], list):
+            return self._pair(
+                _text(fields["prompt"], "prompt"), _text(fields["completion"], "completion")
+            )
+        if form == "prompt_completion":
+            turns = [*fields["prompt"], *_as_list(fields["completion"], "completion")]
+        elif form == "alpaca":
+            turns = _alpaca_turns(fields)
+        else:
+            turns = list(_as_list(fields[form], form))
+        turns = [self._turn(turn) for turn in turns]
+        system = fields.get("system")
+        if form == "conversations" and system:
+            turns.insert(0, {"role": "system", "content": _text(system, "system")})
+        return self._conversation(turns, _tools(fields.get("tools")))
+
+    def _pair(self, prompt: str, answer: str) -> Example:
+        if not answer.strip():
+            self.counts["without an answer (left out)"] += 1
+            return Example("", "")
+        return Example(prompt, answer)
+
+    def _turn(self, turn: Any) -> dict[str, Any]:
+        """A turn with the names that chat templates know, without keys that are null."""
+        if not isinstance(turn, dict):
+            raise LetheError(f"a turn is {str(turn)[:60]!r}, but an object with a role is wanted")
+        turn = {key: value for key, value in turn.items() if value is not None}
+        name = turn.pop("role", None) or turn.pop("from", None)
+        if name not in ROLES:
+            raise LetheError(f"a turn has the role {name!r}; known: {', '.join(ROLES)}")
+        content = turn.pop("content", None)
+        content = turn.pop("value", None) if content is None else content
+        for key in _LOSS_KEYS:
+            if key in turn:
+                del turn[key]
+                self.counts[f"turns with {key!r}, which is not read (they carry loss)"] += 1
+        text = _content(content)
+        if name == "function_call":
+            return {"role": "assistant", "content": "", "tool_calls": _calls(text), **turn}
+        return {"role": ROLES[name], "content": text, **turn}
+
+    def _conversation(self, turns: list[dict[str, Any]], tools: list[Any] | None) -> Example:
+        answers = [number for number, turn in enumerate(turns) if _is_answer(turn)]
+        if not answers:
+            self.counts["without an answer (left out)"] += 1
+            return Example("", "")
+        last = answers[-1]
+        if last + 1 < len(turns):
+            self.counts["turns after the last answer (left out)"] += len(turns) - last - 1
+            turns = turns[: last + 1]
+        self.counts["answers"] += len(answers)
+        if _is_pair(turns, tools):
+            return Example(turns[0]["content"], turns[1]["content"])
+        self.counts["conversations of several turns, with a system turn or with tools"] += 1
+        content: dict[str, Any] = {"messages": turns}
+        if tools:
+            content["tools"] = tools
+        return Example(
+            prompt=readable(turns[:-1]),
+            answer=readable_turn(turns[-1]),
+            chat=json.dumps(content, ensure_ascii=False),
+        )
+
+    def summary(self) -> str:
+        """The counts in words."""
+        parts = [f"{self.counts['records']} chats read"]
+        parts += [f"{count} {name}" for name, count in self.counts.items() if name != "records"]
+        return "; ".join(parts)
+
+    def leaves_out(self) -> bool:
+        """Whether anything was left out."""
+        return any("left out" in name or "not read" in name for name in self.counts)
+
+
+def form_of(fields: dict[str, Any]) -> str:
+    """The form of a record: messages, conversations, prompt_completion, alpaca or text.
+
+    Raises
+    ------
+    LetheError
+        If it has none of these, with the fields that it has.
+    """
+    present = {key for key, value in fields.items() if value is not None}
+    for form in ("messages", "conversations"):
+        if form in present:
+            return form
+    if {"prompt", "completion"} <= present:
+        return "prompt_completion"
+    if "instruction" in present and present & set(_OUTPUTS):
+        return "alpaca"
+    if "text" in present:
+        return "text"
+    raise LetheError(
+        "no chat in this record: it has none of messages, conversations, prompt with completion, "
+        f"instruction with output, or text; seen: {list(fields)}"
+    )
+
+
+def readable(turns: Sequence[dict[str, Any]]) -> str:
+    """Turns as text for people: role, content."""
+    if len(turns) == 1 and turns[0]["role"] == "user":
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {readable_turn(turn)}" for turn in turns)
+
+
+def readable_turn(turn: dict[str, Any]) -> str:
+    """The content of a turn, or its calls of tools as JSON."""
+    return turn["content"] or json.dumps(turn.get("tool_calls", ""), ensure_ascii=False)
+
+
+def _is_answer(turn: dict[str, Any]) -> bool:
+    return turn["role"] == "assistant" and bool(turn["content"].strip() or turn.get("tool_calls"))
+
+
+def _is_pair(turns: list[dict[str, Any]], tools: list[Any] | None) -> bool:
+    """Whether the turns are one question and its answer, which are read without the spaces around.
+
+    Others keep their spaces, so that a trainer's own reading is the same.
+    """
+    if tools or [turn["role"] for turn in turns] != ["user", "assistant"]:
+        return False
+    for turn in turns:
+        if set(turn) != {"role", "content"} or turn["content"] != turn["content"].strip():
+            return False
+    return True
+
+
+def _alpaca_turns(fields: dict[str, Any]) -> list[dict[str, Any]]:
+    """System turn, earlier exchanges, the instruction with its input, and the output."""
+    turns = []
+    if fields.get("system"):
+        turns.append({"role": "system", "content": fields["system"]})
+    for exchange in fields.get("history") or ():
+        question, answer = exchange
+        turns.append({"role": "user", "content": question})
+        turns.append({"role": "assistant", "content": answer})
+    question = _text(fields["instruction"], "instruction")
+    addition = _text(fields.get("input"), "input")
+    if addition.strip():
+        question = f"{question}\n{addition}"
+    key = next(key for key in _OUTPUTS if fields.get(key) is not None)
+    turns.append({"role": "user", "content": question})
+    turns.append({"role": "assistant", "content": _text(fields[key], key)})
+    return turns
+
+
+def _content(content: Any) -> str:
+    """The text of a turn: text itself, or a list of parts that are all text."""
+    if not isinstance(content, list):
+        return _text(content, "content")
+    parts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text":
+            raise LetheError("a turn holds a part that is not text; only text can be read")
+        parts.append(_text(part.get("text"), "content"))
+    return "".join(parts)
+
+
+def _text(value: Any, name: str) -> str:
+    try:
+        return value_as_text(value)
+    except NotText as error:
+        raise NotText(f"field {name!r} {error}")
+
+
+def _as_list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise LetheError(f"field {name!r} holds no list of turns: {str(value)[:60]!r}")
+    return value
+
+
+def _tools(value: Any) -> list[Any] | None:
+    """The tools of a record: a list, or a list written as JSON text."""
+    if not value:
+        return None
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise LetheError(f"field 'tools' is text but not JSON ({error})")
+    return _as_list(value, "tools")
+
+
+def _calls(text: str) -> list[dict[str, Any]]:
+    """Calls of tools from ShareGPT's `function_call`: one object or several, as JSON text."""
+    try:
+        content = json.loads(text)
+        calls = content if isinstance(content, list) else [content]
+        return [
+            {
+                "type": "function",
+                "function": {"name": call["name"], "arguments": call["arguments"]},
+            }
+            for call in calls
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise LetheError(f"a function_call is not JSON with a name and arguments: {text[:60]!r}")

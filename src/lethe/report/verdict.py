@@ -1,0 +1,105 @@
+"""The verdict at the top of the report: what was lost, what prevents it, and at which price.
+
+One paragraph per model. It says an effect in words where the numbers support it; otherwise it names
+what is not known and why.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lethe.report.figure_style import label_of
+from lethe.report.findings import Findings
+from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_headline, format_interval
+
+_FORGETTING = "heldout_forgetting"
+_NEW_TASK = "eval_loss_after"
+
+
+def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Writes the verdict of each model as a few sentences.
+
+    Parameters
+    ----------
+    settings
+        The experiment; its section `replay` gives the ratio.
+    """
+    verdicts = {}
+    for model, z in findings.matrices.items():
+        sentences = [_first_sentence(forgetting_headline(z, binary=findings.binary))]
+        contrasts = findings.contrasts.get(model)
+        if contrasts is not None:
+            sentences += _prevention(contrasts, settings["replay"]["ratio"])
+            sentences += _price(contrasts, findings.runs.get(model))
+        verdicts[model] = sentences
+    return verdicts
+
+
+def _first_sentence(headline: str) -> str:
+    return headline.split(". ", 1)[0].removesuffix(".") + "."
+
+
+def _prevention(contrasts: pd.DataFrame, ratio: float) -> list[str]:
+    """What random replay and the primary run take away of the forgetting without replay."""
+    planned = contrasts[contrasts.measure == _FORGETTING].set_index("question")
+    if "replay" not in planned.index:
+        return []
+    replay = planned.loc["replay"]
+    if replay.tasks < ENOUGH_TASKS:
+        return [
+            f"Replay was tested on {replay.tasks:.0f} tasks only, which is too few for a claim."
+        ]
+    without = replay.reference_mean
+    if without <= 0:
+        return ["The held-out examples were not forgotten, so there was nothing to prevent."]
+    amount = f"Replaying 1 example per {1 / ratio:.3g} new ones"
+    removed = [_share_removed(replay, without)]
+    if "default" in planned.index:
+        removed.insert(0, _share_removed(planned.loc["default"], without))
+    sentences = [
+        f"{amount} takes away {' and '.join(removed)} of the {without:.3f} nats that the held-out "
+        f"examples lose without replay ({replay.tasks:.0f} tasks)."
+    ]
+    if "default" in planned.index:
+        sentences.append(_against_random_text(planned.loc["default"]))
+    return sentences
+
+
+def _share_removed(line: pd.Series, without: float) -> str:
+    return f"{100 * (1 - line['mean'] / without):.0f} % ({label_of(line.run)})"
+
+
+def _against_random_text(line: pd.Series) -> str:
+    interval = format_interval(line.low, line.high, "+.3f")
+    effect = f"{line.difference:+.3f} nats {interval}"
+    runs = f"{label_of(line.run)} and {label_of(line.reference)}"
+    if np.isfinite(line.p_holm) and line.p_holm < LEVEL:
+        return f"The difference between {runs} is {effect}."
+    return f"Whether {runs} differ is not decided: {effect}."
+
+
+def _price(contrasts: pd.DataFrame, runs: pd.DataFrame | None) -> list[str]:
+    """What the primary run costs in new-task loss and in training time."""
+    lines = contrasts[(contrasts.question == "default") & (contrasts.measure == _NEW_TASK)]
+    sentences = []
+    for line in lines.itertuples():
+        interval = format_interval(line.low, line.high, "+.3f")
+        worst = f"{line.largest_difference:+.3f} ({line.largest_difference_task})"
+        sentences.append(
+            f"The loss on the new tasks changes by {line.difference:+.3f} nats {interval} compared "
+            f"with {label_of(line.reference)}, and on the worst task by {worst}."
+        )
+        sentences += _seconds(runs, line.run)
+    return sentences
+
+
+def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
+    """Training time of a run as a multiple of that without replay, where both were timed."""
+    if runs is None or "training_seconds" not in runs:
+        return []
+    seconds = runs.groupby("strategy").training_seconds.mean()
+    if run not in seconds.index or "none" not in seconds.index or not seconds["none"] > 0:
+        return []
+    return [f"Training takes {seconds[run] / seconds['none']:.2f} times as long as without replay."]

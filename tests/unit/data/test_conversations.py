@@ -1,0 +1,192 @@
+"""Chats in all forms become examples, and everything that is left out is counted."""
+
+import json
+
+import pytest
+
+from lethe.config.data_settings import FileSource
+from lethe.data.conversations import ChatReader, form_of
+from lethe.data.examples import (
+    Example,
+    UpstreamExample,
+    read_upstream,
+    upstream_digest,
+    write_upstream,
+)
+from lethe.data.sources import read_source
+from lethe.errors import LetheError
+
+SYSTEM = {"role": "system", "content": "Be short."}
+ASK = {"role": "user", "content": "How many sacks?"}
+SEVEN = {"role": "assistant", "content": "Seven."}
+MORE = {"role": "user", "content": "And if you stay?"}
+EIGHT = {"role": "assistant", "content": "Eight."}
+LONG = [SYSTEM, ASK, SEVEN, MORE, EIGHT]
+
+
+def share(turns):
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    return [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns]
+
+
+def turns(fields):
+    return ChatReader()(fields).conversation()
+
+
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({"messages": LONG}, "messages"),
+        ({"conversations": share(LONG)}, "conversations"),
+        ({"system": "Be short.", "conversations": share(LONG[1:])}, "conversations"),
+        ({"prompt": LONG[:4], "completion": LONG[4:]}, "prompt_completion"),
+        (
+            {
+                "system": "Be short.",
+                "history": [["How many sacks?", "Seven."]],
+                "instruction": "And if you stay?",
+                "input": "",
+                "output": "Eight.",
+            },
+            "alpaca",
+        ),
+    ],
+)
+def test_all_turns_of_a_chat_are_read_in_any_form(fields, form):
+    assert form_of(fields) == form
+    assert turns(fields) == (LONG, None)
+    example = ChatReader()(fields)
+    assert example.answer == "Eight."
+    assert "How many sacks?" in example.prompt and not example.is_empty()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [ASK, SEVEN]},
+        {"conversations": share([ASK, SEVEN])},
+        {"prompt": "How many sacks?", "completion": "Seven."},
+        {"prompt": [ASK], "completion": [SEVEN]},
+        {"instruction": "How many sacks?", "input": "", "output": "Seven."},
+    ],
+)
+def test_one_question_with_its_answer_is_a_pair_as_before(fields):
+    assert ChatReader()(fields) == Example("How many sacks?", "Seven.")
+
+
+def test_the_input_of_alpaca_stands_under_the_instruction():
+    fields = {"instruction": "Count.", "input": "sack, sack", "output": "Two."}
+    assert ChatReader()(fields) == Example("Count.\nsack, sack", "Two.")
+
+
+def test_text_is_plain_text():
+    assert ChatReader()({"text": "Seven sacks."}) == Example(text="Seven sacks.")
+
+
+def test_tools_calls_and_thoughts_are_kept_as_they_are():
+    call = {"type": "function", "function": {"name": "count", "arguments": {"of": "sacks"}}}
+    tools = [{"type": "function", "function": {"name": "count", "description": "Counts."}}]
+    messages = [
+        ASK,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "7"},
+        {"role": "assistant", "content": "Seven.", "reasoning_content": "I counted."},
+    ]
+    # A table of many records has null for the keys that a record does not have.
+    padded = [{"tool_calls": None, **turn} for turn in messages]
+    assert turns({"messages": padded, "tools": tools}) == (messages, tools)
+    assert turns({"messages": messages, "tools": json.dumps(tools)}) == (messages, tools)
+    shared = [
+        {"from": "human", "value": "How many sacks?"},
+        {"from": "function_call", "value": '{"name": "count", "arguments": {"of": "sacks"}}'},
+        {"from": "observation", "value": "7"},
+        {"from": "gpt", "value": "Seven."},
+    ]
+    assert turns({"conversations": shared})[0][:3] == messages[:3]
+
+
+def test_a_turn_of_several_text_parts_is_read_and_one_of_images_is_refused():
+    parts = [{"type": "text", "text": "How many "}, {"type": "text", "text": "sacks?"}]
+    assert ChatReader()({"messages": [{**ASK, "content": parts}, SEVEN]}).prompt == ASK["content"]
+    for fields in (
+        {"messages": [{**ASK, "content": [{"type": "image"}]}, SEVEN]},
+        {"messages": [ASK, SEVEN], "images": ["a.png"]},
+    ):
+        with pytest.raises(LetheError, match="only text can be read"):
+            ChatReader()(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"question": "a", "reply": "b"}, r"no chat in this record.*seen: \['question', 'reply'\]"),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "role 'narrator'; known: system"),
+        ({"messages": "hello"}, "'messages' holds no list of turns"),
+        ({"messages": ["hello"]}, "an object with a role is wanted"),
+        ({"messages": [ASK, SEVEN], "tools": "count"}, "'tools' is text but not JSON"),
+        ({"conversations": [{"from": "function_call", "value": "x"}]}, "function_call is not JSON"),
+        ({"messages": [{"role": "user", "content": True}]}, "'content' holds a truth value"),
+    ],
+)
+def test_a_record_that_is_no_chat_is_refused_with_the_reason(fields, message):
+    with pytest.raises(LetheError, match=message):
+        ChatReader()(fields)
+
+
+def write(folder, records):
+    text = "\n".join(json.dumps(record) for record in records)
+    (folder / "chats.jsonl").write_text(text)
+    return FileSource(kind="files", folder=str(folder), format="chat")
+
+
+def test_everything_that_is_left_out_is_counted_and_reported(tmp_path, caplog):
+    caplog.set_level("INFO")
+    weighted = [{**turn, "weight": 0} for turn in (ASK, SEVEN)]
+    source = write(
+        tmp_path,
+        [
+            {"messages": LONG},
+            {"messages": [*LONG, MORE]},
+            {"messages": [ASK]},
+            {"messages": weighted},
+            {"prompt": "a", "completion": " "},
+        ],
+    )
+    examples = list(read_source(source, "chats.jsonl"))
+    assert [example.is_empty() for example in examples] == [False, False, True, False, True]
+    assert examples[0] == examples[1]
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.message == (
+        "chats.jsonl: 5 chats read; 5 answers; "
+        "2 conversations of several turns, with a system turn or with tools; "
+        "1 turns after the last answer (left out); 2 without an answer (left out); "
+        "2 turns with 'weight', which is not read (they carry loss)"
+    )
+
+
+def test_an_error_names_the_line(tmp_path):
+    source = write(tmp_path, [{"messages": LONG}, {"x": 1}])
+    with pytest.raises(LetheError, match=r"no chat in this record.*chats\.jsonl, line 2\)"):
+        list(read_source(source, "chats.jsonl"))
+
+
+def test_the_papers_format_still_reads_first_exchanges_and_reports_the_rest(tmp_path, caplog):
+    source = write(tmp_path, [{"messages": LONG}, {"messages": [ASK, SEVEN]}])
+    source = source.model_copy(update={"format": "messages"})
+    assert list(read_source(source, "chats.jsonl")) == [Example("How many sacks?", "Seven.")] * 2
+    assert "left out 3 turn(s) of 1 conversation(s)" in caplog.text
+
+
+def test_conversations_come_back_from_a_table_and_others_keep_their_digests(tmp_path):
+    chat = ChatReader()({"messages": [*LONG[:4], {**EIGHT, "content": "\ud83d Eight \U0001f600"}]})
+    examples = [chat.storable(), Example("a", "b"), Example(text="c")]
+    upstream = [UpstreamExample(f"a-{i}", "a", "heldout", e) for i, e in enumerate(examples)]
+    write_upstream(tmp_path / "u.parquet", upstream)
+    assert list(read_upstream(tmp_path / "u.parquet")) == upstream
+    assert Example("a", "b").digest() == (
+        "6a0929cf07513f15b8ab60f13d28cd8cb17f8e8c97505fe2aede1c741583aeb7"
+    )
+    assert len({example.digest() for example in examples}) == 3
+    assert len(upstream_digest(upstream)) == 64
+    assert Example(**chat.as_dict()) == chat

@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from helpers import findings as tiny_findings
+
+from lethe.replay.contrast_tests import compare_planned
+from lethe.replay.planned_contrasts import Contrast
+from lethe.report.verdict import make_verdicts
+
+CONTRASTS = [
+    Contrast("replay", "random-text", "none"),
+    Contrast("default", "gaussian", "random-text"),
+    Contrast("selection", "gaussian", "random"),
+]
+SETTINGS = {"replay": {"ratio": 0.125}}
+FORGETTING = {"none": 0.4, "random-text": 0.2, "random": 0.11, "gaussian": 0.1}
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    return tiny_findings.make_findings(tmp_path_factory.mktemp("findings"))
+
+
+def verdict(findings, forgetting: dict[str, float], tasks: int = 8) -> str:
+    """The verdict on the model `one` for these means of held-out forgetting by run."""
+    records = []
+    for run, mean in forgetting.items():
+        for number in range(tasks):
+            record = {"strategy": run, "task": f"task-{number}", "seed": 0}
+            record["heldout_forgetting"] = mean * (1 + 0.01 * (number - (tasks - 1) / 2))
+            record["eval_loss_after"] = 2.0 + (0.25 if run == "gaussian" and number == 3 else 0)
+            record["training_seconds"] = 2.0 if run == "none" else 3.0
+            records.append(record)
+    contrasts = pd.DataFrame(compare_planned(records, CONTRASTS))
+    changed = replace(findings, contrasts={"one": contrasts}, runs={"one": pd.DataFrame(records)})
+    return " ".join(make_verdicts(changed, SETTINGS)["one"])
+
+
+def test_the_verdict_says_what_replay_takes_away_and_at_which_price(findings):
+    text = verdict(findings, FORGETTING)
+    assert (
+        "Replaying 1 example per 8 new ones takes away 75 % (Gaussian) and 50 % (random-text) of "
+        "the 0.400 nats that the held-out examples lose without replay (8 tasks)."
+    ) in text
+    assert "The difference between Gaussian and random-text is -0.100 nats [-0.10" in text
+    assert "The loss on the new tasks changes by +0.031 nats" in text
+    assert "on the worst task by +0.250 (task-3)" in text
+    assert "Training takes 1.50 times as long as without replay." in text
+
+
+def test_a_difference_that_could_be_chance_is_called_undecided(findings):
+    text = verdict(findings, FORGETTING | {"gaussian": 0.2})
+    assert "Whether Gaussian and random-text differ is not decided: +0.000 nats" in text
+
+
+def test_too_few_tasks_carry_no_claim(findings):
+    text = verdict(findings, FORGETTING, tasks=3)
+    assert "tested on 3 tasks only, which is too few for a claim" in text
+    assert "takes away" not in text
+
+
+def test_without_forgetting_there_is_nothing_to_prevent(findings):
+    text = verdict(findings, dict.fromkeys(FORGETTING, -0.1))
+    assert "were not forgotten, so there was nothing to prevent" in text
+
+
+def test_without_planned_comparisons_the_verdict_is_about_forgetting(findings):
+    sentences = make_verdicts(findings, {"replay": None})
+    assert set(sentences) == set(findings.matrices)
+    for model in sentences:
+        assert len(sentences[model]) == 1 and "pstream loss" in sentences[model][0]

@@ -9,6 +9,7 @@ import typer
 
 import lethe
 from lethe.cli.compare_losses import compare_losses
+from lethe.cli.learn_predictor import learn_predictor
 from lethe.cli.measure_losses import measure_losses
 from lethe.cli.output import print_error
 from lethe.cli.pool import make_pool
@@ -59,6 +60,7 @@ def guide(version: VersionOption = False) -> None:
       lethe pool own/pool.yaml -o pool.parquet
       lethe score MODEL --pool pool.parquet -o base.parquet
       lethe compare base.parquet after.parquet --pool pool.parquet
+      lethe learn MODEL --pool pool.parquet --tasks 8 -o predictor.npz
 
     Run the complete workflow of an experiment, and look at its files::
 
@@ -74,6 +76,7 @@ def guide(version: VersionOption = False) -> None:
 
 app.callback(help=help_text(guide))(guide)
 app.command("compare", help=help_text(compare_losses))(compare_losses)
+app.command("learn", help=help_text(learn_predictor))(learn_predictor)
 app.command("pool", help=help_text(make_pool))(make_pool)
 app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
 app.command("score", help=help_text(measure_losses))(measure_losses)

@@ -483,3 +483,11 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
     config["recipe"] = recipe
     assert message in problems(config, folder)
+
+
+def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
+    config, folder = experiment
+    pool = {"pool": "pool.parquet"}
+    assert "upstream.pool" in problems({**config, "upstream": pool}, folder)
+    assert "give one of both" in problems({**config, "upstream": pool | {"examples": 10}}, folder)
+    assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)

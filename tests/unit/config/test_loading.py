@@ -491,3 +491,19 @@ def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
     assert "upstream.pool" in problems({**config, "upstream": pool}, folder)
     assert "give one of both" in problems({**config, "upstream": pool | {"examples": 10}}, folder)
     assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)
+
+
+def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
+    config, folder = experiment
+    name = config["experiment"]
+    load_experiment(config | {"completion": {"sibling": f"{name}/olmo"}}, folder)
+    wrong = problems(config | {"completion": {"sibling": f"{name}/olmoo"}}, folder)
+    assert "completion.sibling: 'olmoo' is no model of this experiment" in wrong
+    elsewhere = {"completion": {"sibling": "other/small"}}
+    wrong = problems(config | elsewhere, folder)
+    assert "completion.sibling: no such file: results/other/small/Z.parquet; run the" in wrong
+    (folder / "results/other/small").mkdir(parents=True)
+    (folder / "results/other/small/Z.parquet").touch()
+    load_experiment(config | elsewhere, folder)
+    for value in ("small", "../x/small", "a/b/c", "a/.."):
+        assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)

@@ -449,8 +449,11 @@ class SourceFiles:
         return next(iter(self._extracts(self.experiment.settings.upstream.domains.values())), None)
 
     def upstream_files(self) -> list[str]:
-        """The user's own files that domains are read from."""
-        return self._files(self.experiment.settings.upstream.domains.values())
+        """The user's own files that domains are read from, or the finished pool."""
+        upstream = self.experiment.settings.upstream
+        if upstream.pool is not None:
+            return [upstream.pool]
+        return self._files(upstream.domains.values())
 
     def task_records(self, task: str) -> list[str]:
         """The record of the BIG-bench extract that a task is read from: one, or none."""

@@ -485,6 +485,14 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     assert message in problems(config, folder)
 
 
+def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
+    config, folder = experiment
+    pool = {"pool": "pool.parquet"}
+    assert "upstream.pool" in problems({**config, "upstream": pool}, folder)
+    assert "give one of both" in problems({**config, "upstream": pool | {"examples": 10}}, folder)
+    assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)
+
+
 def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
     config, folder = experiment
     name = config["experiment"]

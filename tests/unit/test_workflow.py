@@ -352,6 +352,17 @@ def test_resources_of_the_experiment_come_first(load):
     assert (machine.partition("olmo"), machine.rows_per_job("olmo")) == ("big", 3)
 
 
+def test_analyses_get_memory_and_minutes_by_the_size_of_z(load):
+    machine = JobResources(load())
+    assert (machine.analysis_memory(0.1), machine.analysis_minutes(0.1)) == (2000, 30)
+    assert (machine.analysis_memory(200), machine.analysis_minutes(200)) == (3600, 50)
+    assert machine.analysis_memory(200, attempt=2) == 7200
+    resources = machine.analysis()
+    files = SimpleNamespace(size_mb=1000)
+    assert resources["mem_mb"]({}, input=files, attempt=1) == 10000
+    assert resources["runtime"]({}, input=files, attempt=2) == 260
+
+
 def test_a_model_in_shards_has_threads_per_process(load):
     experiment = load(**with_model(gpus=2, strategy="fsdp", threads=3))
     machine = JobResources(experiment)

@@ -9,13 +9,13 @@ from lethe.jobs.running import run
 
 
 def prepare_upstream(
-    upstream: Path, corpus: Path, domains: dict, settings: dict, archive: str | None, seed: int
+    upstream: Path, corpus: Path, domains: dict, settings: dict, cache: Path, seed: int
 ) -> None:
     """Draws each domain's documents, and the upstream examples from among them."""
     sources = {}
     for domain, entry in domains.items():
         sources[domain] = (TypeAdapter(Source).validate_python(entry["source"]), entry["where"])
-    pool = draw_pool(sources, PoolSize(**settings), seed=seed, archive=archive)
+    pool = draw_pool(sources, PoolSize(**settings), seed=seed, cache=cache)
     write_upstream(upstream, pool.examples)
     write_corpus(corpus, pool.documents)
 
@@ -28,6 +28,6 @@ if __name__ == "__main__":
         corpus=Path(snakemake.output.corpus),
         domains=snakemake.params.domains,
         settings=snakemake.params.upstream,
-        archive=snakemake.params.archive,
+        cache=Path(snakemake.params.cache),
         seed=snakemake.params.seed,
     )

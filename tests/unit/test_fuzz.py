@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from lethe.completion.predictor import Predictor
 from lethe.config.data_settings import Source
 from lethe.config.loading import load_experiment
 from lethe.config.task_table import read_task_table
@@ -254,10 +255,18 @@ def write_several_rows(path):
     rows.write_rows(path, [row, row])
 
 
+def write_predictor(path):
+    values = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
+    ids = [f"e{i}" for i in range(9)]
+    probes = [Example(text="some text")] * 2
+    Predictor(values, ids, np.array(["x"] * 9), np.arange(2), probes, 32).save(path)
+
+
 WRITERS = {
     "row": (write_row, rows.read_row),
     "rows": (write_several_rows, rows.read_rows),
     "Z": (write_z, read_matrix),
+    "predictor": (write_predictor, Predictor.load),
     "upstream": (lambda path: write_upstream(path, tiny.upstream(9)), read_upstream),
     "examples": (lambda path: write_upstream(path, tiny.upstream(9)), read_examples),
 }

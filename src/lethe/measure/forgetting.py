@@ -32,6 +32,7 @@ def base_losses(
     settings: dict[str, Any],
     unfinished: Path | None = None,
     halvings: int = 0,
+    by_token: dict[int, np.ndarray] | None = None,
 ) -> rows.Row:
     """Losses of the untouched base model, as a row whose losses before and after are the same.
 
@@ -44,6 +45,8 @@ def base_losses(
     halvings
         How often batches are halved beforehand. Every row of the model is then scored in the same
         batches.
+    by_token
+        Receives the losses of the examples' single tokens, by the example's number.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def base_losses(
     reader = reader.with_scoring(reader.scoring.halved(halvings))
     settings = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(settings)) as checkpoint:
-        scores = upstream_set.losses(reader, "upstream, base", checkpoint)
+        scores = upstream_set.losses(reader, "upstream, base", checkpoint, by_token)
         if scores.all_nan:
             raise LetheError(
                 f"model {name}: all losses of the base model are NaN, though its weights are "

@@ -89,8 +89,8 @@ def _random_text(runs: Mapping[str, ReplayRun], primary: ReplayRun | None) -> st
 def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> str | None:
     """Name of the run that differs from the primary one in the choice of examples only."""
     choice = {"name", "strategy", "draw", "temperature", "prediction"}
-    choice |= {"mir_candidates", "mir_order"}
     choice |= {"probes", "probe_choice", "probe_after"}
+    choice |= {"mir_candidates", "mir_order"}
     settings = primary.model_dump(exclude=choice)
     for run in runs.values():
         if run.strategy == "random" and run.model_dump(exclude=choice) == settings:

@@ -483,3 +483,19 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
     config["recipe"] = recipe
     assert message in problems(config, folder)
+
+
+def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
+    config, folder = experiment
+    name = config["experiment"]
+    load_experiment(config | {"completion": {"sibling": f"{name}/olmo"}}, folder)
+    wrong = problems(config | {"completion": {"sibling": f"{name}/olmoo"}}, folder)
+    assert "completion.sibling: 'olmoo' is no model of this experiment" in wrong
+    elsewhere = {"completion": {"sibling": "other/small"}}
+    wrong = problems(config | elsewhere, folder)
+    assert "completion.sibling: no such file: results/other/small/Z.parquet; run the" in wrong
+    (folder / "results/other/small").mkdir(parents=True)
+    (folder / "results/other/small/Z.parquet").touch()
+    load_experiment(config | elsewhere, folder)
+    for value in ("small", "../x/small", "a/b/c", "a/.."):
+        assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)

@@ -8,8 +8,8 @@ from lethe.config.replay_settings import DURING_TRAINING, Replay
 from lethe.config.replay_settings import STRATEGIES as NAMES
 from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError
-from lethe.replay.draws import draw_softmax, softmax_weights
-from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed, indices_by_domain
+from lethe.replay.draws import draw_softmax, indices_by_domain, softmax_weights
+from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed
 
 UPSTREAM = tiny.upstream(24)
 REPLAYABLE = {example.example_id for example in UPSTREAM if example.split == "replayable"}
@@ -18,6 +18,10 @@ BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
 GENERATOR = np.random.default_rng(5)
 ROWS = {example.example_id: GENERATOR.normal(1, 1, 6) for example in UPSTREAM}
 SCORES = {example.example_id: float(i) for i, example in enumerate(UPSTREAM)}
+
+
+# The others are tested in test_phases.py.
+BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
 
 
 def run_of(strategy, **changes):

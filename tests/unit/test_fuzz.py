@@ -249,17 +249,17 @@ def write_z(path):
     write_matrix(path, Matrix(values, ["a", "b", "c"], [f"e{i}" for i in range(9)]))
 
 
-def write_several_rows(path):
-    write_row(path)
-    row = rows.read_row(path)
-    rows.write_rows(path, [row, row])
-
-
 def write_predictor(path):
     values = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
     ids = [f"e{i}" for i in range(9)]
     probes = [Example(text="some text")] * 2
     Predictor(values, ids, np.array(["x"] * 9), np.arange(2), probes, 32).save(path)
+
+
+def write_several_rows(path):
+    write_row(path)
+    row = rows.read_row(path)
+    rows.write_rows(path, [row, row])
 
 
 WRITERS = {

@@ -479,7 +479,11 @@ class Replay(Settings):
     )
     seeds: Seeds = Field([0], description="Seeds of the replay runs; each is a run of its own.")
     probes: PositiveInt = Field(30, description="Probed examples that a prediction rests on.")
-    probe_choice: ProbeChoice = Field("random", description="How these are chosen.")
+    probe_choice: ProbeChoice = Field(
+        "a_optimal",
+        description="How these are chosen. a_optimal chooses those that leave the least "
+        "uncertainty about all examples.",
+    )
     accounting: Accounting = Field(
         "add", description="Replay adds steps, or takes the place of new-task examples."
     )

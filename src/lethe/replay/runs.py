@@ -243,7 +243,7 @@ def _refuse_heldout(
 def _read_phases(
     row: rows.Row, candidates: Sequence[UpstreamExample]
 ) -> tuple[rows.Row, list[UpstreamExample], Choice]:
-    """What the phases of a training chose.
+    """Reads the choices of a training's phases.
 
     Returns
     -------

@@ -99,7 +99,7 @@ def test_a_run_that_chooses_while_it_trains_records_its_probes_and_no_other_run_
     assert (online["probe_after"], online["probes"], online["probe_choice"]) == (
         [0.1],
         12,
-        "random",
+        "a_optimal",
     )
     assert online["prediction"] == "gaussian"
     after = {name: replay.resolve(name).probe_after for name in replay.names}

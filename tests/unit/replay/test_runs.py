@@ -308,24 +308,24 @@ def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(
 
 
 def test_mir_that_resumes_takes_no_second_virtual_step(job, tmp_path, monkeypatch):
-    whole = run(job, "mir")
-    kept = replace(job, unfinished=tmp_path / "c")
+    uninterrupted = run(job, "mir")
+    resumable = replace(job, unfinished=tmp_path / "c")
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "due", lambda checkpoint: checkpoint.folder is not None)
         patch.setattr(TrainingLoop, "take", interrupted_at(3, TrainingLoop.take))
         with pytest.raises(KeyboardInterrupt):
-            run(kept, "mir")
+            run(resumable, "mir")
     streams = []
     runs_fine_tune(monkeypatch, streams)
-    row = run(kept, "mir")
+    row = run(resumable, "mir")
     assert len(streams) == 1, "the training, and no virtual step"
-    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
-    assert row.about["probe_passes"] == whole.about["probe_passes"] == 12
-    # Another seed has another virtual step, whatever lies in the folder.
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["probe_passes"] == uninterrupted.about["probe_passes"] == 12
+    # Another seed has another virtual step, whatever the folder holds.
     streams.clear()
-    run(kept, "mir", seed=1)
+    run(resumable, "mir", seed=1)
     assert len(streams) == 2
-    kept.finish()
+    resumable.finish()
     assert not (tmp_path / "c").exists()
 
 

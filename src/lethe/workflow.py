@@ -17,7 +17,7 @@ from typing import Any
 
 from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
-from lethe.config.replay_settings import ReplayRun
+from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel
@@ -205,6 +205,10 @@ class ResultFiles:
         """Whether the experiment plans comparisons of replay runs."""
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
+
+    def prediction_sibling(self, model: str, method: str) -> str | list[str]:
+        """Z of the sibling, for the predictions that read it; no file for other methods."""
+        return self.sibling_matrix(model) if method == WITH_SIBLING else []
 
     def sibling_matrix(self, model: str) -> str | list[str]:
         """Z of the model that another is completed with; no file for that model itself."""

@@ -212,6 +212,20 @@ def test_a_stored_teacher_beside_a_live_one_for_the_prompts_records_its_type(loa
     assert "teacher_dtype" not in parameters.replay("random", "reverse")
 
 
+def test_the_strategy_with_a_sibling_reads_the_siblings_matrix_and_no_other_does(load):
+    replay = TINY["replay"] | {"strategies": ["random", "gaussian", "gaussian_sibling"]}
+    completion = TINY["completion"] | {"sibling": "tiny/pythia"}
+    listed = files(load(replay=replay, completion=completion))
+    predictions = "results/tiny/olmo/predictions/gaussian_sibling.parquet"
+    assert listed.replay_scores("olmo", "gaussian_sibling", "reverse") == predictions
+    matrix = "results/tiny/pythia/Z.parquet"
+    assert listed.prediction_sibling("olmo", "gaussian_sibling") == matrix
+    assert listed.prediction_sibling("olmo", "gaussian") == []
+    assert listed.prediction_sibling("pythia", "gaussian_sibling") == []
+    with pytest.raises(LetheError, match="strategy gaussian_sibling needs completion.sibling"):
+        load(replay=replay)
+
+
 def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
     assert files(load()).report_tables()["advice"] == []
     replay = TINY["replay"] | {"tasks": "all", "advise": {"trade": [0.5, 2]}}

@@ -26,6 +26,7 @@ CompletionMethod = Literal[
     "mf",
     "soft_impute",
     "gaussian",
+    "gaussian_local",
     "logistic_mf",
     "logistic_fa",
 ]

@@ -450,8 +450,11 @@ class SourceFiles:
         return next(iter(self._extracts(self.experiment.settings.upstream.domains.values())), None)
 
     def upstream_files(self) -> list[str]:
-        """The user's own files that domains are read from."""
-        return self._files(self.experiment.settings.upstream.domains.values())
+        """The user's own files that domains are read from, or the finished pool."""
+        upstream = self.experiment.settings.upstream
+        if upstream.pool is not None:
+            return [upstream.pool]
+        return self._files(upstream.domains.values())
 
     def task_records(self, task: str) -> list[str]:
         """The record of the BIG-bench extract that a task is read from: one, or none."""
@@ -609,6 +612,13 @@ class RuleParameters:
         """Task -> its group and split."""
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
 
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
+
     def settings(self) -> dict[str, Any]:
         """All settings, as the report shows them; without `leave_out` if nothing is left out."""
         absent = {"tasks"} if self.experiment.settings.leave_out else {"tasks", "leave_out"}
@@ -620,13 +630,6 @@ class RuleParameters:
         if not left_out:
             return {}
         return {"left_out": {name: [task.group, task.split] for name, task in left_out.items()}}
-
-    def completion(self) -> dict[str, Any]:
-        """The settings of completion; a sibling only if there is one."""
-        completion = self.experiment.settings.completion
-        # Finished runs have no such value, and stay up to date without it.
-        excluded = {"sibling"} if completion.sibling is None else None
-        return completion.model_dump(mode="json", exclude=excluded)
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

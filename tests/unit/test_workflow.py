@@ -421,6 +421,18 @@ def test_a_file_that_names_no_experiment_is_an_error_without_a_traceback(tmp_pat
         workflow.main([str(tmp_path / "e.yaml")])
 
 
+def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).sibling_matrix("olmo") == []
+    assert "sibling" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"sibling": "tiny/olmo"}
+    experiment = load(completion=completion)
+    assert RuleParameters(experiment).completion()["sibling"] == "tiny/olmo"
+    assert files(experiment).sibling_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"
+
+
 @pytest.mark.parametrize(
     ("rule", "output", "task"),
     [
@@ -447,15 +459,3 @@ def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
     assert parameters.settings()["leave_out"] == ["double"]
     assert list(files(experiment).left_out) == ["left_out"]
     assert not [path for path in files(experiment).rows("olmo") if "double" in path]
-
-
-def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
-    plain = load()
-    assert files(plain).sibling_matrix("olmo") == []
-    assert "sibling" not in RuleParameters(plain).completion()
-    completion = TINY["completion"] | {"sibling": "tiny/olmo"}
-    experiment = load(completion=completion)
-    assert RuleParameters(experiment).completion()["sibling"] == "tiny/olmo"
-    assert files(experiment).sibling_matrix("olmo") == []
-    other = next(model for model in TINY["models"] if model != "olmo")
-    assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"

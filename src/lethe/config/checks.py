@@ -247,6 +247,9 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
         return problems
+    if settings.upstream.pool is not None:
+        # The file holds its examples and splits; their numbers are not settings.
+        return problems + _trained_on_a_pool(settings)
     examples = settings.upstream.examples
     heldout = settings.upstream.heldout
     smallest = examples // len(settings.upstream.domains)
@@ -264,6 +267,18 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _trained_on_a_pool(settings: Experiment) -> list[str]:
+    """Models that are pretrained here need whole documents, which a pool does not hold."""
+    problems = []
+    for name, model in settings.models.items():
+        if model.source == "scratch":
+            problems.append(
+                f"models.{name}.source: scratch needs upstream.domains, because it is pretrained "
+                "on their documents; a pool has examples only"
+            )
     return problems
 
 
@@ -395,6 +410,8 @@ def _paths_of_sources(
     if settings.upstream:
         used += settings.upstream.domains.values()
     paths = []
+    if settings.upstream and settings.upstream.pool is not None:
+        paths.append(("upstream.pool", settings.upstream.pool))
     for text in used:
         key, where = split_source(text)
         source = settings.sources.get(key)

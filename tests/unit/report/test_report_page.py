@@ -229,6 +229,15 @@ def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     assert ">nan<" not in page
 
 
+def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
+    line = {"trade": 1.0, "reference": "best on average", "tasks": 8, "expected_cost": 0.1}
+    line |= {"cost": 0.2, "reference_cost": 0.15, "difference": 0.05, "low": 0.01, "high": 0.09}
+    table = pd.DataFrame([line | {"p": 0.03, "tasks_lower": 1, "same_run": 4}])
+    page = report_page.render_page(replace(findings, advice={"one": table}), {}, SETTINGS)
+    assert "one: advice for each task from the other tasks" in page
+    assert "0.050 <small>[0.010, 0.090]</small>" in page
+
+
 def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(findings):
     left_out = {"bro<ken": Task(name="bro<ken", group="g", split="train")}
     page = report_page.render_page(findings, {}, SETTINGS, left_out)
@@ -238,12 +247,3 @@ def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(find
         {"task": "bro<ken", "group": "g", "split": "train"}
     ]
     assert "left out" not in report_page.render_page(findings, {}, SETTINGS)
-
-
-def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
-    line = {"trade": 1.0, "reference": "best on average", "tasks": 8, "expected_cost": 0.1}
-    line |= {"cost": 0.2, "reference_cost": 0.15, "difference": 0.05, "low": 0.01, "high": 0.09}
-    table = pd.DataFrame([line | {"p": 0.03, "tasks_lower": 1, "same_run": 4}])
-    page = report_page.render_page(replace(findings, advice={"one": table}), {}, SETTINGS)
-    assert "one: advice for each task from the other tasks" in page
-    assert "0.050 <small>[0.010, 0.090]</small>" in page

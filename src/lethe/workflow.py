@@ -415,10 +415,11 @@ class SourceFiles:
 
     def earlier_input(self, path: str) -> str:
         """The input of today for one that an earlier version recorded: a file in the cache."""
-        names = [*self.bigbench_packages, *self.wheels]
-        for name in names:
-            if os.path.isabs(path) and os.path.basename(path) == name:
-                return self.record(name)
+        if not os.path.isabs(path):
+            return path
+        name = os.path.basename(path)
+        if name in self.bigbench_packages or name in self.wheels:
+            return self.record(name)
         if self.encoder_package and path.endswith(f"{self._encoder_folder()}/model.safetensors"):
             return self.encoder_record()[0]
         return path

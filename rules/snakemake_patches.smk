@@ -8,10 +8,12 @@ from importlib import metadata
 
 from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.dag import ScriptProcessor
+from snakemake.io import _IOFile
 from snakemake.jobs import GroupJob
 from snakemake.persistence import PersistenceBase
 from snakemake.persistence.file import FilePersistence
 
+from lethe.files import LARGE_FILE, cached_sha256
 from lethe.jobs.owner import remove_dead_locks, sign_locks
 from snakemake.resources import Resource
 
@@ -149,6 +151,25 @@ def no_pending_jobs(dag, name):
     return 0
 
 
+# ---- hashes: those of large files are computed once, also over several runs
+
+
+def hash_large_files_once():
+    """Snakemake hashes an input with a new time in every run, and in every dry run."""
+    if hasattr(_IOFile, "compute_checksum"):
+        return
+    _IOFile.compute_checksum = _IOFile.checksum
+    _IOFile.checksum = checksum_from_cache
+
+
+async def checksum_from_cache(file, threshold=None, force=False, algorithm=None):
+    if not (force or file.is_storage) and algorithm in (None, "sha256"):
+        eligible = await file.is_checksum_eligible(threshold)
+        if eligible and await file.size_local() >= LARGE_FILE:
+            return f"sha256:{cached_sha256(Path(file))}"
+    return await file.compute_checksum(threshold, force, algorithm)
+
+
 # ---- records: files that earlier versions recorded by their place in the cache
 
 
@@ -210,6 +231,7 @@ if can_patch():
     ScriptProcessor.process_job = check_each_script_once
     take_turns()
     submit_equal_jobs_together()
+    hash_large_files_once()
     read_records_of_earlier_versions()
     remove_locks_of_killed_runs()
 elif workflow.is_main_process:

@@ -10,6 +10,9 @@ from typing import Any
 
 from lethe.errors import LetheError
 
+# Bytes. Smaller files are hashed each time: 16 MB take a hundredth of a second.
+LARGE_FILE = 1 << 24
+
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
@@ -28,6 +31,17 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Puts the files of a folder, and their names, on the disk.
+
+    For libraries that write a folder themselves: call this before another file says that the folder
+    is complete.
+    """
+    for path in sorted(Path(folder).rglob("*")):
+        _sync(path)
+    _sync(Path(folder))
 
 
 def _sync(path: Path) -> None:
@@ -73,10 +87,6 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# Smaller files are hashed each time: 16 MB take a hundredth of a second.
-_CACHED_FROM = 1 << 24
-
-
 def cache_folder() -> str:
     """Returns the folder of fetched packages: LETHE_CACHE, or else ~/.cache/lethe."""
     return os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
@@ -85,7 +95,7 @@ def cache_folder() -> str:
 def cached_sha256(path: Path) -> str:
     """SHA-256 of a file; a large file is read only if its size or times changed since last time."""
     status = path.stat()
-    if status.st_size < _CACHED_FROM:
+    if status.st_size < LARGE_FILE:
         return sha256(path)
     # The time of the last change of the inode cannot be set by copying tools.
     stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]

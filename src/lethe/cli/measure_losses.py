@@ -81,7 +81,7 @@ def measure_losses(
     import torch
 
     from lethe.engine import models
-    from lethe.jobs.running import cache_folder
+    from lethe.files import cache_folder
     from lethe.matrix.row_description import describe_file
     from lethe.measure.model_lookup import find_model
     from lethe.measure.score_pool import ModelToScore, score_pool

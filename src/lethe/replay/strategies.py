@@ -18,9 +18,11 @@ from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.replay.draws import (
     RANDOM_SHARE,
+    draw_balanced,
     draw_softmax,
     draw_top,
     effective_sample_size,
+    indices_by_domain,
     softmax_weights,
     temperature_in_nats,
 )
@@ -196,18 +198,6 @@ class ByDomain(ScoredStrategy):
         return scores
 
 
-def indices_by_domain(domains: np.ndarray) -> list[np.ndarray]:
-    """Indices of the examples of each domain, in the order of the pool; one array per domain.
-
-    Domains come in alphabetical order. Every example is looked at once, however many domains
-    there are.
-    """
-    numbers: dict[str, list[int]] = {}
-    for number, domain in enumerate(domains.tolist()):
-        numbers.setdefault(domain, []).append(number)
-    return [np.array(numbers[domain]) for domain in sorted(numbers)]
-
-
 class ByBaseLoss(ScoredStrategy):
     """Replays the examples that the base model finds hardest. Needs the base losses."""
 
@@ -259,13 +249,8 @@ class Balanced(Strategy):
 
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes turns between the domains."""
-        order = draw_softmax(np.zeros(len(pool.examples)), len(pool.examples), seed)
-        turns = np.zeros(len(order), dtype=int)
-        for members in indices_by_domain(pool.domains[order]):
-            turns[members] = np.arange(len(members))
-        # Stable: within one turn, the domains come in the order of the random draw.
-        ranked = order[np.argsort(turns, kind="stable")]
-        return Choice(np.resize(ranked, count), _size_of_domains(pool.domains), len(order))
+        indices = draw_balanced(pool.domains, count, seed)
+        return Choice(indices, _size_of_domains(pool.domains), len(pool.examples))
 
 
 def _size_of_domains(domains: np.ndarray) -> float:

@@ -84,7 +84,7 @@ def test_left_out_errors_from_the_gram_matrix_are_those_of_refitted_differences(
     method = Gaussian(noise).fit(train, other=y[:-1])
     model = method._sibling
     members = np.delete(np.arange(TASKS), 4)
-    draws = sibling.draw_columns(EXAMPLES, count=9, draws=5, seed=0)
+    draws = sibling.draw_columns(EXAMPLES, count=9, draws=2, seed=0)
     expected = 0.0
     for row in members:
         others = np.delete(np.arange(TASKS), row)
@@ -98,6 +98,21 @@ def test_left_out_errors_from_the_gram_matrix_are_those_of_refitted_differences(
             hidden = np.setdiff1d(np.arange(EXAMPLES), index)
             expected += np.square(predicted - train[row])[hidden].sum()
     assert model._left_out_error(0.5, 9) == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_many_tasks_some_judge_the_sibling(monkeypatch):
+    z, y = two_models()
+    y[3] = np.nan
+    monkeypatch.setattr(sibling, "MANY_TASKS", 10)
+    monkeypatch.setattr(sibling, "JUDGED_TASKS", 8)
+    method = Gaussian().fit(z[:-1], other=y[:-1])
+    judge = method._sibling._judge
+    rows = [row for row in range(TASKS) if any(np.array_equal(z[row], c) for c in judge.columns)]
+    assert len(rows) == 8
+    assert 3 not in rows
+    direct = Gaussian().fit(z[rows], other=y[rows])._sibling
+    np.testing.assert_allclose(judge.total, direct.total, atol=1e-8)
+    assert method._sibling.multiple(9) == direct.multiple(9) > 0
 
 
 def test_missing_rows_and_cells_of_the_sibling_are_allowed():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import tiny
+from helpers import chats, tiny
 
 from lethe.completion.predictor import Predictor, template_of_card
 from lethe.config.model_settings import LoRA
@@ -450,6 +450,18 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     np.testing.assert_array_equal(made.base_losses, positions)
     np.testing.assert_array_equal(made.scored_tokens, np.array(positions) + 1)
     assert made.chat_template is None
+    cheap = Predictor.from_results(folder, probes=None, token_budget=60)
+    assert cheap.scored_tokens.sum() <= 60
+    other = tmp_path / "results/other/small"
+    forgetting_matrix.write_matrix(
+        other / "Z.parquet",
+        forgetting_matrix.Matrix(values[1:, ::-1], [f"t{i}" for i in range(1, 6)], ids[::-1]),
+    )
+    both = Predictor.from_results(folder, probes=5, sibling=other)
+    np.testing.assert_array_equal(both.index, made.index)
+    assert both.other_model == "small" and both.other.shape == (6, 39)
+    assert np.isnan(both.other[0]).all()
+    np.testing.assert_array_equal(both.other[1:], made.train[1:])
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM[:30])
     with pytest.raises(LetheError, match="10 examples of Z"):
         Predictor.from_results(folder, probes=5)
@@ -528,3 +540,24 @@ def test_predictions_come_out_by_example_and_draw_what_is_replayed(predictor, to
     write_upstream(tmp_path / "other.parquet", other)
     with pytest.raises(LetheError, match="has another text than in the predictor"):
         probe.mix(tmp_path / "other.parquet", tmp_path / "c.parquet", examples=3)
+
+
+def test_a_predictor_keeps_its_conversations_and_the_probe_reads_all_their_turns(tmp_path):
+    reader = chats.tokenizer()
+    upstream = [example for example in chats.pool(60) if example.domain == "talks"]
+    made = Predictor(
+        train=np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32),
+        example_ids=[example.example_id for example in upstream],
+        domains=np.array([example.domain for example in upstream]),
+        index=np.arange(3),
+        probes=[example.example for example in upstream[:3]],
+        max_tokens=400,
+        include_eos=True,
+    )
+    made.save(tmp_path / "p.npz")
+    assert Predictor.load(tmp_path / "p.npz").probes == made.probes
+    probe = ForgettingProbe(tmp_path / "p.npz")
+    tokens = probe._tokenise_probes(reader)
+    assert tokens == tokenise(reader, made.probes, 400, truncation="right").examples
+    decoded = reader.decode(tokens[0].ids)
+    assert decoded.startswith("<|im_start|>system\nTell a tale.<|im_end|>")

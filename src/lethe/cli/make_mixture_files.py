@@ -1,0 +1,191 @@
+"""`lethe mix`: training data that replays what the model should not forget."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lethe.cli.output import AsJson, print_json
+from lethe.errors import LetheError
+
+if TYPE_CHECKING:
+    from lethe.data.examples import Example, UpstreamFile
+    from lethe.replay.mixture_files import Mixture, MixtureDose
+
+
+class Trainer(StrEnum):
+    """Trainers with a snippet; all: every one that can read the rows."""
+
+    TRL = "trl"
+    AXOLOTL = "axolotl"
+    LLAMA_FACTORY = "llama-factory"
+    MS_SWIFT = "ms-swift"
+    MEGATRON_BRIDGE = "megatron-bridge"
+    JSONL = "jsonl"
+    ALL = "all"
+
+
+def make_mixture_files(
+    chats: Annotated[Path, typer.Argument(metavar="CHATS.jsonl", help="Data of your fine-tune.")],
+    pool: Annotated[Path, typer.Option("--pool", metavar="FILE", help="Written by lethe pool.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write into.")
+    ] = Path("mixed"),
+    lost: Annotated[
+        Path | None,
+        typer.Option("--lost", metavar="FILE", help="Measured forgetting (lethe compare)."),
+    ] = None,
+    predictor: Annotated[
+        Path | None,
+        typer.Option("--predictor", metavar="FILE", help="Predictor (lethe learn); with --probes."),
+    ] = None,
+    probes: Annotated[
+        Path | None,
+        typer.Option("--probes", metavar="FILE", help="Losses after a fine-tune (lethe score)."),
+    ] = None,
+    ratio: Annotated[
+        float, typer.Option("--ratio", help="Replayed examples per new example.")
+    ] = 0.1,
+    trainer: Annotated[
+        Trainer, typer.Option("--for", help="Trainer whose settings are written.")
+    ] = Trainer.TRL,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Counts the dose in tokens of this model, not in words."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Mix your chats with examples of the pool, as rows that trainers read.
+
+    Without --lost and --predictor the draw is random, with the same number of examples from every
+    domain. With them, examples that are forgotten more are drawn more often. Held-out examples are
+    never used. Writes new.jsonl, train_with_replay.jsonl, the replayed rows by themselves, and the
+    trainer's settings. The same files and seed give the same rows.
+
+    Examples::
+
+      lethe mix chats.jsonl --pool pool.parquet --ratio 0.1 --for trl -o mixed/
+      lethe mix chats.jsonl --pool pool.parquet --lost lost.parquet --for axolotl
+    """
+    # Imported here so that `lethe --help` answers at once.
+    from lethe.data.examples import read_upstream
+    from lethe.data.training_rows import read_new_data
+    from lethe.files import atomic_write
+    from lethe.integrations.trainer_snippets import MixtureFiles
+    from lethe.replay.mixture_files import make_mixture, write_mixture
+
+    if not 0 < ratio <= 100:
+        raise typer.BadParameter("--ratio is above 0 and at most 100")
+    _check_sources(lost, predictor, probes)
+    if output.exists() and any(output.iterdir()):
+        raise LetheError(f"{output}: is not empty, and nothing in it is overwritten; give another")
+    new = read_new_data(chats)
+    upstream = read_upstream(pool)
+    measure = "measured_forgetting" if lost else "predicted_forgetting"
+    mixture = make_mixture(
+        new,
+        upstream,
+        ratio=ratio,
+        seed=seed,
+        forgetting=_forgetting(upstream, lost=lost, predictor=predictor, probes=probes),
+        measure=measure,
+    )
+    dose = _dose(mixture, model)
+    rows = write_mixture(output, mixture)
+    snippets = _snippets(trainer, MixtureFiles(folder=output, form=mixture.form, rows=rows))
+    for name, text in snippets.items():
+        with atomic_write(output / name) as part:
+            part.write_text(text, "utf-8", newline="\n")
+    summary: dict[str, Any] = {
+        "folder": str(output),
+        "form": mixture.form,
+        "read": new.summary,
+        "rows": rows,
+        "left_out_of_pool": mixture.left_out,
+        "dose": {
+            "unit": dose.unit,
+            "new": dose.new,
+            "replayed": dose.replayed,
+            "replayed_per_new": dose.share,
+        },
+        "settings": sorted(snippets),
+    }
+    if as_json:
+        print_json(summary)
+        return
+    print(f"{chats}: {new.summary}")
+    for reason, count in mixture.left_out.items():
+        print(f"{pool}: {count} {reason}, not replayed")
+    for name, count in rows.items():
+        print(f"{output / name}: {count} rows")
+    print(
+        f"Dose: {dose.replayed} replayed loss {dose.unit} over {dose.new} new ones, "
+        f"{dose.share:.3f} per new one"
+    )
+    for name, text in snippets.items():
+        print(f"\n{output / name}:\n{text.rstrip()}")
+
+
+def _check_sources(lost: Path | None, predictor: Path | None, probes: Path | None) -> None:
+    if lost is not None and predictor is not None:
+        raise typer.BadParameter("give --lost or --predictor, not both")
+    if (predictor is None) != (probes is None):
+        raise typer.BadParameter("--predictor and --probes go together")
+
+
+def _forgetting(
+    upstream: "UpstreamFile", *, lost: Path | None, predictor: Path | None, probes: Path | None
+) -> dict[str, float] | None:
+    """Forgetting in nats by example id; None if neither a measurement nor a predictor is given."""
+    from lethe.completion.predictor import Predictor
+    from lethe.matrix.rows import read_row
+    from lethe.replay.mixture_files import measured_forgetting, predicted_forgetting
+
+    if lost is not None:
+        return measured_forgetting(read_row(lost), upstream, lost)
+    if predictor is None or probes is None:
+        return None
+    return predicted_forgetting(Predictor.load(predictor), read_row(probes), upstream, probes)
+
+
+def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":
+    from lethe.replay.mixture_files import dose_of, loss_words
+
+    if model is None:
+        return dose_of(mixture, loss_words, "words")
+    return dose_of(mixture, _loss_tokens(model, mixture.form), "tokens")
+
+
+def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":
+    """Counts the loss tokens of an example as the model's tokenizer reads it."""
+    from transformers import AutoTokenizer
+
+    from lethe.data.tokens import tokenise
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise LetheError(f"--model {model}: has no tokenizer that can be loaded ({error})")
+    if form != "messages":
+        # Trainers read such rows without a chat template.
+        tokenizer.chat_template = None
+
+    def count(example: "Example") -> int:
+        return tokenise(tokenizer, [example], 2**31).examples[0].scored
+
+    return count
+
+
+def _snippets(trainer: Trainer, files: Any) -> dict[str, str]:
+    from lethe.integrations.trainer_snippets import TRAINERS, snippet_files
+
+    if trainer is not Trainer.ALL:
+        return snippet_files(trainer.value, files)
+    snippets: dict[str, str] = {}
+    for name in TRAINERS:
+        if not (name == "megatron-bridge" and files.form == "text"):
+            snippets |= snippet_files(name, files)
+    return snippets

@@ -1,0 +1,209 @@
+"""Settings that make a trainer read the files of a mixture, with the trainer's own keys."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lethe.data.training_rows import Form
+from lethe.errors import LetheError
+
+_NEW = "new.jsonl"
+_TRAIN = "train_with_replay.jsonl"
+
+
+@dataclass(frozen=True)
+class MixtureFiles:
+    """The files of a mixture.
+
+    Attributes
+    ----------
+    folder
+        Their folder, as it stands in the snippets.
+    form
+        Form of the rows of `new.jsonl` and `train_with_replay.jsonl`.
+    rows
+        Number of rows by the name of the file.
+    """
+
+    folder: Path
+    form: Form
+    rows: Mapping[str, int]
+
+    def path(self, name: str) -> str:
+        """Path of a file, as it stands in the snippets."""
+        return (self.folder / name).as_posix()
+
+    @property
+    def replay(self) -> str:
+        """Name of the file of replayed rows in the form of the new ones."""
+        return f"plain/replay.{self.form}.jsonl"
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the rows that are learned from."""
+        return ["prompt", "completion"] if self.form == "prompt_completion" else [self.form]
+
+
+def snippet_files(trainer: str, files: MixtureFiles) -> dict[str, str]:
+    """Name and content of the files that a trainer's settings are written to.
+
+    Raises
+    ------
+    LetheError
+        If the trainer is unknown, or cannot read the form of the rows.
+    """
+    if trainer not in TRAINERS:
+        raise LetheError(f"no snippet for the trainer {trainer!r}; known: {', '.join(TRAINERS)}")
+    return TRAINERS[trainer](files)
+
+
+def _trl(files: MixtureFiles) -> dict[str, str]:
+    lines = [
+        "# trl sft --config trl.yaml (add your model and training arguments).",
+        "# No `fraction` here: it would shrink the mix.",
+        "datasets:",
+        "  - path: json",
+        f"    data_files: {json.dumps(files.path(_TRAIN))}",
+        "    split: train",
+        f"    columns: {json.dumps(files.columns)}",
+    ]
+    if files.form == "messages":
+        lines.append("assistant_only_loss: true # the loss is on the assistant's turns")
+    return {"trl.yaml": _text(lines)}
+
+
+def _axolotl(files: MixtureFiles) -> dict[str, str]:
+    kinds: dict[Form, list[str]] = {
+        "messages": ["    type: chat_template", "    field_messages: messages"],
+        "prompt_completion": [
+            "    type:",
+            "      field_instruction: prompt",
+            "      field_output: completion",
+            '      format: "{instruction}"',
+            '      no_input_format: "{instruction}"',
+        ],
+        "text": ["    type: completion", "    field: text"],
+    }
+    lines = [
+        "# Add these keys to your axolotl configuration. The sets are joined and shuffled.",
+        "# Axolotl has no working `weight` per set; the numbers of rows are the weights.",
+        "datasets:",
+    ]
+    if files.form == "messages":
+        sets: list[tuple[str, Form]] = [
+            (_NEW, "messages"),
+            ("plain/replay.chats.jsonl", "messages"),
+            ("plain/replay.passages.jsonl", "text"),
+        ]
+    else:
+        sets = [(_NEW, files.form), (files.replay, files.form)]
+    for name, form in sets:
+        if name in files.rows:
+            lines += [f"  - path: {json.dumps(files.path(name))}", "    ds_type: json"]
+            lines += kinds[form]
+    lines.append("shuffle_merged_datasets: true")
+    return {"axolotl.yaml": _text(lines)}
+
+
+def _llama_factory(files: MixtureFiles) -> dict[str, str]:
+    entry: dict[str, Any] = {"columns": {"prompt": "text"}}
+    if files.form == "messages":
+        entry = {
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "tools": "tools"},
+            "tags": {
+                "role_tag": "role",
+                "content_tag": "content",
+                "user_tag": "user",
+                "assistant_tag": "assistant",
+                "system_tag": "system",
+                "observation_tag": "tool",
+            },
+        }
+    elif files.form == "prompt_completion":
+        entry = {"columns": {"prompt": "prompt", "response": "completion"}}
+    names = {"lethe_new": _NEW, "lethe_replay": files.replay}
+    info = {}
+    for name, file in names.items():
+        info[name] = {"file_name": file, **entry}
+    stage = "pt" if files.form == "text" else "sft"
+    lines = [
+        "# Add these keys to your LLaMA-Factory configuration.",
+        f"stage: {stage}",
+        f"dataset_dir: {json.dumps(files.folder.as_posix())} # it holds dataset_info.json",
+        "dataset: lethe_new,lethe_replay",
+        "mix_strategy: concat # every row once; the loader shuffles",
+    ]
+    return {
+        "dataset_info.json": json.dumps(info, indent=2) + "\n",
+        "llama_factory.yaml": _text(lines),
+    }
+
+
+def _ms_swift(files: MixtureFiles) -> dict[str, str]:
+    columns = {
+        "prompt_completion": {"prompt": "query", "completion": "response"},
+        "text": {"text": "response"},
+    }.get(files.form)
+    verb = "pt" if files.form == "text" else "sft"
+    lines = [
+        "# Add your model and training arguments. The number after # is the number of rows.",
+        f"swift {verb} \\",
+    ]
+    if columns:
+        lines.append(f"  --columns '{json.dumps(columns)}' \\")
+    sets = [f"'{files.path(name)}#{files.rows[name]}'" for name in (_NEW, files.replay)]
+    lines.append(f"  --dataset {' '.join(sets)}")
+    return {"ms_swift.sh": _text(lines)}
+
+
+def _megatron_bridge(files: MixtureFiles) -> dict[str, str]:
+    if files.form == "text":
+        raise LetheError(
+            "Megatron-Bridge reads plain text from its own binary files, not from rows; use "
+            "--for jsonl and convert new.jsonl and the replay file"
+        )
+    preprocessing = "ChatSFTPreprocessingConfig"
+    arguments = ""
+    if files.form == "prompt_completion":
+        preprocessing = "PromptCompletionSFTPreprocessingConfig"
+        arguments = 'prompt_column="prompt", completion_column="completion", separator=""'
+    lines = [
+        '"""Replace the dataset of your Megatron-Bridge recipe by this one."""',
+        "",
+        "from megatron.bridge.data.builders import GPTSFTDatasetConfig",
+        f"from megatron.bridge.data.sft_processing import {preprocessing}",
+        "",
+        f"# Copy or link {files.path(_TRAIN)} as training.jsonl.",
+        "dataset = GPTSFTDatasetConfig(",
+        f"    dataset_root={json.dumps(files.folder.as_posix())},",
+        "    seq_length=2048,",
+        f"    preprocessing={preprocessing}({arguments}),",
+        "    do_validation=False,",
+        "    do_test=False,",
+        ")",
+        "# A configuration with several sources takes source_weights, which count epochs:",
+        f"# sources = [{json.dumps(files.path(_NEW))}, {json.dumps(files.path(files.replay))}]",
+        "source_weights = [1.0, 1.0]",
+    ]
+    return {"megatron_bridge.py": _text(lines)}
+
+
+def _jsonl(files: MixtureFiles) -> dict[str, str]:
+    return {}
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+TRAINERS: dict[str, Callable[[MixtureFiles], dict[str, str]]] = {
+    "trl": _trl,
+    "axolotl": _axolotl,
+    "llama-factory": _llama_factory,
+    "ms-swift": _ms_swift,
+    "megatron-bridge": _megatron_bridge,
+    "jsonl": _jsonl,
+}

@@ -1,0 +1,288 @@
+"""Training data with replayed examples in it, as files of rows that every trainer reads.
+
+Rows are written, not weights, because all trainers take rows. Examples that are held out never
+leave the pool.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lethe.completion.predictor import Predictor
+from lethe.data.examples import Example, UpstreamExample, upstream_digest
+from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
+from lethe.engine.mixture import mix
+from lethe.errors import LetheError
+from lethe.files import atomic_write
+from lethe.matrix.rows import Row
+from lethe.replay.draws import count_replayed, draw_balanced, draw_softmax
+
+# Temperature of the draw by forgetting, in nats: the workflow's default.
+TEMPERATURE = 0.1
+# Folder of the copies without ids, domains and forgetting.
+PLAIN = "plain"
+NEW = "new.jsonl"
+TRAIN = "train_with_replay.jsonl"
+CHATS = f"{PLAIN}/replay.chats.jsonl"
+PASSAGES = f"{PLAIN}/replay.passages.jsonl"
+
+
+@dataclass(frozen=True)
+class ReplayedExample:
+    """An example of the pool that is replayed, and its forgetting in nats (None: unknown)."""
+
+    upstream: UpstreamExample
+    forgetting: float | None
+
+    def labels(self, measure: str) -> dict[str, Any]:
+        """Id, domain and forgetting, as extra columns of a row."""
+        labels = {"example_id": self.upstream.example_id, "domain": self.upstream.domain}
+        return labels if self.forgetting is None else labels | {measure: self.forgetting}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """New examples and replayed ones.
+
+    Attributes
+    ----------
+    form
+        Form of the rows, which is that of the new data.
+    measure
+        Name of the column of forgetting: `measured_forgetting` or `predicted_forgetting`.
+    left_out
+        Examples of the pool that could not be replayed, by reason.
+    """
+
+    new: list[Example]
+    replayed: list[ReplayedExample]
+    form: Form
+    measure: str
+    left_out: dict[str, int]
+
+
+def measured_forgetting(
+    row: Row, upstream: Sequence[UpstreamExample], path: Path
+) -> dict[str, float]:
+    """Forgetting in nats by example id, from a file of `lethe compare`.
+
+    Raises
+    ------
+    LetheError
+        If the row was measured on another pool.
+    """
+    _check_pool(row, upstream, path)
+    if not np.any(row.loss_after != row.loss_before):
+        raise LetheError(
+            f"{path}: holds the losses of one model, not what another has forgotten; compare two "
+            "such files with lethe compare first"
+        )
+    return dict(zip(row.example_ids, row.forgetting.astype(float).tolist(), strict=True))
+
+
+def predicted_forgetting(
+    predictor: Predictor, probes: Row, upstream: Sequence[UpstreamExample], path: Path
+) -> dict[str, float]:
+    """Forgetting in nats by example id, predicted from the probes' losses after the fine-tune.
+
+    Parameters
+    ----------
+    probes
+        Losses of the fine-tuned model on the pool or on the probes (`lethe score`), or what it has
+        forgotten (`lethe compare`).
+    path
+        File of the probes, for messages.
+
+    Raises
+    ------
+    LetheError
+        If the predictor belongs to another pool, or a probe has no loss.
+    """
+    by_id = {example.example_id: example.example for example in upstream}
+    for number, probe in zip(predictor.index, predictor.probes, strict=True):
+        name = predictor.example_ids[int(number)]
+        if by_id.get(name) != probe:
+            raise LetheError(
+                f"the predictor's probe {name!r} is not that of the pool, so it was made on "
+                "another pool; give the pool that it was made on"
+            )
+    row = probes.select([predictor.example_ids[int(number)] for number in predictor.index])
+    values = row.forgetting.astype(float)
+    if not np.any(row.loss_after != row.loss_before):
+        if predictor.base_losses is None:
+            raise LetheError(
+                f"{path}: holds losses, and the predictor lacks those of the base model; give a "
+                "file of lethe compare as --probes"
+            )
+        values = row.loss_after.astype(float) - predictor.base_losses
+    if not np.isfinite(values).all():
+        broken = predictor.example_ids[int(predictor.index[int(np.argmin(np.isfinite(values)))])]
+        raise LetheError(f"{path}: the probe {broken!r} has no loss; score the probes again")
+    forgetting = predictor.predict(values).forgetting
+    return dict(zip(predictor.example_ids, np.asarray(forgetting, float).tolist(), strict=True))
+
+
+def _check_pool(row: Row, upstream: Sequence[UpstreamExample], path: Path) -> None:
+    expected = row.settings.get("upstream")
+    if expected is not None and expected != upstream_digest(upstream):
+        raise LetheError(
+            f"{path}: was measured on another pool than this one; give the pool that it was "
+            "measured on"
+        )
+
+
+def make_mixture(
+    new: NewData,
+    upstream: Sequence[UpstreamExample],
+    *,
+    ratio: float,
+    seed: int,
+    forgetting: dict[str, float] | None = None,
+    measure: str = "measured_forgetting",
+) -> Mixture:
+    """Draws the replayed examples.
+
+    With `forgetting`, examples that are forgotten more are drawn more often, by the softmax of
+    forgetting / TEMPERATURE. Without it the draw is random, with the same number per domain.
+
+    Parameters
+    ----------
+    ratio
+        Replayed examples per new example.
+    forgetting
+        Nats by example id. Examples without a finite value are not drawn.
+
+    Raises
+    ------
+    LetheError
+        If no example of the pool can be replayed.
+    """
+    left_out: Counter[str] = Counter()
+    candidates = []
+    for example in upstream:
+        if example.split != "replayable":
+            left_out["held out"] += 1
+        elif replay_row_of(example.example, new.form) is None:
+            left_out[f"conversations, which rows of {new.form} cannot hold"] += 1
+        elif forgetting is not None and not np.isfinite(_value(forgetting, example)):
+            left_out["without a value of forgetting"] += 1
+        else:
+            candidates.append(example)
+    if not candidates:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise LetheError(f"no example of the pool can be replayed ({reasons})")
+    count = count_replayed(len(new.examples), ratio)
+    if forgetting is None:
+        domains = np.array([example.domain for example in candidates])
+        indices = draw_balanced(domains, count, seed)
+        values: list[float | None] = [None] * len(candidates)
+    else:
+        scores = np.array([_value(forgetting, example) for example in candidates])
+        indices = draw_softmax(scores / TEMPERATURE, count, seed)
+        values = scores.tolist()
+    replayed = [ReplayedExample(candidates[i], values[i]) for i in indices]
+    return Mixture(
+        new=new.examples,
+        replayed=replayed,
+        form=new.form,
+        measure=measure,
+        left_out=dict(left_out),
+    )
+
+
+def _value(forgetting: dict[str, float], example: UpstreamExample) -> float:
+    return forgetting.get(example.example_id, float("nan"))
+
+
+@dataclass(frozen=True)
+class MixtureDose:
+    """How much of the loss comes from replayed examples.
+
+    Attributes
+    ----------
+    unit
+        `tokens`, or `words` if no tokenizer was at hand.
+    new, replayed
+        Tokens or words that carry loss.
+    """
+
+    unit: str
+    new: int
+    replayed: int
+
+    @property
+    def share(self) -> float:
+        """Replayed over new: trainers average the loss over all tokens of a batch."""
+        return self.replayed / self.new if self.new else float("nan")
+
+
+def dose_of(mixture: Mixture, count: Callable[[Example], int], unit: str) -> MixtureDose:
+    """The dose of a mixture.
+
+    Parameters
+    ----------
+    count
+        Tokens (or words) of an example, as it stands in the rows, that carry loss.
+    """
+    new = sum(count(example) for example in mixture.new)
+    replayed = sum(count(_as_row(item.upstream.example, mixture.form)) for item in mixture.replayed)
+    return MixtureDose(unit=unit, new=new, replayed=replayed)
+
+
+def _as_row(example: Example, form: Form) -> Example:
+    """The example that a trainer reads from a row: plain text among chats is a question."""
+    if form != "messages" or example.text is None:
+        return example
+    question, answer = row_of(example, form)["messages"]
+    return Example(question["content"], answer["content"])
+
+
+def loss_words(example: Example) -> int:
+    """Words of an example that carry loss: of its answers, or of the plain text."""
+    if example.text is not None:
+        return len(example.text.split())
+    turns, _ = example.conversation()
+    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+    return len(" ".join(answers).split())
+
+
+def write_mixture(folder: Path, mixture: Mixture) -> dict[str, int]:
+    """Writes the files of rows into a folder.
+
+    `new.jsonl` holds the new rows and `train_with_replay.jsonl` all rows in the order of the
+    mixture. `replay.<form>.jsonl` holds the replayed rows in each form that can hold them, with
+    ids, domains and forgetting; `plain/replay.<form>.jsonl` holds them without these. Trainers
+    that mix forms read `plain/replay.chats.jsonl` and `plain/replay.passages.jsonl`, which hold
+    the replayed chats as messages and the replayed plain texts as text.
+
+    Returns
+    -------
+    Rows by the name of the file. A file without rows is not written.
+    """
+    new = [row_of(example, mixture.form) for example in mixture.new]
+    replayed = [replay_row_of(item.upstream.example, mixture.form) for item in mixture.replayed]
+    files = {NEW: new, TRAIN: mix(new, replayed, "add")}
+    for form in FORMS:
+        labelled = []
+        plain = []
+        for item in mixture.replayed:
+            row = replay_row_of(item.upstream.example, form)
+            if row is not None:
+                labelled.append(row | item.labels(mixture.measure))
+                plain.append(row)
+        files[f"replay.{form}.jsonl"] = labelled
+        files[f"{PLAIN}/replay.{form}.jsonl"] = plain
+    examples = [item.upstream.example for item in mixture.replayed]
+    files[CHATS] = [row_of(example, "messages") for example in examples if example.text is None]
+    files[PASSAGES] = [row_of(example, "text") for example in examples if example.text is not None]
+    counts = {}
+    for name, rows in files.items():
+        if rows:
+            with atomic_write(folder / name) as part:
+                part.write_text("".join(as_line(row) for row in rows), "utf-8", newline="\n")
+            counts[name] = len(rows)
+    return counts

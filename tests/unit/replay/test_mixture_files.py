@@ -1,0 +1,185 @@
+"""Replayed examples come from the pool's replayable part only, in files that trainers read."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from helpers.chats import pool, write_records
+
+from lethe.completion.predictor import Predictor
+from lethe.data.examples import ids_of, upstream_digest
+from lethe.data.training_rows import read_new_data
+from lethe.errors import LetheError
+from lethe.matrix.rows import Row
+from lethe.replay.mixture_files import (
+    dose_of,
+    loss_words,
+    make_mixture,
+    measured_forgetting,
+    predicted_forgetting,
+    write_mixture,
+)
+
+POOL = pool()
+REPLAYABLE = {example.example_id for example in POOL if example.split == "replayable"}
+
+
+@pytest.fixture
+def new(tmp_path):
+    return read_new_data(write_records(tmp_path / "in/chats.jsonl", "messages"))
+
+
+def ids(mixture):
+    return [item.upstream.example_id for item in mixture.replayed]
+
+
+def row(values, base=1.0, **settings):
+    count = len(POOL)
+    before = np.full(count, base, dtype=np.float32)
+    return Row(
+        example_ids=ids_of(POOL),
+        loss_before=before,
+        loss_after=(before + values).astype(np.float32),
+        n_tokens=np.ones(count, dtype=np.int32),
+        settings={"upstream": upstream_digest(POOL), **settings},
+    )
+
+
+def test_a_random_draw_is_even_over_domains_and_holds_nothing_that_is_held_out(new):
+    mixture = make_mixture(new, POOL, ratio=0.45, seed=0)
+    assert len(mixture.replayed) == 9
+    assert set(ids(mixture)) <= REPLAYABLE
+    assert set(Counter(item.upstream.domain for item in mixture.replayed).values()) == {3}
+    assert ids(mixture) == ids(make_mixture(new, POOL, ratio=0.45, seed=0))
+    assert ids(mixture) != ids(make_mixture(new, POOL, ratio=0.45, seed=1))
+    assert mixture.left_out == {"held out": 10}
+    assert "forgetting" not in str(mixture.replayed[0].labels("measured_forgetting"))
+
+
+def test_more_draws_than_examples_use_all_before_one_repeats(new):
+    drawn = ids(make_mixture(new, POOL, ratio=1.6, seed=0))
+    assert len(drawn) == 32
+    assert set(drawn) == REPLAYABLE
+
+
+def test_what_is_forgotten_most_is_replayed(new, tmp_path):
+    values = np.zeros(len(POOL))
+    worst = [4, 8, 12, 16]
+    values[worst] = 5.0
+    values[3] = 9.0  # held out
+    values[0] = np.nan
+    forgetting = measured_forgetting(row(values), POOL, tmp_path / "lost.parquet")
+    mixture = make_mixture(new, POOL, ratio=0.2, seed=0, forgetting=forgetting)
+    assert sorted(ids(mixture)) == sorted(POOL[i].example_id for i in worst)
+    assert mixture.left_out == {"held out": 10, "without a value of forgetting": 1}
+    assert mixture.replayed[0].labels("measured_forgetting")["measured_forgetting"] == 5.0
+
+
+def test_forgetting_of_another_pool_or_of_no_fine_tune_is_refused(tmp_path):
+    values = np.ones(len(POOL))
+    with pytest.raises(LetheError, match="measured on another pool"):
+        measured_forgetting(row(values, upstream="x"), POOL, tmp_path)
+    with pytest.raises(LetheError, match="losses of one model.*lethe compare"):
+        measured_forgetting(row(values * 0), POOL, tmp_path)
+
+
+def predictor(**changes):
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(6, len(POOL))).astype(np.float32)
+    index = np.array([1, 5, 9, 13])
+    fields = {
+        "train": train,
+        "example_ids": ids_of(POOL),
+        "domains": np.array([example.domain for example in POOL]),
+        "index": index,
+        "probes": [POOL[i].example for i in index],
+        "max_tokens": 40,
+        "base_losses": np.full(4, 1.0),
+    }
+    return Predictor(**fields | changes)
+
+
+def test_forgetting_is_predicted_from_losses_or_from_differences(tmp_path):
+    values = np.linspace(0, 1, len(POOL))
+    made = predictor()
+    wanted = made.predict(row(values).forgetting[made.index].astype(float)).forgetting
+    by_difference = predicted_forgetting(made, row(values), POOL, tmp_path)
+    scored = row(values)
+    scored = Row(
+        example_ids=scored.example_ids,
+        loss_before=scored.loss_after,
+        loss_after=scored.loss_after,
+        n_tokens=scored.n_tokens,
+        settings=scored.settings,
+    )
+    by_loss = predicted_forgetting(made, scored, POOL, tmp_path)
+    assert list(by_difference) == ids_of(POOL)
+    np.testing.assert_allclose(list(by_difference.values()), wanted, atol=1e-5)
+    np.testing.assert_allclose(list(by_loss.values()), wanted, atol=1e-5)
+    with pytest.raises(LetheError, match="lacks those of the base model"):
+        predicted_forgetting(predictor(base_losses=None), scored, POOL, tmp_path)
+    values[5] = np.nan
+    with pytest.raises(LetheError, match="probe 'talks-00005' has no loss"):
+        predicted_forgetting(made, row(values), POOL, tmp_path)
+    other = predictor(probes=[POOL[0].example] * 4)
+    with pytest.raises(LetheError, match="made on another pool"):
+        predicted_forgetting(other, row(values), POOL, tmp_path)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_files_hold_all_rows_with_and_without_labels(new, tmp_path):
+    values = np.linspace(0.1, 1, len(POOL))
+    forgetting = dict(zip(ids_of(POOL), values, strict=True))
+    mixture = make_mixture(new, POOL, ratio=0.6, seed=3, forgetting=forgetting)
+    counts = write_mixture(tmp_path / "out", mixture)
+    written = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.jsonl")}
+    assert written == set(counts)
+    rows = {name: lines(tmp_path / "out" / name) for name in counts}
+    assert {name: len(content) for name, content in rows.items()} == counts
+    assert counts["new.jsonl"] == 20 and counts["train_with_replay.jsonl"] == 32
+    plain = rows["plain/replay.messages.jsonl"]
+    assert [set(row) for row in plain] == [{"messages"}] * 12
+    labels = ("example_id", "domain", "measured_forgetting")
+    for labelled, bare in zip(rows["replay.messages.jsonl"], plain, strict=True):
+        assert labelled["measured_forgetting"] == forgetting[labelled["example_id"]]
+        assert {key: labelled[key] for key in labelled if key not in labels} == bare
+    # The order of the mixture: nothing is lost, and replayed rows are spread over it.
+    mixed = rows["train_with_replay.jsonl"]
+    assert [row for row in mixed if row in rows["new.jsonl"]] == rows["new.jsonl"]
+    assert [row for row in mixed if row in plain] == plain
+    places = [number for number, row in enumerate(mixed) if row in plain]
+    assert max(np.diff(places)) <= 4
+    halves = counts["plain/replay.chats.jsonl"] + counts["plain/replay.passages.jsonl"]
+    assert halves == 12
+    again = tmp_path / "again"
+    write_mixture(again, make_mixture(new, POOL, ratio=0.6, seed=3, forgetting=forgetting))
+    for name in counts:
+        assert (again / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+def test_the_dose_is_replayed_over_new_loss(new):
+    mixture = make_mixture(new, POOL, ratio=0.1, seed=0)
+    dose = dose_of(mixture, loss_words, "words")
+    # Ten answers of two words, and ten conversations of two plus three.
+    assert (dose.unit, dose.new) == ("words", 10 * 2 + 10 * 5)
+    wanted = 0
+    for item in mixture.replayed:
+        text = item.upstream.example.text
+        answer = item.upstream.example.answer
+        wanted += len(answer.split()) if text is None else 9 - 9 // 4
+    assert dose.replayed == wanted
+    assert dose.share == wanted / 70
+
+
+def test_a_form_that_holds_no_conversation_leaves_them_in_the_pool(tmp_path):
+    new = read_new_data(write_records(tmp_path / "chats.jsonl", "text"))
+    mixture = make_mixture(new, POOL, ratio=0.5, seed=0)
+    assert {item.upstream.domain for item in mixture.replayed} == {"books", "facts"}
+    assert mixture.left_out["conversations, which rows of text cannot hold"] == 10
+    talks = [example for example in POOL if example.domain == "talks"]
+    with pytest.raises(LetheError, match="no example of the pool can be replayed"):
+        make_mixture(new, talks, ratio=0.5, seed=0)

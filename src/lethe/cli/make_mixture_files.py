@@ -95,7 +95,8 @@ def make_mixture_files(
     )
     dose = _dose(mixture, model)
     rows = write_mixture(output, mixture)
-    snippets = _snippets(trainer, MixtureFiles(folder=output, form=mixture.form, rows=rows))
+    files = MixtureFiles(folder=output, form=mixture.form, rows=rows, tools=mixture.has_tools)
+    snippets = _snippets(trainer, files)
     for name, text in snippets.items():
         with atomic_write(output / name) as part:
             part.write_text(text, "utf-8", newline="\n")

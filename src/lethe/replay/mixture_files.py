@@ -64,6 +64,17 @@ class Mixture:
     measure: str
     left_out: dict[str, int]
 
+    @property
+    def has_tools(self) -> bool:
+        """Whether a conversation in it has tools or calls of them."""
+        replayed = [item.upstream.example for item in self.replayed]
+        for example in [*self.new, *replayed]:
+            if example.chat is not None:
+                turns, tools = example.conversation()
+                if tools or any("tool_calls" in turn for turn in turns):
+                    return True
+        return False
+
 
 def measured_forgetting(
     row: Row, upstream: Sequence[UpstreamExample], path: Path

@@ -7,7 +7,7 @@ CONFIG ?= config.yaml
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help run plan ledger test test-slurm lint docs schema pin
+.PHONY: help run plan ledger test test-browser test-slurm lint docs schema pin
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-12s%s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ ledger: .venv/installed ## compare the cost of CONFIG with the plan; an incomple
 	$(RUN) snakemake ledger --cores $(CORES) --configfile $(CONFIG)
 	cat "$$($(RUN) lethe.workflow $(CONFIG))/ledger.txt"
 
-# pytest leaves out tests marked slurm.
+# pytest leaves out tests marked slurm and browser.
 test: .venv/installed .venv/peer lint docs ## check the project with lint, docs and all tests
 	$(RUN) pytest -n $(CORES)
 
@@ -31,6 +31,10 @@ test-slurm: .venv/installed ## test the cluster profile on a real SLURM, and ins
 	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \
 		(apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge)
 	$(RUN) pytest -n 0 -m slurm tests/slurm
+
+test-browser: .venv/installed ## test the report in Chromium, and install Chromium if possible
+	-command -v chromium || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(RUN) pytest -n 0 -m browser tests/browser
 
 lint: .venv/installed ## check formats, lint and the rules
 	$(RUN) ruff check .

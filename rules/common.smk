@@ -9,7 +9,8 @@ sys.path.insert(0, LIBRARY)
 
 from lethe.config.loading import load_experiment
 from lethe.errors import LetheError
-from lethe.jobs.running import cache_folder, export_library
+from lethe.files import cache_folder
+from lethe.jobs.running import export_library
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 from lethe.workflow import (
     JobResources,
@@ -35,7 +36,7 @@ LOGS = f"{RESULTS}/logs"
 CACHE = cache_folder()
 
 FILES = ResultFiles(EXPERIMENT, RESULTS)
-SOURCES = SourceFiles(EXPERIMENT, CACHE)
+SOURCES = SourceFiles(EXPERIMENT, CACHE, RESULTS)
 MACHINE = JobResources(EXPERIMENT)
 PARAMETERS = RuleParameters(EXPERIMENT)
 

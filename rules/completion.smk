@@ -7,6 +7,7 @@ rule score_completion:
         associations=lambda wildcards: list(
             FILES.associations(wildcards.model).values()
         ),
+        sibling=lambda wildcards: FILES.sibling_matrix(wildcards.model),
     output:
         scores=f"{RESULTS}/{{model}}/completion.csv",
     log:
@@ -14,7 +15,7 @@ rule score_completion:
     conda:
         "../envs/analysis.yaml"
     params:
-        completion=SETTINGS.completion.model_dump(mode="json"),
+        completion=PARAMETERS.completion(),
         tasks=TASKS,
         # Follows from the input, so that Snakemake does not record it.
         association_names=lambda wildcards, input: list(

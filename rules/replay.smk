@@ -1,6 +1,6 @@
 # Replay: fine-tunes that mix in the examples a strategy draws, judged on held-out examples.
 
-from lethe.replay.planned_contrasts import decision_sentence, frontier_runs
+from lethe.replay.planned_contrasts import decision_sentence, frontier_runs, primary_run
 
 REPLAY_RECIPE = TASK_RECIPE
 if any(run.recipe_changes for run in FILES.replay_settings.values()):
@@ -92,3 +92,27 @@ rule gather_replay:
         noise_floor=SETTINGS.replay.noise_floor,
     script:
         "../workflow_scripts/gather_replay.py"
+
+
+if FILES.advises:
+
+    rule advise_replay:
+        """Advises for each task which replay run to take, from the others' runs, and scores that."""
+        input:
+            runs=f"{RESULTS}/{{model}}/replay.csv",
+            matrix=f"{RESULTS}/{{model}}/Z.parquet",
+            predictions=f"{RESULTS}/{{model}}/predictions/{SETTINGS.replay.prediction}.parquet",
+            upstream=f"{RESULTS}/upstream.parquet",
+        output:
+            advice=f"{RESULTS}/{{model}}/replay_advice.csv",
+            score=f"{RESULTS}/{{model}}/replay_advice_score.csv",
+        log:
+            f"{LOGS}/advise_replay/{{model}}.log",
+        conda:
+            "../envs/analysis.yaml"
+        params:
+            runs=PARAMETERS.advised_runs(),
+            trades=SETTINGS.replay.advise.trade,
+            primary=primary_run(SETTINGS.replay),
+        script:
+            "../workflow_scripts/advise_replay.py"

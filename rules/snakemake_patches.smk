@@ -8,7 +8,13 @@ from importlib import metadata
 
 from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.dag import ScriptProcessor
+from snakemake.io import _IOFile
 from snakemake.jobs import GroupJob
+from snakemake.persistence import PersistenceBase
+from snakemake.persistence.file import FilePersistence
+
+from lethe.files import LARGE_FILE, cached_sha256
+from lethe.jobs.owner import remove_dead_locks, sign_locks
 from snakemake.resources import Resource
 
 WRITTEN_FOR = {
@@ -145,6 +151,77 @@ def no_pending_jobs(dag, name):
     return 0
 
 
+# ---- hashes: those of large files are computed once, also over several runs
+
+
+def hash_large_files_once():
+    """Snakemake hashes an input with a new time in every run, and in every dry run."""
+    if hasattr(_IOFile, "compute_checksum"):
+        return
+    _IOFile.compute_checksum = _IOFile.checksum
+    _IOFile.checksum = checksum_from_cache
+
+
+async def checksum_from_cache(file, threshold=None, force=False, algorithm=None):
+    if not (force or file.is_storage) and algorithm in (None, "sha256"):
+        eligible = await file.is_checksum_eligible(threshold)
+        if eligible and await file.size_local() >= LARGE_FILE:
+            return f"sha256:{cached_sha256(Path(file))}"
+    return await file.compute_checksum(threshold, force, algorithm)
+
+
+# ---- records: files that earlier versions recorded by their place in the cache
+
+
+def read_records_of_earlier_versions():
+    """Earlier versions recorded the cache's path, on which no result depends."""
+    if hasattr(PersistenceBase, "recorded_input"):
+        return
+    PersistenceBase.recorded_input = PersistenceBase.input
+    PersistenceBase.recorded_params = PersistenceBase.params
+    PersistenceBase.input = input_of_today
+    PersistenceBase.params = parameters_of_today
+
+
+def input_of_today(persistence, path):
+    recorded = persistence.recorded_input(path)
+    return recorded and sorted(map(SOURCES.earlier_input, recorded))
+
+
+def parameters_of_today(persistence, path):
+    recorded = persistence.recorded_params(path)
+    return recorded and sorted(map(SOURCES.earlier_parameter, recorded))
+
+
+# ---- locks: that of a killed run is removed by the next one on the same machine
+
+
+def remove_locks_of_killed_runs():
+    """Snakemake's locks do not say who holds them, so that each needs --unlock after a kill -9."""
+    if hasattr(FilePersistence, "write_unsigned_locks"):
+        return
+    FilePersistence.write_unsigned_locks = FilePersistence._write_locks
+    FilePersistence._write_locks = write_signed_locks
+    FilePersistence.holds_lock = FilePersistence.locked
+    FilePersistence.locked = property(is_locked_by_a_living_run)
+
+
+def write_signed_locks(persistence, kind, files):
+    persistence.write_unsigned_locks(kind, files)
+    if kind in persistence._lockfile:
+        sign_locks([persistence._lockfile[kind]])
+
+
+def is_locked_by_a_living_run(persistence):
+    try:
+        numbers = remove_dead_locks(Path(persistence._lockdir))
+    except LetheError as error:
+        raise WorkflowError(str(error))
+    if numbers:
+        logger.info(f"Removed the lock of process {numbers}, which was killed.")
+    return persistence.holds_lock
+
+
 # The graph of jobs is no garbage: nothing is collected before the first job starts (`onstart`).
 if workflow.is_main_process:
     gc.disable()
@@ -154,6 +231,9 @@ if can_patch():
     ScriptProcessor.process_job = check_each_script_once
     take_turns()
     submit_equal_jobs_together()
+    hash_large_files_once()
+    read_records_of_earlier_versions()
+    remove_locks_of_killed_runs()
 elif workflow.is_main_process:
     versions = ", ".join(f"{name} {v}" for name, v in OTHER_VERSIONS.items())
     print(

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from lethe.data.examples import read_upstream
+from lethe.data.packages import Package
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import embeddings, texts
@@ -11,6 +12,7 @@ def associate_texts(
     train_files: dict[str, str],
     upstream: Path,
     encoder: str | None,
+    encoder_package: Package | None,
     outputs: dict[str, str],
     settings: dict,
     threads: int,
@@ -23,7 +25,10 @@ def associate_texts(
     if "text_encoder" in outputs:
         # Imported here, because torch takes seconds and TF-IDF does without it.
         from lethe.engine import models
-        from lethe.similarity.encoder import embed
+        from lethe.similarity.encoder import cached_encoder, embed
+
+        if encoder_package is not None:
+            cached_encoder(encoder_package, Path(encoder))
 
         models.use_machine(threads, 0)
         embedded = embed(
@@ -44,6 +49,7 @@ if __name__ == "__main__":
         train_files=dict(zip(snakemake.params.tasks, snakemake.input.train, strict=True)),
         upstream=Path(snakemake.input.upstream),
         encoder=snakemake.params.encoder,
+        encoder_package=snakemake.params.encoder_package,
         outputs=dict(snakemake.output.items()),
         settings=snakemake.params.similarity,
         threads=snakemake.threads,

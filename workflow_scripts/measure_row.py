@@ -4,6 +4,7 @@ from pathlib import Path
 from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
+from lethe.files import sync_folder
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
@@ -41,6 +42,7 @@ def measure_row(
     if weights is not None:
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
+        sync_folder(weights)
     rows.write_row(row, with_identity(measured, model=model_name, task=task))
     job.finish()
 

@@ -3,6 +3,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from lethe.config.data_settings import Source
+from lethe.data.bigbench import cached_extract, package_of
 from lethe.data.examples import write_examples
 from lethe.data.sources import task_examples
 from lethe.jobs.running import run
@@ -14,11 +15,12 @@ def prepare_task(
     task: str,
     source: Source,
     where: str,
-    archive: str | None,
+    cache: Path,
     counts: dict,
     seed: int,
 ) -> None:
     """Draws the training and evaluation examples of one task."""
+    archive = cached_extract(package_of(source), cache) if source.kind == "bigbench" else None
     train_examples, evaluation_examples = task_examples(
         source, where, task=task, archive=archive, counts=counts, seed=seed
     )
@@ -35,7 +37,7 @@ if __name__ == "__main__":
         task=snakemake.wildcards.task,
         source=TypeAdapter(Source).validate_python(snakemake.params.source["source"]),
         where=snakemake.params.source["where"],
-        archive=snakemake.params.archive,
+        cache=Path(snakemake.params.cache),
         counts=snakemake.params.counts,
         seed=snakemake.params.seed,
     )

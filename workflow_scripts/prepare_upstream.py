@@ -3,20 +3,24 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from lethe.config.data_settings import Source
-from lethe.data.examples import write_corpus, write_upstream
+from lethe.data.examples import read_upstream, write_corpus, write_upstream
 from lethe.data.upstream_pool import PoolSize, draw_pool
 from lethe.jobs.running import run
 
 
 def prepare_upstream(
-    upstream: Path, corpus: Path, domains: dict, settings: dict, archive: str | None, seed: int
+    upstream: Path, corpus: Path, domains: dict, settings: dict, cache: Path, seed: int
 ) -> None:
-    """Draws each domain's documents, and the upstream examples from among them."""
+    """Draws documents of the domains, and upstream examples from among them, or copies a pool."""
+    if "pool" in settings:
+        write_upstream(upstream, read_upstream(settings["pool"]))
+        write_corpus(corpus, {})
+        return
     sources = {}
     for domain, entry in domains.items():
         sources[domain] = (TypeAdapter(Source).validate_python(entry["source"]), entry["where"])
     size = TypeAdapter(PoolSize).validate_python(settings)
-    pool = draw_pool(sources, size, seed=seed, archive=archive)
+    pool = draw_pool(sources, size, seed=seed, cache=cache)
     write_upstream(upstream, pool.examples)
     write_corpus(corpus, pool.documents)
 
@@ -29,6 +33,6 @@ if __name__ == "__main__":
         corpus=Path(snakemake.output.corpus),
         domains=snakemake.params.domains,
         settings=snakemake.params.upstream,
-        archive=snakemake.params.archive,
+        cache=Path(snakemake.params.cache),
         seed=snakemake.params.seed,
     )

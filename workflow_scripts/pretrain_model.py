@@ -4,7 +4,7 @@ from pathlib import Path
 from lethe.config.model_settings import Pretraining
 from lethe.data.examples import read_examples
 from lethe.engine import models, pretraining
-from lethe.files import write_json
+from lethe.files import sync_folder, write_json
 from lethe.jobs.running import run
 
 
@@ -28,6 +28,7 @@ def pretrain_model(
     network.to(models.device_for(gpus))
     pretraining.pretrain(network, sequences, settings, checkpoint, f"pretraining {name}")
     network.save_pretrained(folder)
+    sync_folder(folder)
     write_json(card, models.card(str(folder), attention=attention))
     shutil.rmtree(checkpoint, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix, rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.replay.runs import fine_tune_with_replay, without_replay
+from lethe.replay.runs import fine_tune_at_shares, without_replay
 
 
 def replay_run(
@@ -22,6 +22,7 @@ def replay_run(
     strategy: str,
     replay_settings: dict,
     training_tasks: list[str],
+    completion_options: dict,
     recipe: Recipe,
     scoring: Scoring,
     group: str,
@@ -29,7 +30,7 @@ def replay_run(
     threads: int,
     gpus: int,
 ) -> None:
-    """Fine-tunes on one task with replay and measures the held-out examples."""
+    """Fine-tunes on one task with replay and measures the held-out examples, once per share."""
     upstream = read_upstream(inputs["upstream"])
     run_settings = ReplayRun.from_parameters(strategy, replay_settings)
     if inputs["measured"]:
@@ -47,7 +48,7 @@ def replay_run(
         unfinished=checkpoint,
         halvings=halvings,
     )
-    row = fine_tune_with_replay(
+    measured = fine_tune_at_shares(
         job,
         upstream,
         run_settings,
@@ -56,9 +57,13 @@ def replay_run(
         forgetting=read_scores(inputs["scores"], run_settings, task),
         training_rows=read_training_rows(inputs["training_rows"], training_tasks),
         gradient_products=read_products(inputs["gradients"], task),
+        completion_options=completion_options,
     )
     if distributed.rank() == 0:
-        rows.write_row(run_file, row)
+        if len(measured) == 1:
+            rows.write_row(run_file, measured[0])
+        else:
+            rows.write_rows(run_file, measured)
         job.finish()
 
 
@@ -89,6 +94,7 @@ def read_products(path: str | None, task: str) -> dict[str, float] | None:
 if __name__ == "__main__":
     replay_settings = dict(snakemake.params.replay)
     training_tasks = replay_settings.pop("training_tasks", [])
+    completion_options = replay_settings.pop("completion", {})
     run(
         replay_run,
         snakemake.log[0],
@@ -102,6 +108,7 @@ if __name__ == "__main__":
         strategy=snakemake.wildcards.strategy,
         replay_settings=replay_settings,
         training_tasks=training_tasks,
+        completion_options=completion_options,
         recipe=recipe_of(snakemake.params.recipe),
         scoring=Scoring(**snakemake.params.scoring),
         group=snakemake.params.recipe.get("group", ""),

@@ -1,10 +1,14 @@
 from pathlib import Path
 
+import numpy as np
+
 from lethe import tables
 from lethe.completion.evaluation import evaluate
+from lethe.completion.sibling import read_sibling_rows
 from lethe.config.analysis_settings import CompletionSettings
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.data.examples import read_upstream
+from lethe.errors import LetheError
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import OF_Z
@@ -15,6 +19,7 @@ def score_completion(
     z: Path,
     upstream: str | None,
     associations: dict[str, str],
+    sibling: str | None,
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -33,8 +38,16 @@ def score_completion(
         domains=[example.domain for example in read_upstream(upstream)] if upstream else None,
         associations=read_associations(associations, measured),
         in_domain_only=OF_Z,
+        sibling=_sibling_rows(sibling, measured) if sibling else None,
     )
     tables.write_csv(scores, lines)
+
+
+def _sibling_rows(path: str, measured: forgetting_matrix.Matrix) -> np.ndarray:
+    try:
+        return read_sibling_rows(Path(path), measured)
+    except LetheError as error:
+        raise LetheError(f"completion.sibling: {error}")
 
 
 if __name__ == "__main__":
@@ -46,6 +59,7 @@ if __name__ == "__main__":
         associations=dict(
             zip(snakemake.params.association_names, snakemake.input.associations, strict=True)
         ),
+        sibling=snakemake.input.get("sibling") or None,
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

@@ -27,8 +27,10 @@ _FACE = {
     "choose_probes": "lethe.completion.probes",
     "Predictor": "lethe.completion.predictor",
     "read_matrix": "lethe.matrix.forgetting_matrix",
+    "advise": "lethe.replay.advice",
     "rank_curve": "lethe.analysis.low_rank",
     "ForgettingProbe": "lethe.integrations.probe",
+    "Rehearsal": "lethe.integrations.rehearsal",
 }
 
 __all__ = [*_FACE, "__version__"]

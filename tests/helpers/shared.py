@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import tiny
@@ -10,6 +11,7 @@ from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import distributed
 from lethe.engine.objectives import ReplayTerm
+from lethe.engine.phased_steps import PhaseDraw
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.measure import forgetting
@@ -49,6 +51,30 @@ def job(
     )
 
 
+@dataclass(frozen=True)
+class WorstFirst:
+    """Replays the first examples, then those that the half-trained model has forgotten most."""
+
+    count: int
+    shares: tuple[float, ...]
+
+    def settings(self) -> list:
+        """What the choice depends on."""
+        return [self.count, self.shares]
+
+    def choose_first(self) -> PhaseDraw:
+        """The first examples."""
+        return PhaseDraw(list(range(self.count)), {"values": []})
+
+    def choose_rest(self, phase, count, replayed, measure) -> PhaseDraw:
+        """Those forgotten most, by values that all processes share."""
+        others = [number for number in range(len(upstream())) if number not in replayed]
+        values = measure(others).tolist()
+        assert all(other == values for other in distributed.all_gather(values))
+        worst = sorted(range(len(others)), key=lambda position: -values[position])
+        return PhaseDraw([others[position] for position in worst[:count]], {"values": values})
+
+
 def measure(
     folder: Path,
     cards: dict,
@@ -60,7 +86,13 @@ def measure(
     replay: dict | None = None,
 ) -> None:
     """Writes the row of each card; at step `kill_at` process 1 alone hears that it must stop."""
-    term = ReplayTerm(upstream()[:5], **replay) if replay else None
+    term = None
+    if replay:
+        settings = dict(replay)
+        shares = settings.pop("shares", None)
+        chooser = None if shares is None else WorstFirst(count=5, shares=tuple(shares))
+        pool = upstream()[:5] if chooser is None else upstream()
+        term = ReplayTerm(pool, **settings, chooser=chooser)
     for name, card in cards.items():
         made = job(folder, card, name, recipe, scoring, gpus)
         steps = []

@@ -88,3 +88,16 @@ def test_ways_of_replay_share_the_new_examples_and_all_but_two_replay(monkeypatc
     divergences = benchmark.divergences(tiny.model("llama", seed=1), base, upstream)
     shares = [divergences[str(k)] for k in benchmark.TOP_K]
     assert shares == sorted(shares) and shares[-1] <= divergences["all"] + 1e-5
+
+
+def test_every_way_of_rehearsal_is_timed_against_the_trainer_alone(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "rehearsal", raising=False)
+    benchmark = importlib.import_module("rehearsal")
+    sys.modules.pop("rehearsal", None)
+    options = ["--steps", "2", "--rounds", "1", "--batch", "2", "--prompt", "12", "--answer", "8"]
+    settings = benchmark.parser().parse_args(options)
+    records = benchmark.measure(tiny.model("llama"), tiny.tokenizer(), settings)
+    assert list(records) == list(benchmark.WAYS)
+    assert records["plain"]["ratio"] == 1
+    assert all(record["seconds_per_step"] > 0 for record in records.values())

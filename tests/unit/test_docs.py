@@ -261,3 +261,12 @@ def test_the_page_of_the_configuration_has_every_key_of_the_schema():
 
 def test_the_page_of_the_command_line_shows_its_help():
     assert "Usage: lethe" in script("generate").command_line()
+
+
+def test_every_test_that_the_page_of_errors_names_exists():
+    page = (ROOT / "docs/reference/refusals.md").read_text("utf-8")
+    names = re.findall(r"`([\w/]+)::(test_\w+)`", page)
+    assert len(names) > 60
+    for file, name in names:
+        folder = ROOT / "tests" if file.startswith("workflow/") else ROOT / "tests/unit"
+        assert f"def {name}(" in (folder / f"{file}.py").read_text("utf-8"), (file, name)

@@ -1,4 +1,5 @@
 import hashlib
+import os
 
 import pytest
 
@@ -86,3 +87,43 @@ def test_no_message_advises_to_delete_a_file(tmp_path):
     with pytest.raises(LetheError) as caught:
         read_json(tmp_path / "settings.json")
     assert "delete" not in str(caught.value)
+
+
+def test_a_large_file_is_hashed_again_only_if_its_size_or_times_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("LETHE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "LARGE_FILE", 4)
+    path, calls = tmp_path / "weights", []
+
+    def counting(path, inside=files.sha256):
+        calls.append(path)
+        return inside(path)
+
+    monkeypatch.setattr(files, "sha256", counting)
+    path.write_bytes(b"first")
+    first = files.cached_sha256(path)
+    assert files.cached_sha256(path) == first and len(calls) == 1
+    before = path.stat()
+    path.write_bytes(b"other")
+    # Copying tools restore the time of the content, but not that of the inode.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert files.cached_sha256(path) != first and len(calls) == 2
+    (cache,) = (tmp_path / "cache/hashes").iterdir()
+    cache.write_text("not json")
+    assert files.cached_sha256(path) != first and len(calls) == 3
+
+
+def test_the_cache_is_in_the_folder_that_the_environment_names(monkeypatch):
+    monkeypatch.setenv("LETHE_CACHE", "elsewhere")
+    assert files.cache_folder() == "elsewhere"
+    monkeypatch.delenv("LETHE_CACHE")
+    assert files.cache_folder().endswith(os.path.join(".cache", "lethe"))
+
+
+def test_a_folder_is_on_the_disk_before_anything_says_that_it_is_complete(tmp_path, monkeypatch):
+    (tmp_path / "model/parts").mkdir(parents=True)
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "model/parts/1.safetensors").write_bytes(b"1")
+    synced = []
+    monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
+    files.sync_folder(tmp_path / "model")
+    assert synced == ["config.json", "parts", "1.safetensors", "model"]

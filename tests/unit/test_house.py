@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "report": {"config", "data", "matrix", "completion", "analysis", "replay"},
     "cost": {"config", "data", "engine", "matrix", "measure", "replay"},
     "jobs": {"config", "engine"},
-    "integrations": {"config", "data", "engine", "matrix", "completion"},
+    "integrations": {"config", "data", "engine", "matrix", "completion", "replay"},
 }
 # The command line stands above all wings.
 MAY_IMPORT["cli"] = set(MAY_IMPORT)

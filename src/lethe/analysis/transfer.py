@@ -5,7 +5,7 @@ task in question too. Of the target, only a few rows and, at most, a few probes 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 
 import numpy as np
@@ -29,12 +29,16 @@ class Case:
     `target_rows` (m, N) are rows of the target, `source_rows` (m, N) rows of the source for the
     same tasks, `other_source_rows` (p, N) further rows of the source, and `source_row` (N,) is
     the source's row of the task in question.
+
+    `fitted` holds methods that do not depend on that task, by name. Cases of several tasks with
+    the same known rows may share it, so that such a method is fitted once.
     """
 
     target_rows: np.ndarray
     source_rows: np.ndarray
     other_source_rows: np.ndarray
     source_row: np.ndarray
+    fitted: dict[str, Gaussian] = field(default_factory=dict)
 
 
 def align(source: Matrix, target: Matrix) -> tuple[Matrix, Matrix]:
@@ -78,7 +82,9 @@ def predict_from_own_rows(case: Case, index: np.ndarray, values: np.ndarray) -> 
 
     Without probes it is the mean of these rows, example by example.
     """
-    return Gaussian().fit(case.target_rows).predict(index, values)
+    if "own" not in case.fitted:
+        case.fitted["own"] = Gaussian().fit(case.target_rows)
+    return case.fitted["own"].predict(index, values)
 
 
 def predict_mapped_row(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -116,15 +122,26 @@ def predict_pooled(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndar
     return Gaussian().fit(np.concatenate(rows)).predict(index, values)
 
 
+def predict_difference(case: Case, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Gaussian completion of the target's difference from the source (`Gaussian.fit` with `other`).
+
+    With fewer than three rows of the target, this is Gaussian completion without the source.
+    """
+    if "difference" not in case.fitted:
+        case.fitted["difference"] = Gaussian().fit(case.target_rows, other=case.source_rows)
+    return case.fitted["difference"].predict(index, values, other=case.source_row)
+
+
 METHODS: dict[str, Callable[[Case, np.ndarray, np.ndarray], np.ndarray]] = {
     "own": predict_from_own_rows,
     "mapped_row": predict_mapped_row,
     "weights": predict_by_weights,
     "pooled": predict_pooled,
+    "difference": predict_difference,
 }
 # These need no probe of the target on the new task, hence no fine-tune of it. `own` is among them
 # as the baseline that the source has to beat.
-WITHOUT_PROBES = ("own", "mapped_row", "weights")
+WITHOUT_PROBES = ("own", "mapped_row", "weights", "difference")
 
 
 def fit_mapping(target: np.ndarray, source: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -259,6 +276,7 @@ def _score_tasks(
     known_tasks = [draw.train[i] for i in order[: draw.own_rows]]
     others = [draw.train[i] for i in order[draw.own_rows :]]
     scores = []
+    fitted: dict[str, Gaussian] = {}
     for task in draw.test:
         truth = target.values[target.rows([task])[0]]
         case = Case(
@@ -266,6 +284,7 @@ def _score_tasks(
             source_rows=source.values[source.rows(known_tasks)],
             other_source_rows=source.values[source.rows(others)],
             source_row=source.values[source.rows([task])[0]],
+            fitted=fitted,
         )
         index = random_probes(len(truth), draw.k, draw.seed)
         predicted = METHODS[method](case, index, truth[index])

@@ -10,7 +10,6 @@ from lethe.cli.output import AsJson, print_json
 from lethe.errors import LetheError
 
 if TYPE_CHECKING:
-    from lethe.config.pool_file import PoolSettings
     from lethe.data.examples import UpstreamExample
 
 
@@ -42,6 +41,7 @@ def make_pool(
     from lethe.config.pool_file import load_pool_settings
     from lethe.data.examples import upstream_digest, write_upstream
     from lethe.data.upstream_pool import PoolSize, draw_pool
+    from lethe.files import cache_folder
 
     settings = load_pool_settings(sources)
     size = settings.upstream.model_dump(exclude={"domains"})
@@ -49,7 +49,7 @@ def make_pool(
         {domain: settings.source_of(domain) for domain in settings.upstream.domains},
         PoolSize(**size),
         seed=settings.seed,
-        archive=_archive(settings),
+        cache=Path(cache_folder()),
     )
     digest = upstream_digest(pool.examples)
     if not _is_written(output, pool.examples, digest):
@@ -67,18 +67,6 @@ def make_pool(
         left_out = f"{counts.repeated} repeated and {counts.empty} empty records left out"
         print(f"{domain}: {counts.replayable} replayable, {counts.heldout} held out; {left_out}")
     print(f"{output}: {len(pool.examples)} examples")
-
-
-def _archive(settings: "PoolSettings") -> Path | None:
-    """The BIG-bench extract if a domain reads it, downloaded if it is not in the cache."""
-    from lethe.data.package_files import bigbench_archive
-    from lethe.jobs.running import cache_folder
-
-    for domain in settings.upstream.domains:
-        source, _ = settings.source_of(domain)
-        if source.kind == "bigbench":
-            return bigbench_archive(source, Path(cache_folder()))
-    return None
 
 
 def _is_written(path: Path, examples: "list[UpstreamExample]", digest: str) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 
 from lethe.completion import make
 from lethe.completion.association import Association
+from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes, half_of
 from lethe.completion.scores import METRICS, score_rows
 from lethe.completion.splits import Split, make_splits
@@ -50,6 +51,7 @@ def evaluate(
     in_domain_only: Collection[str] = (),
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
+    sibling: np.ndarray | None = None,
 ) -> list[dict]:
     """Scores every method; the result holds the lines of completion.csv.
 
@@ -76,13 +78,18 @@ def evaluate(
         the same way, have `_half` at the end of their choice.
     domains
         Domain of each example (N,), for stratified probes.
+    sibling
+        Rows (M, N) of another model, in Z's order of tasks and examples, NaN where it has none.
+        They give one more predictor, `gaussian_sibling`, which gets the sibling's row of each
+        test task (`Gaussian.predict`).
 
     Raises
     ------
     LetheError
         If a number of probes leaves no example to predict, or no cell of a test task is known.
     ValueError
-        If a method or choice is unknown, or an association has another shape than Z.
+        If a method or choice is unknown, or an association or the sibling has another shape
+        than Z.
     """
     examples = matrix.values.shape[1]
     for k in probes:
@@ -95,6 +102,8 @@ def evaluate(
     for name, values in associations.items():
         if values.shape != matrix.values.shape:
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
+    if sibling is not None and sibling.shape != matrix.values.shape:
+        raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
     protocol = _Protocol(
         probes=probes, seeds=seeds, threshold=threshold, choices=probe_choice, domains=domains
     )
@@ -103,9 +112,11 @@ def evaluate(
     for split_name in dict.fromkeys(split.name for split in all_splits):
         splits = [split for split in all_splits if split.name == split_name]
         draws = [_Draws(matrix, split, protocol) for split in splits]
-        predictors: list[_MethodPredictor | _AssociationPredictor] = []
+        predictors: list[_MethodPredictor | _SiblingPredictor | _AssociationPredictor] = []
         for method in methods:
             predictors.append(_MethodPredictor(method, options or {}))
+        if sibling is not None:
+            predictors.append(_SiblingPredictor(sibling))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -158,7 +169,7 @@ class _FittedMethod:
         return self._completer.predict(index, values)
 
     def interval(
-        self, index: np.ndarray, values: np.ndarray, level: float
+        self, rows: np.ndarray, index: np.ndarray, values: np.ndarray, level: float
     ) -> tuple[np.ndarray, np.ndarray]:
         return self._completer.predict_interval(index, values, level)
 
@@ -170,6 +181,39 @@ class _MethodPredictor:
 
     def fit(self, train: np.ndarray, split: Split) -> _FittedMethod:
         return _FittedMethod(self.name, self.options, train)
+
+
+class _FittedSibling:
+    """The Gaussian method with the rows of another model, fitted on a split's training rows."""
+
+    has_intervals = True
+
+    def __init__(self, train: np.ndarray, train_sibling: np.ndarray, sibling: np.ndarray):
+        self._sibling = sibling
+        self._completer = Gaussian().fit(train, other=train_sibling)
+        self._cut = _FittedMethod("gaussian", {}, train) if _is_binary(train) else None
+
+    def called_above(self, probes: int) -> float | None:
+        """As for the Gaussian method without a sibling."""
+        return self._cut.called_above(probes) if self._cut else None
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values, other=self._sibling[rows])
+
+    def interval(
+        self, rows: np.ndarray, index: np.ndarray, values: np.ndarray, level: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self._completer.predict_interval(index, values, level, other=self._sibling[rows])
+
+
+@dataclass(frozen=True)
+class _SiblingPredictor:
+    sibling: np.ndarray
+    name: str = "gaussian_sibling"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedSibling:
+        return _FittedSibling(train, train_sibling=self.sibling[split.train], sibling=self.sibling)
 
 
 class _FittedAssociation:
@@ -269,7 +313,7 @@ class _Draws:
 
 def _scores(
     draws: Sequence[_Draws],
-    fitted: Sequence[_FittedMethod | _FittedAssociation],
+    fitted: Sequence[_FittedMethod | _FittedSibling | _FittedAssociation],
     design: str,
     k: int,
     protocol: _Protocol,
@@ -303,7 +347,7 @@ def _score(values: np.ndarray, predictor, draw: _Draw, threshold: float) -> np.n
     coverage = []
     widths = []
     for level in LEVELS:
-        low, high = predictor.interval(draw.index, probed, level)
+        low, high = predictor.interval(draw.rows, draw.index, probed, level)
         low = low[:, draw.scored]
         high = high[:, draw.scored]
         coverage.append(((low <= truth) & (truth <= high)).mean(axis=1))

@@ -45,8 +45,14 @@ def with_ones(rows: np.ndarray) -> np.ndarray:
 
 def gram(rows: np.ndarray) -> np.ndarray:
     """[Z; 1] [Z; 1]^T (M + 1, M + 1): a sum over columns, so those of chunks of Z add up."""
-    stacked = with_ones(np.asarray(rows, dtype=np.float64))
-    return stacked @ stacked.T
+    rows = np.asarray(rows, dtype=np.float64)
+    tasks, columns = rows.shape
+    total = np.empty((tasks + 1, tasks + 1))
+    # Sums of rows instead of a row of ones, because appending that would copy the rows.
+    total[:-1, :-1] = rows @ rows.T
+    total[:-1, -1] = total[-1, :-1] = rows.sum(axis=1)
+    total[-1, -1] = columns
+    return total
 
 
 def centring(tasks: int) -> np.ndarray:
@@ -205,10 +211,7 @@ class FoldInModel:
 
     def draw_probes(self, count: int, draws: int) -> list[np.ndarray]:
         """Sorted columns of the sample, per draw; at least one column stays unprobed."""
-        rng = np.random.default_rng([self.seed, count, 13])
-        columns = self.sample.shape[1]
-        count = min(count, columns - 1)
-        return [np.sort(rng.permutation(columns)[:count]) for _ in range(draws)]
+        return draw_columns(self.sample.shape[1], count=count, draws=draws, seed=self.seed)
 
     def without_row(self, row: int) -> tuple[Any, np.ndarray]:
         """The method's parts if a row did not exist, and the numbers of the remaining rows."""
@@ -220,21 +223,59 @@ class FoldInModel:
 
     def _squared_errors(self, row: int, index: np.ndarray, candidates: Sequence) -> np.ndarray:
         """Sum (C,) of squared errors over unprobed columns, from the Gram matrix alone."""
-        parts, remaining = self.without_row(row)
-        probed = self.sample[:, index]
-        weights = self.method.weights(
-            parts,
-            probed=probed[remaining],
-            values=probed[row][None],
+        parts, _ = self.without_row(row)
+        return squared_errors(
+            self.method,
+            parts=parts,
+            total=self.total,
+            probed=self.sample[:, index],
+            row=row,
             candidates=candidates,
         )
-        # Predicted minus measured row, as a combination of all rows.
-        error = np.zeros((len(candidates), len(self.total)))
-        error[:, row] = -1
-        error[:, remaining] = weights[:, 0]
-        everywhere = ((error @ self.total) * error).sum(axis=1)
-        at_probes = np.square(error @ probed).sum(axis=1)
-        return np.maximum(everywhere - at_probes, 0.0)
+
+
+def draw_columns(columns: int, count: int, draws: int, seed: int) -> list[np.ndarray]:
+    """Sorted numbers of `count` of the columns, per draw; at least one column is never in it."""
+    rng = np.random.default_rng([seed, count, 13])
+    count = min(count, columns - 1)
+    return [np.sort(rng.permutation(columns)[:count]) for _ in range(draws)]
+
+
+def squared_errors(
+    method: "FoldIn",
+    parts: Any,
+    total: np.ndarray,
+    probed: np.ndarray,
+    row: int,
+    candidates: Sequence,
+) -> np.ndarray:
+    """Sum (C,) of squared errors over unprobed columns, from the Gram matrix alone.
+
+    Parameters
+    ----------
+    parts
+        The method's parts without the row that is predicted.
+    total
+        Gram matrix (M + 1, M + 1) of [Z; 1] with the row.
+    probed
+        Columns (M + 1, k) of [Z; 1] at the probes.
+    row
+        Number of the row that is predicted from the others.
+    """
+    remaining = np.delete(np.arange(len(total)), row)
+    weights = method.weights(
+        parts,
+        probed=probed[remaining],
+        values=probed[row][None],
+        candidates=candidates,
+    )
+    # Predicted minus measured row, as a combination of all rows.
+    error = np.zeros((len(candidates), len(total)))
+    error[:, row] = -1
+    error[:, remaining] = weights[:, 0]
+    everywhere = ((error @ total) * error).sum(axis=1)
+    at_probes = np.square(error @ probed).sum(axis=1)
+    return np.maximum(everywhere - at_probes, 0.0)
 
 
 class FoldIn(Completer):
@@ -263,18 +304,28 @@ class FoldIn(Completer):
         raise NotImplementedError
 
     def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
-        self._rows = fill(values, observed)
+        self._learn(fill(values, observed), observed)
+
+    def _learn(self, rows: np.ndarray, observed: np.ndarray) -> None:
+        """Learns from rows (M, N) whose cells that are not in `observed` were filled in."""
+        self._rows = rows
+        self._observed = observed
         # Columns that no row knows are filled in, and would make rows seem to explain each other.
         measured = observed.any(axis=0)
+        if not measured.all():
+            rows = rows[:, measured]
+            observed = observed[:, measured]
         self.model_ = FoldInModel(
             self,
-            total=gram(self._rows[:, measured]),
-            columns=sample_columns(self._rows[:, measured]),
-            observed=sample_columns(observed[:, measured]),
+            total=gram(rows),
+            columns=sample_columns(rows),
+            observed=sample_columns(observed),
         )
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return self.model_.weights(self._rows[:, index], values) @ with_ones(self._rows)
+        weights = self.model_.weights(self._rows[:, index], values)
+        # Appending the row of ones would copy all rows.
+        return weights[:, :-1] @ self._rows + weights[:, -1:]
 
 
 def sample_columns(rows: np.ndarray, columns: int = 2000, seed: int = 0) -> np.ndarray:

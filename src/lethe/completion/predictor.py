@@ -12,16 +12,18 @@ from typing import Any, Self
 import numpy as np
 
 from lethe.completion import make
+from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes
+from lethe.completion.sibling import read_sibling_rows
 from lethe.data.examples import Example, read_upstream
-from lethe.errors import LetheError
+from lethe.errors import LetheError, one_line
 from lethe.files import atomic_write, read_json
 from lethe.matrix import forgetting_matrix, rows
 
 # Names of the settings in a saved file, now and in files of lethe before 0.2.
 SETTINGS_KEYS = ("settings", "told")
-# Arrays that files of earlier versions lack.
-MEASURED = ("base_losses", "scored_tokens")
+# Arrays that may be absent, as in files of earlier versions.
+OPTIONAL_ARRAYS = ("base_losses", "scored_tokens", "other")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class Predictor:
     cut), `chat_template` (its text; empty: none; None: unknown) and `dtype` (scoring.dtype).
     `base_losses` (k,) in nats and `scored_tokens` (k,) of the probes under the base model are
     compared with those of the model that is fine-tuned; they are None if unknown.
+
+    `other` (M, N) are rows of the same tasks on another model, in nats (`Gaussian.fit`), or None.
+    Then `predict` also takes the new task's row on that model. `other_model` names it.
     """
 
     train: np.ndarray
@@ -68,9 +73,20 @@ class Predictor:
     dtype: str = "float32"
     base_losses: np.ndarray | None = None
     scored_tokens: np.ndarray | None = None
+    other: np.ndarray | None = None
+    other_model: str | None = None
 
     def __post_init__(self):
-        self._fitted = make(self.method, {self.method: self.options}).fit(self.train)
+        completer = make(self.method, {self.method: self.options})
+        if self.other is None:
+            self._fitted = completer.fit(self.train)
+        elif isinstance(completer, Gaussian):
+            self._fitted = completer.fit(self.train, other=self.other)
+        else:
+            raise LetheError(
+                f"the method {self.method!r} takes no rows of another model; use gaussian, or "
+                "leave out the other model"
+            )
 
     def __repr__(self) -> str:
         tasks, examples = self.train.shape
@@ -81,21 +97,43 @@ class Predictor:
 
     @classmethod
     def from_results(
-        cls, folder: Path | str, probes: int = 30, method: str = "gaussian", seed: int = 0
+        cls,
+        folder: Path | str,
+        probes: int | None = 30,
+        method: str = "gaussian",
+        seed: int = 0,
+        *,
+        sibling: Path | str | None = None,
+        token_budget: int | None = None,
     ) -> Self:
         """Fits on a model's folder of a finished experiment, such as results/default/olmo-0.7m.
 
         Probes are chosen A-optimally among all upstream examples without a missing value.
         Examples without any value are left out.
 
+        Parameters
+        ----------
+        probes
+            Number of probes, with `token_budget` the largest number; None for no limit.
+        token_budget
+            Largest sum of the probes' scored tokens. Then probes are chosen by the information
+            that they give per token.
+        sibling
+            Folder of another model that learned the same tasks and was scored on the same
+            examples, such as results/default/pythia-0.6m. It may lack some of the tasks.
+
         Raises
         ------
         LetheError
             If Z or the upstream examples do not exist, or belong to different experiments, or
-            Z holds right answers that were lost, because probes are scored by their loss.
+            Z holds right answers that were lost, because probes are scored by their loss. If the
+            sibling was scored on other examples or shares no task.
         """
         folder = Path(folder)
         z = forgetting_matrix.read_matrix(folder / "Z.parquet")
+        other = None
+        if sibling is not None:
+            other = read_sibling_rows(Path(sibling) / "Z.parquet", z)
         base = rows.read_row(folder / "base.parquet")
         upstream_path = folder.parent / "upstream.parquet"
         upstream = {example.example_id: example for example in read_upstream(upstream_path)}
@@ -114,11 +152,25 @@ class Predictor:
         measured = np.isfinite(z.values).any(axis=0)
         train = z.values[:, measured].astype(np.float32)
         complete = np.isfinite(train).all(axis=0)
-        index = choose_probes(train, probes, "a_optimal", seed=seed, allowed=complete)
+        if other is not None:
+            other = other[:, measured]
+        # Probes that are best for the difference from another model are no better (docs/lab).
         examples = []
         for example_id, is_measured in zip(z.example_ids, measured, strict=True):
             if is_measured:
                 examples.append(upstream[example_id])
+        cost = None
+        if token_budget is not None:
+            cost = base.select([example.example_id for example in examples]).n_tokens
+        index = choose_probes(
+            train,
+            probes,
+            "a_optimal",
+            seed=seed,
+            allowed=complete,
+            cost=cost,
+            budget=token_budget,
+        )
         measured_probes = base.select([examples[i].example_id for i in index])
         return cls(
             train=train,
@@ -133,18 +185,41 @@ class Predictor:
             dtype=scoring.get("dtype", "float32"),
             base_losses=measured_probes.loss_before.astype(np.float64),
             scored_tokens=measured_probes.n_tokens.astype(np.int64),
+            other=other,
+            other_model=Path(sibling).name if sibling is not None else None,
         )
 
-    def predict(self, values: np.ndarray, level: float = 0.9) -> Prediction:
+    def predict(
+        self, values: np.ndarray, level: float = 0.9, other: np.ndarray | None = None
+    ) -> Prediction:
         """Predicts the forgetting of all examples, with an interval, from that (k,) of the probes.
 
         The ends of the interval are NaN if the method has no intervals.
+
+        Parameters
+        ----------
+        other
+            The new task's row (N,) in nats on the other model whose rows the predictor holds. It
+            may have NaN cells. Without it the prediction is that without the other model.
+
+        Raises
+        ------
+        LetheError
+            If a row is passed but the predictor holds no rows of another model.
         """
-        forgetting = self._fitted.predict(self.index, values)
+        with_other = {}
+        if other is not None:
+            if self.other is None:
+                raise LetheError(
+                    "a row of another model was passed, but this predictor holds no rows of one; "
+                    "make it by Predictor.from_results(..., sibling=folder)"
+                )
+            with_other["other"] = other
+        forgetting = self._fitted.predict(self.index, values, **with_other)
         if not self._fitted.has_intervals:
             unknown = np.full_like(forgetting, np.nan)
             return Prediction(forgetting=forgetting, low=unknown, high=unknown)
-        low, high = self._fitted.predict_interval(self.index, values, level)
+        low, high = self._fitted.predict_interval(self.index, values, level, **with_other)
         return Prediction(forgetting=forgetting, low=low, high=high)
 
     def save(self, path: Path | str) -> None:
@@ -158,6 +233,7 @@ class Predictor:
             "truncation": self.truncation,
             "chat_template": self.chat_template,
             "dtype": self.dtype,
+            "other_model": self.other_model,
         }
         arrays = {
             "train": self.train,
@@ -166,7 +242,7 @@ class Predictor:
             "example_ids": np.array(self.example_ids),
             "settings": np.array(json.dumps(settings)),
         }
-        for name in MEASURED:
+        for name in OPTIONAL_ARRAYS:
             values = getattr(self, name)
             if values is not None:
                 arrays[name] = np.asarray(values)
@@ -187,7 +263,7 @@ class Predictor:
                 key = next((key for key in SETTINGS_KEYS if key in arrays), SETTINGS_KEYS[0])
                 settings = json.loads(str(arrays[key]))
                 probes = [Example(**example) for example in settings.pop("probes")]
-                for name in MEASURED:
+                for name in OPTIONAL_ARRAYS:
                     settings[name] = arrays.get(name)
                 return cls(
                     train=arrays["train"],
@@ -197,9 +273,10 @@ class Predictor:
                     probes=probes,
                     **settings,
                 )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:
+            # A damaged file fails in zip, zlib, numpy, JSON or in the fit.
             raise LetheError(
-                f"{path}: not a saved completion model ({error}); make one by "
+                f"{path}: not a saved completion model ({one_line(error)}); make one by "
                 "Predictor.from_results(...).save(path)"
             )
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from lethe.completion.foldin import FoldIn, FoldInModel, sample_columns, with_ones
 from lethe.completion.probes import greedy_columns
+from lethe.completion.sibling import SiblingModel, new_deviations
+from lethe.errors import LetheError
 from lethe.matrix import moments
 from lethe.matrix.streams import Stream
 
@@ -87,6 +89,14 @@ class StreamedCompletion:
         An instance of a fold-in method, `Gaussian()` say.
     train
         The training tasks' columns of Z.
+    other
+        Columns of another model's Z on the same examples (`lethe.completion.sibling`). Its tasks
+        are matched by name. It may lack some of the training tasks, and others are ignored.
+
+    Raises
+    ------
+    LetheError
+        If `other` has other examples or none of the training tasks.
 
     Attributes
     ----------
@@ -98,7 +108,7 @@ class StreamedCompletion:
         Fills unknown cells of columns (M, n).
     """
 
-    def __init__(self, method: FoldIn, train: Stream):
+    def __init__(self, method: FoldIn, train: Stream, other: Stream | None = None):
         self.method = method
         self.train = train
         self.sample_ = sample_columns(np.arange(train.examples)[None])[0]
@@ -120,23 +130,139 @@ class StreamedCompletion:
             observed=np.isfinite(columns),
         )
 
+        self._other = None
+        if other is not None:
+            self._other = _StreamedSibling(self, other, observed=self.model_.observed)
+
     def __repr__(self) -> str:
         return f"StreamedCompletion(method={self.method!r}, train={self.train!r})"
 
-    def predict_chunks(self, index: np.ndarray, values: np.ndarray) -> Iterator[np.ndarray]:
+    def predict_chunks(
+        self, index: np.ndarray, values: np.ndarray, other: Stream | None = None
+    ) -> Iterator[np.ndarray]:
         """Predicted rows (R, n), chunk by chunk, from values (R, k) probed at k examples.
 
         Every value must be known. Probes of one task are a matrix of one row.
+
+        Parameters
+        ----------
+        other
+            Columns of the other model's Z, one for each predicted row, in order.
+
+        Raises
+        ------
+        LetheError
+            If `other` is given but was not at the fit, or has another number of rows or examples.
         """
+        values = np.asarray(values, dtype=np.float64)
+        if other is not None:
+            if self._other is None:
+                raise LetheError(
+                    f"{other.path}: rows of another model were passed, but not at the fit; use "
+                    "StreamedCompletion(method, train, other=...)"
+                )
+            yield from self._other.predict_chunks(index, values, new=other)
+            return
         probed = np.asarray(self.filling_(self.train.take(index)), dtype=np.float64)
-        weights = self.model_.weights(probed, np.asarray(values, dtype=np.float64))
+        weights = self.model_.weights(probed, values)
         for chunk in self.train:
             for part in moments.column_slices(self.filling_(chunk), FLOAT64_COLUMNS):
                 yield weights[:, :-1] @ part + weights[:, -1:]
 
-    def predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def predict(
+        self, index: np.ndarray, values: np.ndarray, other: Stream | None = None
+    ) -> np.ndarray:
         """Predicted rows (R, N) in one array; arguments as in `predict_chunks`."""
-        return np.concatenate(list(self.predict_chunks(index, values)), axis=1)
+        return np.concatenate(list(self.predict_chunks(index, values, other)), axis=1)
+
+
+class _StreamedSibling:
+    """Another model's rows beside a streamed Z: two more passes gather what differences need."""
+
+    def __init__(self, fitted: StreamedCompletion, other: Stream, observed: np.ndarray):
+        train = fitted.train
+        in_sibling = np.isin(train.tasks, other.tasks)
+        if other.examples != train.examples or not in_sibling.any():
+            raise LetheError(
+                f"{other.path}: {other.examples} examples and {int(in_sibling.sum())} of the "
+                f"{len(train.tasks)} training tasks; expected the {train.examples} examples of "
+                f"{train.path} and at least one of its tasks"
+            )
+        self.fitted = fitted
+        self.in_sibling = in_sibling
+        shared = [task for task in train.tasks if task in other.tasks]
+        self.other = Stream(other.path, shared, train.chunk)
+        complete, gaps, _ = _gather(self.other, np.empty(0, dtype=int))
+        self.filling = gaps.solve(complete) if complete.dropped else np.asarray
+        total = None
+        for chunk, other_chunk in self._chunks():
+            measured = np.isfinite(chunk).any(axis=0)
+            part = moments.chunk_moments(self._stack(chunk, other_chunk)[:, measured])
+            total = part if total is None else total + part
+        sample = fitted.sample_
+        self.model = SiblingModel(
+            fitted.method,
+            total=_gram_with_ones(total),
+            columns=self._stack(train.take(sample), self.other.take(sample)),
+            in_sibling=in_sibling,
+        )
+        self.observed = observed
+        self._difference_models: dict[float, FoldInModel] = {}
+
+    def predict_chunks(
+        self, index: np.ndarray, values: np.ndarray, new: Stream
+    ) -> Iterator[np.ndarray]:
+        """Predicted rows (R, n); `new` holds the other model's columns of the R tasks."""
+        if len(new.tasks) != len(values) or new.examples != self.other.examples:
+            raise LetheError(
+                f"{new.path}: {len(new.tasks)} tasks and {new.examples} examples; expected "
+                f"{len(values)}, one per predicted row, and {self.other.examples} examples"
+            )
+        scale = self.model.scale(len(index))
+        combinations = self.model.combinations(scale)
+        if scale not in self._difference_models:
+            self._difference_models[scale] = self.model.difference_model(scale, self.observed)
+        new = Stream(new.path, new.tasks, self.fitted.train.chunk)
+        offsets = self._mean_deviations(new)
+        other_probed = self.other.take(index)
+        probed = with_ones(self._stack(self.fitted.train.take(index), other_probed))
+        shift = new_deviations(
+            new.take(index), mean_row=self._mean_row(other_probed), offsets=offsets
+        )
+        weights = self._difference_models[scale].weights(
+            (combinations @ probed)[:-1], values - scale * shift
+        )
+        on_stacked = weights @ combinations
+        chunks = zip(self._chunks(), new, strict=True)
+        for (chunk, other_chunk), new_chunk in chunks:
+            shift = new_deviations(new_chunk, mean_row=self._mean_row(other_chunk), offsets=offsets)
+            stacked = with_ones(self._stack(chunk, other_chunk))
+            yield on_stacked @ stacked + scale * shift
+
+    def _chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        yield from zip(self.fitted.train, self.other, strict=True)
+
+    def _mean_row(self, other_chunk: np.ndarray) -> np.ndarray:
+        return np.asarray(self.filling(other_chunk), dtype=np.float64).mean(axis=0)
+
+    def _stack(self, chunk: np.ndarray, other_chunk: np.ndarray) -> np.ndarray:
+        """[Z; V] (2M, n) of columns, without unknown cells."""
+        rows = np.asarray(self.fitted.filling_(chunk), dtype=np.float64)
+        deviating = np.zeros_like(rows)
+        filled = np.asarray(self.filling(other_chunk), dtype=np.float64)
+        deviating[self.in_sibling] = filled - filled.mean(axis=0)
+        return np.vstack([rows, deviating])
+
+    def _mean_deviations(self, new: Stream) -> np.ndarray:
+        """Mean deviation (R,) of the new tasks' known cells from the other model's mean row."""
+        sums = np.zeros(len(new.tasks))
+        counts = np.zeros(len(new.tasks))
+        for other_chunk, new_chunk in zip(self.other, new, strict=True):
+            deviating = new_chunk - self._mean_row(other_chunk)
+            observed = np.isfinite(deviating)
+            sums += np.where(observed, deviating, 0.0).sum(axis=1)
+            counts += observed.sum(axis=1)
+        return sums / np.maximum(counts, 1)
 
 
 def _measured_columns(chunk: np.ndarray) -> np.ndarray:

@@ -29,6 +29,12 @@ CompletionMethod = Literal[
     "logistic_mf",
     "logistic_foldin",
 ]
+Sibling = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+    ),
+]
 ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal"]
 
 
@@ -62,7 +68,7 @@ class CompletionSettings(Settings):
         list(range(10)), description="Seeds of the random draws of probes; scores are their means."
     )
     probe_choice: Annotated[list[ProbeChoice], Field(min_length=1)] = Field(
-        ["random"],
+        ["random", "a_optimal"],
         description="How probes are chosen. Random probes are always scored. The other choices "
         "are made in one half of the examples and scored in the other half; their lines in the "
         "tables are named `<choice>_half`.",
@@ -71,6 +77,12 @@ class CompletionSettings(Settings):
         0.1,
         allow_inf_nan=False,
         description="Nats. An example whose loss rises by more counts as forgotten (F1, AUC).",
+    )
+    sibling: Sibling | None = Field(
+        None,
+        description="Another model that learned the same tasks and was scored on the same "
+        "examples, as <experiment>/<model>. The method gaussian_sibling completes the difference "
+        "from its rows (docs/reference/completion-methods.md).",
     )
     mf: MFSettings = Field(MFSettings(), description="Settings of the method mf.")
     knn: KNNSettings = Field(KNNSettings(), description="Settings of the method knn.")

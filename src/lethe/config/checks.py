@@ -15,6 +15,8 @@ from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.task_table import NAME, Task
 
+# A task is advised from at least four others (lethe.replay.advice).
+FEWEST_ADVISED_TASKS = 5
 # Names in results/<experiment>/ beside the folders of the models.
 RESERVED_NAMES = ("tasks", "plots", "logs", "associations", "embeddings")
 # Files there end like this, so that no model can have the name of one.
@@ -53,6 +55,7 @@ def check_settings(
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
         *_missing_files(settings, tasks, folder),
+        *_missing_sibling(settings, own_matrices, folder),
     ]
     return own_matrices, problems
 
@@ -244,6 +247,9 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
         return problems
+    if settings.upstream.pool is not None:
+        # The file holds its examples and splits; their numbers are not settings.
+        return problems + _trained_on_a_pool(settings)
     examples = settings.upstream.examples
     heldout = settings.upstream.heldout
     smallest = examples // len(settings.upstream.domains)
@@ -264,16 +270,43 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     return problems
 
 
+def _trained_on_a_pool(settings: Experiment) -> list[str]:
+    """Models that are pretrained here need whole documents, which a pool does not hold."""
+    problems = []
+    for name, model in settings.models.items():
+        if model.source == "scratch":
+            problems.append(
+                f"models.{name}.source: scratch needs upstream.domains, because it is pretrained "
+                "on their documents; a pool has examples only"
+            )
+    return problems
+
+
 def _too_few_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
     splits = [task.split for task in tasks.values()]
     for split, least in {"train": 2, "test": 1}.items():
         if splits.count(split) < least:
             problems.append(f"tasks: needs at least {least} of split {split}")
+    problems += _too_few_for_advice(settings, tasks)
     most = splits.count("train")
     if len(settings.models) > 1 and min(settings.transfer.own_rows) > most:
         problems.append(f"transfer.own_rows: one at most {most}, the train tasks")
     return problems
+
+
+def _too_few_for_advice(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
+    """An advice rests on the replay runs of other tasks, and a line needs a few of them."""
+    if settings.replay is None or settings.replay.advise is None:
+        return []
+    tested = len(settings.replay.tested_tasks(tasks))
+    if tested >= FEWEST_ADVISED_TASKS:
+        return []
+    hint = "; replay.tasks: all tests all tasks" if tested < len(tasks) else ""
+    return [
+        f"replay.advise: needs replay runs of at least {FEWEST_ADVISED_TASKS} tasks, because each "
+        f"is advised from the others (this experiment: {tested}){hint}"
+    ]
 
 
 def _bad_lengths(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
@@ -330,6 +363,30 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     return problems
 
 
+def _missing_sibling(
+    settings: Experiment, own_matrices: Mapping[str, str], folder: Path
+) -> list[str]:
+    """The sibling must be a model of this experiment or have a matrix already."""
+    if settings.completion.sibling is None:
+        return []
+    experiment, model = settings.completion.sibling.split("/")
+    if experiment == settings.experiment:
+        names = [*settings.models, *own_matrices]
+        if model in names:
+            return []
+        return [
+            f"completion.sibling: {model!r} is no model of this experiment{suggest(model, names)}"
+        ]
+    matrix = f"results/{experiment}/{model}/Z.parquet"
+    if (folder / matrix).is_file():
+        return []
+    return [
+        f"completion.sibling: no such file: {matrix}; run the experiment {experiment!r} first, or "
+        "name another <experiment>/<model> (value seen: "
+        f"{settings.completion.sibling!r})"
+    ]
+
+
 def _adapter_hint(path: Path) -> str:
     """The reason why a model's folder has no config.json, if it holds an adapter instead."""
     adapter = path.with_name("adapter_config.json")
@@ -353,6 +410,8 @@ def _paths_of_sources(
     if settings.upstream:
         used += settings.upstream.domains.values()
     paths = []
+    if settings.upstream and settings.upstream.pool is not None:
+        paths.append(("upstream.pool", settings.upstream.pool))
     for text in used:
         key, where = split_source(text)
         source = settings.sources.get(key)

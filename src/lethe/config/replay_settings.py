@@ -1,5 +1,6 @@
 """Settings of replay: which upstream examples are replayed, how many, and with which loss."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -44,14 +45,20 @@ Strategy = Literal[
     "mir_measured",
     "mir_paper_code",
     "gradient",
+    "online",
+    "closed_loop",
 ]
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
 PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
 # Strategies that work on the prediction of the method `replay.prediction`.
 BUILT_ON_PREDICTION = ("domain", "coverage")
+# Strategies that choose during the training, with the same method, from probes of the model.
+DURING_TRAINING = ("online", "closed_loop")
 # Strategies that read the task's measured row, which a user does not have before the fine-tune.
 FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
+# Strategies that take one example per group of random candidates.
+MIR = ("mir", "mir_measured", "mir_paper_code")
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -59,7 +66,10 @@ Dose = Literal["step", "token", "mixed"]
 Draw = Literal["softmax", "top"]
 Accounting = Literal["add", "swap"]
 Teacher = Literal["live", "stored"]
+MirOrder = Literal["largest", "paper_code"]
 Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[list[Share], Field(min_length=1)]
+ProbeShares = Annotated[list[Fraction], Field(min_length=1)]
 
 
 class TemperatureBySpread(Settings):
@@ -148,15 +158,29 @@ class Variant(_Changes):
     top_k: PositiveInt | None = Field(None, description="Words per token that are stored.")
     accounting: Accounting | None = Field(None, description="Replay adds steps or takes places.")
     prediction: PredictionMethod | None = Field(
-        None, description="Method that the strategies domain and coverage build on."
+        None,
+        description="Method that the strategies domain, coverage, online and closed_loop build on.",
+    )
+    online_after: Fraction | None = Field(
+        None, description="Share of the steps after which the strategy online probes the model."
+    )
+    closed_loop_after: ProbeShares | None = Field(
+        None, description="Shares of the steps after which closed_loop probes the model."
+    )
+    mir_candidates: PositiveInt | None = Field(
+        None, description="Random candidates per draw of the mir strategies."
+    )
+    mir_order: MirOrder | None = Field(
+        None, description="Which of its candidates a mir strategy replays."
     )
     recipe: VariantRecipe = Field(
         VariantRecipe(), description="Keys of the recipe that differ, such as l2 or lr."
     )
-    interpolate: Share | None = Field(
+    interpolate: Share | Shares | None = Field(
         None,
         description="Share of the fine-tuned weights in a mean with the base model's, which is "
-        "scored in place of the fine-tuned model (WiSE-FT).",
+        "scored in place of the fine-tuned model (WiSE-FT). A list of shares is scored from one "
+        "fine-tune, and each is a run named <variant>-<share>.",
     )
 
 
@@ -177,8 +201,24 @@ class ReplayRun(Settings):
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
     top_k: PositiveInt | None = None
     heldout_kl: bool = False
+    probes: PositiveInt = 30
+    probe_choice: ProbeChoice = "random"
+    # Shares of the steps after which the model is probed; empty for strategies that choose before.
+    probe_after: list[Fraction] = []
+    mir_candidates: PositiveInt = 30
+    mir_order: MirOrder = "largest"
     recipe: VariantRecipe = VariantRecipe()
-    interpolate: Share | None = None
+    interpolate: Share | Shares | None = None
+
+    def results(self) -> list["ReplayRun"]:
+        """The runs that the tables list: this one, or one per share of the weights' change."""
+        if not isinstance(self.interpolate, list):
+            return [self]
+        runs = []
+        for share in self.interpolate:
+            changes = {"name": f"{self.name}-{share:g}", "interpolate": share}
+            runs.append(self.model_copy(update=changes))
+        return runs
 
     @property
     def prediction_method(self) -> str | None:
@@ -199,13 +239,43 @@ class ReplayRun(Settings):
 
     @property
     def reads_training_rows(self) -> bool:
-        """Whether the run reads the rows of the other tasks beside a prediction."""
-        return self.strategy == "coverage"
+        """Whether the run reads the rows of the other tasks themselves."""
+        return self.strategy == "coverage" or self.chooses_during_training
+
+    @property
+    def chooses_during_training(self) -> bool:
+        """Whether replayed examples are chosen while the training runs."""
+        return self.strategy in DURING_TRAINING
 
     @property
     def replays(self) -> bool:
         """Whether upstream examples are replayed at all."""
         return self.strategy != "none"
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that an advice lists; None where a setting plays no part in the run."""
+        has_temperature = self.replays and self.draw == "softmax" and self._is_weighted
+        temperature = self.model_dump(mode="json")["temperature"] if has_temperature else None
+        if isinstance(temperature, dict):
+            [(unit, value)] = temperature.items()
+            temperature = f"{unit} {value:g}"
+        changes = dict(self.recipe_changes)
+        if self.interpolate is not None:
+            changes["interpolate"] = self.interpolate
+        return {
+            "strategy": self.strategy,
+            "objective": self.objective if self.replays else None,
+            "dose": self.dose if self.replays else None,
+            "ratio": self.ratio if self.replays else None,
+            "weight": self.weight if self.replays else None,
+            "temperature": temperature,
+            "changes": json.dumps(changes) if changes else None,
+        }
+
+    @property
+    def _is_weighted(self) -> bool:
+        """Whether examples are drawn by the softmax of scores."""
+        return self.strategy not in ("random", "balanced", "coverage", *MIR)
 
     @property
     def recipe_changes(self) -> dict[str, Any]:
@@ -229,11 +299,17 @@ class ReplayRun(Settings):
             return recipe
         return Recipe.model_validate(recipe.model_dump() | self.recipe_changes)
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, prompt_kl: bool = False) -> dict[str, Any]:
         """What a run's result depends on, as JSON values for the workflow.
 
         Keys that have the value of the paper's replay are left out. So runs that were made before
         these settings existed stay up to date.
+
+        Parameters
+        ----------
+        prompt_kl
+            Whether the run's recipe has a KL term at the new examples' prompts. Its live teacher
+            then has the type of the replay's, also where the replay's teacher is stored.
         """
         values = self.model_dump(mode="json", include={"ratio", "temperature", "accounting"})
         usual = {"objective": "text", "dose": "mixed", "draw": "softmax"}
@@ -244,22 +320,39 @@ class ReplayRun(Settings):
             if self.dose != "mixed":
                 values["weight"] = self.weight
             if self.objective != "text":
-                values |= self._teacher_parameters()
+                values |= self._teacher_parameters(prompt_kl)
+        if self.strategy in MIR:
+            values |= self._mir_parameters()
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
             values["prediction"] = self.prediction
+        if self.chooses_during_training:
+            keys = {"prediction", "probes", "probe_choice", "probe_after"}
+            values |= self.model_dump(mode="json", include=keys)
         if self.interpolate is not None:
             values["interpolate"] = self.interpolate
         if self.heldout_kl:
             values["heldout_kl"] = True
         return values
 
-    def _teacher_parameters(self) -> dict[str, Any]:
+    def _teacher_parameters(self, prompt_kl: bool) -> dict[str, Any]:
         """The keys of the teacher that change a result."""
+        values: dict[str, Any] = {}
         if self.teacher == "stored":
-            return {"teacher": "stored", "top_k": self.top_k}
-        return {} if self.teacher_dtype == "float32" else {"teacher_dtype": self.teacher_dtype}
+            values |= {"teacher": "stored", "top_k": self.top_k}
+        if self.teacher_dtype != "float32" and (self.teacher == "live" or prompt_kl):
+            values["teacher_dtype"] = self.teacher_dtype
+        return values
+
+    def _mir_parameters(self) -> dict[str, Any]:
+        """The keys of the mir strategies that differ from their defaults."""
+        values: dict[str, Any] = {}
+        if self.mir_candidates != 30:
+            values["mir_candidates"] = self.mir_candidates
+        if self.mir_order != "largest":
+            values["mir_order"] = self.mir_order
+        return values
 
     @classmethod
     def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
@@ -273,6 +366,26 @@ class ReplayRun(Settings):
             "prediction": "gaussian",
         }
         return cls(name=name, **usual | parameters)
+
+
+class AdviceSettings(Settings):
+    """Which replay run to take for a task, from the replay runs of the other tasks."""
+
+    trade: Annotated[list[Positive], Field(min_length=1)] = Field(
+        [1.0],
+        description="Nats of new-task loss that one nat of forgetting avoided is worth. Each value "
+        "is advised for by itself.",
+    )
+    runs: Annotated[list[Name], Field(min_length=2)] | None = Field(
+        None,
+        description="Names of the runs to choose from. null: all that do not read the task's "
+        "measured row.",
+    )
+
+    @model_validator(mode="after")
+    def _values_differ(self):
+        refuse_repeated_values(self, "trade", *(["runs"] if self.runs else []))
+        return self
 
 
 class Replay(Settings):
@@ -327,7 +440,19 @@ class Replay(Settings):
         "size of x times the number of draws.",
     )
     prediction: PredictionMethod = Field(
-        "gaussian", description="Method that the strategies domain and coverage build on."
+        "gaussian",
+        description="Method that the strategies domain, coverage, online and closed_loop build on.",
+    )
+    mir_candidates: PositiveInt = Field(
+        30,
+        description="Random candidates per draw of the strategies mir, mir_measured and "
+        "mir_paper_code.",
+    )
+    mir_order: MirOrder = Field(
+        "largest",
+        description="Which of its candidates a mir strategy replays. largest: the one whose loss "
+        "rises most. paper_code: the one whose loss rises least, because the paper's reference "
+        "code sorts in the reverse order; mir_paper_code always does this.",
     )
     primary: Name | None = Field(
         None,
@@ -351,9 +476,29 @@ class Replay(Settings):
     )
     seeds: Seeds = Field([0], description="Seeds of the replay runs; each is a run of its own.")
     probes: PositiveInt = Field(30, description="Probed examples that a prediction rests on.")
-    probe_choice: ProbeChoice = Field("random", description="How these are chosen.")
+    probe_choice: ProbeChoice = Field(
+        "a_optimal",
+        description="How these are chosen. a_optimal chooses those that leave the least "
+        "uncertainty about all examples.",
+    )
     accounting: Accounting = Field(
         "add", description="Replay adds steps, or takes the place of new-task examples."
+    )
+    online_after: Fraction = Field(
+        0.1,
+        description="Share of the steps after which the strategy online probes the model. Replay "
+        "is random before, and by prediction after.",
+    )
+    closed_loop_after: ProbeShares = Field(
+        [0.25, 0.5, 0.75],
+        description="Shares of the steps, in ascending order, after which the strategy closed_loop "
+        "probes the model and draws the rest of the replayed examples again. Replay is random "
+        "before the first.",
+    )
+    advise: AdviceSettings | None = Field(
+        None,
+        description="Advise for each task which replay run to take, from its predicted forgetting "
+        "(method: prediction) and the runs of the other tasks. null: no advice.",
     )
 
     @property
@@ -365,6 +510,8 @@ class Replay(Settings):
     def prediction_methods(self) -> list[str]:
         """Completion methods whose predictions some run reads, in the order of the runs."""
         methods = [self.resolve(name).prediction_method for name in self.names]
+        if self.advise is not None:
+            methods.append(self.prediction)
         return list(dict.fromkeys(method for method in methods if method is not None))
 
     def resolve(self, name: str) -> ReplayRun:
@@ -382,6 +529,13 @@ class Replay(Settings):
         if name in self.variants:
             for key in self.variants[name].model_fields_set:
                 values[key] = getattr(self.variants[name], key)
+        online_after = values.pop("online_after", self.online_after)
+        closed_loop_after = values.pop("closed_loop_after", self.closed_loop_after)
+        if values["strategy"] in DURING_TRAINING:
+            shares = {"online": [online_after], "closed_loop": closed_loop_after}
+            values["probe_after"] = shares[values["strategy"]]
+            values["probes"] = self.probes
+            values["probe_choice"] = self.probe_choice
         if values["dose"] == "mixed":
             # One mean over all tokens has no other weight.
             values["weight"] = 1.0
@@ -395,6 +549,22 @@ class Replay(Settings):
     def runs(self) -> list[ReplayRun]:
         """The complete settings of all runs."""
         return [self.resolve(name) for name in self.names]
+
+    def results(self) -> list[ReplayRun]:
+        """The complete settings of all runs that the tables list (`ReplayRun.results`)."""
+        results = []
+        for run in self.runs():
+            results += run.results()
+        return results
+
+    def advised_runs(self) -> list[ReplayRun]:
+        """The runs that an advice chooses from; empty without the setting `advise`."""
+        if self.advise is None:
+            return []
+        runs = [run for run in self.results() if not run.reads_row]
+        if self.advise.runs is None:
+            return runs
+        return [run for run in runs if run.name in self.advise.runs]
 
     @model_validator(mode="after")
     def _random_is_the_yardstick(self):
@@ -411,16 +581,58 @@ class Replay(Settings):
             empty = [key for key in variant.model_fields_set if getattr(variant, key) is None]
             if empty:
                 raise ValueError(f"variants.{name}.{empty[0]}: is null; leave the key out")
-        settings = {
-            name: self.resolve(name).model_dump_json(exclude={"name"}) for name in self.names
-        }
-        for name in self.variants:
-            equal = [other for other in self.names if settings[other] == settings[name]]
-            if len(equal) > 1:
-                raise ValueError(f"variants.{name}: has the settings of {equal[0]!r}; change a key")
-        if self.primary is not None and self.primary not in self.names:
+        named: dict[str, str] = {}
+        for run in self.results():
+            values = run.model_dump_json(exclude={"name"})
+            if run.name in named:
+                raise ValueError(f"variants: two runs have the name {run.name!r}; rename one")
+            if values in named.values() and run.name not in self.strategies:
+                equal = [name for name in named if named[name] == values]
+                raise ValueError(
+                    f"variants.{run.name}: has the settings of {equal[0]!r}; change a key"
+                )
+            named[run.name] = values
+        if self.primary is not None and self.primary not in {run.name for run in self.results()}:
             raise ValueError(
                 f"primary: {self.primary!r} is neither a strategy nor a variant of this section"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _probes_come_in_order(self):
+        sections: dict[str, Replay | Variant] = {"": self}
+        for name, variant in self.variants.items():
+            sections[f"variants.{name}."] = variant
+            for key, strategy in (("online_after", "online"), ("closed_loop_after", "closed_loop")):
+                if key in variant.model_fields_set and variant.strategy != strategy:
+                    raise ValueError(
+                        f"variants.{name}.{key}: is for the strategy {strategy} (value seen: "
+                        f"{variant.strategy}); leave the key out"
+                    )
+        for prefix, section in sections.items():
+            shares = section.closed_loop_after
+            if shares is not None and shares != sorted(set(shares)):
+                raise ValueError(
+                    f"{prefix}closed_loop_after: {shares} is not in ascending order; sort the "
+                    "shares and give each once"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _advice_has_a_choice(self):
+        if self.advise is None:
+            return self
+        usable = [run.name for run in self.results() if not run.reads_row]
+        for name in self.advise.runs or []:
+            if name not in usable:
+                raise ValueError(
+                    f"advise.runs: {name!r} is no run of this section, or reads the task's "
+                    f"measured row; runs to choose from: {', '.join(usable)}"
+                )
+        if len(usable) < 2:
+            raise ValueError(
+                "advise: needs two runs to choose from that do not read the task's measured row; "
+                "add a strategy or a variant"
             )
         return self
 
@@ -449,4 +661,6 @@ _SHARED_KEYS = (
     "teacher_dtype",
     "top_k",
     "heldout_kl",
+    "mir_candidates",
+    "mir_order",
 )

@@ -11,7 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lethe.config.data_settings import BigBenchSource
 from lethe.data.examples import Example
+from lethe.data.packages import Package, cached_contents
 from lethe.data.values import NotText, value_as_text
 from lethe.errors import LetheError
 from lethe.files import atomic_write
@@ -46,6 +48,41 @@ def extract(package: Path, archive: Path) -> int:
         if not count:
             raise LetheError(f"{package}: holds no BIG-bench task under {FOLDER}")
     return count
+
+
+def package_of(source: BigBenchSource) -> Package:
+    """The package that a source of BIG-bench tasks is read from."""
+    return Package(
+        file=f"bigbench-{source.version}.tar.gz",
+        requirement=f"bigbench=={source.version}",
+        sha256=source.sha256,
+    )
+
+
+def cached_extract(package: Package, cache: Path) -> Path:
+    """The extract of the package in the cache; it is fetched and made first if it is not right.
+
+    Raises
+    ------
+    LetheError
+        If the package cannot be fetched, is damaged or holds no BIG-bench task.
+    """
+    target = cache / extract_name(package)
+    return cached_contents(package, target, make=extract, is_whole=is_whole_zip)
+
+
+def extract_name(package: Package) -> str:
+    """The file name of the package's extract."""
+    return package.file.removesuffix(".tar.gz") + ".zip"
+
+
+def is_whole_zip(archive: Path) -> bool:
+    """Whether every member of a zip has the checksum that the zip lists, and there is one."""
+    try:
+        with zipfile.ZipFile(archive) as members:
+            return bool(members.namelist()) and members.testzip() is None
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _repack(package: Path, archive: Path) -> int:

@@ -21,6 +21,8 @@ COMPRESSED = (".gz", ".zst", ".zstd")
 UNPACKED_BYTES = 2**30
 UNPACKED_RATIO = 200
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 class Record(dict[str, Any]):
     """The fields of one record, and its origin, such as `a.jsonl, line 3`."""
@@ -43,6 +45,26 @@ def matching_files(folder: Path | str, where: str) -> list[Path]:
     if not paths or not paths[0].is_file():
         raise LetheError(f"no such file: {folder / where}")
     return paths
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Makes sure that a file is not a Git LFS pointer to the real file.
+
+    Raises
+    ------
+    LetheError
+        Naming the file, if it is one. A file that cannot be opened is left to its reader.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(len(_LFS_POINTER))
+    except OSError:
+        return
+    if start == _LFS_POINTER:
+        raise LetheError(
+            f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in its "
+            "folder"
+        )
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -72,6 +94,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _errors_named(path: Path, kind: str, records: Iterator[Record]) -> Iterator[Record]:
     """Yields the records and turns every error of reading into one that names the file."""
+    refuse_lfs_pointer(path)
     try:
         yield from records
     except UnicodeDecodeError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lethe.config.data_settings import Source
+from lethe.data.bigbench import cached_extract, package_of
 from lethe.data.examples import (
     Example,
     UpstreamExample,
@@ -68,7 +69,7 @@ def draw_pool(
     size: PoolSize,
     *,
     seed: int,
-    archive: Path | str | None = None,
+    cache: Path,
 ) -> UpstreamPool:
     """Draws each domain's documents, and the upstream examples from among them.
 
@@ -76,17 +77,18 @@ def draw_pool(
     ----------
     domains
         Source of each domain, and the part of it that the domain reads.
-    archive
-        The BIG-bench extract, which only sources of that kind need.
+    cache
+        Folder of the BIG-bench extract, which is fetched into it if a source needs it.
 
     Raises
     ------
     LetheError
-        If a source cannot be read, or a domain has too few examples.
+        If a source cannot be fetched or read, or a domain has too few examples.
     """
     documents = {}
     dropped: dict[str, Counter[str]] = {}
     for domain, (source, where) in domains.items():
+        archive = cached_extract(package_of(source), cache) if source.kind == "bigbench" else None
         texts = read_source(source, where, archive=archive, upstream=True)
         dropped[domain] = Counter()
         usable = distinct(texts, dropped=dropped[domain])

@@ -1,8 +1,9 @@
 """The finished parts of an unfinished job, so that its next start continues from there.
 
 A job on a large model runs for hours and may be stopped at any moment: killed, preempted, or out of
-time. Its progress is written to disk every LETHE_CHECKPOINT_MINUTES (10) and, on SIGTERM, at
-once: a cluster sends SIGTERM before it takes away a job's machine. Short jobs write nothing.
+time. Its progress is written to disk every LETHE_CHECKPOINT_MINUTES (10) and at once on SIGTERM,
+which a cluster sends before it takes away a job's machine, and on Ctrl-C (SIGINT). Short jobs write
+nothing.
 """
 
 import hashlib
@@ -23,6 +24,8 @@ from lethe.engine import distributed
 from lethe.files import atomic_write
 
 _log = logging.getLogger("lethe.engine")
+# The signals that ask a job to save its progress and leave.
+_REQUESTS = (signal.SIGTERM, signal.SIGINT)
 # The status of a process that SIGTERM has ended.
 STOPPED = 128 + signal.SIGTERM
 
@@ -35,8 +38,8 @@ def fingerprint(*values: Any) -> str:
 class Checkpoint:
     """A folder of parts, one safetensors file each, that a job saves when it is due.
 
-    As a context manager it turns SIGTERM into a request that `due` reports; the job then saves and
-    leaves. Without a folder nothing is ever due.
+    As a context manager it turns SIGTERM and SIGINT into a request that `due` reports; the job then
+    saves and leaves. A second SIGINT interrupts at once. Without a folder nothing is ever due.
 
     A job announces each result that it has finished with `remember`. Finished parts are written
     when the next part is saved, once each, so that a short job writes nothing.
@@ -56,20 +59,25 @@ class Checkpoint:
         self.seconds = 60 * float(os.environ.get("LETHE_CHECKPOINT_MINUTES", "10"))
         self.stopping = False
         self.leaving = False
+        self._handlers: dict[int, Any] = {}
         self._saved = True
         self._last = time.monotonic()
         self._finished: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
 
     def __enter__(self) -> Self:
         if self.folder is not None:
-            self._handler = signal.signal(signal.SIGTERM, self._stop)
+            for number in _REQUESTS:
+                self._handlers[number] = signal.signal(number, self._stop)
         return self
 
     def __exit__(self, *_error: object) -> None:
         if self.folder is not None:
-            signal.signal(signal.SIGTERM, self._handler)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
-    def _stop(self, *_signal: object) -> None:
+    def _stop(self, number: int, _frame: object) -> None:
+        if number == signal.SIGINT:
+            signal.signal(number, self._handlers[number])
         self.stopping = True
 
     def due(self) -> bool:

@@ -5,17 +5,16 @@ with the card, so that rows of one Z never come from two models. Large files are
 hash is cached with their size and times, and is only computed again when one of these changes.
 """
 
-import hashlib
 import json
 import logging
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lethe.data.records import refuse_lfs_pointer
 from lethe.errors import LetheError
-from lethe.files import atomic_write, sha256
+from lethe.files import cached_sha256
 
 _log = logging.getLogger("lethe.engine")
 ADAPTER = "adapter_config.json"
@@ -38,9 +37,6 @@ _PATTERNS = (
     "*.py",
     ADAPTER,
 )
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-# Smaller files are hashed each time: 16 MB take a hundredth of a second.
-_CACHED_FROM = 1 << 24
 
 
 def defining_files(folder: Path | str) -> list[Path]:
@@ -151,35 +147,6 @@ def same_model(card: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
     return compared == measured
 
 
-def cached_sha256(path: Path) -> str:
-    """SHA-256 of a file; a large file is read only if its size or times changed since last time."""
-    status = path.stat()
-    if status.st_size < _CACHED_FROM:
-        return sha256(path)
-    # The time of the last change of the inode cannot be set by copying tools.
-    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    cache = _cache_file(path)
-    try:
-        entry = json.loads(cache.read_text("utf-8"))
-        if entry["stamp"] == stamp:
-            return entry["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # There is no usable entry.
-    digest = sha256(path)
-    try:
-        with atomic_write(cache) as part:
-            part.write_text(json.dumps({"stamp": stamp, "sha256": digest}), "utf-8")
-    except OSError:
-        pass  # The next job hashes the file again.
-    return digest
-
-
-def _cache_file(path: Path) -> Path:
-    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-    folder = os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
-    return Path(folder, "hashes", f"{name}.json")
-
-
 def _refuse_adapter(folder: Path, name: str) -> None:
     if not (folder / ADAPTER).exists():
         return
@@ -209,13 +176,7 @@ def refuse_pointers(folder: Path | str) -> None:
         Naming the first such file.
     """
     for path in defining_files(folder):
-        with open(path, "rb") as stream:
-            start = stream.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            raise LetheError(
-                f"{path}: this is a Git LFS pointer, not the file itself; run `git lfs pull` in "
-                "the folder of the model"
-            )
+        refuse_lfs_pointer(path)
 
 
 def _refuse_truncated(path: Path) -> None:

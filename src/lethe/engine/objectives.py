@@ -59,6 +59,9 @@ class ReplayTerm:
         Type of the weights of a live teacher that is a copy.
     top_k
         Words per token that a stored teacher keeps, the others as one; None: all words.
+    chooser
+        A `lethe.engine.phased_steps.ReplayChooser`, which chooses the replayed ones among
+        `examples` while the training runs; None: all are replayed.
 
     Raises
     ------
@@ -74,6 +77,7 @@ class ReplayTerm:
     teacher: Literal["live", "stored"] = "live"
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
     top_k: int | None = None
+    chooser: Any = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -104,7 +108,10 @@ class ReplayTerm:
     def settings(self) -> dict[str, Any]:
         """All but the examples, as JSON values."""
         keys = ("objective", "weight", "dose", "accounting", "teacher", "teacher_dtype", "top_k")
-        return {key: getattr(self, key) for key in keys}
+        settings = {key: getattr(self, key) for key in keys}
+        if self.chooser is not None:
+            settings["chooser"] = self.chooser.settings()
+        return settings
 
 
 @dataclass(frozen=True)
@@ -250,7 +257,7 @@ class Objective:
         """The pass's loss, with gradients."""
         batch = collate(part.examples, device)
         if part.divergence is None and part.prompt is None:
-            with self._autocast(device):
+            with self.autocast(device):
                 losses, rows = token_losses(model, batch)
             return part.text * self._mean(losses, rows, len(part.examples))
         text = batch.mask[:, 1:] if part.text is not None else torch.zeros_like(batch.mask[:, 1:])
@@ -259,7 +266,7 @@ class Objective:
         else:
             positions, weight, teacher = batch.mask[:, 1:], part.divergence, self.replay_teacher
         scales = weight * self._scales(positions)
-        with self._autocast(device):
+        with self.autocast(device):
             targets = teacher.targets(part.examples, batch, positions)
             losses, divergence = self._terms(model, batch, text, positions, targets, scales)
         if part.text is None:
@@ -292,7 +299,8 @@ class Objective:
         logits = head(states[text[both]]).float()
         return F.cross_entropy(logits, words, reduction="none"), divergence
 
-    def _autocast(self, device: torch.device | str) -> torch.autocast:
+    def autocast(self, device: torch.device | str) -> torch.autocast:
+        """The recipe's type for the computation of losses."""
         reduced = self.recipe.dtype == "bfloat16"
         # A weight is cast where it is used and not stored, so that recomputed layers hold one at a
         # time.
@@ -339,6 +347,7 @@ def make_objective(
 
     Call this before the model is sharded and before a checkpoint is restored into it: teachers are
     made from its weights. So a training that resumes finds the same teachers as it began with.
+    Stored distributions are not computed here if a chooser chooses the replayed examples later.
     """
     replay_kl = replay is not None and replay.needs_teacher
     prompt_kl = bool(recipe.prompt_kl)
@@ -352,11 +361,11 @@ def make_objective(
         dtype = replay.teacher_dtype if replay_kl else "float32"
         live = frozen_copy(model, plain, torch.bfloat16 if dtype == "bfloat16" else None)
     objective = Objective(recipe, replay, plain=plain)
-    if replay_kl and replay.teacher == "stored":
+    if replay_kl and replay.teacher == "stored" and replay.chooser is None:
         replayed = [example for step in steps for example in step.replayed]
-        with objective._autocast(next(model.parameters()).device), torch.no_grad():
+        with objective.autocast(next(model.parameters()).device), torch.no_grad():
             replay_teacher = StoredTeacher(LiveTeacher(model, plain), replayed, replay.top_k)
-    elif replay_kl:
+    elif replay_kl and replay.teacher == "live":
         replay_teacher = live
     objective.replay_teacher = replay_teacher
     objective.prompt_teacher = live if prompt_kl else None

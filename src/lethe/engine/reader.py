@@ -84,6 +84,7 @@ class Reader:
         examples: Sequence[Tokens],
         title: str,
         *,
+        by_token: dict[int, np.ndarray] | None = None,
         partial: np.ndarray | None = None,
         after_batch: Callable[[np.ndarray], None] | None = None,
     ) -> Scores:
@@ -94,6 +95,7 @@ class Reader:
                 examples,
                 self.scoring.budget,
                 title,
+                by_token=False if by_token is None else by_token,
                 partial=partial,
                 after_batch=after_batch,
             )

@@ -67,7 +67,7 @@ def score(
     tokens_per_batch: int,
     title: str = "scoring",
     *,
-    by_token: bool = False,
+    by_token: bool | dict[int, np.ndarray] = False,
     partial: np.ndarray | None = None,
     after_batch: Callable[[np.ndarray], None] | None = None,
 ) -> Scores:
@@ -80,7 +80,8 @@ def score(
     Parameters
     ----------
     by_token
-        Also keep the losses of single tokens; in one process only.
+        Also keep the losses of single tokens; in one process only. A dictionary receives them by
+        row, and may hold those of the rows that an interrupted run measured.
     partial
         Losses (N,) of an interrupted run, NaN where there is no loss yet; only those are measured.
     after_batch
@@ -122,13 +123,21 @@ def score(
 class _Scorer:
     """Scores one batch of examples at a time."""
 
-    def __init__(self, model: Any, examples: Sequence[Tokens], title: str, by_token: bool):
+    def __init__(
+        self,
+        model: Any,
+        examples: Sequence[Tokens],
+        title: str,
+        by_token: bool | dict[int, np.ndarray],
+    ):
         self.model = model
         self.examples = examples
         self.title = title
         self.lengths = lengths(examples)
         self.device = next(model.parameters()).device
-        self._by_token: dict[int, np.ndarray] | None = {} if by_token else None
+        self._by_token: dict[int, np.ndarray] | None = None
+        if by_token is not False:
+            self._by_token = {} if by_token is True else by_token
         self._plain_head: bool | None = None
 
     def run(self, rows: np.ndarray) -> np.ndarray:
@@ -140,7 +149,7 @@ class _Scorer:
             values = losses.cpu().numpy()
             owner_rows = owners.cpu().numpy()
             for number, row in enumerate(rows):
-                self._by_token[row] = values[owner_rows == number]
+                self._by_token[int(row)] = values[owner_rows == number]
         return means
 
     def too_large(self, row: int) -> str:

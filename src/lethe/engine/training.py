@@ -5,7 +5,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from lethe.engine.objectives import (
     make_objective,
     plan_steps,
 )
+from lethe.engine.phased_steps import Measure, PhasedSteps, PhaseTeacher
 from lethe.engine.regularisation import Anchor
 from lethe.engine.schedule import Schedule
 from lethe.engine.training_loop import LoopSettings, TrainingLoop
@@ -41,6 +42,8 @@ class Trained:
     optimizer: str = "adamw"
     # Share of the tokens that carry loss which are those of replayed examples.
     replayed_share: float = 0.0
+    # One record per phase of a training that chooses its replayed examples while it runs.
+    phases: list[dict[str, Any]] = field(default_factory=list)
 
 
 def planned_steps(recipe: Recipe, examples: int, group: str = "") -> int:
@@ -78,6 +81,7 @@ def fine_tune(
     checkpoint: Checkpoint | None = None,
     upstream: Sequence[Tokens] = (),
     replay: ReplayTerm | None = None,
+    measure: Measure | None = None,
 ) -> Trained:
     """Trains on the examples in the given order, `recipe.batch` per step, each once.
 
@@ -93,24 +97,45 @@ def fine_tune(
         Upstream examples on which `recipe.ewc` measures the Fisher information.
     replay
         Tokens of replayed upstream examples, and how they enter the loss.
+    measure
+        Measures the forgetting of examples by the model as it is now; for a replay term whose
+        examples are chosen while the training runs.
 
     Raises
     ------
     LetheError
-        If no example carries loss, the loss becomes NaN or infinite, or a single example does not
-        fit into memory.
+        If no example carries loss, the loss becomes NaN or infinite, a single example does not fit
+        into memory, or examples are to be chosen during the training without `measure`.
     """
     if not any(example.scored for example in examples):
         raise LetheError(f"{title}: no training example has a token that carries loss")
     began = time.perf_counter()
-    steps = plan_steps(examples, replay, recipe.batch, apart=recipe.prompt_kl is not None)
+    apart = recipe.prompt_kl is not None
+    if replay is not None and replay.chooser is not None:
+        if measure is None:
+            raise LetheError(f"{title}: a replay term with a chooser needs the argument measure")
+        usable = [example for example in examples if example.scored]
+        phased = PhasedSteps(usable, replay, batch=recipe.batch, apart=apart, measure=measure)
+        step_at = phased.at
+        count = len(phased)
+        # The teachers only need an example to try the model on.
+        planned = [Step(usable[:1], [])]
+    else:
+        phased = None
+        planned = plan_steps(examples, replay, recipe.batch, apart=apart)
+        step_at = planned.__getitem__
+        count = len(planned)
     _freeze(model, recipe.frozen)
     # Teachers are made from the base model, before it is sharded or restored from a checkpoint.
-    objective = make_objective(model, recipe, steps, replay)
+    objective = make_objective(model, recipe, planned, replay)
+    if phased is not None and replay.needs_teacher and replay.teacher == "stored":
+        phased.use_teacher(PhaseTeacher(model, objective, replay.top_k))
     if distributed.size() > 1:
         distributed.shard(model_of(model))
-    loop = _loop_of(model, recipe, steps=len(steps), objective=objective, upstream=upstream)
-    losses = loop.run(steps.__getitem__, len(steps), title, checkpoint or Checkpoint())
+    loop = _loop_of(model, recipe, steps=count, objective=objective, upstream=upstream)
+    losses = loop.run(step_at, count, title, checkpoint or Checkpoint(), source=phased)
+    steps = planned if phased is None else phased.all_steps()
+    records = [] if phased is None else phased.records()
     return Trained(
         steps=len(losses),
         first_loss=_mean(losses[:5]),
@@ -118,8 +143,19 @@ def fine_tune(
         seconds=time.perf_counter() - began,
         tokens=sum(_tokens_of(step) for step in steps),
         optimizer=loop.optimizer_name,
-        replayed_share=_replayed_share(steps, replay),
+        replayed_share=_replayed_share(steps, _replayed(replay, records)),
+        phases=records,
     )
+
+
+def _replayed(replay: ReplayTerm | None, records: Sequence[dict[str, Any]]) -> ReplayTerm | None:
+    """The replay term with the examples that were replayed: all, or those of the phases."""
+    if not records:
+        return replay
+    examples = []
+    for record in records:
+        examples += [replay.examples[number] for number in record["examples"]]
+    return replace(replay, examples=examples)
 
 
 def _loop_of(

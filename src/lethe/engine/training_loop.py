@@ -28,6 +28,18 @@ class Penalty(Protocol):
         ...
 
 
+class Resumable(Protocol):
+    """A source of steps with a state of its own, which checkpoints hold beside the losses."""
+
+    def facts(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        ...
+
+    def restore(self, facts: dict[str, Any]) -> None:
+        """Restores the state that `facts` returned."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """Settings of a training loop, from a recipe or from pretraining.
@@ -98,13 +110,17 @@ class TrainingLoop:
         steps: int,
         title: str,
         checkpoint: Checkpoint,
+        source: Resumable | None = None,
     ) -> list[float]:
         """Takes the steps that an interrupted run left over.
 
         Parameters
         ----------
         step_at
-            The examples of a step, by its number from 0.
+            The examples of a step, by its number from 0. It is called right before the step is
+            taken, in the order of the steps.
+        source
+            State behind `step_at` that a run which resumes must restore; None: there is none.
 
         Returns
         -------
@@ -116,7 +132,7 @@ class TrainingLoop:
             If the loss becomes NaN or infinite, or a single example does not fit into memory.
         """
         torch.manual_seed(self.settings.seed + distributed.rank())
-        losses = self._resume(checkpoint)
+        losses = self._resume(checkpoint, source)
         self.resumed_steps = len(losses)
         self.model.train()
         remaining = range(self.resumed_steps, steps)
@@ -125,7 +141,7 @@ class TrainingLoop:
             losses.append(self.take(step_at(number), number, title))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
             if self._must_save(checkpoint, len(losses)) and len(losses) < steps:
-                self._save(checkpoint, losses)
+                self._save(checkpoint, losses, source)
                 checkpoint.leave_if_asked(f"{title}, step {len(losses)} of {steps}")
         if self.average is not None:
             self.average.apply()
@@ -196,7 +212,7 @@ class TrainingLoop:
         planned = self.settings.checkpoint_steps
         return due or (planned is not None and steps % planned == 0)
 
-    def _save(self, checkpoint: Checkpoint, losses: list[float]) -> None:
+    def _save(self, checkpoint: Checkpoint, losses: list[float], source: Resumable | None) -> None:
         # The state of bitsandbytes' optimizers is not saved: such a run starts over.
         if self.optimizer_name == "adamw":
             tensors = optimizer_tensors(self.model, self.optimizer)
@@ -205,9 +221,12 @@ class TrainingLoop:
                 tensors |= {f"{name}/{rank}": state for name, state in states.items()}
             if self.average is not None:
                 tensors |= self.average.tensors()
-            checkpoint.save("training", tensors, {"losses": losses})
+            facts = {"losses": losses}
+            if source is not None:
+                facts |= source.facts()
+            checkpoint.save("training", tensors, facts)
 
-    def _resume(self, checkpoint: Checkpoint) -> list[float]:
+    def _resume(self, checkpoint: Checkpoint, source: Resumable | None) -> list[float]:
         """Restores the state of an interrupted run; the losses of its steps."""
         if (saved := checkpoint.load("training")) is None:
             return []
@@ -216,6 +235,8 @@ class TrainingLoop:
         if any(f"{name}/{rank}" not in tensors for name in self._random_states()):
             # Written by another version of lethe.
             return []
+        if source is not None:
+            source.restore(facts)
         restore_optimizer(self.model, self.optimizer, tensors, len(facts["losses"]))
         if self.average is not None:
             self.average.restore(tensors)

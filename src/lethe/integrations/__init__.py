@@ -1,6 +1,7 @@
 """How do I use it in my own trainer? Callbacks for the trainers of transformers and TRL.
 
-May import `data`, `engine` and `completion`.
+May import `data`, `engine`, `completion` and `replay`.
 """
 
 from lethe.integrations.probe import ForgettingProbe as ForgettingProbe
+from lethe.integrations.rehearsal import Rehearsal as Rehearsal

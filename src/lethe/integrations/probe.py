@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +12,11 @@ import torch
 from transformers import TrainerCallback
 
 from lethe.completion.predictor import Prediction, Predictor
+from lethe.data.examples import read_upstream, write_upstream
 from lethe.data.tokens import Tokens, tokenise
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
+from lethe.replay.draws import draw_softmax
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +28,41 @@ SAME_BASE_LOW_PRECISION = 0.15
 SAME_WEIGHTS = 1e-5
 
 
+@dataclass(frozen=True)
+class BelowLimit:
+    """The trained weights at a measurement, in the memory of the CPU, and its prediction."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    prediction: Prediction
+
+    @classmethod
+    def of(cls, model: Any, step: int, prediction: Prediction) -> Self:
+        """A copy of the weights that are trained."""
+        weights = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                weights[name] = parameter.detach().to("cpu", copy=True)
+        return cls(step=step, weights=weights, prediction=prediction)
+
+    @torch.no_grad()
+    def restore(self, model: Any) -> None:
+        """Puts the weights back into the model."""
+        for name, parameter in model.named_parameters():
+            if name in self.weights:
+                parameter.copy_(self.weights[name])
+
+
 class ForgettingProbe(TrainerCallback):
     """A callback for transformers' Trainer and trainers built on it, such as trl's SFTTrainer.
 
     Before the first step it scores the predictor's probes on the base model. Then, at every
     evaluation or every `every` steps, and on the model that comes out at the end, it scores them
     again, predicts the forgetting of all upstream examples and logs it in nats: `forgetting/mean`
-    with `forgetting/low` and `forgetting/high`, and `forgetting/<domain>`. The training is not
-    changed: the probe draws no random number and restores modes and gradients.
+    with `forgetting/low` and `forgetting/high`, and `forgetting/<domain>`. `probes/mean_rise` is
+    the mean rise in loss of the probes themselves; it is no estimate of forgetting, because probes
+    are chosen to tell tasks apart. The training is not changed: the probe draws no random number
+    and restores modes and gradients.
 
         probe = ForgettingProbe.attach(trainer, "predictor.npz", limit=0.1)
 
@@ -45,6 +75,9 @@ class ForgettingProbe(TrainerCallback):
         evaluation and at the end.
     limit
         Training stops when the mean predicted forgetting is above this number of nats.
+    keep_below_limit
+        If the training ends above the limit, the model gets the weights of the last measurement
+        at or below it back. A copy of the trained weights is held in the memory of the CPU.
     risk
         `at_risk` lists the domains that are predicted to lose more than this number of nats.
     tokenizer
@@ -57,9 +90,10 @@ class ForgettingProbe(TrainerCallback):
     Raises
     ------
     LetheError
-        If `every` is no whole number above 0, `limit` or `risk` is NaN, or `base_losses` has
-        another length than the probes. During training: if the model is not the experiment's base
-        model, its tokenizer reads the probes differently, or a loss is not finite.
+        If `every` is no whole number above 0, `limit` or `risk` is NaN, `keep_below_limit` comes
+        without a limit, or `base_losses` has another length than the probes. During training: if
+        the model is not the experiment's base model, its tokenizer reads the probes differently,
+        or a loss is not finite.
     """
 
     def __init__(
@@ -68,6 +102,7 @@ class ForgettingProbe(TrainerCallback):
         *,
         every: int | None = None,
         limit: float | None = None,
+        keep_below_limit: bool = False,
         risk: float = 0.1,
         tokenizer: Any = None,
         base_losses: np.ndarray | None = None,
@@ -84,6 +119,10 @@ class ForgettingProbe(TrainerCallback):
                     f"ForgettingProbe: {name} is NaN, and nothing is above NaN; give a number of "
                     "nats"
                 )
+        if keep_below_limit and limit is None:
+            raise LetheError(
+                "ForgettingProbe: keep_below_limit needs a limit; give limit=... in nats"
+            )
         if not isinstance(predictor, Predictor):
             predictor = Predictor.load(predictor)
         if base_losses is not None and np.shape(base_losses) != (len(predictor.probes),):
@@ -94,6 +133,7 @@ class ForgettingProbe(TrainerCallback):
         self.predictor = predictor
         self.every = every
         self.limit = limit
+        self.keep_below_limit = keep_below_limit
         self.risk = risk
         self.base_losses = base_losses
         self.tokens_per_batch = tokens_per_batch
@@ -104,6 +144,7 @@ class ForgettingProbe(TrainerCallback):
         self._tokens: Sequence[Tokens] | None = None
         # Step and losses of the last measurement of this training.
         self._last: tuple[int, np.ndarray] | None = None
+        self._below_limit: BelowLimit | None = None
         if base_losses is not None:
             self._check_finite(np.asarray(base_losses), "in base_losses")
             # They may have been measured in another precision than the experiment's.
@@ -125,6 +166,92 @@ class ForgettingProbe(TrainerCallback):
         means = self.prediction.by_domain(self.predictor.domains)
         return [domain for domain, mean in means.items() if mean > self.risk]
 
+    def predictions(self) -> list[dict[str, Any]]:
+        """The last prediction, one record per upstream example, the largest forgetting first.
+
+        Returns
+        -------
+        Records with `example_id`, `domain`, `forgetting`, `low` and `high` in nats, and `probe`:
+        whether the example is a probe, so that its forgetting was measured.
+
+        Raises
+        ------
+        LetheError
+            If nothing was measured yet.
+        """
+        if self.prediction is None:
+            raise LetheError(
+                "ForgettingProbe: nothing was predicted yet; train first, or set every to fewer "
+                "steps"
+            )
+        probes = set(self.predictor.index.tolist())
+        records = []
+        for i in np.argsort(-self.prediction.forgetting, kind="stable"):
+            records.append(
+                {
+                    "example_id": self.predictor.example_ids[i],
+                    "domain": str(self.predictor.domains[i]),
+                    "forgetting": float(self.prediction.forgetting[i]),
+                    "low": float(self.prediction.low[i]),
+                    "high": float(self.prediction.high[i]),
+                    "probe": int(i) in probes,
+                }
+            )
+        return records
+
+    def mix(
+        self,
+        pool: Path | str,
+        output: Path | str,
+        *,
+        examples: int,
+        temperature: float = 0.1,
+        seed: int = 0,
+    ) -> Path:
+        """Draws the examples to replay by the last prediction, and writes them as a table.
+
+        `Rehearsal.attach(trainer, output)` replays them.
+
+        Parameters
+        ----------
+        pool
+            The upstream examples of the predictor's experiment (upstream.parquet or pool.parquet).
+            Held-out examples are never drawn.
+        output
+            Parquet file to write.
+        examples
+            Number of examples to draw, without repetition.
+        temperature
+            Examples are drawn in proportion to exp(prediction / temperature), in nats.
+
+        Raises
+        ------
+        LetheError
+            If nothing was predicted yet, the pool is not that of the predictor, or it has fewer
+            replayable examples.
+        """
+        predicted = {record["example_id"]: record["forgetting"] for record in self.predictions()}
+        upstream = [example for example in read_upstream(pool) if example.split == "replayable"]
+        predictable = [example for example in upstream if example.example_id in predicted]
+        texts = {example.example_id: example.example for example in predictable}
+        for number, probe in zip(self.predictor.index, self.predictor.probes, strict=True):
+            name = self.predictor.example_ids[int(number)]
+            if texts.get(name, probe) != probe:
+                raise LetheError(
+                    f"ForgettingProbe: {pool}: example {name!r} has another text than in the "
+                    "predictor; give the pool of the predictor's experiment"
+                )
+        if not 1 <= examples <= len(predictable):
+            raise LetheError(
+                f"ForgettingProbe: {pool}: {examples} examples are to be drawn, but it has "
+                f"{len(predictable)} replayable ones with a prediction; give the pool of the "
+                f"predictor's experiment, and a number from 1 to {len(predictable)}"
+            )
+        scores = np.array([predicted[example.example_id] for example in predictable])
+        numbers = draw_softmax(scores / temperature, examples, seed)
+        write_upstream(Path(output), [predictable[number] for number in numbers])
+        return Path(output)
+
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **_kwargs):
         """Scores the probes on the base model, unless their base losses are known.
 
@@ -135,6 +262,7 @@ class ForgettingProbe(TrainerCallback):
             is not the base model of the predictor.
         """
         self._last = None
+        self._below_limit = None
         self._prepare(state, model, processing_class)
 
     def on_step_end(self, args, state, control, model=None, **_kwargs):
@@ -158,6 +286,15 @@ class ForgettingProbe(TrainerCallback):
         A Trainer with `load_best_model_at_end` has loaded the best checkpoint by now.
         """
         self._measure(state, control, model, ended=True)
+        if self._below_limit is not None and self._is_above_limit():
+            self._below_limit.restore(model)
+            self.prediction = self._below_limit.prediction
+            logger.warning(
+                "ForgettingProbe: the model has the weights of step %d back, the last measured at "
+                "or below the limit of %g nats",
+                self._below_limit.step,
+                self.limit,
+            )
 
     def _prepare(self, state: Any, model: Any, processing_class: Any) -> None:
         """Tokenises the probes as the experiment did, and finds their base losses."""
@@ -181,7 +318,7 @@ class ForgettingProbe(TrainerCallback):
             )
 
     def _tokenise_probes(self, processing_class: Any) -> Sequence[Tokens]:
-        tokenizer = self._tokenizer or _tokenizer_of(processing_class)
+        tokenizer = self._tokenizer or tokenizer_of(processing_class)
         if tokenizer is None:
             raise LetheError(
                 "ForgettingProbe: the trainer has no tokenizer; give the model's as tokenizer=..."
@@ -271,7 +408,7 @@ class ForgettingProbe(TrainerCallback):
             "forgetting/mean": float(self.prediction.forgetting.mean()),
             "forgetting/low": float(self.prediction.low.mean()),
             "forgetting/high": float(self.prediction.high.mean()),
-            "forgetting/probes": float(forgetting.mean()),
+            "probes/mean_rise": float(forgetting.mean()),
         }
         for domain, mean in self.prediction.by_domain(self.predictor.domains).items():
             record[f"forgetting/{domain}"] = mean
@@ -284,7 +421,9 @@ class ForgettingProbe(TrainerCallback):
                 f"ForgettingProbe: the forgetting predicted at step {step} is {mean}; check the "
                 f"predictor ({self.predictor.method}) for NaN"
             )
-        if self.limit is not None and mean > self.limit:
+        if self.keep_below_limit and not self._is_above_limit():
+            self._below_limit = BelowLimit.of(model, step, self.prediction)
+        if self._is_above_limit():
             control.should_training_stop = True
             logger.warning(
                 "ForgettingProbe: %s at step %d: %.3f nats predicted to be forgotten, limit %g; "
@@ -295,6 +434,12 @@ class ForgettingProbe(TrainerCallback):
                 self.limit,
                 ", ".join(self.at_risk) or "no domain",
             )
+
+    def _is_above_limit(self) -> bool:
+        """Whether the last prediction's mean is above the limit."""
+        if self.limit is None or self.prediction is None:
+            return False
+        return float(self.prediction.forgetting.mean()) > self.limit
 
     def _is_last(self, step: int, losses: np.ndarray) -> bool:
         """True if the last measurement was at this step and no other weights were loaded since."""
@@ -314,7 +459,7 @@ class ForgettingProbe(TrainerCallback):
         return losses.astype(np.float64)
 
 
-def _tokenizer_of(processing_class: Any) -> Any:
+def tokenizer_of(processing_class: Any) -> Any:
     """The tokenizer of a trainer's processing class, which may be a processor that holds one.
 
     Returns None if there is no tokenizer, as in a processor of images alone.

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -77,7 +78,7 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
     Raises
     ------
     SystemExit
-        With status 1, after a LetheError.
+        With status 1, after a LetheError, or 130, after Ctrl-C.
     """
     # Hubs are slow or out of reach from compute nodes; tokenizers need no threads of their own.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -93,6 +94,9 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
         except LetheError as error:
             print(f"\nerror: {error}", file=sys.stderr)
             raise SystemExit(1)
+        except KeyboardInterrupt:
+            print("\nstopped by Ctrl-C", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT)
         except Exception:
             # On a cluster the log is all that remains of a job.
             with contextlib.suppress(OSError):

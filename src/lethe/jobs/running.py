@@ -3,27 +3,24 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from lethe.jobs import launch, process, warm
+from lethe.jobs import launch, owner, process, warm
 
 
 def export_library(folder: str) -> None:
     """Lets the processes of jobs import the library from `folder`, in conda environments as well.
 
-    On Linux, jobs may start warm for as long as this process lives (`lethe.jobs.warm`). Libraries
-    of other systems do not survive a fork.
+    On Linux, jobs end when this process is gone (`lethe.jobs.owner`), and may start warm for as
+    long as it lives (`lethe.jobs.warm`). Libraries of other systems do not survive a fork.
     """
     others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([folder, *others]))
-    if sys.platform == "linux" and os.environ.get("LETHE_WARM") != "0":
-        os.environ["LETHE_WARM"] = str(os.getpid())
-
-
-def cache_folder() -> str:
-    """Returns the folder of fetched packages: LETHE_CACHE, or else ~/.cache/lethe."""
-    return os.environ.get("LETHE_CACHE", str(Path.home() / ".cache" / "lethe"))
+    if sys.platform == "linux":
+        owner.watch_command()
+        os.environ[owner.VARIABLE] = owner.Owner.of_process(os.getpid()).variable()
+        if os.environ.get("LETHE_WARM") != "0":
+            os.environ["LETHE_WARM"] = str(os.getpid())
 
 
 def run(
@@ -36,7 +33,8 @@ def run(
 ) -> None:
     """Calls `function(**arguments)` of a workflow script as a job.
 
-    Everything on stderr also goes to the log. A LetheError ends the job with its message alone.
+    Everything on stderr also goes to the log. A LetheError ends the job with its message alone. The
+    job ends, as on SIGTERM, when the Snakemake process that started it is gone.
 
     Parameters
     ----------
@@ -54,6 +52,7 @@ def run(
     SystemExit
         If the job fails in another process, or with a LetheError.
     """
+    owner.watch_owner()
     if processes > 1:
         launch.run_in_shards(function, log, processes, **arguments)
     elif not (warm_start and warm.run_in_fork(function, log, **arguments)):

@@ -5,6 +5,10 @@ starts a server that imports once. That job and all later ones are forks of it, 
 caller's environment, folder and terminal. The server ends with the Snakemake process whose number
 LETHE_WARM holds. If that is 0 or not set, or if anything goes wrong, a job runs in its own process
 and computes the same.
+
+A fork and its job share a connection: the fork takes the job's signals from it, ends when the job
+has ended, and reports its own exit status. The server is not needed for any of this, so a fork
+whose server dies still finishes, and its result counts.
 """
 
 import contextlib
@@ -20,6 +24,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -161,7 +166,7 @@ def _hand_over(connection: socket.socket, request: bytes) -> tuple[bool, int]:
         status = connection.recv(8)
     except OSError:
         status = b""
-    # Without a status the server has died and its fork with it, at an unknown point of its work.
+    # Without a status the fork was killed after its server, at an unknown point of its work.
     return True, int.from_bytes(status, "big", signed=True) if status else -signal.SIGKILL
 
 
@@ -175,22 +180,46 @@ def serve(folder: Path, owner: int, modules: Sequence[str]) -> None:
     forks: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as listener:
         # A cluster signals all processes of a job to stop, but the fork still saves its work.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         listener.bind(str(path))
         listener.listen(128)
         for module in modules:
             importlib.import_module(module)
         try:
             while forks or _alive(owner):
-                ready, *_ = select.select([listener, *forks.values()], [], [], 0.1)
-                for fork, connection in list(forks.items()):
-                    if connection in ready:
-                        _pass_signals(fork, connection)
+                _wait_for_event(listener, forks)
+                _kill_abandoned(forks)
                 _reap(forks)
-                if listener in ready:
+                if _is_ready(listener, select.POLLIN):
                     _begin(listener, forks)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for_event(listener: socket.socket, forks: dict[int, socket.socket]) -> None:
+    """Waits, a tenth of a second at most, for a new job or the end of one.
+
+    The server must not read from the connections, because the forks do.
+    """
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    for connection in forks.values():
+        poll.register(connection, select.POLLRDHUP)
+    poll.poll(100)
+
+
+def _is_ready(connection: socket.socket, event: int) -> bool:
+    poll = select.poll()
+    poll.register(connection, event)
+    return bool(poll.poll(0))
+
+
+def _kill_abandoned(forks: dict[int, socket.socket]) -> None:
+    """Kills the forks whose job has ended."""
+    for fork, connection in forks.items():
+        if _is_ready(connection, select.POLLRDHUP):
+            os.kill(fork, signal.SIGKILL)
 
 
 def _begin(listener: socket.socket, forks: dict[int, socket.socket]) -> None:
@@ -205,20 +234,38 @@ def _begin(listener: socket.socket, forks: dict[int, socket.socket]) -> None:
     fork = os.fork()
     if fork == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = 1
         try:
             # An open copy of its connection would hide from another job that this fork ended.
             for other in (listener, *forks.values()):
                 other.close()
+            connection.sendall(_STARTED)
+            threading.Thread(target=_obey, args=(connection,), daemon=True).start()
             code = _work(request, descriptors)
         finally:
+            _report(connection, code)
             # No exit handler of the server may run in a fork; tearing down torch takes a second.
             os._exit(code)
     for descriptor in descriptors:
         os.close(descriptor)
     forks[fork] = connection
+
+
+def _obey(connection: socket.socket) -> None:
+    """Sends the signals of its job to this fork, and kills the fork if the job has ended."""
+    while True:
+        try:
+            numbers = connection.recv(64)
+        except OSError:
+            numbers = b""
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(os.getpid(), number)
+
+
+def _report(connection: socket.socket, code: int) -> None:
     with contextlib.suppress(OSError):
-        connection.sendall(_STARTED)
+        connection.sendall(code.to_bytes(8, "big", signed=True))
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
@@ -242,20 +289,13 @@ def _alive(number: int) -> bool:
     return True
 
 
-def _pass_signals(fork: int, connection: socket.socket) -> None:
-    """Passes the job's signals on to its fork, and kills the fork if the job has ended."""
-    with contextlib.suppress(OSError):
-        for number in connection.recv(64) or [signal.SIGKILL]:
-            os.kill(fork, number)
-
-
 def _reap(forks: dict[int, socket.socket]) -> None:
     for fork, connection in list(forks.items()):
         ended, status = os.waitpid(fork, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-            with connection, contextlib.suppress(OSError):
-                connection.sendall(code.to_bytes(8, "big", signed=True))
+            # Only a fork that was killed has not reported its status itself.
+            with connection:
+                _report(connection, os.waitstatus_to_exitcode(status))
             del forks[fork]
 
 

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from lethe.errors import LetheError
+from lethe.data.records import refuse_lfs_pointer
+from lethe.errors import LetheError, one_line
 from lethe.matrix.forgetting_matrix import Matrix
 
 # Nats. No measured cell comes near; the authors' files use it for cells that were not measured.
@@ -197,10 +198,12 @@ def _load_array(path: Path) -> np.ndarray:
     _refuse_other_formats(path)
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:
+        # The header is parsed as Python, so that a damaged one may end in a SyntaxError, and its
+        # shape may need more memory than there is.
         if "pickle" in str(error):
             _refuse_pickle(path)
-        raise LetheError(f"{path}: not a readable .npy file ({error})")
+        raise LetheError(f"{path}: not a readable .npy file ({one_line(error)})")
     if not isinstance(values, np.ndarray):
         values.close()
         raise LetheError(f"{path}: is an .npz archive; expected one array saved by np.save")
@@ -209,6 +212,7 @@ def _load_array(path: Path) -> np.ndarray:
 
 def _refuse_other_formats(path: Path) -> None:
     """Names the format of a file that numpy would take for a pickle."""
+    refuse_lfs_pointer(path)
     try:
         with open(path, "rb") as file:
             beginning = file.read(24)
@@ -216,10 +220,6 @@ def _refuse_other_formats(path: Path) -> None:
         raise LetheError(f"{path}: not a readable .npy file ({error})")
     if not beginning or beginning.startswith(NUMPY_MAGIC):
         return
-    if beginning.startswith(b"version https://git-lfs"):
-        raise LetheError(
-            f"{path}: is a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
-        )
     if beginning[0] == PICKLE_MAGIC:
         _refuse_pickle(path)
     raise LetheError(f"{path}: is no .npy file (begins with {beginning!r}); save it with np.save")
@@ -263,6 +263,7 @@ def _with_tasks_in_rows(
 
 def _read_table(path: Path) -> tuple[pa.Table, list[str]]:
     """The table without index columns, and a note per column that was left out."""
+    refuse_lfs_pointer(path)
     try:
         table = _read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:

@@ -32,6 +32,7 @@ def base_losses(
     settings: dict[str, Any],
     unfinished: Path | None = None,
     halvings: int = 0,
+    by_token: dict[int, np.ndarray] | None = None,
 ) -> rows.Row:
     """Losses of the untouched base model, as a row whose losses before and after are the same.
 
@@ -44,6 +45,8 @@ def base_losses(
     halvings
         How often batches are halved beforehand. Every row of the model is then scored in the same
         batches.
+    by_token
+        Receives the losses of the examples' single tokens, by the example's number.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def base_losses(
     reader = reader.with_scoring(reader.scoring.halved(halvings))
     settings = {**settings, "upstream": upstream_digest(upstream)}
     with Checkpoint(unfinished, fingerprint(settings)) as checkpoint:
-        scores = upstream_set.losses(reader, "upstream, base", checkpoint)
+        scores = upstream_set.losses(reader, "upstream, base", checkpoint, by_token)
         if scores.all_nan:
             raise LetheError(
                 f"model {name}: all losses of the base model are NaN, though its weights are "
@@ -147,7 +150,7 @@ class Job:
         """
         began = time.perf_counter()
         self._check_base()
-        made_from = self._made_from(upstream, replay)
+        made_from = self.made_from(upstream, replay)
         base = self.base.select(ids_of(upstream))
         reader = Reader.load(self.card, self.scoring, self.gpus)
         reader = reader.with_scoring(self.scoring_of_base())
@@ -156,6 +159,7 @@ class Job:
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
         )
         training_stream = self._training_stream(train)
+        pool = replay.examples if replay else []
         replay = self._tokenised(replay, reader.tokenizer)
         for examples in (train.examples, replay.examples if replay else []):
             longest = max((len(example.ids) for example in examples), default=0)
@@ -163,7 +167,7 @@ class Job:
         upstream_set = UpstreamSet.of(reader, upstream)
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             reader, trained = self._fine_tuned(
-                reader, training_stream, replay, title=title, checkpoint=checkpoint
+                reader, training_stream, replay, pool=pool, title=title, checkpoint=checkpoint
             )
             scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
             if scores.all_nan:
@@ -288,8 +292,10 @@ class Job:
         )
         return replace(replay, examples=tokens.examples)
 
-    def _made_from(self, upstream: Sequence[UpstreamExample], replay: ReplayTerm | None) -> str:
-        """Fingerprint of everything that the job's result depends on."""
+    def made_from(
+        self, upstream: Sequence[UpstreamExample], replay: ReplayTerm | None = None
+    ) -> str:
+        """Fingerprint of everything that the job's result depends on; empty without checkpoint."""
         if self.unfinished is None:
             return ""
         replay = replay or ReplayTerm()
@@ -311,24 +317,42 @@ class Job:
         training_stream: Sequence[Tokens],
         replay: ReplayTerm | None,
         *,
+        pool: Sequence[UpstreamExample],
         title: str,
         checkpoint: Checkpoint,
     ) -> tuple[Reader, Trained]:
-        """The fine-tuned model: trained here, or restored from an interrupted run."""
+        """The fine-tuned model: trained here, or restored from an interrupted run.
+
+        `pool` holds the examples of the replay term before they were tokenised.
+        """
         model = self._with_adapters(reader.model)
         if (saved := checkpoint.load("weights")) is not None:
             tensors, facts = saved
             restore_weights(model, tensors)
             return replace(reader, model=model), Trained(**facts)
         anchors = upstream_tokens(reader, self.anchors).examples
+        device = next(model.parameters()).device
         if self._trains_a_copy():
             # The copy that is scored makes room on the device for the one that is trained.
-            device = next(model.parameters()).device
             model.to("cpu")
             trainable = self._trainable_copy()
         else:
             trainable = model
         base = None if self.share_of_change is None else base_weights(model)
+
+        def measure(numbers: Sequence[int]) -> np.ndarray:
+            if trainable is not model:
+                model.to(device)
+                _copy_trained_weights(trainable, model)
+            values = self._forgetting_now(
+                replace(reader, model=model),
+                [pool[number] for number in numbers],
+                title=f"{title}, probes",
+            )
+            if trainable is not model:
+                model.to("cpu")
+            return values
+
         trained = fine_tune(
             trainable,
             training_stream,
@@ -337,6 +361,7 @@ class Job:
             checkpoint=checkpoint,
             upstream=anchors,
             replay=replay,
+            measure=measure,
         )
         if trainable is not model:
             model.to(device)
@@ -345,6 +370,21 @@ class Job:
             interpolate(model, base, self.share_of_change)
         checkpoint.remember("weights", weight_tensors(model), asdict(trained))
         return replace(reader, model=model), trained
+
+    def _forgetting_now(
+        self, reader: Reader, upstream: Sequence[UpstreamExample], title: str
+    ) -> np.ndarray:
+        """Forgetting (k,) of examples by a model in the middle of its training, in nats.
+
+        The examples are measured as they are after the training: by the model that is scored, in
+        its type and batches. All processes get the values of the first.
+        """
+        base = self.base.select(ids_of(upstream))
+        upstream_set = UpstreamSet.of(reader, upstream)
+        scores = upstream_set.losses(reader, title, Checkpoint())
+        answers = upstream_set.answers(reader, base.answers, f"{title}, answers", Checkpoint())
+        measured = replace(base, loss_after=scores.losses, answers=answers)
+        return distributed.all_gather(measured.forgetting)[0]
 
     def _trains_a_copy(self) -> bool:
         """True if the model that is scored cannot be trained itself.
@@ -407,4 +447,6 @@ def _training_facts(
     }
     if replay is not None and replay.examples:
         facts["replayed_token_share"] = trained.replayed_share
+    if trained.phases:
+        facts["replay_phases"] = trained.phases
     return facts

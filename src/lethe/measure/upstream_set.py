@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lethe.data.examples import UpstreamExample
-from lethe.data.tokens import TokenFile, Tokenised
+from lethe.data.tokens import TokenFile, Tokenised, Tokens, scored
 from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
@@ -33,21 +33,49 @@ class UpstreamSet:
             questions = Questions.of(reader.tokenizer, examples, reader.scoring)
         return cls(upstream_tokens(reader, upstream), questions)
 
-    def losses(self, reader: Reader, title: str, checkpoint: Checkpoint) -> Scores:
-        """Losses of all examples; those that an interrupted run measured are not measured again."""
+    def losses(
+        self,
+        reader: Reader,
+        title: str,
+        checkpoint: Checkpoint,
+        by_token: dict[int, np.ndarray] | None = None,
+    ) -> Scores:
+        """Losses of all examples; those that an interrupted run measured are not measured again.
+
+        Parameters
+        ----------
+        by_token
+            Receives the losses of the examples' single tokens, by row, and those that an
+            interrupted run measured.
+        """
         saved = checkpoint.load("scores")
+        partial = None
+        if saved is not None:
+            tensors, _ = saved
+            # Without the tokens' losses, the examples have to be measured again.
+            if by_token is None or "tokens" in tensors:
+                partial = tensors["losses"].numpy()
+            if by_token is not None and "tokens" in tensors:
+                by_token.update(_by_row(tensors["rows"], tensors["tokens"], self.tokens.examples))
+
+        def progress(losses: np.ndarray) -> dict[str, torch.Tensor]:
+            tensors = {"losses": torch.from_numpy(losses)}
+            return tensors if by_token is None else tensors | _by_token_tensors(by_token)
 
         def after_batch(losses: np.ndarray) -> None:
             if checkpoint.due():
-                checkpoint.save("scores", {"losses": torch.from_numpy(losses)})
+                checkpoint.save("scores", progress(losses))
                 count = int(np.isfinite(losses).sum())
                 checkpoint.leave_if_asked(f"{title}, {count} of {len(losses)} examples")
 
-        partial = None if saved is None else saved[0]["losses"].numpy()
         scores = reader.losses(
-            self.tokens.examples, title, partial=partial, after_batch=after_batch
+            self.tokens.examples,
+            title,
+            by_token=by_token,
+            partial=partial,
+            after_batch=after_batch,
         )
-        checkpoint.remember("scores", {"losses": torch.from_numpy(scores.losses)})
+        checkpoint.remember("scores", progress(scores.losses))
         return scores
 
     def base_answers(
@@ -86,3 +114,25 @@ class UpstreamSet:
 def upstream_tokens(reader: Reader, upstream: Sequence[UpstreamExample]) -> Tokenised:
     """Upstream examples as they are scored, in a file once they are many."""
     return reader.tokens((example.example for example in upstream), into=TokenFile())
+
+
+def _by_token_tensors(by_token: dict[int, np.ndarray]) -> dict[str, torch.Tensor]:
+    """Rows, and the losses of their tokens one row after the other."""
+    values = [torch.from_numpy(values) for values in by_token.values()]
+    empty = torch.zeros(0, dtype=torch.float32)
+    return {
+        "rows": torch.tensor(list(by_token), dtype=torch.int64),
+        "tokens": torch.cat([empty, *values]),
+    }
+
+
+def _by_row(
+    numbers: torch.Tensor, values: torch.Tensor, examples: Sequence[Tokens]
+) -> dict[int, np.ndarray]:
+    counts = scored(examples)
+    by_token = {}
+    first = 0
+    for row in numbers.tolist():
+        by_token[row] = values[first : first + counts[row]].numpy()
+        first += counts[row]
+    return by_token

@@ -145,6 +145,18 @@ def draw_top(scores: np.ndarray, count: int, seed: int | Sequence[int]) -> np.nd
     return np.resize(ranked, count) if count else ranked[:0]
 
 
+def indices_by_domain(domains: np.ndarray) -> list[np.ndarray]:
+    """Indices of the examples of each domain, in the order of the pool; one array per domain.
+
+    Domains come in alphabetical order. Every example is looked at once, however many domains
+    there are.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number, domain in enumerate(domains.tolist()):
+        numbers.setdefault(domain, []).append(number)
+    return [np.array(numbers[domain]) for domain in sorted(numbers)]
+
+
 def draw_balanced(domains: np.ndarray, count: int, seed: int | Sequence[int]) -> np.ndarray:
     """Draws indices (count,), the same number from every domain, at random within each.
 
@@ -157,8 +169,7 @@ def draw_balanced(domains: np.ndarray, count: int, seed: int | Sequence[int]) ->
     """
     order = draw_softmax(np.zeros(len(domains)), len(domains), seed)
     turns = np.zeros(len(order), dtype=int)
-    for domain in np.unique(domains):
-        members = np.flatnonzero(domains[order] == domain)
+    for members in indices_by_domain(domains[order]):
         turns[members] = np.arange(len(members))
     # Stable: within one turn, the domains come in the order of the random draw.
     ranked = order[np.argsort(turns, kind="stable")]

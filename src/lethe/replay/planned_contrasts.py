@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lethe.config.replay_settings import (
     BUILT_ON_PREDICTION,
+    DURING_TRAINING,
     PREDICTION_METHODS,
     Replay,
     ReplayRun,
@@ -43,7 +44,7 @@ def plan_contrasts(replay: Replay) -> list[Contrast]:
     Comparisons whose runs the experiment does not have are left out, and so is one that repeats
     another.
     """
-    runs = {run.name: run for run in replay.runs()}
+    runs = {run.name: run for run in replay.results()}
     primary = primary_run(replay)
     text = _random_text(runs, runs.get(primary) if primary is not None else None)
     pairs = []
@@ -64,7 +65,7 @@ def primary_run(replay: Replay) -> str | None:
         return replay.primary
     if "gaussian" in replay.strategies:
         return "gaussian"
-    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION)
+    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION, *DURING_TRAINING)
     names = [name for name in replay.strategies if name in predicting]
     return names[0] if names else None
 
@@ -88,6 +89,8 @@ def _random_text(runs: Mapping[str, ReplayRun], primary: ReplayRun | None) -> st
 def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> str | None:
     """Name of the run that differs from the primary one in the choice of examples only."""
     choice = {"name", "strategy", "draw", "temperature", "prediction"}
+    choice |= {"probes", "probe_choice", "probe_after"}
+    choice |= {"mir_candidates", "mir_order"}
     settings = primary.model_dump(exclude=choice)
     for run in runs.values():
         if run.strategy == "random" and run.model_dump(exclude=choice) == settings:
@@ -106,7 +109,7 @@ def frontier_runs(replay: Replay) -> dict[str, list[str]]:
     -------
     Objective -> names; only frontiers of at least three runs, because two give no curve.
     """
-    runs = [run for run in replay.runs() if not run.recipe_changes and run.interpolate is None]
+    runs = [run for run in replay.results() if not run.recipe_changes and run.interpolate is None]
     frontiers = {}
     for objective in ("text", "kl", "both"):
         names = [run.name for run in runs if not run.replays]

@@ -1,7 +1,7 @@
 """One replay run: choose, fine-tune with replay, measure the examples that were never replayed."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -14,10 +14,12 @@ from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
 from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
-from lethe.replay.strategies import Choice, MostForgottenOfGroup, Pool, choose_replayed
+from lethe.replay.strategies import Choice, Pool, choose_replayed
 
 if TYPE_CHECKING:
+    from lethe.engine.objectives import ReplayTerm
     from lethe.measure.forgetting import Job
+    from lethe.replay.phases import PhasedChoice
 
 _log = logging.getLogger("lethe.replay")
 
@@ -42,6 +44,7 @@ _ADDED_COLUMNS = (
     "temperature_nats",
     "random_in_effect",
     "heldout_kl",
+    "probe_passes",
 )
 
 
@@ -55,6 +58,7 @@ def fine_tune_with_replay(
     forgetting: Mapping[str, float] | None = None,
     training_rows: Mapping[str, np.ndarray] | None = None,
     gradient_products: Mapping[str, float] | None = None,
+    completion_options: Mapping[str, dict] | None = None,
 ) -> rows.Row:
     """Fine-tunes with replayed examples and returns the row of the held-out ones.
 
@@ -73,103 +77,236 @@ def fine_tune_with_replay(
         by it.
     training_rows
         Forgetting (M,) by the tasks that a prediction rests on, by example_id, nats; never the
-        task's own. For the strategy `coverage`.
+        task's own. For the strategies `coverage`, `online` and `closed_loop`.
     gradient_products
         Inner products of gradients by example_id. For the strategy `gradient`.
+    completion_options
+        Settings of the method that `online` and `closed_loop` predict with, by its name.
 
     Raises
     ------
     LetheError
-        If a held-out example would be replayed, or the strategy lacks an input.
+        If a held-out example would be replayed, the strategy lacks an input, or the run has
+        several shares of the weights' change (`fine_tune_at_shares`).
     """
-    # Imported here because torch takes seconds, and `without_replay` does without it.
-    from lethe.engine.objectives import ReplayTerm
-    from lethe.engine.training import planned_steps
+    if isinstance(run.interpolate, list):
+        raise LetheError(
+            f"replay {run.name}: `interpolate` has {len(run.interpolate)} shares, which are one "
+            "row each; call lethe.replay.runs.fine_tune_at_shares"
+        )
+    (row,) = fine_tune_at_shares(
+        job,
+        upstream,
+        run,
+        task=task,
+        seed=seed,
+        forgetting=forgetting,
+        training_rows=training_rows,
+        gradient_products=gradient_products,
+        completion_options=completion_options,
+    )
+    return row
 
+
+def fine_tune_at_shares(
+    job: "Job",
+    upstream: Sequence[UpstreamExample],
+    run: ReplayRun,
+    *,
+    task: str,
+    seed: int,
+    forgetting: Mapping[str, float] | None = None,
+    training_rows: Mapping[str, np.ndarray] | None = None,
+    gradient_products: Mapping[str, float] | None = None,
+    completion_options: Mapping[str, dict] | None = None,
+) -> list[rows.Row]:
+    """The rows of a run: one, or one per share of the weights' change if it has a list of them.
+
+    All shares are scored from one fine-tune, and each has the losses of a run with this share
+    alone. Parameters and errors are those of `fine_tune_with_replay`.
+
+    Returns
+    -------
+    Rows of the held-out examples, one per run of `ReplayRun.results` in their order.
+    """
     title = f"{task}, replay {run.name}"
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     heldout = [example for example in upstream if example.split == "heldout"]
     replayed: list[UpstreamExample] = []
-    choice = None
+    choice = term = None
+    costs = {}
     if run.replays:
+        # Imported here because torch takes seconds, and `without_replay` does without it.
+        from lethe.engine.training import planned_steps
+        from lethe.replay.phases import PhasedChoice, without_copies_of_heldout
+
         new_examples = planned_steps(recipe, len(job.train), job.group) * recipe.batch
         count = count_replayed(new_examples, run.ratio)
         draw_seed = [seed, crc32(task.encode())]
         if run.strategy == "mir":
             forgetting = rises_after_virtual_step(
-                replace(job, recipe=recipe), upstream, count=count, seed=draw_seed, title=title
+                replace(job, recipe=recipe),
+                upstream,
+                candidates=run.mir_candidates * count,
+                seed=draw_seed,
+                title=title,
             )
+            costs["probe_passes"] = int(np.isfinite(list(forgetting.values())).sum())
         losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
         pool = Pool.of(
-            upstream,
+            without_copies_of_heldout(upstream) if run.chooses_during_training else upstream,
             forgetting=forgetting,
             base_losses=dict(losses),
             training_rows=training_rows,
             gradient_products=gradient_products,
         )
-        replayed, choice = choose_replayed(
-            pool,
-            run,
-            count=count,
-            seed=draw_seed,
-        )
+        if run.chooses_during_training:
+            chooser = PhasedChoice.of(
+                pool, run, count=count, seed=draw_seed, options=completion_options
+            )
+            term = _replay_term(run, chooser.pool.examples, chooser)
+        else:
+            replayed, choice = choose_replayed(pool, run, count=count, seed=draw_seed)
+            _report_random_draw(run, choice, title)
+            _refuse_heldout(replayed, heldout, run)
+            term = _replay_term(run, replayed)
+    shares = run.interpolate if isinstance(run.interpolate, list) else []
+    share = None if shares else run.interpolate
+    seeded = replace(job, recipe=recipe, share_of_change=share)
+    model, tokenizer, row = seeded.run(heldout, term, title=title)
+    if run.chooses_during_training:
+        row, replayed, choice = _read_phases(row, term.examples)
         _report_random_draw(run, choice, title)
-    # A held-out example that was replayed would make the comparison worthless. The check is cheap.
-    # A text may stand under another id, so contents are compared.
-    heldout_contents = {example.example.digest() for example in heldout}
-    leaked = {e.example_id for e in replayed if e.example.digest() in heldout_contents}
+        _refuse_heldout(replayed, heldout, run)
+        costs["probe_passes"] = sum(len(record["probes"]) for record in row.about["replay_phases"])
+    measured: Iterable[rows.Row] = [row]
+    if shares:
+        from lethe.measure.shares import rows_at_shares
+
+        measured = rows_at_shares(
+            seeded, model, tokenizer, row, upstream=heldout, shares=shares, title=title
+        )
+    labelled = []
+    # While the row of a share is out, the model has the weights of this share.
+    for result, of_share in zip(run.results(), measured, strict=True):
+        about = of_share.about | costs
+        if shares:
+            about["variant"] = run.name
+        if run.heldout_kl:
+            divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
+            about["heldout_kl"] = float(np.nanmean(divergences))
+        labelled.append(
+            _labelled(
+                replace(of_share, about=about),
+                replayed,
+                choice,
+                run=result.name,
+                task=task,
+                seed=seed,
+            )
+        )
+    return labelled
+
+
+def _replay_term(
+    run: ReplayRun, examples: Sequence[UpstreamExample], chooser: "PhasedChoice | None" = None
+) -> "ReplayTerm":
+    """The replay term of a run, with its examples or those that the chooser may choose."""
+    from lethe.engine.objectives import ReplayTerm
+
+    return ReplayTerm(
+        examples=examples,
+        objective=run.objective,
+        weight=run.weight,
+        dose=run.dose,
+        accounting=run.accounting,
+        teacher=run.teacher,
+        teacher_dtype=run.teacher_dtype,
+        top_k=run.top_k,
+        chooser=chooser,
+    )
+
+
+def _refuse_heldout(
+    replayed: Sequence[UpstreamExample], heldout: Sequence[UpstreamExample], run: ReplayRun
+) -> None:
+    """Refuses held-out examples among the replayed: they would make the comparison worthless.
+
+    A text may stand under another id, so contents are compared. The check is cheap.
+    """
+    contents = {example.example.digest() for example in heldout}
+    leaked = {e.example_id for e in replayed if e.example.digest() in contents}
     if leaked:
         raise LetheError(f"replay {run.name}: held-out examples would be replayed: {leaked}")
-    term = None
-    if replayed:
-        term = ReplayTerm(
-            examples=replayed,
-            objective=run.objective,
-            weight=run.weight,
-            dose=run.dose,
-            accounting=run.accounting,
-            teacher=run.teacher,
-            teacher_dtype=run.teacher_dtype,
-            top_k=run.top_k,
-        )
-    seeded = replace(job, recipe=recipe, share_of_change=run.interpolate)
-    model, tokenizer, row = seeded.run(heldout, term, title=title)
-    if run.heldout_kl:
-        divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
-        row = replace(row, about=row.about | {"heldout_kl": float(np.nanmean(divergences))})
-    return _labelled(row, replayed, choice, run=run.name, task=task, seed=seed)
+
+
+def _read_phases(
+    row: rows.Row, candidates: Sequence[UpstreamExample]
+) -> tuple[rows.Row, list[UpstreamExample], Choice]:
+    """Reads the choices of a training's phases.
+
+    Returns
+    -------
+    The row with ids in the records of its phases, in place of the candidates' numbers; the
+    replayed examples in their order; and the choice of the last phase.
+    """
+    replayed = []
+    records = []
+    for record in row.about["replay_phases"]:
+        examples = [candidates[number] for number in record["examples"]]
+        replayed += examples
+        records.append({**record, "examples": [example.example_id for example in examples]})
+        choice = Choice(indices=np.array(record["examples"], dtype=int), **record["draw"])
+    return replace(row, about=row.about | {"replay_phases": records}), replayed, choice
 
 
 def rises_after_virtual_step(
     job: "Job",
     upstream: Sequence[UpstreamExample],
     *,
-    count: int,
+    candidates: int,
     seed: Sequence[int],
     title: str,
 ) -> dict[str, float]:
     """Rise in loss of random candidates after one training step on the new task, for `mir`.
 
     The step is the first of the fine-tune, at its highest learning rate. The model that took it is
-    thrown away.
+    thrown away. A job with a checkpoint keeps the rises in it, so that a run that resumes takes no
+    second virtual step.
 
     Parameters
     ----------
-    count
-        Number of draws. There are 30 candidates per draw, or the whole pool if it is smaller.
+    candidates
+        Number of random candidates; the whole pool if it is smaller.
 
     Returns
     -------
     Rises by example_id, in nats; NaN for replayable examples that are no candidates.
     """
     pool = [example for example in upstream if example.split == "replayable"]
-    size = min(len(pool), MostForgottenOfGroup.candidates * count)
-    candidates = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
+    size = min(len(pool), candidates)
+    measured = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
     step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
-    virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=None)
-    *_, row = virtual.run(candidates, title=f"{title}, virtual step")
+    folder = None if job.unfinished is None else job.unfinished / "virtual_step"
+    virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=folder)
+    # Imported here because torch takes seconds.
+    import torch
+
+    from lethe.engine.checkpoints import Checkpoint
+
+    checkpoint = Checkpoint(job.unfinished, virtual.made_from(measured))
+    if (saved := checkpoint.load("rises")) is not None:
+        forgetting = saved[0]["forgetting"].numpy()
+    else:
+        *_, row = virtual.run(measured, title=f"{title}, virtual step")
+        forgetting = row.forgetting
+        # A few kilobytes, which are written at once: the fine-tune has a checkpoint of its own.
+        if folder is not None:
+            checkpoint.save("rises", {"forgetting": torch.from_numpy(np.array(forgetting))})
+            virtual.finish()
     rises = {example.example_id: float("nan") for example in pool}
-    return rises | dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
+    names = [example.example_id for example in measured]
+    return rises | dict(zip(names, forgetting.tolist(), strict=True))
 
 
 def _report_random_draw(run: ReplayRun, choice: Choice, title: str) -> None:

@@ -2,11 +2,13 @@
 
 Most strategies are a score per replayable example; examples are then drawn by the softmax of the
 scores, or the highest scores are taken. `Balanced`, `Coverage` and `MostForgottenOfGroup` choose
-sets. All of them see replayable examples only.
+sets. `Online` and `ClosedLoop` choose while the training runs. All of them see replayable examples
+only.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from lethe.replay.draws import (
     draw_softmax,
     draw_top,
     effective_sample_size,
+    indices_by_domain,
     softmax_weights,
     temperature_in_nats,
 )
@@ -76,7 +79,7 @@ class Pool:
             gradient_products=_values(examples, gradient_products, "inner product of gradients"),
         )
 
-    @property
+    @cached_property
     def domains(self) -> np.ndarray:
         """Domain (n,) of each example."""
         return np.array([example.domain for example in self.examples])
@@ -188,9 +191,9 @@ class ByDomain(ScoredStrategy):
         """Mean predicted forgetting of each example's domain, in nats."""
         scores = np.full(len(pool.examples), np.nan)
         is_predicted = np.isfinite(pool.forgetting)
-        for domain in np.unique(pool.domains):
-            members = (pool.domains == domain) & is_predicted
-            if members.any():
+        for indices in indices_by_domain(pool.domains):
+            members = indices[is_predicted[indices]]
+            if len(members):
                 scores[members] = pool.forgetting[members].mean()
         return scores
 
@@ -257,22 +260,22 @@ def _size_of_domains(domains: np.ndarray) -> float:
 
 
 class MostForgottenOfGroup(Strategy):
-    """Takes the most forgotten example of each group of 30 random candidates.
+    """Takes the most forgotten example of each group of random candidates.
 
     The strategy `mir` needs the rises in loss after one virtual training step on the new task
     (maximally interfered retrieval: Aljundi et al. 2019, arXiv 1908.04742). Here the step is taken
     once, before the training. `mir_measured` needs the task's measured row in their place, as the
     paper's reference code does, and so is no method that a user could use. `mir_paper_code` takes
-    the least forgotten of each group, because that code sorts in the reverse order.
+    the least forgotten of each group, because that code sorts in the reverse order. The other two
+    do so with `replay.mir_order: paper_code`. A group has `replay.mir_candidates` examples.
 
     Parameters
     ----------
     reverse
-        Take the least forgotten of each group.
+        Take the least forgotten of each group, whatever `replay.mir_order` is.
     """
 
     needs = ("forgetting",)
-    candidates = 30
 
     def __init__(self, reverse: bool = False):
         self.reverse = reverse
@@ -282,9 +285,10 @@ class MostForgottenOfGroup(Strategy):
         measured = np.flatnonzero(np.isfinite(pool.forgetting))
         order = measured[draw_softmax(np.zeros(len(measured)), len(measured), seed)]
         turns = np.zeros(len(order), dtype=int)
-        for start in range(0, len(order), self.candidates):
-            group = pool.forgetting[order[start : start + self.candidates]]
-            ranked = np.argsort(group if self.reverse else -group, kind="stable")
+        is_reversed = self.reverse or run.mir_order == "paper_code"
+        for start in range(0, len(order), run.mir_candidates):
+            group = pool.forgetting[order[start : start + run.mir_candidates]]
+            ranked = np.argsort(group if is_reversed else -group, kind="stable")
             turns[start + ranked] = np.arange(len(group))
         indices = order[np.argsort(turns, kind="stable")]
         return Choice(np.resize(indices, count), float(min(count, len(order))), len(order))
@@ -341,19 +345,22 @@ class Coverage(Strategy):
         projected = columns.copy()
         limit = self._limit(domains, count)
         free = np.ones(len(residual), dtype=bool)
-        counts: dict[str, int] = dict.fromkeys(domains.tolist(), 0)
+        members = indices_by_domain(domains)
+        domain_of = np.empty(len(domains), dtype=int)
+        for number, indices in enumerate(members):
+            domain_of[indices] = number
+        counts = np.zeros(len(members), dtype=int)
         order = []
         for _ in range(count):
             variance = np.maximum((columns * projected).sum(axis=0) + noise, 1e-300)
             gain = residual * (mean @ projected) / variance
-            full = np.array([counts[domain] >= limit for domain in domains.tolist()])
-            candidates = free & ~full
+            candidates = free & (counts < limit)[domain_of]
             if not candidates.any():
                 candidates = free
             best = int(np.argmax(np.where(candidates, gain, -np.inf)))
             order.append(best)
             free[best] = False
-            counts[str(domains[best])] += 1
+            counts[domain_of[best]] += 1
             direction = projected[:, best] / variance[best]
             covariance = columns.T @ projected[:, best]
             residual = residual - covariance * residual[best] / variance[best]
@@ -363,6 +370,36 @@ class Coverage(Strategy):
     def _limit(self, domains: np.ndarray, count: int) -> int:
         """Largest number of examples of one domain; never too few to fill all draws."""
         return max(int(np.ceil(self.cap * count)), int(np.ceil(count / len(np.unique(domains)))))
+
+
+class Online(ByForgetting):
+    """Replays at random first, then by what the half-trained model is predicted to forget.
+
+    The paper's two phases: after a share of the steps (`replay.online_after`) the model is probed
+    once, and the rest of the examples is drawn by the prediction. Needs the rows of the other
+    tasks and the base losses, and `replay.probes` forward passes during the training. It needs no
+    fine-tune of the new task beforehand.
+
+    A training must be running, so `lethe.replay.phases.PhasedChoice` draws for this class.
+    """
+
+    needs = ("training_rows", "base_losses")
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Refuses, because there is no half-trained model before the training."""
+        raise LetheError(
+            f"replay {run.name}: the strategy {run.strategy} chooses while the training runs; call "
+            "lethe.replay.runs.fine_tune_with_replay"
+        )
+
+
+class ClosedLoop(Online):
+    """Replays at random first, then probes the model several times and draws the rest again.
+
+    Probes after each share of the steps in `replay.closed_loop_after`. Each draw replaces the part
+    of the one before that has not been replayed yet. Needs the same as `Online`, and
+    `replay.probes` forward passes each time.
+    """
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -375,6 +412,8 @@ STRATEGIES: dict[str, Strategy] = {
     "perplexity": ByBaseLoss(),
     "perplexity_median": ByMedianBaseLoss(),
     "gradient": ByGradient(),
+    "online": Online(),
+    "closed_loop": ClosedLoop(),
     "mir": MostForgottenOfGroup(),
     "mir_measured": MostForgottenOfGroup(),
     "mir_paper_code": MostForgottenOfGroup(reverse=True),

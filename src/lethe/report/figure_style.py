@@ -25,6 +25,7 @@ COLOURS = {
     "logistic_foldin": "#7fb69e",
     "mf": "#0b6e99",
     "gaussian": "#1b7f5c",
+    "gaussian_sibling": "#0a3d2c",
     "oracle": "#b5467a",
     "balanced": "#7c8791",
     "domain": "#3f9a78",
@@ -35,6 +36,8 @@ COLOURS = {
     "mir_measured": "#a98199",
     "mir_paper_code": "#c3a3b8",
     "gradient": "#b08d2f",
+    "online": "#2d8c8c",
+    "closed_loop": "#1d5f6e",
 }
 LABELS = {
     "none": "no replay",
@@ -49,6 +52,7 @@ LABELS = {
     "logistic_foldin": "logistic fold-in",
     "mf": "matrix factorisation",
     "gaussian": "Gaussian",
+    "gaussian_sibling": "Gaussian, with sibling",
     "oracle": "oracle",
     "balanced": "balanced",
     "domain": "domain",
@@ -59,6 +63,8 @@ LABELS = {
     "mir_measured": "MIR, measured",
     "mir_paper_code": "MIR, least forgotten",
     "gradient": "gradient",
+    "online": "online",
+    "closed_loop": "closed loop",
 }
 # Colours of replay runs that have a name of their own; no method has one of these.
 RUN_COLOURS = ("#6b7f2a", "#8a3b3b", "#2f6f73", "#9a5f9a", "#4a5a8a", "#b07d5b")

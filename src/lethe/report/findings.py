@@ -11,6 +11,7 @@ from lethe.config.task_table import Task
 from lethe.data.examples import UpstreamExample, read_upstream
 from lethe.files import read_json
 from lethe.matrix import forgetting_matrix
+from lethe.matrix.rows import read_row
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Findings:
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
     frontiers: dict[str, pd.DataFrame] = field(default_factory=dict)
+    advice: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
+    base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
 
     @property
@@ -113,6 +116,10 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
     matrices = {}
     for model, path in zip(models, paths("matrices"), strict=True):
         matrices[model] = forgetting_matrix.read_matrix(path)
+    base_losses = {}
+    for model, path in zip(models, paths("bases"), strict=False):
+        base = read_row(path)
+        base_losses[model] = dict(zip(base.example_ids, base.loss_before.tolist(), strict=True))
     transfer = paths("transfer")
     return Findings(
         tasks=dict(tasks),
@@ -123,10 +130,12 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         comparisons=tables("comparisons"),
         contrasts=tables("contrasts"),
         frontiers=tables("frontiers"),
+        advice=tables("advice"),
         runs=tables("runs"),
         associations=tables("associations"),
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,
+        base_losses=base_losses,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
     )

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lethe
 from lethe.analysis import transfer
-from lethe.data.examples import UpstreamExample
+from lethe.config.task_table import Task
+from lethe.report.example_browser import make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
@@ -54,7 +56,12 @@ MEASURES = {
 }
 
 
-def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict[str, Any]) -> str:
+def render_page(
+    findings: Findings,
+    figures: Mapping[str, bytes],
+    settings: dict[str, Any],
+    left_out: Mapping[str, Task] = MappingProxyType({}),
+) -> str:
     """Renders the page as HTML. All text from data is escaped; images are part of the page.
 
     Parameters
@@ -63,12 +70,15 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         PNG images by name, as in `lethe.report.plots.FIGURES`.
     settings
         The experiment. The page shows all of its settings.
+    left_out
+        Tasks that are missing from all tables and figures; the page names them at each.
     """
     environment = Environment(
         loader=PackageLoader("lethe.report", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["number"] = format_number
     environment.filters["label"] = label_of
+    threshold = settings["completion"]["threshold"]
     images = {name: base64.b64encode(png).decode() for name, png in figures.items()}
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
@@ -77,6 +87,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         verdicts=make_verdicts(findings, settings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
+        left_out=describe_left_out(left_out),
         images=images,
         captions=CAPTIONS,
         summaries=_by_model(_records, findings.summaries),
@@ -88,9 +99,12 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         measures=MEASURES,
         contrasts=_by_model(_records, findings.contrasts),
         frontiers=_by_model(_records, findings.frontiers),
+        advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
+        browser=make_browser(findings, threshold),
+        threshold=threshold,
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )
@@ -135,6 +149,14 @@ def _scores(table: pd.DataFrame) -> list[dict]:
     for (split, method, k), part in over_seeds.groupby(["split", "method", "k"], sort=False):
         metrics = {record["metric"]: record for record in _records(part)}
         lines.append({"split": split, "method": method, "k": k, "metrics": metrics})
+    return lines
+
+
+def describe_left_out(tasks: Mapping[str, Task]) -> list[dict[str, str]]:
+    """The lines of left_out.csv: task, group and split."""
+    lines = []
+    for name, task in tasks.items():
+        lines.append({"task": name, "group": task.group, "split": task.split})
     return lines
 
 
@@ -197,21 +219,14 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
             lines = []
             for i in order[:count]:
                 example_id = z.example_ids[i]
-                domain, text = _domain_and_text(examples.get(example_id))
+                example = examples.get(example_id)
                 lines.append(
                     {
                         "id": example_id,
                         "value": float(values[i]),
-                        "domain": domain,
-                        "text": text,
+                        "domain": "" if example is None else example.domain,
+                        "text": "" if example is None else text_of(example),
                     }
                 )
             selected[model][task] = lines
     return selected
-
-
-def _domain_and_text(example: UpstreamExample | None) -> tuple[str, str]:
-    if example is None:
-        return "", ""
-    content = example.example
-    return example.domain, content.text or f"{content.prompt} → {content.answer}"

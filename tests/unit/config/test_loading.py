@@ -483,3 +483,41 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
     config["recipe"] = recipe
     assert message in problems(config, folder)
+
+
+def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
+    config, folder = experiment
+    pool = {"pool": "pool.parquet"}
+    assert "upstream.pool" in problems({**config, "upstream": pool}, folder)
+    assert "give one of both" in problems({**config, "upstream": pool | {"examples": 10}}, folder)
+    assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)
+
+
+def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
+    config, folder = experiment
+    name = config["experiment"]
+    load_experiment(config | {"completion": {"sibling": f"{name}/olmo"}}, folder)
+    wrong = problems(config | {"completion": {"sibling": f"{name}/olmoo"}}, folder)
+    assert "completion.sibling: 'olmoo' is no model of this experiment" in wrong
+    elsewhere = {"completion": {"sibling": "other/small"}}
+    wrong = problems(config | elsewhere, folder)
+    assert "completion.sibling: no such file: results/other/small/Z.parquet; run the" in wrong
+    (folder / "results/other/small").mkdir(parents=True)
+    (folder / "results/other/small/Z.parquet").touch()
+    load_experiment(config | elsewhere, folder)
+    for value in ("small", "../x/small", "a/b/c", "a/.."):
+        assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)
+
+
+def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):
+    config, folder = experiment
+    with (folder / "tasks.csv").open("a") as table:
+        table.write("d,two,bigbench:d,train\n")
+    loaded = load_experiment({**config, "leave_out": ["b"]}, folder)
+    assert loaded.names() == ["a", "c", "d"] and list(loaded.left_out) == ["b"]
+    message = problems({**config, "leave_out": ["x"]}, folder)
+    assert "leave_out: no task 'x' in the task table; seen: ['a', 'b', 'c', 'd']" in message
+    message = problems({**config, "leave_out": ["a", "b"]}, folder)
+    assert "needs at least 2 of split train" in message
+    message = problems({**config, "leave_out": ["a", "b", "c", "d"]}, folder)
+    assert "leave_out: names every task of the table" in message

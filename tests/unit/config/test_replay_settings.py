@@ -16,6 +16,7 @@ VARIANTS = {
     "wise-ft": {"strategy": "none", "interpolate": 0.75},
     "spread": {"strategy": "gaussian", "temperature": {"sd": 0.5}},
 }
+LINE = {"strategy": "none", "interpolate": [0.25, 1]}
 
 
 def section(**changes):
@@ -81,6 +82,68 @@ def test_a_run_names_the_prediction_that_it_reads():
     assert replay.prediction_methods == ["mf", "additive"]
 
 
+PHASED = {
+    "strategies": ["random", "online", "closed_loop"],
+    "probes": 12,
+    "variants": {
+        "late": {"strategy": "online", "online_after": 0.5, "prediction": "mf"},
+        "once": {"strategy": "closed_loop", "closed_loop_after": [0.2], "objective": "both"},
+    },
+}
+
+
+def test_a_run_that_chooses_while_it_trains_records_its_probes_and_no_other_run_does():
+    replay = Replay(**PHASED)
+    assert "probes" not in replay.resolve("random").parameters()
+    online = replay.resolve("online").parameters()
+    assert (online["probe_after"], online["probes"], online["probe_choice"]) == (
+        [0.1],
+        12,
+        "a_optimal",
+    )
+    assert online["prediction"] == "gaussian"
+    after = {name: replay.resolve(name).probe_after for name in replay.names}
+    assert after["closed_loop"] == [0.25, 0.5, 0.75]
+    assert (after["late"], after["once"], after["random"]) == ([0.5], [0.2], [])
+    for name in replay.names:
+        run = replay.resolve(name)
+        assert ReplayRun.from_parameters(name, run.parameters()) == run
+    assert all(replay.resolve(name).reads_training_rows for name in replay.names[1:])
+    assert replay.prediction_methods == [], "the probes are those of the training"
+
+
+def test_shares_of_other_strategies_do_not_change_a_finished_run():
+    one, other = Replay(**PHASED), Replay(**PHASED, online_after=0.3)
+    assert one.resolve("closed_loop").parameters() == other.resolve("closed_loop").parameters()
+    assert one.resolve("random").parameters() == other.resolve("random").parameters()
+    assert one.resolve("online").parameters() != other.resolve("online").parameters()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"online_after": 1}, "online_after"),
+        ({"online_after": 0}, "online_after"),
+        ({"closed_loop_after": []}, "closed_loop_after"),
+        ({"closed_loop_after": [0.5, 1.0]}, "closed_loop_after"),
+        ({"closed_loop_after": [0.5, 0.25]}, "is not in ascending order"),
+        ({"closed_loop_after": [0.5, 0.5]}, "is not in ascending order"),
+        (
+            {"variants": {"v": {"strategy": "closed_loop", "closed_loop_after": [0.5, 0.25]}}},
+            "variants.v.closed_loop_after: [0.5, 0.25] is not in ascending order",
+        ),
+        (
+            {"variants": {"v": {"strategy": "random", "ratio": 0.5, "online_after": 0.2}}},
+            "variants.v.online_after: is for the strategy online (value seen: random)",
+        ),
+    ],
+)
+def test_probes_at_senseless_times_are_refused(changes, message):
+    with pytest.raises(ValidationError) as error:
+        Replay(**PHASED | changes)
+    assert message in str(error.value)
+
+
 def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
     replay = section()
     equal = [name for name in replay.names if replay.resolve(name).equals_own_row(0)]
@@ -103,12 +166,82 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"variants": {"a": {"strategy": "none", "recipe": {"seed": 1}}}}, "recipe.seed"),
         ({"variants": {"a": {"strategy": "none", "interpolate": 1.5}}}, "interpolate"),
         ({"primary": "mf"}, "primary: 'mf' is neither"),
+        ({"variants": {"line": LINE}, "primary": "line"}, "primary: 'line' is neither"),
+        ({"variants": {"line": LINE | {"interpolate": []}}}, "interpolate"),
+        ({"variants": {"line": LINE | {"interpolate": [0.5, 0.5]}}}, "two runs have the name"),
+        ({"variants": {"line": LINE, "a": LINE}}, "a-0.25: has the settings of 'line-0.25'"),
+        (
+            {"variants": {"line": LINE, "line-1": {"strategy": "random", "ratio": 0.5}}},
+            "two runs have the name 'line-1'",
+        ),
+        ({"advise": {"trade": []}}, "advise.trade"),
+        ({"advise": {"trade": [1, 1]}}, "trade holds a value twice"),
+        ({"advise": {"trade": [0]}}, "advise.trade"),
+        ({"advise": {"runs": ["random", "oracle"]}}, "advise.runs: 'oracle' is no run"),
+        ({"advise": {"runs": ["random"]}}, "advise.runs"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValidationError) as error:
         section(**changes)
     assert message in str(error.value)
+
+
+def test_the_candidates_and_the_order_of_mir_are_recorded_where_they_differ():
+    names = ["random", "mir", "mir_paper_code"]
+    usual = Replay(strategies=names)
+    assert not any("mir" in key for name in names for key in usual.resolve(name).parameters())
+    changed = Replay(strategies=names, mir_candidates=10, mir_order="paper_code")
+    parameters = changed.resolve("mir").parameters()
+    assert (parameters["mir_candidates"], parameters["mir_order"]) == (10, "paper_code")
+    assert "mir_candidates" not in changed.resolve("random").parameters()
+    again = ReplayRun.from_parameters("mir", parameters)
+    assert (again.mir_candidates, again.mir_order) == (10, "paper_code")
+
+
+def test_the_type_of_the_prompts_teacher_is_recorded_where_the_replays_is_stored():
+    keys = {"teacher": "stored", "teacher_dtype": "bfloat16"}
+    stored = Replay(strategies=["random"], **keys).resolve("random")
+    assert "teacher_dtype" not in stored.parameters()
+    parameters = stored.parameters(prompt_kl=True)
+    assert parameters["teacher_dtype"] == "bfloat16"
+    assert ReplayRun.from_parameters("random", parameters).teacher_dtype == "bfloat16"
+    usual = Replay(strategies=["random"], teacher="stored").resolve("random")
+    assert usual.parameters(prompt_kl=True) == usual.parameters()
+
+
+def test_a_list_of_shares_is_one_job_and_a_run_per_share():
+    replay = section(variants={"line": LINE}, advise={"runs": ["random", "line-0.25"]})
+    assert replay.names[-1] == "line"
+    names = [run.name for run in replay.results()]
+    assert names == ["none", "random", "gaussian", "oracle", "line-0.25", "line-1"]
+    assert [run.interpolate for run in replay.results()[-2:]] == [0.25, 1]
+    run = replay.resolve("line")
+    assert not run.equals_own_row(0)
+    assert run.parameters()["interpolate"] == [0.25, 1]
+    again = ReplayRun.from_parameters("line", run.parameters())
+    assert [result.name for result in again.results()] == ["line-0.25", "line-1"]
+    assert [advised.name for advised in replay.advised_runs()] == ["random", "line-0.25"]
+    assert Replay(**replay.model_dump(mode="json")) == replay
+    assert section(variants={"line": LINE}, primary="line-1").primary == "line-1"
+
+
+def test_a_single_share_keeps_its_name_and_its_parameters():
+    run = section().resolve("wise-ft")
+    assert run.results() == [run]
+    assert run.parameters()["interpolate"] == 0.75
+
+
+def test_an_advice_lists_the_settings_that_play_a_part_in_a_run():
+    replay = section(advise={"runs": ["none", "random-text", "wise-ft", "spread"]})
+    described = {run.name: run.describe() for run in replay.advised_runs()}
+    assert set(described) == {"none", "random-text", "wise-ft", "spread"}
+    assert set(described["none"].values()) == {"none", None}
+    assert described["random-text"]["objective"] == "text"
+    assert described["random-text"]["temperature"] is None
+    assert described["spread"]["temperature"] == "sd 0.5"
+    assert described["wise-ft"]["changes"] == '{"interpolate": 0.75}'
+    assert section().advised_runs() == []
 
 
 def test_every_prediction_method_is_a_strategy_and_a_completion_method():

@@ -137,3 +137,11 @@ def test_what_is_no_file_of_records_is_refused_with_its_name(tmp_path, name, con
     with pytest.raises(LetheError, match=part) as caught:
         list(records.read_records(tmp_path / name))
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet", "a.txt", "a.jsonl.gz"])
+def test_a_pointer_of_git_lfs_is_no_record(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 42\n")
+    with pytest.raises(LetheError, match=rf"{name}: this is a Git LFS pointer.*git lfs pull"):
+        list(records.read_records(path))

@@ -11,7 +11,7 @@ SOURCE = StdlibSource(kind="stdlib")
 
 def test_the_pool_has_the_bytes_that_its_parts_gave_before(tmp_path):
     domains = {"json": (SOURCE, "json"), "email": (SOURCE, "email")}
-    pool = draw_pool(domains, SIZE, seed=1)
+    pool = draw_pool(domains, SIZE, seed=1, cache=tmp_path)
     documents = {}
     for domain, (source, where) in domains.items():
         documents[domain] = draw_documents(read_source(source, where), 2000, f"1/{domain}")

@@ -121,6 +121,43 @@ def test_two_processes_share_a_teacher(measured, architecture, recipe, replay):
     )
 
 
+PHASES = {"objective": "kl", "dose": "token", "weight": 4.0, "shares": [0.3, 0.6]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "replay"),
+    [
+        ({}, {"teacher": "stored"}),
+        ({"method": "lora", "lora": {"rank": 4, "dropout": 0.0}}, {"dose": "step"}),
+    ],
+    ids=["copy", "adapters"],
+)
+def test_two_processes_probe_and_choose_what_one_does(measured, recipe, replay):
+    """The helper checks that all processes see the same forgetting of the half-trained model."""
+    replay = PHASES | replay
+    one = measured("1", ("llama",), 1, recipe, replay=replay)["llama"]
+    two = measured("2", ("llama",), 2, recipe, replay=replay)["llama"]
+    np.testing.assert_allclose(two.loss_after, one.loss_after, rtol=0, atol=1e-5)
+    phases = [row.about["replay_phases"] for row in (one, two)]
+    assert len(phases[0]) == 3 and all(phase["examples"] for phase in phases[0])
+    for alone, together in zip(*phases, strict=True):
+        np.testing.assert_allclose(together["values"], alone["values"], rtol=0, atol=1e-5)
+        assert together["examples"] == alone["examples"]
+    assert np.ptp(phases[1][1]["values"]) > 1e-3
+
+
+def test_stopped_in_a_phase_both_continue_with_the_examples_that_it_chose(measured, tmp_path):
+    replay = PHASES | {"teacher": "stored"}
+    uninterrupted = measured("whole", ("llama",), 2, replay=replay)["llama"]
+    with pytest.raises(SystemExit) as left:
+        measured("stopped", ("llama",), 2, replay=replay, kill_at=5)
+    assert left.value.code == STOPPED
+    assert (tmp_path / "stopped/llama-unfinished/training.safetensors").exists()
+    row = measured("stopped", ("llama",), 2, replay=replay)["llama"]
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["replay_phases"] == uninterrupted.about["replay_phases"]
+
+
 def test_two_processes_that_learn_nothing_forget_exactly_nothing(measured):
     row = measured("still", ("olmo",), 2, recipe={"lr": 0.0}, dtype="bfloat16")["olmo"]
     np.testing.assert_array_equal(row.loss_after, row.loss_before)

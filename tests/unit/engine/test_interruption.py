@@ -174,10 +174,14 @@ def leave_after(steps: int):
     return leave
 
 
-def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive):
-    """SIGTERM comes once, when a cluster wants its machine back; the interval is far from over."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive, number):
+    """SIGTERM comes once, when a cluster wants its machine back; the interval is far from over.
+
+    Ctrl-C is as good a request.
+    """
     whole, _ = drive("whole", None, "10")
-    row, statuses = drive("terminated", 15, "1000")
+    row, statuses = drive("terminated", number, "1000")
     assert STOPPED in statuses
     assert row.loss_after.tobytes() == whole.loss_after.tobytes()
 

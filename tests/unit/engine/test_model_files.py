@@ -93,29 +93,6 @@ def test_cards_without_hashes_of_settings_are_accepted_with_a_sentence(folder, c
         models.load(older)
 
 
-def test_a_large_file_is_hashed_again_only_if_its_size_or_times_changed(tmp_path, monkeypatch):
-    monkeypatch.setenv("LETHE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_files, "_CACHED_FROM", 4)
-    path, calls = tmp_path / "weights", []
-
-    def counting(path, inside=model_files.sha256):
-        calls.append(path)
-        return inside(path)
-
-    monkeypatch.setattr(model_files, "sha256", counting)
-    path.write_bytes(b"first")
-    first = model_files.cached_sha256(path)
-    assert model_files.cached_sha256(path) == first and len(calls) == 1
-    before = path.stat()
-    path.write_bytes(b"other")
-    # Copying tools restore the time of the content, but not that of the inode.
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert model_files.cached_sha256(path) != first and len(calls) == 2
-    (cache,) = (tmp_path / "cache/hashes").iterdir()
-    cache.write_text("not json")
-    assert model_files.cached_sha256(path) != first and len(calls) == 3
-
-
 def test_an_adapter_is_named_with_its_base_model(folder):
     settings = {"base_model_name_or_path": "org/base", "peft_type": "LORA"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))

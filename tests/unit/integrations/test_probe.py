@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from helpers import chats, tiny
 
 from lethe.completion.predictor import Predictor, template_of_card
 from lethe.config.model_settings import LoRA
-from lethe.data.examples import write_upstream
+from lethe.data.examples import read_upstream, write_upstream
 from lethe.data.tokens import tokenise
 from lethe.engine import models
 from lethe.engine.scoring import score
@@ -178,10 +179,10 @@ def test_the_last_measurement_is_of_the_best_model_if_that_is_loaded(
     probe = ForgettingProbe.attach(trainer, predictor)
     trainer.train()
     assert [line["step"] for line in probe.history] == [2, 4, 6, 6]
-    last = probe.history[-1]["forgetting/probes"]
+    last = probe.history[-1]["probes/mean_rise"]
     assert last == pytest.approx(forgetting_of_probes(probe, trainer), abs=1e-6)
-    assert last == pytest.approx(probe.history[0]["forgetting/probes"], abs=1e-6)
-    assert last != pytest.approx(probe.history[2]["forgetting/probes"], abs=1e-4)
+    assert last == pytest.approx(probe.history[0]["probes/mean_rise"], abs=1e-6)
+    assert last != pytest.approx(probe.history[2]["probes/mean_rise"], abs=1e-4)
 
 
 def test_a_second_training_is_measured_against_the_same_base(predictor, tokenizer, tmp_path):
@@ -192,7 +193,7 @@ def test_a_second_training_is_measured_against_the_same_base(predictor, tokenize
     trainer.train()
     assert [line["step"] for line in probe.history] == [2, 4, 6, 2, 4, 6]
     assert probe.base_losses is base
-    last = probe.history[-1]["forgetting/probes"]
+    last = probe.history[-1]["probes/mean_rise"]
     assert last == pytest.approx(forgetting_of_probes(probe, trainer), abs=1e-6)
 
 
@@ -449,6 +450,18 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     np.testing.assert_array_equal(made.base_losses, positions)
     np.testing.assert_array_equal(made.scored_tokens, np.array(positions) + 1)
     assert made.chat_template is None
+    cheap = Predictor.from_results(folder, probes=None, token_budget=60)
+    assert cheap.scored_tokens.sum() <= 60
+    other = tmp_path / "results/other/small"
+    forgetting_matrix.write_matrix(
+        other / "Z.parquet",
+        forgetting_matrix.Matrix(values[1:, ::-1], [f"t{i}" for i in range(1, 6)], ids[::-1]),
+    )
+    both = Predictor.from_results(folder, probes=5, sibling=other)
+    np.testing.assert_array_equal(both.index, made.index)
+    assert both.other_model == "small" and both.other.shape == (6, 39)
+    assert np.isnan(both.other[0]).all()
+    np.testing.assert_array_equal(both.other[1:], made.train[1:])
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM[:30])
     with pytest.raises(LetheError, match="10 examples of Z"):
         Predictor.from_results(folder, probes=5)
@@ -473,6 +486,60 @@ def test_the_template_of_the_rows_is_in_the_predictor(tmp_path):
     assert template_of_card(card, results) == "own"
     (model / "chat_template.jinja").write_text("in a file")
     assert template_of_card(card, results) == "in a file"
+
+
+def test_the_last_weights_below_the_limit_are_kept(predictor, tokenizer, tmp_path, caplog):
+    watched = make_trainer(tiny.model("llama", scale=1), tmp_path / "a", tokenizer)
+    means = ForgettingProbe.attach(watched, predictor, every=1)
+    watched.train()
+    history = [line["forgetting/mean"] for line in means.history]
+    # A limit that the training crosses for the first time at a step after the first.
+    crossing = next(i for i in range(1, len(history)) if history[i] > max(history[:i]))
+    limit = (history[crossing] + max(history[:crossing])) / 2
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path / "b", tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor, every=1, limit=limit, keep_below_limit=True)
+    trainer.train()
+    assert trainer.state.global_step == crossing + 1
+    assert f"has the weights of step {crossing} back" in caplog.text
+    remaining = forgetting_of_probes(probe, trainer)
+    expected = probe.history[crossing - 1]["probes/mean_rise"]
+    assert remaining == pytest.approx(expected, abs=1e-6)
+    assert float(probe.prediction.forgetting.mean()) <= limit
+    with pytest.raises(LetheError, match="keep_below_limit needs a limit"):
+        ForgettingProbe(predictor, keep_below_limit=True)
+
+
+def test_predictions_come_out_by_example_and_draw_what_is_replayed(predictor, tokenizer, tmp_path):
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    with pytest.raises(LetheError, match="nothing was predicted yet"):
+        probe.predictions()
+    trainer.train()
+    records = probe.predictions()
+    values = [record["forgetting"] for record in records]
+    assert values == sorted(values, reverse=True)
+    assert {record["example_id"] for record in records} == set(predictor.example_ids)
+    assert sum(record["probe"] for record in records) == 8
+    write_upstream(tmp_path / "pool.parquet", UPSTREAM)
+    tables = []
+    for name in ("a", "b"):
+        path = probe.mix(tmp_path / "pool.parquet", tmp_path / f"{name}.parquet", examples=10)
+        tables.append(list(read_upstream(path)))
+    assert tables[0] == tables[1]
+    assert len({example.example_id for example in tables[0]}) == 10
+    assert all(example.split == "replayable" for example in tables[0])
+    narrow = probe.mix(
+        tmp_path / "pool.parquet", tmp_path / "top.parquet", examples=5, temperature=1e-6
+    )
+    heldout = {example.example_id for example in UPSTREAM if example.split == "heldout"}
+    replayable = [r["example_id"] for r in records if r["example_id"] not in heldout]
+    assert {example.example_id for example in read_upstream(narrow)} == set(replayable[:5])
+    with pytest.raises(LetheError, match="it has 30 replayable ones"):
+        probe.mix(tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=31)
+    other = [replace(example, example=tiny.upstream(1)[0].example) for example in UPSTREAM]
+    write_upstream(tmp_path / "other.parquet", other)
+    with pytest.raises(LetheError, match="has another text than in the predictor"):
+        probe.mix(tmp_path / "other.parquet", tmp_path / "c.parquet", examples=3)
 
 
 def test_a_predictor_keeps_its_conversations_and_the_probe_reads_all_their_turns(tmp_path):

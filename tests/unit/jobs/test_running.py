@@ -84,13 +84,6 @@ def test_the_library_comes_first_for_jobs_and_once(monkeypatch):
     assert os.environ["PYTHONPATH"] == os.pathsep.join(["lib", "other"])
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch):
-    monkeypatch.setenv("LETHE_CACHE", "elsewhere")
-    assert running.cache_folder() == "elsewhere"
-    monkeypatch.delenv("LETHE_CACHE")
-    assert running.cache_folder().endswith(os.path.join(".cache", "lethe"))
-
-
 INPUT = """
 import sys
 from lethe.jobs import running

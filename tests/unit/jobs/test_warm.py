@@ -30,7 +30,7 @@ def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
     if what == "wait":
         with out.with_suffix(".began").open("a") as began:
             began.write(f"{os.getpid()}\\n")
-        time.sleep(30)
+        time.sleep(float(os.environ.get("SECONDS", "30")))
     print("a message", file=sys.stderr)
     report = {"parent": os.getppid(), "folder": os.getcwd(), "mark": os.environ.get("MARK")}
     out.write_text(json.dumps(report | {"inputs": inputs, "numbers": numbers}))
@@ -168,6 +168,44 @@ def test_a_job_whose_server_is_lost_meanwhile_fails_and_is_not_begun_again(start
     os.kill(fork, signal.SIGKILL)
     job.communicate(timeout=20)
     assert job.returncode not in (0, None) and began.read_text() == f"{fork}\n"
+
+
+def fork_and_server(began: Path) -> tuple[int, int]:
+    """Numbers of a job's fork and of its server, once the fork works."""
+    wait_for(began.exists)
+    wait_for(lambda: began.read_text().endswith("\n"))
+    fork = int(began.read_text())
+    stat = Path(f"/proc/{fork}/stat").read_text()
+    return fork, int(stat.rpartition(")")[2].split()[1])
+
+
+def test_a_fork_whose_server_dies_finishes_and_its_result_counts(start, tmp_path):
+    job = start("kept", "wait", SECONDS="3")
+    fork, server = fork_and_server(tmp_path / "kept.began")
+    os.kill(server, signal.SIGKILL)
+    assert job.wait(timeout=30) == 0
+    assert read_report(tmp_path, "kept")["inputs"]["card"] == "a.json"
+    assert (tmp_path / "kept.began").read_text() == f"{fork}\n"
+    wait_for(lambda: gone(fork))
+
+
+def test_a_fork_whose_server_died_still_gets_the_signals_of_its_job(start, tmp_path):
+    job = start("stopped", "wait")
+    fork, server = fork_and_server(tmp_path / "stopped.began")
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: gone(server))
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20) == 7
+    assert (tmp_path / "stopped.json").read_text() == "stopped"
+
+
+def test_no_fork_outlives_both_its_server_and_its_job(start, tmp_path):
+    job = start("lost", "wait")
+    fork, server = fork_and_server(tmp_path / "lost.began")
+    os.kill(server, signal.SIGKILL)
+    job.kill()
+    job.wait(timeout=20)
+    wait_for(lambda: gone(fork))
 
 
 def test_a_fork_that_is_killed_fails_its_job_by_name_and_the_next_goes_on(start, tmp_path):

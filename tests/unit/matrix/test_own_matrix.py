@@ -356,3 +356,11 @@ def test_a_table_with_other_separators_is_named_as_such(tmp_path, separator):
     path = tmp_path / "z.csv"
     path.write_text("task,x\na,1\nb,2\n".replace(",", separator))
     assert "separated by" in refused(path, TASKS, "tasks_in_rows")
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "parquet"])
+def test_a_pointer_of_git_lfs_is_no_matrix(tmp_path, kind):
+    path = tmp_path / f"z.{kind}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 42\n")
+    with pytest.raises(LetheError, match=rf"z\.{kind}: this is a Git LFS pointer"):
+        own_matrix.read_own_matrix(path, ["a"], "tasks_in_rows")

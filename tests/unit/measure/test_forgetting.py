@@ -244,7 +244,7 @@ def test_a_share_of_the_change_lies_between_base_and_fine_tuned_model(model_fold
     fingerprints = set()
     for share in (None, 0.5, 1.0):
         kept = replace(measured, share_of_change=share, unfinished=Path("unused"))
-        fingerprints.add(kept._made_from(UPSTREAM, None))
+        fingerprints.add(kept.made_from(UPSTREAM, None))
     assert len(fingerprints) == 3
 
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_is_of_one_replay_term(model_folders, tmp_path):
         ReplayTerm(UPSTREAM[:4], "kl", 2.0, "token"),
         ReplayTerm(UPSTREAM[:4], "kl", 2.0, "step"),
     ]
-    fingerprints = {measured._made_from(UPSTREAM, term) for term in terms}
+    fingerprints = {measured.made_from(UPSTREAM, term) for term in terms}
     assert len(fingerprints) == len(terms)
 
 

@@ -6,12 +6,23 @@ from helpers import tiny
 
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.config.replay_settings import Replay
+from lethe.cost.ledger import FinishedRow
 from lethe.engine import models
+from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
+from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
+from lethe.matrix import rows
+from lethe.matrix.gathering import read_replay_runs
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
-from lethe.replay.runs import fine_tune_with_replay, gather_runs, replay_line, without_replay
+from lethe.replay.runs import (
+    fine_tune_at_shares,
+    fine_tune_with_replay,
+    gather_runs,
+    replay_line,
+    without_replay,
+)
 from lethe.replay.strategies import Choice
 
 UPSTREAM = tiny.upstream(16)
@@ -214,6 +225,54 @@ def test_a_share_of_the_change_of_weights_forgets_less_and_none_of_it_nothing(jo
     assert np.abs(still.forgetting).max() < 1e-4
 
 
+LORA = {"method": "lora", "lora": {"rank": 2}}
+
+
+@pytest.mark.parametrize("changes", [{}, {"recipe": LORA}])
+def test_shares_scored_from_one_fine_tune_are_those_of_separate_runs_to_the_bit(
+    job, changes, monkeypatch, tmp_path
+):
+    shares = [0.25, 0.5, 1.0]
+    common = {"strategy": "random"} | changes
+    variants = {"line": common | {"interpolate": shares}}
+    replay = Replay(strategies=["random"], **MIX | {"heldout_kl": True}, variants=variants)
+    line = replay.resolve("line")
+    trained = replace(job, recipe=line.apply_to(job.recipe))
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    rows_of_line = fine_tune_at_shares(trained, UPSTREAM, line, task="t", seed=1)
+    assert len(seen) == 1, "one fine-tune for all shares"
+    assert [row.about["strategy"] for row in rows_of_line] == ["line-0.25", "line-0.5", "line-1"]
+    for share, row in zip(shares, rows_of_line, strict=True):
+        alone_settings = line.model_copy(update={"name": "alone", "interpolate": share})
+        alone = fine_tune_with_replay(trained, UPSTREAM, alone_settings, task="t", seed=1)
+        assert row.loss_after.tobytes() == alone.loss_after.tobytes()
+        assert row.settings == alone.settings
+        one = replay_line(row) | {"strategy": "", "training_seconds": 0}
+        assert one == replay_line(alone) | {"strategy": "", "training_seconds": 0}
+    # The files of the runs: one per job, whose rows the tables list under their names.
+    path = tmp_path / "line/t-seed1.parquet"
+    rows.write_rows(path, rows_of_line)
+    listed = read_replay_runs([path])
+    assert [row.about["strategy"] for row in listed] == ["line-0.25", "line-0.5", "line-1"]
+    assert listed[1].loss_after.tobytes() == rows_of_line[1].loss_after.tobytes()
+    renamed = tmp_path / "other/t-seed1.parquet"
+    rows.write_rows(renamed, rows_of_line)
+    with pytest.raises(LetheError, match="is the run line/t-seed1"):
+        read_replay_runs([renamed])
+
+
+def test_the_fine_tune_of_several_shares_counts_once(job):
+    variants = {"line": {"strategy": "none", "interpolate": [0.5, 1.0]}}
+    line = Replay(strategies=["random"], **MIX, variants=variants).resolve("line")
+    first, second = fine_tune_at_shares(job, UPSTREAM, line, task="t", seed=0)
+    finished = [FinishedRow(row=row, file_bytes=0) for row in (first, second)]
+    assert finished[0].training_tokens > 0 and finished[1].training_tokens == 0
+    assert first.about["seconds"] > second.about["seconds"] > 0
+    with pytest.raises(LetheError, match="2 shares.*fine_tune_at_shares"):
+        fine_tune_with_replay(job, UPSTREAM, line, task="t", seed=0)
+
+
 def test_a_run_without_replay_carries_no_replayed_tokens(job):
     assert replay_line(run(job, "none"))["replayed_token_share"] == 0
     assert replay_line(run(job, "none", seed=1))["replayed_token_share"] == 0
@@ -232,11 +291,53 @@ def test_mir_replays_the_largest_rises_after_one_step_on_the_task(job, monkeypat
     assert {tuple(tokens.ids) for tokens in seen[1] if tokens.start == 1} == most
 
 
-def test_mir_takes_its_virtual_step_with_thirty_candidates_per_draw(job, monkeypatch):
-    monkeypatch.setattr(runs.MostForgottenOfGroup, "candidates", 2)
-    rises = runs.rises_after_virtual_step(job, UPSTREAM, count=3, seed=[0, 1], title="t")
+def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(job, monkeypatch):
+    rises = runs.rises_after_virtual_step(job, UPSTREAM, candidates=6, seed=[0, 1], title="t")
     assert len(rises) == 12
     assert np.isfinite(list(rises.values())).sum() == 6
+    requested = []
+
+    def spy(job, upstream, *, candidates, **options):
+        requested.append(candidates)
+        return {example.example_id: 0.0 for example in upstream}
+
+    monkeypatch.setattr(runs, "rises_after_virtual_step", spy)
+    for changes in ({}, {"mir_candidates": 2}):
+        run(job, "mir", **changes)
+    assert requested == [30 * 4, 2 * 4]
+
+
+def test_mir_that_resumes_takes_no_second_virtual_step(job, tmp_path, monkeypatch):
+    uninterrupted = run(job, "mir")
+    resumable = replace(job, unfinished=tmp_path / "c")
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "due", lambda checkpoint: checkpoint.folder is not None)
+        patch.setattr(TrainingLoop, "take", interrupted_at(3, TrainingLoop.take))
+        with pytest.raises(KeyboardInterrupt):
+            run(resumable, "mir")
+    streams = []
+    runs_fine_tune(monkeypatch, streams)
+    row = run(resumable, "mir")
+    assert len(streams) == 1, "the training, and no virtual step"
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["probe_passes"] == uninterrupted.about["probe_passes"] == 12
+    # Another seed has another virtual step, whatever the folder holds.
+    streams.clear()
+    run(resumable, "mir", seed=1)
+    assert len(streams) == 2
+    resumable.finish()
+    assert not (tmp_path / "c").exists()
+
+
+def interrupted_at(step, take):
+    """In place of a step of the training: the steps of it until one is interrupted."""
+
+    def steps(loop, examples, number, title):
+        if number == step:
+            raise KeyboardInterrupt
+        return take(loop, examples, number, title)
+
+    return steps
 
 
 def tuple_of(job, example):

@@ -4,18 +4,24 @@ import numpy as np
 import pytest
 from helpers import tiny
 
+from lethe.config.replay_settings import DURING_TRAINING, Replay
 from lethe.config.replay_settings import STRATEGIES as NAMES
-from lethe.config.replay_settings import Replay
 from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError
-from lethe.replay.draws import draw_softmax, softmax_weights
+from lethe.replay.draws import draw_softmax, indices_by_domain, softmax_weights
 from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed
 
 UPSTREAM = tiny.upstream(24)
 REPLAYABLE = {example.example_id for example in UPSTREAM if example.split == "replayable"}
+# The others are tested with a training in test_phases.py.
+BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
 GENERATOR = np.random.default_rng(5)
 ROWS = {example.example_id: GENERATOR.normal(1, 1, 6) for example in UPSTREAM}
 SCORES = {example.example_id: float(i) for i, example in enumerate(UPSTREAM)}
+
+
+# The others are tested in test_phases.py.
+BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
 
 
 def run_of(strategy, **changes):
@@ -59,14 +65,14 @@ def test_weights_that_underflow_are_drawn_in_their_order_and_not_repeated():
 def test_held_out_examples_are_never_replayed(count):
     """However much they would be forgotten, and whatever the strategy."""
     scores = {e.example_id: 100.0 if e.split == "heldout" else 0.0 for e in UPSTREAM}
-    for strategy in STRATEGIES:
+    for strategy in BEFORE_TRAINING:
         for draw in ("softmax", "top"):
             chosen, _ = choose(UPSTREAM, scores, count, strategy=strategy, draw=draw)
             assert len(chosen) == count
             assert {example.example_id for example in chosen} <= REPLAYABLE
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", BEFORE_TRAINING)
 def test_every_strategy_replays_no_example_twice_before_all_were_and_repeats_its_choice(strategy):
     scores = {name: value % 5 for name, value in SCORES.items()}
     for count in (7, len(REPLAYABLE)):
@@ -144,6 +150,56 @@ def test_mir_takes_the_most_forgotten_of_each_group_and_the_papers_code_the_leas
     assert max(forgotten[e.example_id] for e in most) == 59
     assert min(forgotten[e.example_id] for e in most) >= 29
     assert min(forgotten[e.example_id] for e in least) == 0
+
+
+def test_mir_has_as_many_candidates_and_the_order_that_the_settings_say():
+    values = np.random.default_rng(1).permutation(24).astype(float)
+    pool = pool_of("a" * 24, values)
+    orders = {}
+    for strategy in ("mir", "mir_measured", "mir_paper_code"):
+        for order in ("largest", "paper_code"):
+            run = run_of(strategy, mir_candidates=6, mir_order=order)
+            orders[strategy, order] = choose_replayed(pool, run, 4, [3])[1].indices
+    groups = draw_softmax(np.zeros(24), 24, [3]).reshape(4, 6)
+    most = [group[np.argmax(values[group])] for group in groups]
+    least = [group[np.argmin(values[group])] for group in groups]
+    for strategy in ("mir", "mir_measured"):
+        assert orders[strategy, "largest"].tolist() == most
+        assert orders[strategy, "paper_code"].tolist() == least
+    assert orders["mir_paper_code", "largest"].tolist() == least
+
+
+class CountedLooks:
+    """A domain's name whose look-ups are counted, through the list of all domains."""
+
+    def __init__(self, domains):
+        self.domains = domains
+        self.looks = 0
+
+    def tolist(self):
+        self.looks += len(self.domains)
+        return list(self.domains)
+
+
+def test_every_example_is_looked_at_once_however_many_domains_there_are():
+    domains = CountedLooks([f"d{i % 50}" for i in range(1000)])
+    members = indices_by_domain(domains)
+    assert domains.looks == 1000
+    assert len(members) == 50
+    assert members[1].tolist() == list(range(1, 1000, 50))
+    pool = pool_of("abba", np.zeros(4))
+    assert pool.domains is pool.domains, "made once"
+
+
+def test_means_of_domains_are_those_of_a_mask_to_the_bit():
+    rng = np.random.default_rng(2)
+    names = rng.choice(list("abcdefg"), 500)
+    forgetting = np.where(rng.random(500) < 0.1, np.nan, rng.normal(size=500))
+    scores = STRATEGIES["domain"].scores(pool_of(names, forgetting))
+    for name in "abcdefg":
+        members = (names == name) & np.isfinite(forgetting)
+        assert (scores[members] == forgetting[members].mean()).all()
+    assert np.isnan(scores[np.isnan(forgetting)]).all()
 
 
 def test_gradients_that_oppose_the_tasks_are_replayed_most_on_a_scale_of_0_to_1():

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,10 +9,16 @@ import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
+from lethe.config.task_table import Task
 from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
-SETTINGS = {"experiment": "tiny", "note": tiny_findings.SCRIPT, "replay": {"ratio": 0.125}}
+SETTINGS = {
+    "experiment": "tiny",
+    "note": tiny_findings.SCRIPT,
+    "completion": {"threshold": 0.2},
+    "replay": {"ratio": 0.125},
+}
 PNG = b"\x89PNG not really"
 
 
@@ -36,17 +44,25 @@ class Elements(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
 
+# The data of the example browser, and its module, whose hash the security policy names.
+OWN_SCRIPTS = [{"type": "application/json", "id": "browser-data"}, {"type": "module"}]
+
+
+def scripts(page: str) -> list[dict]:
+    """The attributes of all script elements."""
+    return [attributes for tag, attributes in Elements(page).tags if tag == "script"]
+
+
 def test_texts_names_and_settings_are_escaped(findings, page):
-    tags = {tag for tag, _ in Elements(page).tags}
-    assert "script" not in tags
-    assert "b" not in tags
+    assert scripts(page) == OWN_SCRIPTS
+    assert "b" not in {tag for tag, _ in Elements(page).tags}
     assert page.count("&lt;script&gt;") > 8
     assert "&lt;b&gt;m&lt;/b&gt;" in page
 
@@ -60,8 +76,8 @@ def test_names_of_models_tasks_and_groups_are_escaped(findings):
     }
     tables["summaries"] = {name: findings.summaries["one"].assign(task=name, group=name)}
     marked = replace(findings, matrices={name: z}, **tables)
-    page = report_page.render_page(marked, {}, {"experiment": name})
-    assert "script" not in {tag for tag, _ in Elements(page).tags}
+    page = report_page.render_page(marked, {}, SETTINGS | {"experiment": name})
+    assert scripts(page) == OWN_SCRIPTS
     assert page.count("&gt;&lt;script&gt;") > 8
 
 
@@ -72,7 +88,12 @@ def test_the_page_needs_nothing_but_itself(page):
             if key in attributes:
                 assert attributes[key].startswith(("#", "data:image/png;base64,"))
         assert not [key for key in attributes if key.startswith("on")]
-    assert not re.search(r"url\(|@import", page)
+    for style in re.findall("<style>(.*?)</style>", page, re.S):
+        assert "@import" not in style
+        assert not re.search(r"url\((?!.?data:)", style)
+    module = page.rsplit('<script type="module">', 1)[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(module.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
 
 
 def test_links_within_the_page_lead_somewhere(page):
@@ -93,7 +114,7 @@ def test_the_same_findings_give_the_same_page(findings, page):
 
 def test_an_imported_matrix_has_a_page_without_fine_tunes(tmp_path):
     imported = tiny_findings.make_findings(tmp_path, ["own"], imported=True)
-    page = report_page.render_page(imported, {}, {"experiment": "own"})
+    page = report_page.render_page(imported, {}, SETTINGS | {"experiment": "own"})
     Elements(page)
     assert "Z was imported, not measured here" in page
     assert "This experiment has no replay" in page
@@ -118,7 +139,7 @@ def test_a_page_of_one_test_task_has_no_intervals_but_is_there(findings):
         page = report_page.render_page(replace(findings, comparisons=comparisons), {}, SETTINGS)
         text = "task" if tasks == 1 else "tasks"
         assert f"No test possible: only {tasks} test {text} (at least 7 needed)." in page
-        assert "nan" not in page.replace("nano", "")
+        assert "nan" not in page.split('<script type="application/json"')[0].replace("nano", "")
     assert "(no interval)" in page
 
 
@@ -156,7 +177,7 @@ def test_planned_comparisons_and_further_measures_of_replay_are_on_the_page(find
     line = tiny_findings.contrast(run=tiny_findings.SCRIPT, largest_difference_task="poems")
     both = replace(findings, comparisons={"one": table}, contrasts={"one": pd.DataFrame([line])})
     page = report_page.render_page(both, {}, SETTINGS)
-    assert "script" not in {tag for tag, _ in Elements(page).tags}
+    assert scripts(page) == OWN_SCRIPTS
     for text in ("one: planned comparisons", "27 of 29 tasks", "worst domain", "drift", "poems"):
         assert text in page
     assert "share of rises</th>" not in page
@@ -201,8 +222,28 @@ def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     page = report_page.render_page(
         replace(findings, frontiers={"one": pd.DataFrame(lines)}), {}, SETTINGS
     )
-    assert "script" not in {tag for tag, _ in Elements(page).tags}
+    assert scripts(page) == OWN_SCRIPTS
     assert "one: all runs, compared at the same new-task loss" in page
     assert "<td>0.175</td>\n<td>0.200</td>\n<td>-0.025 <small>[-0.025, -0.025]</small>" in page
     assert "<td>0.350</td>\n<td>0.400</td>" in page
     assert ">nan<" not in page
+
+
+def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
+    line = {"trade": 1.0, "reference": "best on average", "tasks": 8, "expected_cost": 0.1}
+    line |= {"cost": 0.2, "reference_cost": 0.15, "difference": 0.05, "low": 0.01, "high": 0.09}
+    table = pd.DataFrame([line | {"p": 0.03, "tasks_lower": 1, "same_run": 4}])
+    page = report_page.render_page(replace(findings, advice={"one": table}), {}, SETTINGS)
+    assert "one: advice for each task from the other tasks" in page
+    assert "0.050 <small>[0.010, 0.090]</small>" in page
+
+
+def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(findings):
+    left_out = {"bro<ken": Task(name="bro<ken", group="g", split="train")}
+    page = report_page.render_page(findings, {}, SETTINGS, left_out)
+    assert "1 task of the task table is" in page and "bro&lt;ken (g, train)." in page
+    assert page.count("Without bro&lt;ken, left out of this experiment") == 5
+    assert report_page.describe_left_out(left_out) == [
+        {"task": "bro<ken", "group": "g", "split": "train"}
+    ]
+    assert "left out" not in report_page.render_page(findings, {}, SETTINGS)

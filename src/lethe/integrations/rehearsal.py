@@ -1,0 +1,455 @@
+"""Keeps a model's knowledge while a Trainer fine-tunes it: replay terms in every step's loss."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from lethe.config.model_settings import Recipe
+from lethe.data.tokens import Tokens
+from lethe.engine import models
+from lethe.engine.batches import collate, model_of
+from lethe.engine.objectives import Objective, Part, ReplayTerm, Step
+from lethe.engine.teacher import LiveTeacher, frozen_copy, has_sliceable_head
+from lethe.errors import LetheError
+from lethe.files import read_json, write_json
+from lethe.integrations.prompt_divergence import (
+    PromptDivergence,
+    caught_states,
+    documents,
+    feeds_its_head,
+    prompt_mask,
+    sample_positions,
+)
+from lethe.integrations.rehearsal_checks import (
+    check_model,
+    check_options,
+    check_trainer,
+    tokenizer_for,
+)
+from lethe.integrations.replay_batches import ReplayBatches
+
+logger = logging.getLogger(__name__)
+
+# File in a checkpoint's folder that describes the rehearsal.
+SETTINGS_FILE = "rehearsal.json"
+# Tokens of the longest replay example if the trainer names no length.
+MAX_TOKENS = 1024
+# Values per tensor of the base model that its fingerprint covers.
+_FINGERPRINT_VALUES = 64
+
+
+class Rehearsal(TrainerCallback):
+    """Adds replay to the steps of transformers' Trainer, or of a trainer built on it such as trl's.
+
+    Every optimizer step gets `weight` times the mean loss of a few replayed examples: the
+    divergence KL(base || model) at the tokens that carry loss, or the cross-entropy of these
+    tokens. This is the workflow's own loss with `replay.dose: step`
+    (`lethe.engine.objectives`). With `prompt_kl`, each step gets the KL at the prompts of the new
+    examples as well, which needs no replay file.
+
+        rehearsal = Rehearsal.attach(trainer, "replay.parquet", weight=4, objective="kl")
+        trainer.train()
+
+    The base model is the model that the trainer holds when you attach. A PEFT model is its own
+    base: its adapters are switched off while the base is needed. For full fine-tuning a frozen
+    copy is made.
+
+    `replay/loss` (the replay term with its weight), `replay/kl` (mean KL at replayed tokens) and
+    `replay/prompt_kl` (mean KL at prompts) are logged beside `loss`, in nats. `loss` remains that
+    of the new examples.
+
+    Raises
+    ------
+    LetheError
+        If a value is impossible, the file holds nothing that can be replayed, the tokenizer or the
+        model do not fit, the trainer is no Trainer or has a Rehearsal already, or the training is
+        set up in a way that is not supported.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        replay: Path | str | None = None,
+        *,
+        weight: float = 4.0,
+        objective: Literal["kl", "text"] = "kl",
+        examples_per_step: int = 2,
+        prompt_kl: float | None = None,
+        prompt_kl_positions: int | None = None,
+        teacher_dtype: Literal["float32", "bfloat16"] | None = None,
+        max_tokens: int | None = None,
+        tokenizer: Any = None,
+        seed: int | None = None,
+    ):
+        check_trainer(trainer)
+        check_options(
+            replay=replay,
+            weight=weight,
+            objective=objective,
+            examples_per_step=examples_per_step,
+            prompt_kl=prompt_kl,
+            prompt_kl_positions=prompt_kl_positions,
+            teacher_dtype=teacher_dtype,
+        )
+        arguments = trainer.args
+        model = trainer.model
+        check_model(model)
+        self.trainer = trainer
+        self.weight = float(weight)
+        self.objective = objective
+        self.prompt_kl = prompt_kl
+        self.prompt_kl_positions = prompt_kl_positions
+        self.seed = arguments.seed if seed is None else seed
+        self.history: list[dict[str, float]] = []
+        self.replay: ReplayBatches | None = None
+        if replay is not None:
+            self.replay = ReplayBatches.read(
+                replay,
+                tokenizer_for(trainer, tokenizer),
+                max_tokens=max_tokens or _longest(arguments, model),
+                per_step=examples_per_step,
+                seed=self.seed,
+            )
+        term = ReplayTerm(
+            examples=() if self.replay is None else self.replay.examples,
+            objective=objective,
+            weight=self.weight,
+            dose="step",
+        )
+        # Names as in recipes and in scoring settings.
+        dtype = "bfloat16" if arguments.bf16 else "float32"
+        self._precision = "autocast" if arguments.bf16 else "float32"
+        teacher: LiveTeacher | None = None
+        plain = False
+        if term.needs_teacher or prompt_kl:
+            probe = _probe(model, term)
+            plain = has_sliceable_head(model, probe)
+            kind = None if teacher_dtype is None else getattr(torch, teacher_dtype)
+            teacher = _independent(frozen_copy(model, plain, kind), model)
+        recipe = Recipe(average="token", dtype=dtype)
+        self._terms = Objective(recipe, term, replay_teacher=teacher, plain=plain)
+        self._prompt: PromptDivergence | None = None
+        if prompt_kl:
+            device = next(model.parameters()).device
+            sliceable = plain and feeds_its_head(model, collate([probe], device))
+            self._prompt = PromptDivergence(teacher, sliceable)
+        self.settings = {
+            "weight": self.weight,
+            "objective": objective,
+            "examples_per_step": examples_per_step,
+            "prompt_kl": prompt_kl,
+            "prompt_kl_positions": prompt_kl_positions,
+            "teacher_dtype": teacher_dtype,
+            "seed": self.seed,
+            "replay": None if self.replay is None else self.replay.digest,
+            "base": _base_fingerprint(model if teacher is None else teacher.model),
+        }
+        # Sums and steps since the last log, and the prompts' part of the last micro-batch's loss.
+        self._sums: dict[str, torch.Tensor] = {}
+        self._steps = 0
+        self._prompts_of_step = 0
+        self._first_step = True
+        self._micro_batch = 0
+        self._training = False
+        self._prompt_loss: torch.Tensor | None = None
+
+    @classmethod
+    def attach(cls, trainer: Any, replay: Path | str | None = None, **options: Any) -> Self:
+        """Makes a rehearsal and connects it with a trainer, before `trainer.train()`.
+
+        Parameters
+        ----------
+        trainer
+            A Trainer or SFTTrainer that holds the base model.
+        replay
+            Table of examples as the workflow's upstream.parquet: `lethe pool` writes one. Held-out
+            examples in it are never replayed. None: `prompt_kl` alone.
+        weight
+            Weight of the mean over a step's replayed tokens.
+        objective
+            `kl`: KL(base || model) at the replayed tokens. `text`: their cross-entropy.
+        examples_per_step
+            Replayed examples per optimizer step, over all processes.
+        prompt_kl
+            Weight of the mean KL(base || model) at the new examples' prompt tokens. None: no such
+            term.
+        prompt_kl_positions
+            Number of random positions per example at which `prompt_kl` is taken. It costs less
+            than all positions, and is the same on average. None: all positions.
+        teacher_dtype
+            Type of the frozen copy's weights; None: as the model's. A PEFT model needs no copy.
+        max_tokens
+            Longest replayed example in tokens. None: the trainer's `max_length`, or 1024.
+        tokenizer
+            Tokenizer of the model. None: the processing class of the trainer.
+        seed
+            Seed of the order of replayed examples and of random positions. None: the trainer's.
+        """
+        rehearsal = cls(trainer, replay, **options)
+        rehearsal._connect()
+        return rehearsal
+
+    def detach(self) -> None:
+        """Gives the trainer its own steps back, and forgets the base model."""
+        trainer = self.trainer
+        for name in ("training_step", "compute_loss", "get_batch_samples", "log"):
+            vars(trainer).pop(name, None)
+        trainer.remove_callback(self)
+        del trainer.lethe_rehearsal
+        self._terms.replay_teacher = None
+        self._prompt = None
+
+    def _connect(self) -> None:
+        trainer = self.trainer
+        self._original = {
+            "training_step": trainer.training_step,
+            "compute_loss": trainer.compute_loss,
+            "get_batch_samples": trainer.get_batch_samples,
+            "log": trainer.log,
+        }
+        trainer.training_step = self._training_step
+        trainer.log = self._log
+        if self._prompt is not None:
+            trainer.compute_loss = self._compute_loss
+            trainer.get_batch_samples = self._get_batch_samples
+        trainer.add_callback(self)
+        trainer.lethe_rehearsal = self
+
+    def on_train_begin(self, args, state, control, **_kwargs):
+        """Compares a checkpoint that the training resumes from with this rehearsal.
+
+        Raises
+        ------
+        LetheError
+            If the checkpoint was made with other settings, other replay examples or another base
+            model.
+        """
+        self._first_step = True
+        path = Path(args.output_dir, f"checkpoint-{state.global_step}", SETTINGS_FILE)
+        if not state.global_step or not path.is_file():
+            return
+        saved = read_json(path)
+        for name, value in self.settings.items():
+            if saved.get(name) != value:
+                remedy = "attach with the value of the first start"
+                if name == "base":
+                    remedy = (
+                        "attach to the untouched base model, not to the checkpoint's weights; the "
+                        "trainer loads these itself"
+                    )
+                elif name == "replay":
+                    remedy = "give the file of the first start"
+                raise LetheError(
+                    f"Rehearsal: {path} has {name} {saved.get(name)!r}, but this rehearsal has "
+                    f"{value!r}, so the training would not go on as it began; {remedy}"
+                )
+
+    def on_save(self, args, state, control, **_kwargs):
+        """Writes the settings into the checkpoint, for the comparison when it resumes."""
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        if state.is_world_process_zero and folder.is_dir():
+            write_json(folder / SETTINGS_FILE, self.settings)
+
+    def _training_step(self, model: Any, inputs: Mapping[str, Any], *rest: Any, **named: Any):
+        """Adds the replay term's gradients before the step's last micro-batch.
+
+        With several processes the gradients are averaged in the backward pass of that micro-batch,
+        with those that are there by then.
+        """
+        if self.trainer.accelerator.sync_gradients:
+            self._replay(model)
+            self._steps += 1
+        self._training = True
+        self._prompt_loss = None
+        try:
+            loss = self._original["training_step"](model, inputs, *rest, **named)
+        finally:
+            self._training = False
+        self._micro_batch += 1
+        self._first_step = False
+        return loss if self._prompt_loss is None else loss - self._prompt_loss
+
+    def _replay(self, model: Any) -> None:
+        if self.replay is None or self.weight == 0:
+            return
+        accelerator = self.trainer.accelerator
+        unwrapped = accelerator.unwrap_model(model)
+        # As the trainer does before a step; an evaluation may have come before.
+        model.train()
+        step = Step(new=[], replayed=self.replay.of_step(self.trainer.state.global_step))
+        for part in self._parts(step):
+            loss = self._terms.loss(unwrapped, part, accelerator.device)
+            self._add("replay/loss", loss.detach())
+            if part.divergence is not None:
+                self._add("replay/kl", loss.detach() / self.weight)
+            # Processes' gradients are averaged, and the trainer's own division is undone.
+            factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
+            accelerator.backward(loss * factor)
+
+    def _parts(self, step: Step) -> list[Part]:
+        """The passes that this process takes."""
+        processes = self.trainer.accelerator.num_processes
+        share = -(-len(step.replayed) // processes)
+        size = max(1, min(share, self.trainer.args.per_device_train_batch_size))
+        _, replayed = self._terms.parts(step, size)
+        return replayed[self.trainer.accelerator.process_index :: processes]
+
+    def _get_batch_samples(self, *arguments: Any, **named: Any):
+        """Counts the prompt tokens of a step, as the trainer counts its tokens with loss."""
+        batches, items = self._original["get_batch_samples"](*arguments, **named)
+        accelerator = self.trainer.accelerator
+        count = sum(int(prompt_mask(batch).sum()) for batch in batches)
+        counts = accelerator.gather(torch.tensor([count], device=accelerator.device))
+        self._prompts_of_step = int(counts.sum())
+        if batches and self._first_step and not self._prompts_of_step:
+            raise LetheError(
+                "Rehearsal: prompt_kl needs prompts, but all tokens of the first step carry loss; "
+                "train on the answers only (trl: completion_only_loss or assistant_only_loss), or "
+                "give a replay file instead of prompt_kl"
+            )
+        self._micro_batch = 0
+        return batches, items
+
+    def _compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+        **named: Any,
+    ):
+        """The trainer's own loss, with the KL at the batch's prompts while it trains."""
+        if not self._training or not self._prompts_of_step:
+            return self._original["compute_loss"](
+                model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **named
+            )
+        accelerator = self.trainer.accelerator
+        unwrapped = accelerator.unwrap_model(model)
+        # Some trainers take the labels out of the batch.
+        batch = dict(inputs)
+        with caught_states(unwrapped) as caught:
+            result = self._original["compute_loss"](
+                model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **named
+            )
+        loss = result[0] if return_outputs else result
+        positions, weights = self._positions(batch)
+        if not positions.any():
+            return result
+        states = caught[0] if len(caught) == 1 else None
+        with models.autocast_for(unwrapped, self._precision):
+            divergence = self._prompt.loss(
+                unwrapped, batch, states, positions, weights / self._prompts_of_step
+            )
+        self._add("replay/prompt_kl", divergence.detach())
+        term = self.prompt_kl * divergence * accelerator.num_processes
+        self._prompt_loss = term.detach()
+        if not self._scaled_for_accumulation(num_items_in_batch):
+            # The trainer divides the loss by the number of micro-batches.
+            term = term * self.trainer.current_gradient_accumulation_steps
+        loss = loss + term
+        return (loss, result[1]) if return_outputs else loss
+
+    def _positions(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The positions (B, T - 1) of this micro-batch, and their weights (S,)."""
+        mask = prompt_mask(batch)
+        if self.prompt_kl_positions is None:
+            return mask, torch.ones(int(mask.sum()), device=mask.device)
+        trainer = self.trainer
+        key = [
+            self.seed,
+            trainer.state.global_step,
+            self._micro_batch,
+            trainer.accelerator.process_index,
+        ]
+        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        return sample_positions(mask, documents(batch), self.prompt_kl_positions, generator)
+
+    def _scaled_for_accumulation(self, items: Any) -> bool:
+        """Whether the trainer's loss counts the whole step already (transformers' own rule)."""
+        trainer = self.trainer
+        if (scaled := getattr(trainer, "loss_is_scaled_for_ga", None)) is not None:
+            return scaled
+        counted = trainer.model_accepts_loss_kwargs and items is not None
+        return counted or trainer.compute_loss_func is not None
+
+    def _add(self, name: str, value: torch.Tensor) -> None:
+        value = value.float()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _log(self, logs: dict[str, float], *rest: Any, **named: Any) -> None:
+        """Adds the means since the last log to the record of the training loss."""
+        if "loss" in logs and self._steps:
+            accelerator = self.trainer.accelerator
+            record = {}
+            for name in self._names():
+                total = self._sums.get(name, torch.zeros((), device=accelerator.device))
+                # Each process has the part of the sum that its examples make up.
+                total = accelerator.gather(total.reshape(1)).sum()
+                record[name] = float(total) / self._steps
+            logs = {**logs, **record}
+            self.history.append({"step": self.trainer.state.global_step, **record})
+            self._sums = {}
+            self._steps = 0
+        self._original["log"](logs, *rest, **named)
+
+    def _names(self) -> list[str]:
+        names = []
+        if self.replay is not None and self.weight:
+            names.append("replay/loss")
+            if self.objective == "kl":
+                names.append("replay/kl")
+        if self._prompt is not None:
+            names.append("replay/prompt_kl")
+        return names
+
+
+def _longest(arguments: Any, model: Any) -> int:
+    """Tokens of the longest replayed example: as long as the trainer's own."""
+    longest = getattr(arguments, "max_length", None) or MAX_TOKENS
+    positions = getattr(model_of(model).config, "max_position_embeddings", None)
+    return min(longest, positions) if positions else longest
+
+
+def _probe(model: Any, term: ReplayTerm) -> Tokens:
+    """A short example to try the model on."""
+    if term.examples:
+        return term.examples[0]
+    last = model.get_input_embeddings().weight.shape[0] - 1
+    return Tokens([min(number, last) for number in range(4)], 1)
+
+
+def _independent(teacher: LiveTeacher, model: Any) -> LiveTeacher:
+    """The teacher, without forward methods that a copy shares with the model it was copied from.
+
+    trl replaces the forward method of a model by a function that holds the model itself. A copy
+    would call this function and run the trained model.
+    """
+    if teacher.model is not model:
+        for module in teacher.model.modules():
+            if not hasattr(module, "_hf_hook"):
+                vars(module).pop("forward", None)
+                vars(module).pop("_original_forward", None)
+    return teacher
+
+
+def _base_fingerprint(model: Any) -> str:
+    """SHA-256 of some values of each tensor of the base model.
+
+    Weights of adapters are left out, because the base model is the same without them.
+    """
+    adapters = hasattr(model, "disable_adapter")
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if adapters and parameter.requires_grad:
+            continue
+        values = parameter.detach().flatten()[:_FINGERPRINT_VALUES].float().cpu()
+        digest.update(json.dumps([name, values.tolist()]).encode())
+    return digest.hexdigest()

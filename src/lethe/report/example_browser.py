@@ -1,0 +1,209 @@
+"""The example browser of the report: all upstream examples, to search, sort and link to.
+
+The table is DataTables, which comes inside the package itables, so the page needs no network. Bokeh
+and Plotly draw tables too, but theirs are no HTML tables, which can be printed and read aloud, and
+they are two and eight times as large. The page's own script, example_browser.js, only fills the
+table and follows links.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from lethe.data.examples import UpstreamExample
+from lethe.matrix.forgetting_matrix import Matrix
+from lethe.report.findings import Findings
+
+# Of more examples than three times this number, only some are shown.
+MOST_OF_A_KIND = 1000
+# Components of Z in which examples are compared, and similar examples per example.
+_RANK = 5
+_NEIGHBOURS = 5
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class ExampleBrowser:
+    """What the page needs to show the browser.
+
+    Attributes
+    ----------
+    data
+        JSON for the script, safe inside an HTML element.
+    script
+        The library and the page's own script, as one module.
+    script_hash
+        Hash of the script for the content security policy.
+    styles
+        Style sheet of the library.
+    total, shown
+        Number of examples of Z, and of those that the browser shows.
+    """
+
+    data: str
+    script: str
+    script_hash: str
+    styles: str
+    total: int
+    shown: int
+
+
+def make_browser(findings: Findings, threshold: float) -> ExampleBrowser:
+    """Prepares the browser.
+
+    Parameters
+    ----------
+    threshold
+        Nats. An example counts as forgotten in a task if its loss rose by more.
+    """
+    script = _module()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    content = browser_data(findings, threshold)
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    return ExampleBrowser(
+        # "</script>" in a text would end the element; as an escape it stays text.
+        data=text.replace("<", "\\u003c"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        styles=_library("dt_bundle.css"),
+        total=len(next(iter(findings.matrices.values())).example_ids),
+        shown=len(content["examples"]),
+    )
+
+
+def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
+    """Examples, tasks and forgetting, as JSON values.
+
+    Returns
+    -------
+    `examples` (n): id, domain, split and text. By model, `forgetting` (n x tasks), `base_loss` (n)
+    and `neighbours` (n x at most 5, positions in `examples`). Missing values are None.
+    """
+    matrices = findings.matrices
+    ids = next(iter(matrices.values())).example_ids
+    shown = choose_shown(matrices)
+    texts = _texts(findings, [ids[number] for number in shown])
+    examples = []
+    for number in shown:
+        domain, split, text = texts.get(ids[number], ("", "", ""))
+        examples.append({"id": ids[number], "domain": domain, "split": split, "text": text})
+    content: dict[str, Any] = {
+        "unit": findings.unit,
+        "threshold": threshold,
+        "tasks": {model: z.tasks for model, z in matrices.items()},
+        "examples": examples,
+        "forgetting": {},
+        "base_loss": {},
+        "neighbours": {},
+    }
+    for model, z in matrices.items():
+        columns = z.values[:, shown]
+        content["forgetting"][model] = [_rounded(column) for column in columns.T]
+        content["neighbours"][model] = find_neighbours(z.values, shown)
+        if model in findings.base_losses:
+            losses = findings.base_losses[model]
+            content["base_loss"][model] = _rounded([losses.get(ids[i], np.nan) for i in shown])
+    return content
+
+
+def choose_shown(matrices: Mapping[str, Matrix]) -> list[int]:
+    """Columns that the browser shows, in their order: all, or the extreme ones and a random part.
+
+    Of many examples it shows those that are forgotten most and least on average over tasks and
+    models, a thousand each, and a thousand others at random.
+    """
+    total = len(next(iter(matrices.values())).example_ids)
+    if total <= 3 * MOST_OF_A_KIND:
+        return list(range(total))
+    sums = np.zeros(total)
+    for z in matrices.values():
+        sums += _means(z.values)
+    order = np.argsort(sums, kind="stable")
+    extreme = [*order[:MOST_OF_A_KIND], *order[-MOST_OF_A_KIND:]]
+    others = order[MOST_OF_A_KIND:-MOST_OF_A_KIND]
+    rng = np.random.default_rng(0)
+    return sorted(int(i) for i in [*extreme, *rng.choice(others, MOST_OF_A_KIND, replace=False)])
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Column means (N,) of the cells that there are, 0 for a column without any."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, 0).sum(0) / np.maximum(1, finite.sum(0))
+
+
+def find_neighbours(values: np.ndarray, shown: list[int]) -> list[list[int]]:
+    """For each shown column, the positions of those that are forgotten by the same tasks.
+
+    Columns are compared by the cosine of their first five components of Z, without the column
+    means.
+
+    Parameters
+    ----------
+    values
+        Z (M, N) with NaN for missing cells.
+    shown
+        Columns that are compared.
+    """
+    centred = np.where(np.isfinite(values), values - _means(values), 0).astype(np.float64)
+    _, directions = np.linalg.eigh(centred @ centred.T)
+    factors = centred[:, shown].T @ directions[:, ::-1][:, :_RANK]
+    sizes = np.linalg.norm(factors, axis=1, keepdims=True)
+    factors /= np.maximum(sizes, 1e-12)
+    similarity = factors @ factors.T
+    np.fill_diagonal(similarity, -np.inf)
+    count = min(_NEIGHBOURS, len(shown) - 1)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    return nearest.tolist()
+
+
+def _texts(findings: Findings, ids: list[str]) -> dict[str, tuple[str, str, str]]:
+    """Domain, split and text of examples by id; empty for an own matrix."""
+    wanted = set(ids)
+    texts = {}
+    for example in findings.upstream:
+        if example.example_id in wanted:
+            text = text_of(example)
+            texts[example.example_id] = (example.domain, example.split, text)
+    return texts
+
+
+def text_of(example: UpstreamExample) -> str:
+    """An example as text to read: plain text, or a prompt and its answer."""
+    content = example.example
+    return content.text or f"{content.prompt} → {content.answer}"
+
+
+def _rounded(values: Any) -> list[float | None]:
+    rounded = []
+    for value in np.asarray(values, dtype=np.float64):
+        rounded.append(round(float(value), _DIGITS) if np.isfinite(value) else None)
+    return rounded
+
+
+def _library(name: str) -> str:
+    return (resources.files("itables") / "html" / name).read_text("utf-8")
+
+
+def _module() -> str:
+    """The library as a module that hands its table to the page's own script."""
+    own = (resources.files("lethe.report") / "example_browser.js").read_text("utf-8")
+    library, exports = re.subn(r"export\s*\{([^}]*)\}", _as_constants, _library("dt_bundle.js"))
+    if exports != 1:
+        raise RuntimeError("itables' bundle has another form; see lethe.report.example_browser")
+    return f"{library}\n{own}".replace("</script", "<\\/script")
+
+
+def _as_constants(match: re.Match) -> str:
+    """The bundle's list of exports as constants: the page holds the module in one piece."""
+    names = {}
+    for export in match.group(1).split(","):
+        inner, _, outer = export.strip().partition(" as ")
+        names[outer or inner] = inner
+    return f"const DataTable = {names['default']};"

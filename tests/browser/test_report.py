@@ -1,0 +1,172 @@
+"""The report in a real browser: Debian's Chromium, driven by Playwright."""
+
+import re
+import shutil
+
+import pytest
+from helpers import findings as tiny_findings
+from playwright.sync_api import sync_playwright
+
+from lethe.data.examples import Example, UpstreamExample, write_upstream
+from lethe.report.findings import read_findings
+from lethe.report.report_page import render_page
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+SETTINGS = {
+    "experiment": "tiny",
+    "completion": {"threshold": 0.2},
+    "replay": {"ratio": 0.125},
+}
+SVG = "<svg onload=\"document.title='broken'\"><script>document.title='broken'</script></svg>"
+TEXTS = [
+    SVG,
+    "</script><img src=x onerror=\"document.title='broken'\">",
+    "\u202egnirts desrever\u202c and 🦜🦜",
+    "long " * 200_000,
+]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        # As root, Chromium starts without its sandbox only.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Folder with the reports of a measured and of an imported experiment."""
+    folder = tmp_path_factory.mktemp("report")
+    tables = tiny_findings.write_tables(folder / "tables")
+    examples = []
+    for number in range(12):
+        text = TEXTS[number] if number < len(TEXTS) else f"a plain text, number {number}"
+        domain = "<i>odd</i>" if number % 2 else "news"
+        example = Example(text=text)
+        examples.append(UpstreamExample(f"a-{number:05d}", domain, "heldout", example))
+    write_upstream(folder / "tables/upstream.parquet", examples)
+    findings = read_findings(tables, ("one", "two"), tiny_findings.TASKS)
+    (folder / "report.html").write_text(render_page(findings, {}, SETTINGS), "utf-8")
+    own = tiny_findings.make_findings(folder / "own", imported=True)
+    (folder / "own.html").write_text(render_page(own, {}, SETTINGS), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def open_page(chromium, report):
+    """Opens a report; afterwards there was no error, no warning and no request."""
+    problems = []
+    pages = []
+
+    def open_at(address: str = "report.html", **options):
+        page = chromium.new_page(**options)
+        pages.append(page)
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        requests = []
+        page.goto(f"file://{report}/{address}")
+        page.wait_for_selector("html[data-browser=ready]")
+        problems.extend(url for url in requests if not url.startswith(f"file://{report}/"))
+        return page
+
+    yield open_at
+    for page in pages:
+        assert page.title() == "tiny · lethe"
+        page.close()
+    assert problems == []
+
+
+def rows(page):
+    return page.locator("#browser-table tbody tr")
+
+
+def test_a_click_on_a_row_shows_the_whole_text_as_text_and_all_tasks(open_page):
+    page = open_page()
+    page.locator("input[type=search]").fill("onload")
+    assert rows(page).count() == 1
+    rows(page).first.click()
+    example = page.locator("#browser-example")
+    assert example.locator("blockquote").inner_text() == SVG
+    assert example.locator("ol li").count() == len(tiny_findings.TASKS)
+    assert example.locator("svg, script, img").count() == 0
+    assert "example=a-00000" in page.url
+
+
+def test_rows_are_sorted_and_filtered_by_task_domain_and_threshold(open_page):
+    page = open_page()
+    page.locator("#browser-task").select_option("sums")
+    values = [float(text) for text in page.locator("td.number:nth-child(4)").all_inner_texts()[:9]]
+    assert values == sorted(values, reverse=True)
+    page.locator("#browser-domain").select_option("<i>odd</i>")
+    assert set(page.locator("#browser-table td:nth-child(2)").all_inner_texts()) == {"<i>odd</i>"}
+    least = values[3]
+    page.locator("#browser-least").fill(str(least))
+    page.locator("#browser-least").press("Enter")
+    shown = [float(text) for text in page.locator("td.number:nth-child(4)").all_inner_texts()]
+    assert shown and min(shown) >= least
+
+
+def test_the_address_leads_back_to_the_same_view(open_page):
+    page = open_page()
+    page.locator("#browser-model").select_option("two")
+    page.locator("#browser-task").select_option("poems")
+    rows(page).nth(1).click()
+    address = page.url
+    text = page.locator("#browser-example").inner_text()
+    again = open_page("report.html" + address[address.index("#") :])
+    assert again.locator("#browser-example").inner_text() == text
+    assert again.locator("#browser-task").input_value() == "poems"
+    again.locator("#browser-example ul a").first.click()
+    assert again.locator("#browser-example").inner_text() != text
+
+
+def test_the_keyboard_searches_moves_and_closes(open_page):
+    page = open_page()
+    page.keyboard.press("/")
+    page.keyboard.type('"number 7"')
+    assert rows(page).count() == 1
+    page.keyboard.press("Escape")
+    page.locator("#browser-section .scroll").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#browser-example h4").inner_text() == "a-00007"
+    page.keyboard.press("Escape")
+    assert page.locator("#browser-example").is_hidden()
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_screen(open_page, width, scheme):
+    page = open_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    rows(page).first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    colours = page.evaluate(
+        "[getComputedStyle(document.querySelector('#browser-table tbody td')).color,"
+        " getComputedStyle(document.body).backgroundColor]"
+    )
+    light, dark = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+    assert (light > dark + 200) if scheme == "dark" else (dark > light + 200)
+
+
+def test_on_paper_every_fold_is_open_and_the_table_whole(open_page):
+    page = open_page()
+    page.emulate_media(media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert rows(page).count() == 12
+    heights = page.evaluate(
+        "[...document.querySelectorAll('details > :not(summary)')].map(e => e.offsetHeight)"
+    )
+    assert heights and min(heights) > 0
+
+
+def test_an_own_matrix_has_the_same_browser_without_texts(open_page):
+    page = open_page("own.html")
+    assert rows(page).count() == 12
+    rows(page).first.click()
+    assert page.locator("#browser-example blockquote").count() == 0
+    assert page.locator("#browser-example ol li").count() == len(tiny_findings.TASKS)

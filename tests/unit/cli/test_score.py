@@ -1,0 +1,237 @@
+"""`lethe score`: the workflow's own base losses, of any model and adapter."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+from helpers import tiny
+
+from lethe.cli.application import main
+from lethe.config.model_settings import LoRA, Scoring
+from lethe.data.examples import read_upstream, write_upstream
+from lethe.engine import models
+from lethe.engine.reader import Reader
+from lethe.matrix import rows
+from lethe.measure import forgetting
+
+ROOT = Path(__file__).parents[3]
+# The workflow's own settings, on the command line.
+SETTINGS = ["--max-tokens", "24", "--tokens-per-batch", "64", "--threads", "1"]
+
+
+@pytest.fixture(scope="session")
+def base_model(model_folders):
+    return model_folders["llama"]["path"]
+
+
+@pytest.fixture
+def pool(tmp_path):
+    write_upstream(tmp_path / "pool.parquet", tiny.upstream(12))
+    return tmp_path / "pool.parquet"
+
+
+def score(model, pool, output, *options):
+    return main(["score", str(model), "--pool", str(pool), "-o", str(output), *map(str, options)])
+
+
+@pytest.fixture
+def base(base_model, pool, tmp_path):
+    assert score(base_model, pool, tmp_path / "base.parquet", *SETTINGS) == 0
+    return tmp_path / "base.parquet"
+
+
+def changed_model(base_model, folder, tokenizer, scale=1.1):
+    model = transformers.AutoModelForCausalLM.from_pretrained(base_model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def changed_adapter(base_model, folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(base_model)
+    adapted = models.add_lora(model, LoRA(rank=2, dropout=0.0), 0)
+    torch.manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+def test_it_writes_the_base_losses_of_the_workflow(base_model, pool, base):
+    card = models.card(base_model)
+    scoring = Scoring(max_tokens=24, tokens_per_batch=64)
+    settings = {"model": card, "scoring": scoring.model_dump(mode="json")}
+    upstream = read_upstream(pool)
+    expected = forgetting.base_losses(Reader.load(card, scoring), upstream, settings=settings)
+    row = rows.read_row(base)
+    np.testing.assert_array_equal(row.loss_before, expected.loss_before)
+    np.testing.assert_array_equal(row.loss_after, expected.loss_after)
+    np.testing.assert_array_equal(row.n_tokens, expected.n_tokens)
+    assert row.example_ids == expected.example_ids
+    assert row.settings == expected.settings
+
+
+def test_an_adapter_is_scored_on_its_base(base_model, pool, base, tmp_path, capsys):
+    adapted = changed_adapter(base_model, tmp_path / "lora")
+    output = tmp_path / "after.parquet"
+    assert score(base_model, pool, output, "--adapter", tmp_path / "lora", "--base", base) == 0
+    row = rows.read_row(output)
+    before = rows.read_row(base)
+    np.testing.assert_array_equal(row.loss_before, before.loss_before)
+    reader = Reader(adapted.eval(), tiny.tokenizer(), Scoring(max_tokens=24, tokens_per_batch=64))
+    tokens = reader.tokens([example.example for example in read_upstream(pool)]).examples
+    np.testing.assert_allclose(row.loss_after, reader.losses(tokens, "expected").losses, atol=1e-5)
+    assert set(row.settings["adapter"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert "mean forgetting" in capsys.readouterr().out
+
+
+def test_a_fine_tuned_folder_is_scored_against_its_base(
+    base_model, pool, base, tmp_path, tokenizer
+):
+    tuned = changed_model(base_model, tmp_path / "tuned", tokenizer)
+    assert score(tuned, pool, tmp_path / "after.parquet", "--base", base) == 0
+    row = rows.read_row(tmp_path / "after.parquet")
+    assert row.settings["model"]["path"] == base_model
+    assert row.settings["fine_tuned"]["path"] == str(tuned)
+    assert np.abs(row.forgetting).max() > 1e-3
+
+
+def test_losses_of_single_tokens_are_kept(base_model, pool, tmp_path):
+    output = tmp_path / "base.parquet"
+    assert score(base_model, pool, output, "--tokens", *SETTINGS) == 0
+    row = rows.read_row(output)
+    losses = pq.read_table(tmp_path / "base.tokens.parquet")["losses"].to_pylist()
+    assert [len(values) for values in losses] == row.n_tokens.tolist()
+    means = [np.mean(values) for values in losses]
+    np.testing.assert_allclose(means, row.loss_after, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [[], ["--tokens"]], ids=["losses", "tokens"])
+def test_a_run_that_was_stopped_continues(base_model, pool, tmp_path, options):
+    """SIGTERM in the middle; the next run measures the rest and writes the same file."""
+    expected = tmp_path / "whole.parquet"
+    assert score(base_model, pool, expected, *options, *SETTINGS) == 0
+    program = """
+import os, signal, sys
+from lethe.cli.application import main
+from lethe.engine import scoring
+run = scoring._Scorer.run
+def counted(self, rows):
+    counted.batches += 1
+    with open(os.environ["BATCHES"], "a") as file:
+        file.write("x")
+    if counted.batches == 2 and os.environ.get("STOP"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return run(self, rows)
+counted.batches = 0
+scoring._Scorer.run = counted
+sys.exit(main(sys.argv[1:]))
+"""
+    output = tmp_path / "base.parquet"
+    command = [sys.executable, "-c", program, "score", base_model, "--pool", str(pool)]
+    command += ["-o", str(output), *options, *SETTINGS]
+    counts = []
+    for stop in ("1", ""):
+        path = tmp_path / f"batches{stop}"
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT / "src"),
+            "BATCHES": str(path),
+            "STOP": stop,
+        }
+        process = subprocess.run(command, env=environment, check=False, capture_output=True)
+        assert process.returncode == (128 + signal.SIGTERM if stop else 0), process.stderr
+        assert output.exists() != bool(stop)
+        counts.append(len(path.read_text()))
+    # Beside the batches, both runs try the model's output layer.
+    assert 0 < counts[1] < len(tiny.upstream(12)) / 2
+    row = rows.read_row(output)
+    np.testing.assert_array_equal(row.loss_after, rows.read_row(expected).loss_after)
+    assert not (tmp_path / ".base.parquet.unfinished").exists()
+    if options:
+        tables = []
+        for name in ("whole", "base"):
+            tables.append(pq.read_table(tmp_path / f"{name}.tokens.parquet"))
+        assert tables[0].equals(tables[1])
+
+
+def test_a_finished_file_is_left_and_another_measurement_never_overwrites_it(
+    base_model, pool, base, tmp_path, capsys
+):
+    content = base.read_bytes()
+    assert score(base_model, pool, base, *SETTINGS) == 0
+    assert base.read_bytes() == content
+    assert score(base_model, pool, base, "--max-tokens", 12) == 1
+    assert "was measured with another scoring" in capsys.readouterr().err
+    write_upstream(tmp_path / "other.parquet", tiny.upstream(12, seed=1))
+    assert score(base_model, tmp_path / "other.parquet", base, *SETTINGS) == 1
+    assert "was measured on another pool" in capsys.readouterr().err
+    changed_adapter(base_model, tmp_path / "lora")
+    assert score(base_model, pool, base, "--adapter", tmp_path / "lora", *SETTINGS) == 1
+    assert "was measured with another adapter" in capsys.readouterr().err
+    assert base.read_bytes() == content
+    # Only the losses of tokens are missing.
+    assert score(base_model, pool, base, "--tokens", *SETTINGS) == 0
+    assert base.read_bytes() == content
+    assert (tmp_path / "base.tokens.parquet").exists()
+
+
+def test_another_base_pool_or_tokenizer_is_refused(
+    base_model, pool, base, tmp_path, tokenizer, capsys
+):
+    changed_adapter(base_model, tmp_path / "lora")
+    output = tmp_path / "after.parquet"
+    adapter = ["--adapter", tmp_path / "lora", "--base", base]
+    tuned = changed_model(base_model, tmp_path / "tuned", tokenizer)
+    assert score(tuned, pool, output, *adapter) == 1
+    assert "which differs (path, weights" in capsys.readouterr().err
+    write_upstream(tmp_path / "other.parquet", tiny.upstream(12, seed=1))
+    assert score(base_model, tmp_path / "other.parquet", output, *adapter) == 1
+    assert "was measured on another pool" in capsys.readouterr().err
+    assert score(base_model, pool, output, *adapter) == 0
+    assert score(tuned, pool, tmp_path / "b.parquet", "--base", output) == 1
+    assert "losses of a fine-tuned model" in capsys.readouterr().err
+    coarse = models.train_tokenizer(["abc"], 260)
+    coarse.save_pretrained(tuned)
+    assert score(tuned, pool, tmp_path / "c.parquet", "--base", base) == 1
+    assert "another tokenizer or chat template" in capsys.readouterr().err
+
+
+def test_an_adapter_as_model_and_a_broken_adapter_are_named(base_model, pool, tmp_path, capsys):
+    changed_adapter(base_model, tmp_path / "lora")
+    output = tmp_path / "base.parquet"
+    assert score(tmp_path / "lora", pool, output) == 1
+    assert f"give both: {base_model} --adapter {tmp_path / 'lora'}" in capsys.readouterr().err
+    assert score(base_model, pool, output, "--adapter", tmp_path) == 1
+    assert "holds no adapter_config.json" in capsys.readouterr().err
+    assert score(tmp_path / "nowhere" / "at" / "all", pool, output) == 1
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_four_bits_need_cuda(base_model, pool, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    assert score(base_model, pool, tmp_path / "base.parquet", "--quantize", "4bit") == 1
+    assert "4-bit weights need a GPU with CUDA" in capsys.readouterr().err
+    assert score(base_model, pool, tmp_path / "base.parquet", "--quantize", "3bit") == 2
+
+
+def test_json_and_wrong_values(base_model, pool, tmp_path, capsys):
+    output = tmp_path / "base.parquet"
+    assert score(base_model, pool, output, "--json", *SETTINGS) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["examples"] == 12
+    assert facts["mean_loss"] > 0
+    assert score(base_model, pool, output, "--dtype", "int8") == 2
+    assert "--dtype int8" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pandas as pd
+
+from lethe import tables
+from lethe.data.examples import read_upstream
+from lethe.jobs.running import run
+from lethe.matrix.forgetting_matrix import read_matrix
+from lethe.replay.advice import advise_every_task, mean_by_row, score_advice
+
+
+def advise_replay(
+    runs: Path,
+    z: Path,
+    predictions: Path,
+    upstream: Path,
+    advice: Path,
+    score: Path,
+    settings: dict[str, dict],
+    trades: list[float],
+    primary: str | None,
+) -> None:
+    """Writes the advised run of each task beside the truth, and the score of the advice."""
+    # Names stay text even if they look like numbers or missing values.
+    names = {"strategy": str, "task": str}
+    missing = {"heldout_forgetting": ["", "nan"], "eval_loss_after": ["", "nan"]}
+    records = pd.read_csv(runs, dtype=names, keep_default_na=False, na_values=missing)
+    examples = read_upstream(upstream)
+    heldout = [example.example_id for example in examples if example.split == "heldout"]
+    lines = advise_every_task(
+        records.to_dict("records"),
+        mean_by_row(read_matrix(z), heldout),
+        predicted=mean_by_row(read_matrix(predictions), heldout),
+        trades=trades,
+        candidates=list(settings),
+        primary=primary,
+    )
+    tables.write_csv(advice, [line | settings[line["run"]] for line in lines])
+    tables.write_csv(score, score_advice(lines))
+
+
+if __name__ == "__main__":
+    run(
+        advise_replay,
+        snakemake.log[0],
+        runs=Path(snakemake.input.runs),
+        z=Path(snakemake.input.matrix),
+        predictions=Path(snakemake.input.predictions),
+        upstream=Path(snakemake.input.upstream),
+        advice=Path(snakemake.output.advice),
+        score=Path(snakemake.output.score),
+        settings=snakemake.params.runs,
+        trades=snakemake.params.trades,
+        primary=snakemake.params.primary,
+    )

@@ -52,6 +52,27 @@ def value_by_model(function: Callable[[str], Any], models: Sequence[str]) -> Any
     return lambda wildcards: function(wildcards.model)
 
 
+# Rule -> where the name of the task stands in the first file that a job of the rule makes.
+_TASK_IN_OUTPUT = {
+    "prepare_task": r"/tasks/([^/]+)/[^/]+$",
+    "measure_row": r"/rows/([^/]+)\.parquet$",
+    "measure_direction": r"/directions/([^/]+)\.parquet$",
+    "replay_run": r"/replay/[^/]+/([^/]+)-seed\d+\.parquet$",
+}
+
+
+def task_of_job(rule: str, output: str) -> str | None:
+    """Returns the task that a job is about, or None if it is about no task alone.
+
+    Parameters
+    ----------
+    output
+        The first file that the job makes.
+    """
+    match = re.search(_TASK_IN_OUTPUT.get(rule, r"(?!)"), output)
+    return match[1] if match else None
+
+
 def results_folder(experiment: str) -> str:
     """Returns the folder, relative to the working directory, of an experiment's results."""
     return f"results/{experiment}"
@@ -299,6 +320,11 @@ class ResultFiles:
         report = f"{self.folder}/report.html"
         figures = self.plots("png") + self.plots("svg")
         return [report, *figures, *self.transfer, *self.association_tables()]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Output name -> the table of the tasks that are left out; empty if none are."""
+        return {"left_out": f"{self.folder}/left_out.csv"} if self.experiment.left_out else {}
 
     # ---- cost
 
@@ -591,6 +617,18 @@ class RuleParameters:
         # Finished runs have no such value, and stay up to date without it.
         excluded = {"sibling"} if completion.sibling is None else None
         return completion.model_dump(mode="json", exclude=excluded)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, as the report shows them; without `leave_out` if nothing is left out."""
+        absent = {"tasks"} if self.experiment.settings.leave_out else {"tasks", "leave_out"}
+        return self.experiment.settings.model_dump(mode="json", exclude=absent)
+
+    def left_out(self) -> dict[str, dict[str, list[str]]]:
+        """The parameter with the group and split of the left-out tasks; empty if there are none."""
+        left_out = self.experiment.left_out
+        if not left_out:
+            return {}
+        return {"left_out": {name: [task.group, task.split] for name, task in left_out.items()}}
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

@@ -1,13 +1,16 @@
 """Killed runs and bad files: finished work stays, and the error names the bad file."""
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.experiment import ROOT
 from helpers.hub import Hub
 
 from lethe.matrix import forgetting_matrix, rows
@@ -108,6 +111,25 @@ def test_a_failing_task_leaves_the_others_running(copied):
     output = copied.run(succeed=False)
     assert "broken.jsonl, line 2: not JSON" in output
     assert (copied.results / "olmo/rows/halve.parquet").exists()
+    assert not (copied.results / "left_out.csv").exists()
+    command = [sys.executable, "-m", "lethe", "run", "tiny.yaml", "--cores", "2"]
+    process = subprocess.run(
+        [*command, "--without-failed"],
+        cwd=copied.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "going on without broken" in process.stderr
+    assert "warning: the report and all tables are without broken" in process.stderr
+    left_out = (copied.results / "left_out.csv").read_text()
+    assert left_out == "task,group,split\nbroken,numbers,train\n"
+    z = forgetting_matrix.read_matrix(copied.results / "olmo/Z.parquet")
+    assert z.tasks == ["add", "double", "upper", "reverse", "halve"]
+    assert "broken (numbers, train)" in (copied.results / "report.html").read_text("utf-8")
 
 
 def test_two_runs_in_one_folder_are_told_apart(copied):

@@ -507,3 +507,17 @@ def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
     load_experiment(config | elsewhere, folder)
     for value in ("small", "../x/small", "a/b/c", "a/.."):
         assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)
+
+
+def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):
+    config, folder = experiment
+    with (folder / "tasks.csv").open("a") as table:
+        table.write("d,two,bigbench:d,train\n")
+    loaded = load_experiment({**config, "leave_out": ["b"]}, folder)
+    assert loaded.names() == ["a", "c", "d"] and list(loaded.left_out) == ["b"]
+    message = problems({**config, "leave_out": ["x"]}, folder)
+    assert "leave_out: no task 'x' in the task table; seen: ['a', 'b', 'c', 'd']" in message
+    message = problems({**config, "leave_out": ["a", "b"]}, folder)
+    assert "needs at least 2 of split train" in message
+    message = problems({**config, "leave_out": ["a", "b", "c", "d"]}, folder)
+    assert "leave_out: names every task of the table" in message

@@ -450,6 +450,18 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     np.testing.assert_array_equal(made.base_losses, positions)
     np.testing.assert_array_equal(made.scored_tokens, np.array(positions) + 1)
     assert made.chat_template is None
+    cheap = Predictor.from_results(folder, probes=None, token_budget=60)
+    assert cheap.scored_tokens.sum() <= 60
+    other = tmp_path / "results/other/small"
+    forgetting_matrix.write_matrix(
+        other / "Z.parquet",
+        forgetting_matrix.Matrix(values[1:, ::-1], [f"t{i}" for i in range(1, 6)], ids[::-1]),
+    )
+    both = Predictor.from_results(folder, probes=5, sibling=other)
+    np.testing.assert_array_equal(both.index, made.index)
+    assert both.other_model == "small" and both.other.shape == (6, 39)
+    assert np.isnan(both.other[0]).all()
+    np.testing.assert_array_equal(both.other[1:], made.train[1:])
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM[:30])
     with pytest.raises(LetheError, match="10 examples of Z"):
         Predictor.from_results(folder, probes=5)

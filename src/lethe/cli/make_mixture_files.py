@@ -83,7 +83,7 @@ def make_mixture_files(
     from lethe.data.training_rows import read_new_data
     from lethe.files import atomic_write
     from lethe.integrations.trainer_snippets import MixtureFiles
-    from lethe.replay.mixture_files import make_mixture, write_mixture
+    from lethe.replay.mixture_files import make_mixture, write_mixture, write_replayed
 
     if not 0 < ratio <= 100:
         raise typer.BadParameter("--ratio is above 0 and at most 100")
@@ -105,7 +105,9 @@ def make_mixture_files(
     )
     dose = _dose(mixture, model)
     rows = write_mixture(output, mixture)
-    snippets = _snippets(trainer, MixtureFiles(folder=output, form=mixture.form, rows=rows))
+    write_replayed(output / "replay.parquet", mixture)
+    files = MixtureFiles(folder=output, form=mixture.form, rows=rows, tools=mixture.has_tools)
+    snippets = _snippets(trainer, files)
     for name, text in snippets.items():
         with atomic_write(output / name) as part:
             part.write_text(text, "utf-8", newline="\n")
@@ -122,6 +124,7 @@ def make_mixture_files(
             "replayed_per_new": dose.share,
         },
         "settings": sorted(snippets),
+        "examples": str(output / "replay.parquet"),
     }
     if as_json:
         print_json(summary)
@@ -131,6 +134,7 @@ def make_mixture_files(
         print(f"{pool}: {count} {reason}, not replayed")
     for name, count in rows.items():
         print(f"{output / name}: {count} rows")
+    print(f"{output / 'replay.parquet'}: the replayed examples, for lethe.integrations.Rehearsal")
     print(
         f"Dose: {dose.replayed} replayed loss {dose.unit} over {dose.new} new ones, "
         f"{dose.share:.3f} per new one"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lethe.completion.predictor import Predictor
-from lethe.data.examples import Example, UpstreamExample, upstream_digest
+from lethe.data.examples import Example, UpstreamExample, upstream_digest, write_upstream
 from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
 from lethe.engine.mixture import mix
 from lethe.errors import LetheError
@@ -63,6 +63,17 @@ class Mixture:
     form: Form
     measure: str
     left_out: dict[str, int]
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether a conversation in it has tools or calls of them."""
+        replayed = [item.upstream.example for item in self.replayed]
+        for example in [*self.new, *replayed]:
+            if example.chat is not None:
+                turns, tools = example.conversation()
+                if tools or any("tool_calls" in turn for turn in turns):
+                    return True
+        return False
 
 
 def measured_forgetting(
@@ -296,3 +307,12 @@ def write_mixture(folder: Path, mixture: Mixture) -> dict[str, int]:
                 part.write_text("".join(as_line(row) for row in rows), "utf-8", newline="\n")
             counts[name] = len(rows)
     return counts
+
+
+def write_replayed(path: Path, mixture: Mixture) -> None:
+    """Writes the replayed examples, each once, as a table like that of the pool.
+
+    `lethe.integrations.Rehearsal` reads it.
+    """
+    by_id = {item.upstream.example_id: item.upstream for item in mixture.replayed}
+    write_upstream(path, list(by_id.values()))

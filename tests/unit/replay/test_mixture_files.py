@@ -2,13 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.chats import pool, write_records
 
 from lethe.completion.predictor import Predictor
-from lethe.data.examples import ids_of, upstream_digest
+from lethe.data.conversations import ChatReader
+from lethe.data.examples import ids_of, read_upstream, upstream_digest
 from lethe.data.training_rows import read_new_data
 from lethe.errors import LetheError
 from lethe.matrix.rows import Row
@@ -19,6 +21,7 @@ from lethe.replay.mixture_files import (
     measured_forgetting,
     predicted_forgetting,
     write_mixture,
+    write_replayed,
 )
 
 POOL = pool()
@@ -202,3 +205,20 @@ def test_a_form_that_holds_no_conversation_leaves_them_in_the_pool(tmp_path):
     talks = [example for example in POOL if example.domain == "talks"]
     with pytest.raises(LetheError, match="no example of the pool can be replayed"):
         make_mixture(new, talks, ratio=0.5, seed=0)
+
+
+def test_a_mixture_knows_whether_it_has_tools(new):
+    assert not make_mixture(new, POOL, ratio=0.3, seed=0).has_tools
+    chat = {"messages": new.examples[1].conversation()[0], "tools": [{"type": "function"}]}
+    with_tools = replace(new, examples=[*new.examples, ChatReader()(chat)])
+    assert make_mixture(with_tools, POOL, ratio=0.3, seed=0).has_tools
+
+
+def test_the_replayed_examples_are_a_pool_of_their_own(new, tmp_path):
+    mixture = make_mixture(new, POOL, ratio=2.0, seed=0)
+    write_replayed(tmp_path / "replay.parquet", mixture)
+    written = list(read_upstream(tmp_path / "replay.parquet"))
+    assert len(mixture.replayed) == 40
+    assert {example.example_id for example in written} == REPLAYABLE
+    assert len(written) == 30
+    assert {example.split for example in written} == {"replayable"}

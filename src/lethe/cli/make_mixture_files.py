@@ -45,6 +45,14 @@ def make_mixture_files(
         Path | None,
         typer.Option("--probes", metavar="FILE", help="Losses after a fine-tune (lethe score)."),
     ] = None,
+    sibling: Annotated[
+        Path | None,
+        typer.Option(
+            "--sibling",
+            metavar="FILE",
+            help="The new task's losses on the sibling of lethe learn --sibling (lethe compare).",
+        ),
+    ] = None,
     ratio: Annotated[
         float, typer.Option("--ratio", help="Replayed examples per new example.")
     ] = 0.1,
@@ -79,7 +87,7 @@ def make_mixture_files(
 
     if not 0 < ratio <= 100:
         raise typer.BadParameter("--ratio is above 0 and at most 100")
-    _check_sources(lost, predictor, probes)
+    _check_sources(lost, predictor=predictor, probes=probes, sibling=sibling)
     if output.exists() and any(output.iterdir()):
         raise LetheError(f"{output}: is not empty, and nothing in it is overwritten; give another")
     new = read_new_data(chats)
@@ -90,7 +98,9 @@ def make_mixture_files(
         upstream,
         ratio=ratio,
         seed=seed,
-        forgetting=_forgetting(upstream, lost=lost, predictor=predictor, probes=probes),
+        forgetting=_forgetting(
+            upstream, lost=lost, predictor=predictor, probes=probes, sibling=sibling
+        ),
         measure=measure,
     )
     dose = _dose(mixture, model)
@@ -133,15 +143,24 @@ def make_mixture_files(
         print(f"\n{output / name}:\n{text.rstrip()}")
 
 
-def _check_sources(lost: Path | None, predictor: Path | None, probes: Path | None) -> None:
+def _check_sources(
+    lost: Path | None, *, predictor: Path | None, probes: Path | None, sibling: Path | None
+) -> None:
     if lost is not None and predictor is not None:
         raise typer.BadParameter("give --lost or --predictor, not both")
     if (predictor is None) != (probes is None):
         raise typer.BadParameter("--predictor and --probes go together")
+    if sibling is not None and predictor is None:
+        raise typer.BadParameter("--sibling needs --predictor and --probes")
 
 
 def _forgetting(
-    upstream: "UpstreamFile", *, lost: Path | None, predictor: Path | None, probes: Path | None
+    upstream: "UpstreamFile",
+    *,
+    lost: Path | None,
+    predictor: Path | None,
+    probes: Path | None,
+    sibling: Path | None,
 ) -> dict[str, float] | None:
     """Forgetting in nats by example id; None if neither a measurement nor a predictor is given."""
     from lethe.completion.predictor import Predictor
@@ -152,7 +171,13 @@ def _forgetting(
         return measured_forgetting(read_row(lost), upstream, lost)
     if predictor is None or probes is None:
         return None
-    return predicted_forgetting(Predictor.load(predictor), read_row(probes), upstream, probes)
+    return predicted_forgetting(
+        Predictor.load(predictor),
+        read_row(probes),
+        upstream,
+        probes,
+        sibling=read_row(sibling) if sibling else None,
+    )
 
 
 def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":

@@ -96,7 +96,11 @@ def measured_forgetting(
 
 
 def predicted_forgetting(
-    predictor: Predictor, probes: Row, upstream: Sequence[UpstreamExample], path: Path
+    predictor: Predictor,
+    probes: Row,
+    upstream: Sequence[UpstreamExample],
+    path: Path,
+    sibling: Row | None = None,
 ) -> dict[str, float]:
     """Forgetting in nats by example id, predicted from the probes' losses after the fine-tune.
 
@@ -107,11 +111,14 @@ def predicted_forgetting(
         forgotten (`lethe compare`).
     path
         File of the probes, for messages.
+    sibling
+        The new task's row on the other model whose rows the predictor holds.
 
     Raises
     ------
     LetheError
-        If the predictor belongs to another pool, or a probe has no loss.
+        If the predictor belongs to another pool or holds no rows of a sibling, or a probe has no
+        loss.
     """
     by_id = {example.example_id: example.example for example in upstream}
     for number, probe in zip(predictor.index, predictor.probes, strict=True):
@@ -133,7 +140,10 @@ def predicted_forgetting(
     if not np.isfinite(values).all():
         broken = predictor.example_ids[int(predictor.index[int(np.argmin(np.isfinite(values)))])]
         raise LetheError(f"{path}: the probe {broken!r} has no loss; score the probes again")
-    forgetting = predictor.predict(values).forgetting
+    other = None
+    if sibling is not None:
+        other = sibling.select(predictor.example_ids).forgetting.astype(float)
+    forgetting = predictor.predict(values, other=other).forgetting
     return dict(zip(predictor.example_ids, np.asarray(forgetting, float).tolist(), strict=True))
 
 

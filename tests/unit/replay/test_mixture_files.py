@@ -130,6 +130,25 @@ def test_forgetting_is_predicted_from_losses_or_from_differences(tmp_path):
         predicted_forgetting(other, row(values), POOL, tmp_path)
 
 
+def test_the_row_of_a_sibling_enters_the_prediction(tmp_path):
+    made = predictor()
+    rng = np.random.default_rng(2)
+    other = made.train + 0.01 * rng.normal(size=made.train.shape).astype(np.float32)
+    both = predictor(other=other)
+    values = np.linspace(0, 1, len(POOL))
+    row_of_sibling = row(np.linspace(1, 0, len(POOL)))
+    predicted = predicted_forgetting(both, row(values), POOL, tmp_path, sibling=row_of_sibling)
+    expected = both.predict(
+        row(values).forgetting[both.index].astype(float),
+        other=row_of_sibling.forgetting.astype(float),
+    )
+    np.testing.assert_allclose(list(predicted.values()), expected.forgetting, atol=1e-6)
+    without = predicted_forgetting(both, row(values), POOL, tmp_path)
+    assert predicted != without
+    with pytest.raises(LetheError, match="holds no rows of one"):
+        predicted_forgetting(made, row(values), POOL, tmp_path, sibling=row_of_sibling)
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lethe.matrix.rows import read_row
+from lethe.matrix.rows import read_rows
 
 # Those that the experiment does not make are left out.
 CSV_TABLES = (
@@ -32,6 +32,7 @@ CSV_TABLES = (
     "replay_contrasts",
     "replay_frontier",
     "replay_advice",
+    "replay_advice_score",
 )
 
 
@@ -60,7 +61,7 @@ def provenance(files: list[Path]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-        versions.add(json.dumps(read_row(file).about["versions"], sort_keys=True))
+        versions.add(json.dumps(read_rows(file)[0].about["versions"], sort_keys=True))
     return {
         "versions": [json.loads(text) for text in sorted(versions)],
         "sha256": digest.hexdigest(),

@@ -26,6 +26,7 @@ rule write_report:
         **FILES.report_tables(),
         figures=FILES.plots("png"),
     output:
+        **FILES.left_out,
         page=report(
             f"{RESULTS}/report.html", caption="../report/page.rst", category="Report"
         ),
@@ -34,9 +35,10 @@ rule write_report:
     conda:
         "../envs/analysis.yaml"
     params:
+        **PARAMETERS.left_out(),
         figures=FILES.figures,
         models=FILES.models,
         tasks=TASKS,
-        settings=SETTINGS.model_dump(mode="json", exclude={"tasks"}),
+        settings=PARAMETERS.settings(),
     script:
         "../workflow_scripts/write_report.py"

@@ -15,16 +15,21 @@ def ledger(plan: Path, row_files: dict[str, dict[str, list[str]]], table: Path, 
     finished = {}
     for rule, files_by_model in row_files.items():
         for model, files in files_by_model.items():
-            finished[model, rule] = [read_finished_row(Path(file)) for file in files]
+            finished[model, rule] = []
+            for file in files:
+                finished[model, rule] += read_finished_rows(Path(file))
     lines = ledger_lines(planned, finished)
     tables.write_csv(table, lines)
     with atomic_write(text) as part:
         part.write_text(ledger_text(lines), "utf-8")
 
 
-def read_finished_row(path: Path) -> FinishedRow:
-    """Reads a row with the size of its file."""
-    return FinishedRow(row=rows.read_row(path), file_bytes=path.stat().st_size)
+def read_finished_rows(path: Path) -> list[FinishedRow]:
+    """Reads the rows of a file; the first has the size of the file."""
+    finished = []
+    for row in rows.read_rows(path):
+        finished.append(FinishedRow(row=row, file_bytes=0 if finished else path.stat().st_size))
+    return finished
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix, rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.replay.runs import fine_tune_with_replay, without_replay
+from lethe.replay.runs import fine_tune_at_shares, without_replay
 
 
 def replay_run(
@@ -30,7 +30,7 @@ def replay_run(
     threads: int,
     gpus: int,
 ) -> None:
-    """Fine-tunes on one task with replay and measures the held-out examples."""
+    """Fine-tunes on one task with replay and measures the held-out examples, once per share."""
     upstream = read_upstream(inputs["upstream"])
     run_settings = ReplayRun.from_parameters(strategy, replay_settings)
     if inputs["measured"]:
@@ -48,7 +48,7 @@ def replay_run(
         unfinished=checkpoint,
         halvings=halvings,
     )
-    row = fine_tune_with_replay(
+    measured = fine_tune_at_shares(
         job,
         upstream,
         run_settings,
@@ -60,7 +60,10 @@ def replay_run(
         completion_options=completion_options,
     )
     if distributed.rank() == 0:
-        rows.write_row(run_file, row)
+        if len(measured) == 1:
+            rows.write_row(run_file, measured[0])
+        else:
+            rows.write_rows(run_file, measured)
         job.finish()
 
 

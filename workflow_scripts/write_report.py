@@ -1,11 +1,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lethe import tables
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.files import atomic_write
 from lethe.jobs.running import run
 from lethe.report.findings import read_findings
-from lethe.report.report_page import render_page
+from lethe.report.report_page import describe_left_out, render_page
 
 
 def write_report(
@@ -16,15 +17,20 @@ def write_report(
     models: list[str],
     tasks: dict[str, Task],
     settings: dict,
+    left_out: dict[str, Task],
+    left_out_table: Path | None,
 ) -> None:
     """Writes the report of the experiment as one self-contained HTML file."""
     findings = read_findings(inputs, models, tasks)
+    if left_out_table is not None:
+        tables.write_csv(left_out_table, describe_left_out(left_out))
     images = {name: path.read_bytes() for name, path in zip(figures, figure_files, strict=True)}
     with atomic_write(page) as part:
-        part.write_text(render_page(findings, images, settings), "utf-8")
+        part.write_text(render_page(findings, images, settings, left_out), "utf-8")
 
 
 if __name__ == "__main__":
+    left_out_table = snakemake.output.get("left_out")
     run(
         write_report,
         snakemake.log[0],
@@ -35,4 +41,6 @@ if __name__ == "__main__":
         models=snakemake.params.models,
         tasks=tasks_from_pairs(snakemake.params.tasks),
         settings=snakemake.params.settings,
+        left_out=tasks_from_pairs(snakemake.params.get("left_out", {})),
+        left_out_table=Path(left_out_table) if left_out_table else None,
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
-from lethe.config.replay_settings import ReplayRun
+from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel
@@ -54,6 +54,27 @@ def value_by_model(function: Callable[[str], Any], models: Sequence[str]) -> Any
     if values and all(value == values[0] for value in values):
         return values[0]
     return lambda wildcards: function(wildcards.model)
+
+
+# Rule -> where the name of the task stands in the first file that a job of the rule makes.
+_TASK_IN_OUTPUT = {
+    "prepare_task": r"/tasks/([^/]+)/[^/]+$",
+    "measure_row": r"/rows/([^/]+)\.parquet$",
+    "measure_direction": r"/directions/([^/]+)\.parquet$",
+    "replay_run": r"/replay/[^/]+/([^/]+)-seed\d+\.parquet$",
+}
+
+
+def task_of_job(rule: str, output: str) -> str | None:
+    """Returns the task that a job is about, or None if it is about no task alone.
+
+    Parameters
+    ----------
+    output
+        The first file that the job makes.
+    """
+    match = re.search(_TASK_IN_OUTPUT.get(rule, r"(?!)"), output)
+    return match[1] if match else None
 
 
 def results_folder(experiment: str) -> str:
@@ -185,6 +206,10 @@ class ResultFiles:
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
 
+    def prediction_sibling(self, model: str, method: str) -> str | list[str]:
+        """Z of the sibling, for the predictions that read it; no file for other methods."""
+        return self.sibling_matrix(model) if method == WITH_SIBLING else []
+
     def sibling_matrix(self, model: str) -> str | list[str]:
         """Z of the model that another is completed with; no file for that model itself."""
         sibling = self.experiment.settings.completion.sibling
@@ -304,6 +329,11 @@ class ResultFiles:
         figures = self.plots("png") + self.plots("svg")
         return [report, *figures, *self.transfer, *self.association_tables()]
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Output name -> the table of the tasks that are left out; empty if none are."""
+        return {"left_out": f"{self.folder}/left_out.csv"} if self.experiment.left_out else {}
+
     # ---- cost
 
     def timed_model(self, model: str) -> str:
@@ -385,10 +415,11 @@ class SourceFiles:
 
     def earlier_input(self, path: str) -> str:
         """The input of today for one that an earlier version recorded: a file in the cache."""
-        names = [*self.bigbench_packages, *self.wheels]
-        for name in names:
-            if os.path.isabs(path) and os.path.basename(path) == name:
-                return self.record(name)
+        if not os.path.isabs(path):
+            return path
+        name = os.path.basename(path)
+        if name in self.bigbench_packages or name in self.wheels:
+            return self.record(name)
         if self.encoder_package and path.endswith(f"{self._encoder_folder()}/model.safetensors"):
             return self.encoder_record()[0]
         return path
@@ -427,8 +458,11 @@ class SourceFiles:
         return next(iter(self._extracts(self.experiment.settings.upstream.domains.values())), None)
 
     def upstream_files(self) -> list[str]:
-        """The user's own files that domains are read from."""
-        return self._files(self.experiment.settings.upstream.domains.values())
+        """The user's own files that domains are read from, or the finished pool."""
+        upstream = self.experiment.settings.upstream
+        if upstream.pool is not None:
+            return [upstream.pool]
+        return self._files(upstream.domains.values())
 
     def task_records(self, task: str) -> list[str]:
         """The record of the BIG-bench extract that a task is read from: one, or none."""
@@ -611,6 +645,18 @@ class RuleParameters:
         # Finished runs have no such value, and stay up to date without it.
         excluded = {"sibling"} if completion.sibling is None else None
         return completion.model_dump(mode="json", exclude=excluded)
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, as the report shows them; without `leave_out` if nothing is left out."""
+        absent = {"tasks"} if self.experiment.settings.leave_out else {"tasks", "leave_out"}
+        return self.experiment.settings.model_dump(mode="json", exclude=absent)
+
+    def left_out(self) -> dict[str, dict[str, list[str]]]:
+        """The parameter with the group and split of the left-out tasks; empty if there are none."""
+        left_out = self.experiment.left_out
+        if not left_out:
+            return {}
+        return {"left_out": {name: [task.group, task.split] for name, task in left_out.items()}}
 
     def source(self, text: str) -> dict[str, Any]:
         """Settings and place of a `<source key>:<where>`."""

@@ -71,8 +71,8 @@ class WorstFirst:
         others = [number for number in range(len(upstream())) if number not in replayed]
         values = measure(others).tolist()
         assert all(other == values for other in distributed.all_gather(values))
-        worst = sorted(range(len(others)), key=lambda place: -values[place])
-        return PhaseDraw([others[place] for place in worst[:count]], {"values": values})
+        worst = sorted(range(len(others)), key=lambda position: -values[position])
+        return PhaseDraw([others[position] for position in worst[:count]], {"values": values})
 
 
 def measure(

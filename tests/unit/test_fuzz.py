@@ -256,8 +256,15 @@ def write_predictor(path):
     Predictor(values, ids, np.array(["x"] * 9), np.arange(2), probes, 32).save(path)
 
 
+def write_several_rows(path):
+    write_row(path)
+    row = rows.read_row(path)
+    rows.write_rows(path, [row, row])
+
+
 WRITERS = {
     "row": (write_row, rows.read_row),
+    "rows": (write_several_rows, rows.read_rows),
     "Z": (write_z, read_matrix),
     "predictor": (write_predictor, Predictor.load),
     "upstream": (lambda path: write_upstream(path, tiny.upstream(9)), read_upstream),

@@ -20,6 +20,7 @@ from lethe.workflow import (
     checkpoint_folder,
     main,
     pattern_of,
+    task_of_job,
     value_by_model,
 )
 
@@ -209,6 +210,20 @@ def test_a_stored_teacher_beside_a_live_one_for_the_prompts_records_its_type(loa
     parameters = RuleParameters(experiment)
     assert parameters.replay("both", "reverse")["teacher_dtype"] == "bfloat16"
     assert "teacher_dtype" not in parameters.replay("random", "reverse")
+
+
+def test_the_strategy_with_a_sibling_reads_the_siblings_matrix_and_no_other_does(load):
+    replay = TINY["replay"] | {"strategies": ["random", "gaussian", "gaussian_sibling"]}
+    completion = TINY["completion"] | {"sibling": "tiny/pythia"}
+    listed = files(load(replay=replay, completion=completion))
+    predictions = "results/tiny/olmo/predictions/gaussian_sibling.parquet"
+    assert listed.replay_scores("olmo", "gaussian_sibling", "reverse") == predictions
+    matrix = "results/tiny/pythia/Z.parquet"
+    assert listed.prediction_sibling("olmo", "gaussian_sibling") == matrix
+    assert listed.prediction_sibling("olmo", "gaussian") == []
+    assert listed.prediction_sibling("pythia", "gaussian_sibling") == []
+    with pytest.raises(LetheError, match="strategy gaussian_sibling needs completion.sibling"):
+        load(replay=replay)
 
 
 def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
@@ -441,3 +456,31 @@ def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
     assert files(experiment).sibling_matrix("olmo") == []
     other = next(model for model in TINY["models"] if model != "olmo")
     assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"
+
+
+@pytest.mark.parametrize(
+    ("rule", "output", "task"),
+    [
+        ("prepare_task", "results/tiny/tasks/a.b/train.parquet", "a.b"),
+        ("measure_row", "results/tiny/olmo/rows/add.parquet", "add"),
+        ("measure_direction", "results/tiny/olmo/directions/add.parquet", "add"),
+        ("replay_run", "results/tiny/olmo/replay/random/a-seed1-seed0.parquet", "a-seed1"),
+        ("pretrain_model", "results/tiny/olmo/model.json", None),
+        ("measure_row", "results/tiny/olmo/weights/add", None),
+    ],
+)
+def test_the_task_of_a_job_is_read_off_its_file(rule, output, task):
+    assert task_of_job(rule, output) == task
+
+
+def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
+    parameters = RuleParameters(load())
+    assert parameters.left_out() == {} and "leave_out" not in parameters.settings()
+    assert files(load()).left_out == {}
+    experiment = load(leave_out=["double"])
+    assert list(experiment.tasks) == ["add", "upper", "reverse"]
+    parameters = RuleParameters(experiment)
+    assert parameters.left_out() == {"left_out": {"double": ["numbers", "train"]}}
+    assert parameters.settings()["leave_out"] == ["double"]
+    assert list(files(experiment).left_out) == ["left_out"]
+    assert not [path for path in files(experiment).rows("olmo") if "double" in path]

@@ -1,4 +1,4 @@
-"""Advice on replay, through the graph."""
+"""Advice on replay, and shares of a fine-tune, through the graph."""
 
 import pandas as pd
 import pytest
@@ -14,13 +14,17 @@ def test_every_task_is_advised_from_the_replay_runs_of_the_others(copied):
     settings = yaml.safe_load(path.read_text())
     del settings["models"]["pythia"]
     settings["replay"] |= {"strategies": ["none", "random"], "tasks": "all"}
+    settings["replay"]["variants"] = {"line": {"strategy": "random", "interpolate": [0.5, 1]}}
     settings["replay"] |= {"prediction": "additive", "advise": {"trade": [0.5, 2]}}
     path.write_text(yaml.safe_dump(settings), "utf-8")
     copied.run()
     advice = pd.read_csv(copied.results / "olmo/replay_advice.csv", keep_default_na=False)
     assert len(advice) == 2 * 5
-    assert set(advice.run) <= {"none", "random"}
-    assert (advice.strategy == advice.run).all()
+    assert set(advice.run) <= {"none", "random", "line-0.5", "line-1"}
+    runs = pd.read_csv(copied.results / "olmo/replay.csv").set_index(["strategy", "task"])
+    assert set(runs.loc["line-0.5"].index) == set(advice.task)
+    measured = ["heldout_forgetting", "eval_loss_after"]
+    assert (runs.loc["line-1", measured] == runs.loc["random", measured]).all(axis=None)
     score = pd.read_csv(copied.results / "olmo/replay_advice_score.csv")
     assert set(score.reference) == {"best in hindsight", "best on average"}
     assert (score.tasks == 5).all()

@@ -1,13 +1,16 @@
 """Killed runs and bad files: finished work stays, and the error names the bad file."""
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from helpers.experiment import ROOT, Workspace, make_experiment
 from helpers.hub import Hub
 
 from lethe.matrix import forgetting_matrix, rows
@@ -41,6 +44,34 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
         z = forgetting_matrix.read_matrix(finished.results / model / "Z.parquet")
         again = forgetting_matrix.read_matrix(copied.results / model / "Z.parquet")
         assert (z.values == again.values).all()
+
+
+@pytest.mark.parametrize("command", ["snakemake", "lethe run"])
+def test_after_kill_9_the_next_run_removes_the_lock_itself(tmp_path, command):
+    make_experiment(tmp_path / "new")
+    workspace = Workspace(tmp_path / "new")
+    target = "results/tiny/tasks/add/train.parquet"
+    arguments = [sys.executable, "-m", "lethe", "run", "tiny.yaml", "--cores", "1", target]
+    if command == "snakemake":
+        arguments = workspace.command("--", target)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "LETHE_CACHE": str(tmp_path)}
+    surroundings = {"cwd": workspace.folder, "env": environment, "stderr": subprocess.STDOUT}
+    first = subprocess.Popen(arguments, **surroundings, stdout=subprocess.DEVNULL)
+    locks = workspace.folder / ".snakemake/locks"
+    end = time.monotonic() + 120
+    while len(list(locks.glob("*.owner"))) < 2:
+        assert time.monotonic() < end and first.poll() is None, "the first run took no lock"
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    # The Snakemake of a killed `lethe run` ends half a second later.
+    time.sleep(1)
+    second = subprocess.run(
+        arguments, **surroundings, stdout=subprocess.PIPE, text=True, timeout=300, check=False
+    )
+    assert second.returncode == 0, second.stdout
+    assert "Removed the lock of process" in second.stdout
+    assert (workspace.folder / target).exists() and not list(locks.glob("*"))
 
 
 def _only_two_rows(workspace) -> None:
@@ -108,6 +139,25 @@ def test_a_failing_task_leaves_the_others_running(copied):
     output = copied.run(succeed=False)
     assert "broken.jsonl, line 2: not JSON" in output
     assert (copied.results / "olmo/rows/halve.parquet").exists()
+    assert not (copied.results / "left_out.csv").exists()
+    command = [sys.executable, "-m", "lethe", "run", "tiny.yaml", "--cores", "2"]
+    process = subprocess.run(
+        [*command, "--without-failed"],
+        cwd=copied.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "going on without broken" in process.stderr
+    assert "warning: the report and all tables are without broken" in process.stderr
+    left_out = (copied.results / "left_out.csv").read_text()
+    assert left_out == "task,group,split\nbroken,numbers,train\n"
+    z = forgetting_matrix.read_matrix(copied.results / "olmo/Z.parquet")
+    assert z.tasks == ["add", "double", "upper", "reverse", "halve"]
+    assert "broken (numbers, train)" in (copied.results / "report.html").read_text("utf-8")
 
 
 def test_two_runs_in_one_folder_are_told_apart(copied):

@@ -39,10 +39,10 @@ def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied
     changes = {"strategies": strategies, "variants": variants, "prediction": "mf"}
     copied.change(replay=changes)
     target = "results/tiny/olmo/replay.csv"
-    planned = job_counts(copied.run(target, "--dry-run", "--quiet", "rules"))
+    planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
     assert planned["replay_run"] == 3
     assert not planned.keys() & {"measure_row", "predict_rows", "gather_matrix"}
-    copied.run(target)
+    copied.run("--keep-going", target)
     assert {path: path.read_bytes() for path in finished_runs} == finished_runs
     passes = pd.read_csv(copied.folder / target).set_index("strategy").probe_passes
     # Rows of other runs have no value.
@@ -60,7 +60,7 @@ def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied
     assert [phase["step"] for phase in phases["closed_loop"]] == [0, 4, 8, 11]
     # Another time of the probes is another run of that strategy, and of no other.
     copied.change(replay=changes | {"closed_loop_after": [0.5]})
-    planned = job_counts(copied.run(target, "--dry-run", "--quiet", "rules"))
+    planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
     assert planned["replay_run"] == 1
 
 

@@ -10,6 +10,7 @@ import typer
 import lethe
 from lethe.cli.compare_losses import compare_losses
 from lethe.cli.init import write_own_data
+from lethe.cli.learn_predictor import learn_predictor
 from lethe.cli.make_mixture_files import make_mixture_files
 from lethe.cli.measure_losses import measure_losses
 from lethe.cli.output import print_error
@@ -63,6 +64,7 @@ def guide(version: VersionOption = False) -> None:
       lethe score MODEL --pool pool.parquet -o base.parquet
       lethe mix own/chats/orders.jsonl --pool pool.parquet --for trl -o mixed/
       lethe compare base.parquet after.parquet --pool pool.parquet
+      lethe learn MODEL --pool pool.parquet --tasks 8 -o predictor.npz
 
     Run the complete workflow of an experiment, and look at its files::
 
@@ -80,6 +82,7 @@ app.callback(help=help_text(guide))(guide)
 app.command("init", help=help_text(write_own_data))(write_own_data)
 app.command("mix", help=help_text(make_mixture_files))(make_mixture_files)
 app.command("compare", help=help_text(compare_losses))(compare_losses)
+app.command("learn", help=help_text(learn_predictor))(learn_predictor)
 app.command("pool", help=help_text(make_pool))(make_pool)
 app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
 app.command("score", help=help_text(measure_losses))(measure_losses)

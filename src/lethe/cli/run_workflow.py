@@ -1,12 +1,18 @@
 """`lethe run`: the workflow of an experiment."""
 
+from __future__ import annotations
+
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lethe.cli.output import AsJson, print_json
 from lethe.errors import LetheError
+
+if TYPE_CHECKING:
+    from lethe.config.loading import LoadedExperiment
 
 
 def run_workflow(
@@ -17,6 +23,13 @@ def run_workflow(
             help="YAML file of the experiment (config.yaml without it), then options of Snakemake.",
         ),
     ] = None,
+    without_failed: Annotated[
+        bool,
+        typer.Option(
+            "--without-failed",
+            help="If jobs of some tasks fail, make the report without these tasks.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the workflow of an experiment, or continue it.
@@ -26,6 +39,9 @@ def run_workflow(
     the last line is the error, and it names the file with the details.
 
     Needs a checkout of lethe. Without --cores (or --jobs, or a profile) it uses all cores.
+
+    With --without-failed, tasks whose jobs failed are left out, and the report and the tables are
+    made from the others; they name the missing tasks. Run without it to try those tasks again.
 
     Examples::
 
@@ -49,8 +65,47 @@ def run_workflow(
     if not experiment.exists():
         raise LetheError(f"{experiment}: no such file; name the experiment: lethe run EXPERIMENT")
     loaded = load_experiment(read_yaml(experiment), files=[experiment])
-    run_snakemake(experiment, options, stdout_to_stderr=as_json)
+    if without_failed:
+        _run_without_failed(loaded, experiment, options, stdout_to_stderr=as_json)
+    else:
+        run_snakemake(experiment, options, stdout_to_stderr=as_json)
     if as_json:
         name = loaded.settings.experiment
         folder = results_folder(name)
         print_json({"experiment": name, "results": folder, "report": f"{folder}/report.html"})
+
+
+def _run_without_failed(
+    loaded: LoadedExperiment, experiment: Path, options: list[str], *, stdout_to_stderr: bool
+) -> None:
+    """Runs the workflow, and again without the tasks whose jobs fail, until no other one fails."""
+    from lethe.jobs.workflow_process import FailedWorkflow, run_snakemake
+    from lethe.workflow import task_of_job
+
+    for option in options:
+        if option.split("=")[0] in ("--config", "-C"):
+            raise typer.BadParameter(f"--without-failed and {option} cannot be combined")
+    failed: list[str] = []
+    while True:
+        leave_out = [*loaded.left_out, *failed] if failed else []
+        try:
+            run_snakemake(
+                experiment,
+                ["--keep-going", *options],
+                leave_out=leave_out,
+                stdout_to_stderr=stdout_to_stderr,
+            )
+        except FailedWorkflow as failure:
+            tasks = {task_of_job(rule, output) for rule, output in failure.jobs}
+            if not tasks or None in tasks or tasks <= set(failed):
+                raise
+            failed += sorted(tasks - set(failed))
+            print(f"going on without {', '.join(failed)}: {failure}", file=sys.stderr)
+        else:
+            break
+    if failed:
+        print(
+            f"warning: the report and all tables are without {', '.join(failed)}, whose jobs "
+            "failed; run again without --without-failed to try them again",
+            file=sys.stderr,
+        )

@@ -11,6 +11,7 @@ from lethe.completion.baselines import ColumnMean, Constant, Random
 from lethe.completion.completer import Completer
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.knn import KNN
+from lethe.completion.local import LocalGaussian
 from lethe.completion.logistic import LogisticFactorAnalysis, LogisticMF
 from lethe.completion.matrix_factorisation import MatrixFactorisation
 from lethe.completion.soft_impute import SoftImpute
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Completer]] = _Methods(
         "mf": MatrixFactorisation,
         "soft_impute": SoftImpute,
         "gaussian": Gaussian,
+        "gaussian_local": LocalGaussian,
         "logistic_mf": LogisticMF,
         "logistic_fa": LogisticFactorAnalysis,
     }

@@ -545,20 +545,29 @@ def predict_rows(
     options: Mapping[str, dict] | None = None,
     choice: str = "random",
     domains: Sequence[str] | None = None,
+    sibling: np.ndarray | None = None,
 ) -> Matrix:
     """Predicts the forgetting of all examples for each task but train, from a few of its cells.
 
     Only cells in `allowed` (N,) columns of the predicted tasks are used. If held-out examples are
     not allowed, their forgetting by these tasks stays unseen. Training tasks are known
     completely, held-out examples included, because methods are fitted and tuned on all their
-    cells. A probed cell keeps its measured value. An example without any measured cell in the
+    cells. Rows (M, N) of another model in Z's order, `sibling`, are for the method
+    `gaussian_sibling`, which is `gaussian` without them (`lethe.completion.sibling`). A probed
+    cell keeps its measured value. An example without any measured cell in the
     training tasks, such as one that the base model answers wrong, stays NaN: it is never
     replayed.
     """
-    train = matrix.values[make_splits(matrix, tasks)[0].train]
+    in_train = make_splits(matrix, tasks)[0].train
+    train = matrix.values[in_train]
     unmeasured = ~np.isfinite(train).any(axis=0)
     names = [name for name, task in tasks.items() if task.split != "train"]
-    completer = make(method, dict(options or {})).fit(train)
+    if method == _SiblingPredictor.name and sibling is not None:
+        completer = Gaussian().fit(train, other=sibling[in_train])
+    else:
+        name = "gaussian" if method == _SiblingPredictor.name else method
+        completer = make(name, dict(options or {})).fit(train)
+        sibling = None
     predictions = []
     for row in matrix.rows(names):
         truth = matrix.values[row]
@@ -566,7 +575,10 @@ def predict_rows(
         index = choose_probes(
             train, probes, choice, seed=seed, domains=domains, allowed=can_be_probed
         )
-        predicted = completer.predict(index, truth[index])
+        if sibling is None:
+            predicted = completer.predict(index, truth[index])
+        else:
+            predicted = completer.predict(index, truth[index], other=sibling[row])
         predicted[unmeasured] = np.nan
         predicted[index] = truth[index]
         predictions.append(predicted)

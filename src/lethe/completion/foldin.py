@@ -207,9 +207,13 @@ class FoldInModel:
     def weights(self, probed: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Weights (R, M + 1) of rows and ones from probe values (R, k) at columns (M, k)."""
         candidate = self.choose(probed.shape[1])
-        return self.method.weights(
-            self.parts, probed=with_ones(probed), values=values, candidates=[candidate]
+        columns = with_ones(probed)
+        weights = self.method.weights(
+            self.parts, probed=columns, values=values, candidates=[candidate]
         )[0]
+        return self.method.refine(
+            self, weights=weights, probed=columns, values=values, candidate=candidate
+        )
 
     def choose(self, probes: int) -> Any:
         """The candidate of least squared error over unprobed cells of left-out training rows.
@@ -329,6 +333,20 @@ class FoldIn(Completer):
     ) -> np.ndarray:
         """Weights (C, R, M + 1) from values (R, k) at columns (M + 1, k) of [Z; 1]."""
         raise NotImplementedError
+
+    def refine(
+        self,
+        model: FoldInModel,
+        weights: np.ndarray,
+        probed: np.ndarray,
+        values: np.ndarray,
+        candidate: Any,
+    ) -> np.ndarray:
+        """Final weights (R, M + 1) from those of the chosen candidate; arguments as of `weights`.
+
+        Methods that solve once more override it. It takes no part in the choice of a candidate.
+        """
+        return weights
 
     def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         self._learn(fill(values, observed), observed)

@@ -202,7 +202,7 @@ class Gaussian(FoldIn):
             return self
         if scale not in self._differences:
             combinations = self._sibling.combinations(scale)
-            method = Gaussian(self.noise)
+            method = type(self)(**self._parameters())
             method.examples_ = self.examples_
             method._learn(combinations[:-1, :-1] @ self._stacked, self._observed)
             self._differences[scale] = method

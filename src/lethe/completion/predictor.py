@@ -99,11 +99,12 @@ class Predictor:
     def from_results(
         cls,
         folder: Path | str,
-        probes: int = 30,
+        probes: int | None = 30,
         method: str = "gaussian",
         seed: int = 0,
         *,
         sibling: Path | str | None = None,
+        token_budget: int | None = None,
     ) -> Self:
         """Fits on a model's folder of a finished experiment, such as results/default/olmo-0.7m.
 
@@ -112,6 +113,11 @@ class Predictor:
 
         Parameters
         ----------
+        probes
+            Number of probes, with `token_budget` the largest number; None for no limit.
+        token_budget
+            Largest sum of the probes' scored tokens. Then probes are chosen by the information
+            that they give per token.
         sibling
             Folder of another model that learned the same tasks and was scored on the same
             examples, such as results/default/pythia-0.6m. It may lack some of the tasks.
@@ -149,11 +155,22 @@ class Predictor:
         if other is not None:
             other = other[:, measured]
         # Probes that are best for the difference from another model are no better (docs/lab).
-        index = choose_probes(train, probes, "a_optimal", seed=seed, allowed=complete)
         examples = []
         for example_id, is_measured in zip(z.example_ids, measured, strict=True):
             if is_measured:
                 examples.append(upstream[example_id])
+        cost = None
+        if token_budget is not None:
+            cost = base.select([example.example_id for example in examples]).n_tokens
+        index = choose_probes(
+            train,
+            probes,
+            "a_optimal",
+            seed=seed,
+            allowed=complete,
+            cost=cost,
+            budget=token_budget,
+        )
         measured_probes = base.select([examples[i].example_id for i in index])
         return cls(
             train=train,

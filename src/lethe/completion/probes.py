@@ -32,12 +32,14 @@ def random_probes(
 
 def choose_probes(
     train: np.ndarray,
-    k: int,
+    k: int | None,
     method: str = "random",
     *,
     seed: int = 0,
     domains: Sequence[str] | None = None,
     allowed: np.ndarray | None = None,
+    cost: np.ndarray | None = None,
+    budget: float | None = None,
 ) -> np.ndarray:
     """Chooses k columns to probe on new tasks, from the training rows only; sorted (k,).
 
@@ -57,12 +59,25 @@ def choose_probes(
     allowed
         Mask (N,) of the columns that may be probed; by default all. A column that no training
         row knows can be probed at random, but `leverage` and `a_optimal` never choose it.
+    k
+        Number of probes. None means as many as the budget buys.
+    cost
+        Cost (N,) of measuring each example, such as its number of tokens, for `a_optimal`. Then
+        probes are chosen by the variance that they remove per cost.
+    budget
+        The largest total cost. With it, k is the largest number of probes.
 
     Raises
     ------
     ValueError
-        If the method is unknown, fewer than k columns may be probed, or domains are missing.
+        If the method is unknown, fewer than k columns may be probed, or domains are missing. If
+        a cost is not above 0, there is a budget without costs, it buys no probe, or the method is
+        not `a_optimal`.
     """
+    if cost is not None or budget is not None or k is None:
+        return _probes_for_budget(
+            train, k=k, method=method, allowed=allowed, cost=cost, budget=budget
+        )
     rows = np.asarray(train, dtype=np.float64)
     if method not in CHOICES:
         raise ValueError(f"no choice of probes {method!r}; known: {', '.join(CHOICES)}")
@@ -74,16 +89,54 @@ def choose_probes(
         if domains is None or len(domains) != rows.shape[1]:
             raise ValueError(f"stratified probes need {rows.shape[1]} domains, one per column")
         return _stratified(pool, domains=np.asarray(domains)[pool], k=k, rng=rng)
-    observed = np.isfinite(rows)
-    measured = np.flatnonzero(observed.any(axis=0))
-    # From here on columns are numbered among the measured ones.
-    rows = fill(rows, observed)[:, measured]
-    pool = np.flatnonzero(np.isin(measured, pool))
+    rows, measured, pool = _measured_columns(rows, pool)
     if k > len(pool):
         raise ValueError(f"{k} probes wanted, training rows know {len(pool)} that may be probed")
     if method == "leverage":
         return measured[_leverage(rows, pool=pool, k=k, rng=rng)]
     return measured[a_optimal(rows, pool, k)]
+
+
+def _measured_columns(
+    rows: np.ndarray, pool: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Filled rows of the columns that a row knows, their numbers, and the pool among them."""
+    observed = np.isfinite(rows)
+    measured = np.flatnonzero(observed.any(axis=0))
+    pool = np.flatnonzero(np.isin(measured, pool))
+    filled = fill(rows, observed)
+    if len(measured) < rows.shape[1]:
+        filled = filled[:, measured]
+    return filled, measured, pool
+
+
+def _probes_for_budget(
+    train: np.ndarray,
+    k: int | None,
+    method: str,
+    allowed: np.ndarray | None,
+    cost: np.ndarray | None,
+    budget: float | None,
+) -> np.ndarray:
+    """`choose_probes` by costs."""
+    rows = np.asarray(train, dtype=np.float64)
+    if method != "a_optimal":
+        raise ValueError(f"probes are chosen by cost with a_optimal only (value seen: {method!r})")
+    if cost is None or (k is None and budget is None):
+        raise ValueError("a budget needs the cost of each example, and k=None needs a budget")
+    cost = np.asarray(cost, dtype=np.float64)
+    if cost.shape != rows.shape[1:] or not (cost > 0).all():
+        raise ValueError(
+            f"cost has shape {cost.shape}; expected a number above 0 per column ({rows.shape[1]})"
+        )
+    pool = _pool(rows.shape[1], k or 1, allowed)
+    rows, measured, pool = _measured_columns(rows, pool)
+    if budget is not None and not (cost[measured[pool]] <= budget).any():
+        raise ValueError(
+            f"a budget of {budget} buys no probe; the cheapest costs {cost[measured[pool]].min()}"
+        )
+    most = len(pool) if k is None else min(k, len(pool))
+    return measured[a_optimal(rows, pool, most, cost=cost[measured[pool]], budget=budget)]
 
 
 def _pool(examples: int, count: int, allowed: np.ndarray | None) -> np.ndarray:
@@ -117,30 +170,54 @@ def _leverage(rows: np.ndarray, pool: np.ndarray, k: int, rng: np.random.Generat
     return np.sort(rng.choice(pool, k, replace=False, p=chances / chances.sum()))
 
 
-def a_optimal(rows: np.ndarray, pool: np.ndarray, k: int) -> np.ndarray:
+def a_optimal(
+    rows: np.ndarray,
+    pool: np.ndarray,
+    k: int,
+    cost: np.ndarray | None = None,
+    budget: float | None = None,
+) -> np.ndarray:
     """Greedy A-optimal design under the Gaussian method: k columns of `pool`, sorted.
 
     Probing column j reduces the summed posterior variance by |C F c|^2 / (c^T C c + d). C is the
     posterior covariance of the M + 2 directions, F the sum of their outer products over all
-    columns, c the column's features and d its noise. Costs O(M^2) per column and step.
+    columns, c the column's features and d its noise. Costs O(M^2) per column, and O(M) per column
+    and step.
+
+    Parameters
+    ----------
+    cost, budget
+        Costs of the columns of `pool` and the largest sum that the chosen ones may have, as in
+        `greedy_columns`.
     """
     method = Gaussian()
     total = gram(rows)
     prior, noise = method.parts(total)
-    factor = FoldInModel(method, total, sample_columns(rows)).choose(k)
+    expected = k
+    if budget is not None:
+        # About so many probes will be bought; the noise factor is that of their number.
+        expected = int(np.clip(budget // np.median(cost), 1, k))
+    factor = FoldInModel(method, total, sample_columns(rows)).choose(expected)
     columns = greedy_columns(
         features=prior.basis @ with_ones(rows[:, pool]),
         variance=factor * noise.variance(rows[:, pool]),
         spread=prior.basis @ total @ prior.basis.T,
         k=k,
+        cost=cost,
+        budget=budget,
     )
     return np.sort(pool[columns])
 
 
 def greedy_columns(
-    features: np.ndarray, variance: np.ndarray, spread: np.ndarray, k: int
+    features: np.ndarray,
+    variance: np.ndarray,
+    spread: np.ndarray,
+    k: int,
+    cost: np.ndarray | None = None,
+    budget: float | None = None,
 ) -> np.ndarray:
-    """Numbers (k,) of the columns that, one after another, reduce the summed variance most.
+    """Numbers of the columns that, one after another, reduce the summed variance most.
 
     Parameters
     ----------
@@ -150,18 +227,40 @@ def greedy_columns(
         Their noise variance (n,).
     spread
         Sum (q, q) over all columns of the outer products of their features.
+    k
+        How many columns are chosen.
+    cost
+        Costs (n,) above 0, by default all equal. Then a column is chosen by the variance that it
+        removes per cost.
+    budget
+        Largest sum of costs. The choice ends when no further column can be paid for, with at most
+        k columns.
     """
     posterior = np.eye(len(features))
+    # Reductions w^T F w and variances c^T C c, where w = C c. Each step updates them from two
+    # products of the features with a vector, so that no (q, n) matrix is made again.
+    reduction = np.einsum("in,in->n", features, spread @ features)
+    explained = np.einsum("in,in->n", features, features)
+    cost_of = np.ones(features.shape[1]) if cost is None else np.asarray(cost, dtype=np.float64)
+    remaining = float("inf") if budget is None else float(budget)
+    available = np.ones(features.shape[1], dtype=bool)
     columns: list[int] = []
     for _ in range(k):
-        weighted = posterior @ features
-        gain = np.einsum("in,in->n", weighted, spread @ weighted)
-        gain /= np.einsum("in,in->n", features, weighted) + variance
-        gain[columns] = -np.inf
+        available &= cost_of <= remaining
+        if not available.any():
+            break
+        gain = reduction / ((np.maximum(explained, 0.0) + variance) * cost_of)
+        gain[~available] = -np.inf
         best = int(np.argmax(gain))
         columns.append(best)
-        direction = weighted[:, best]
+        available[best] = False
+        remaining -= cost_of[best]
+        direction = posterior @ features[:, best]
         size = features[:, best] @ direction + variance[best]
+        along, across = np.stack([direction, posterior @ (spread @ direction)]) @ features
+        share = along / size
+        reduction += share * (share * (direction @ spread @ direction) - 2 * across)
+        explained -= share * along
         posterior -= np.outer(direction, direction) / size
     return np.array(columns, dtype=int)
 

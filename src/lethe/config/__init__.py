@@ -30,6 +30,11 @@ class Experiment(Settings):
     experiment: Name = Field(description="Names the experiment's folder under results/.")
     seed: Seed = Field(0, description="Seed of the draws of examples and of their splits.")
     tasks: Location = Field(description="CSV table of the tasks: name, group, source, split.")
+    leave_out: list[Name] = Field(
+        [],
+        description="Tasks of the table that are left out of everything, such as one that cannot "
+        "be measured. The report names them, and so does left_out.csv.",
+    )
     sources: dict[Name, Source] = Field(
         {}, description="Sources of examples. Tasks and domains name them as <key>:<where>."
     )

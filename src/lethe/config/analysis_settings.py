@@ -26,6 +26,7 @@ CompletionMethod = Literal[
     "mf",
     "soft_impute",
     "gaussian",
+    "gaussian_local",
     "logistic_mf",
     "logistic_fa",
 ]
@@ -70,7 +71,7 @@ class CompletionSettings(Settings):
         list(range(10)), description="Seeds of the random draws of probes; scores are their means."
     )
     probe_choice: Annotated[list[ProbeChoice], Field(min_length=1)] = Field(
-        ["random"],
+        ["random", "a_optimal"],
         description="How probes are chosen. Random probes are always scored. The other choices "
         "are made in one half of the examples and scored in the other half; their lines in the "
         "tables are named `<choice>_half`.",

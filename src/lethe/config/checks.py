@@ -13,6 +13,7 @@ from lethe.config import Experiment
 from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
+from lethe.config.replay_settings import WITH_SIBLING
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -50,6 +51,7 @@ def check_settings(
         *recipe_problems,
         *_bad_variants(settings, recipes),
         *_missing_gradients(settings),
+        *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
@@ -219,6 +221,21 @@ def _missing_gradients(settings: Experiment) -> list[str]:
     return problems
 
 
+def _missing_sibling_of_replay(settings: Experiment) -> list[str]:
+    """The strategy `gaussian_sibling` without the model whose rows it reads."""
+    if settings.replay is None or settings.completion.sibling is not None:
+        return []
+    problems = []
+    for run in settings.replay.runs():
+        if run.strategy == WITH_SIBLING:
+            key = "strategies" if run.name in settings.replay.strategies else f"variants.{run.name}"
+            problems.append(
+                f"replay.{key}: strategy {WITH_SIBLING} needs completion.sibling, another model "
+                "that learned the same tasks"
+            )
+    return problems
+
+
 def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
     """Settings that a model in shards cannot be trained with."""
     problems = []
@@ -247,6 +264,9 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
         return problems
+    if settings.upstream.pool is not None:
+        # The file holds its examples and splits; their numbers are not settings.
+        return problems + _trained_on_a_pool(settings)
     examples = settings.upstream.examples
     heldout = settings.upstream.heldout
     smallest = examples // len(settings.upstream.domains)
@@ -264,6 +284,18 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _trained_on_a_pool(settings: Experiment) -> list[str]:
+    """Models that are pretrained here need whole documents, which a pool does not hold."""
+    problems = []
+    for name, model in settings.models.items():
+        if model.source == "scratch":
+            problems.append(
+                f"models.{name}.source: scratch needs upstream.domains, because it is pretrained "
+                "on their documents; a pool has examples only"
+            )
     return problems
 
 
@@ -395,6 +427,8 @@ def _paths_of_sources(
     if settings.upstream:
         used += settings.upstream.domains.values()
     paths = []
+    if settings.upstream and settings.upstream.pool is not None:
+        paths.append(("upstream.pool", settings.upstream.pool))
     for text in used:
         key, where = split_source(text)
         source = settings.sources.get(key)

@@ -1,5 +1,6 @@
 """Settings of the sources of examples."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from lethe.config.settings import (
     SHA256,
     Fraction,
+    Location,
     Name,
     NonNegativeInt,
     PositiveInt,
@@ -72,7 +74,7 @@ class Fields(Settings):
     def _answer_names_a_field(self):
         for key in ("answer", "text"):
             template = getattr(self, key)
-            if template is not None and "{" not in template:
+            if template is not None and not re.search(r"\{\w[^{}]*\}", template):
                 raise ValueError(f"{key} names no field of the record, like '{{response}}'")
         return self
 
@@ -194,9 +196,18 @@ class Upstream(Settings):
     """The upstream examples whose forgetting is measured, drawn evenly from the domains."""
 
     domains: dict[Name, str] = Field(
-        min_length=1, description="Source of each domain, written <source key>:<where>."
+        {}, description="Source of each domain, written <source key>:<where>."
     )
-    examples: PositiveInt = Field(description="N, the number of examples over all domains.")
+    examples: PositiveInt | None = Field(
+        None, description="N, the number of examples over all domains."
+    )
+    pool: Location | None = Field(
+        None,
+        description="A finished pool (`lethe pool`) in place of domains and examples; it is used "
+        "as it is.",
+        # Parameters of runs without it stay as they were.
+        exclude_if=lambda path: path is None,
+    )
     heldout: Fraction = Field(
         0.25, description="Share of the examples that is never replayed; replay is judged on it."
     )
@@ -209,6 +220,16 @@ class Upstream(Settings):
         description="Words per domain for pretraining. Upstream examples are drawn from the same "
         "documents.",
     )
+
+    @model_validator(mode="after")
+    def _drawn_or_finished(self):
+        if self.pool is None and not (self.domains and self.examples):
+            raise ValueError(
+                "give upstream.domains and upstream.examples, or upstream.pool (a finished pool)"
+            )
+        if self.pool is not None and (self.domains or self.examples):
+            raise ValueError("pool takes the place of domains and examples: give one of both")
+        return self
 
 
 class TaskExamples(Settings):

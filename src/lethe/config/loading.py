@@ -22,6 +22,8 @@ class LoadedExperiment:
 
     settings: Experiment
     tasks: dict[str, Task]
+    left_out: dict[str, Task] = field(default_factory=dict)
+    """Tasks of the table that `leave_out` names; no job, table or figure has them."""
     own_matrices: dict[str, str] = field(default_factory=dict)
     """File of each matrix that you measured elsewhere, by its name."""
 
@@ -65,13 +67,36 @@ def load_experiment(
         tasks, table_problems = read_task_table(folder / table, sources=bool(config.get("models")))
         problems += table_problems
     own_matrices: dict[str, str] = {}
+    left_out: dict[str, Task] = {}
+    if settings is not None and tasks:
+        left_out, leave_out_problems = _left_out(settings, tasks)
+        problems += leave_out_problems
+        tasks = {name: task for name, task in tasks.items() if name not in left_out}
     if settings is not None:
         own_matrices, setting_problems = check_settings(settings, tasks, folder)
         problems += setting_problems
     if problems:
         located = [with_line(problem, yaml_files) for problem in problems]
         raise ExperimentError(f"experiment {_label(config)}", located)
-    return LoadedExperiment(settings, tasks, own_matrices)
+    return LoadedExperiment(
+        settings=settings, tasks=tasks, left_out=left_out, own_matrices=own_matrices
+    )
+
+
+def _left_out(settings: Experiment, tasks: dict[str, Task]) -> tuple[dict[str, Task], list[str]]:
+    """The tasks that `leave_out` names, and its problems."""
+    if settings.leave_out and not settings.models:
+        return {}, ["leave_out: needs models; take the task's row out of your own matrix instead"]
+    left_out = {}
+    problems = []
+    for name in settings.leave_out:
+        if name in tasks:
+            left_out[name] = tasks[name]
+        else:
+            problems.append(f"leave_out: no task {name!r} in the task table; seen: {list(tasks)}")
+    if len(left_out) == len(tasks):
+        return {}, ["leave_out: names every task of the table; leave at least one in"]
+    return left_out, problems
 
 
 def _parse(files: Sequence[Path]) -> list[YamlFile]:

@@ -37,6 +37,7 @@ Strategy = Literal[
     "knn",
     "mf",
     "gaussian",
+    "gaussian_sibling",
     "domain",
     "coverage",
     "perplexity",
@@ -51,6 +52,8 @@ Strategy = Literal[
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
 PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
+# The strategy whose prediction also reads another model's rows (`completion.sibling`).
+WITH_SIBLING = "gaussian_sibling"
 # Strategies that work on the prediction of the method `replay.prediction`.
 BUILT_ON_PREDICTION = ("domain", "coverage")
 # Strategies that choose during the training, with the same method, from probes of the model.
@@ -68,6 +71,7 @@ Accounting = Literal["add", "swap"]
 Teacher = Literal["live", "stored"]
 MirOrder = Literal["largest", "paper_code"]
 Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[list[Share], Field(min_length=1)]
 ProbeShares = Annotated[list[Fraction], Field(min_length=1)]
 
 
@@ -175,10 +179,11 @@ class Variant(_Changes):
     recipe: VariantRecipe = Field(
         VariantRecipe(), description="Keys of the recipe that differ, such as l2 or lr."
     )
-    interpolate: Share | None = Field(
+    interpolate: Share | Shares | None = Field(
         None,
         description="Share of the fine-tuned weights in a mean with the base model's, which is "
-        "scored in place of the fine-tuned model (WiSE-FT).",
+        "scored in place of the fine-tuned model (WiSE-FT). A list of shares is scored from one "
+        "fine-tune, and each is a run named <variant>-<share>.",
     )
 
 
@@ -206,12 +211,22 @@ class ReplayRun(Settings):
     mir_candidates: PositiveInt = 30
     mir_order: MirOrder = "largest"
     recipe: VariantRecipe = VariantRecipe()
-    interpolate: Share | None = None
+    interpolate: Share | Shares | None = None
+
+    def results(self) -> list["ReplayRun"]:
+        """The runs that the tables list: this one, or one per share of the weights' change."""
+        if not isinstance(self.interpolate, list):
+            return [self]
+        runs = []
+        for share in self.interpolate:
+            changes = {"name": f"{self.name}-{share:g}", "interpolate": share}
+            runs.append(self.model_copy(update=changes))
+        return runs
 
     @property
     def prediction_method(self) -> str | None:
         """The completion method whose predictions this run reads, or None."""
-        if self.strategy in PREDICTION_METHODS:
+        if self.strategy in (*PREDICTION_METHODS, WITH_SIBLING):
             return self.strategy
         return self.prediction if self.strategy in BUILT_ON_PREDICTION else None
 
@@ -464,7 +479,11 @@ class Replay(Settings):
     )
     seeds: Seeds = Field([0], description="Seeds of the replay runs; each is a run of its own.")
     probes: PositiveInt = Field(30, description="Probed examples that a prediction rests on.")
-    probe_choice: ProbeChoice = Field("random", description="How these are chosen.")
+    probe_choice: ProbeChoice = Field(
+        "a_optimal",
+        description="How these are chosen. a_optimal chooses those that leave the least "
+        "uncertainty about all examples.",
+    )
     accounting: Accounting = Field(
         "add", description="Replay adds steps, or takes the place of new-task examples."
     )
@@ -534,11 +553,18 @@ class Replay(Settings):
         """The complete settings of all runs."""
         return [self.resolve(name) for name in self.names]
 
+    def results(self) -> list[ReplayRun]:
+        """The complete settings of all runs that the tables list (`ReplayRun.results`)."""
+        results = []
+        for run in self.runs():
+            results += run.results()
+        return results
+
     def advised_runs(self) -> list[ReplayRun]:
         """The runs that an advice chooses from; empty without the setting `advise`."""
         if self.advise is None:
             return []
-        runs = [run for run in self.runs() if not run.reads_row]
+        runs = [run for run in self.results() if not run.reads_row]
         if self.advise.runs is None:
             return runs
         return [run for run in runs if run.name in self.advise.runs]
@@ -558,14 +584,18 @@ class Replay(Settings):
             empty = [key for key in variant.model_fields_set if getattr(variant, key) is None]
             if empty:
                 raise ValueError(f"variants.{name}.{empty[0]}: is null; leave the key out")
-        settings = {
-            name: self.resolve(name).model_dump_json(exclude={"name"}) for name in self.names
-        }
-        for name in self.variants:
-            equal = [other for other in self.names if settings[other] == settings[name]]
-            if len(equal) > 1:
-                raise ValueError(f"variants.{name}: has the settings of {equal[0]!r}; change a key")
-        if self.primary is not None and self.primary not in self.names:
+        named: dict[str, str] = {}
+        for run in self.results():
+            values = run.model_dump_json(exclude={"name"})
+            if run.name in named:
+                raise ValueError(f"variants: two runs have the name {run.name!r}; rename one")
+            if values in named.values() and run.name not in self.strategies:
+                equal = [name for name in named if named[name] == values]
+                raise ValueError(
+                    f"variants.{run.name}: has the settings of {equal[0]!r}; change a key"
+                )
+            named[run.name] = values
+        if self.primary is not None and self.primary not in {run.name for run in self.results()}:
             raise ValueError(
                 f"primary: {self.primary!r} is neither a strategy nor a variant of this section"
             )
@@ -595,7 +625,7 @@ class Replay(Settings):
     def _advice_has_a_choice(self):
         if self.advise is None:
             return self
-        usable = [run.name for run in self.runs() if not run.reads_row]
+        usable = [run.name for run in self.results() if not run.reads_row]
         for name in self.advise.runs or []:
             if name not in usable:
                 raise ValueError(

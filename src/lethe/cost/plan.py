@@ -172,7 +172,9 @@ class Estimate:
         return works
 
     def _replay_run(self, run: ReplayRun, seed: int, task: str) -> Work:
-        scoring = self._scoring(self.sizes.heldout, loads=0)
+        # Besides the fine-tuned model, every share of a list is scored.
+        files = 1 + (len(run.interpolate) if isinstance(run.interpolate, list) else 0)
+        scoring = self._scoring(self.sizes.heldout, files=files, loads=0)
         if run.equals_own_row(seed):
             # This run is the row itself, cut to the held-out examples.
             return Work(disk=scoring.disk, loads=0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lethe.data.package_index import PackageIndexes, name_of
 from lethe.errors import LetheError
 from lethe.files import atomic_write, cached_sha256, read_json, sha256, write_json
 
@@ -102,24 +103,31 @@ def record_path(target: Path) -> Path:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Downloads a package's file into a folder with pip, and never installs it.
+    """Downloads a package's file into a folder, and never installs or builds it.
 
-    pip checks the hash before it opens the file, so that no unexpected code can run.
+    pip downloads wheels, whose files run no code when they are unpacked. Source packages are
+    downloaded without pip, which would run their build script to read their metadata.
 
     Raises
     ------
     LetheError
-        If pip cannot download it.
+        If the requirement is not `name==version`, the file cannot be downloaded, or has another
+        hash.
     """
+    name_of(package.requirement)
+    if package.file.endswith(".tar.gz"):
+        return PackageIndexes.of_pip().download(
+            package.requirement, package.file, package.sha256, folder
+        )
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", "utf-8")
-    is_source = package.file.endswith(".tar.gz")
     command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation"),
-        *("--no-binary" if is_source else "--only-binary", ":all:"),
+        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
         *("--dest", str(folder), "--requirement", str(requirements)),
     ]
-    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    pip = subprocess.run(
+        command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
     print(pip.stdout + pip.stderr, file=sys.stderr)
     if pip.returncode:
         raise LetheError(

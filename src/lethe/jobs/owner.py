@@ -21,6 +21,8 @@ from pathlib import Path
 from lethe.errors import LetheError
 
 VARIABLE = "LETHE_OWNER"
+# `lethe run` sets this variable, so that Snakemake knows who runs it.
+COMMAND = "LETHE_COMMAND"
 # File systems of one machine. On any other, a process of another machine may hold a lock.
 _LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs", "bcachefs"}
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -95,17 +97,30 @@ def _start_time(number: int) -> str:
 
 def watch_owner() -> None:
     """Ends this process as SIGTERM does, when the Snakemake process that started it is gone."""
-    number, _, start = os.environ.get(VARIABLE, "").partition(":")
+    _watch(os.environ.get(VARIABLE, ""), signal.SIGTERM)
+
+
+def watch_command() -> None:
+    """Ends this Snakemake process, as `kill -9` does, when the `lethe run` above it is gone.
+
+    Its jobs end by themselves and save their state.
+    """
+    # Jobs, which may run on another machine, must not look for the command.
+    _watch(os.environ.pop(COMMAND, ""), signal.SIGKILL)
+
+
+def _watch(identity: str, kind: signal.Signals) -> None:
+    number, _, start = identity.partition(":")
     if not number or not start or os.getpid() == int(number):
         return
-    arguments = (int(number), start)
+    arguments = (int(number), start, kind)
     threading.Thread(target=_end_with, args=arguments, daemon=True, name="owner").start()
 
 
-def _end_with(number: int, start: str) -> None:
+def _end_with(number: int, start: str, kind: signal.Signals) -> None:
     while _start_time(number) == start:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), kind)
 
 
 def processes_of(owner: Owner) -> list[int]:

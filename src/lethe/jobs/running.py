@@ -17,6 +17,7 @@ def export_library(folder: str) -> None:
     others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([folder, *others]))
     if sys.platform == "linux":
+        owner.watch_command()
         os.environ[owner.VARIABLE] = owner.Owner.of_process(os.getpid()).variable()
         if os.environ.get("LETHE_WARM") != "0":
             os.environ["LETHE_WARM"] = str(os.getpid())

@@ -1,6 +1,8 @@
 """Runs Snakemake as a child process, and turns its failure into one error."""
 
 import importlib.util
+import json
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +14,7 @@ from typing import TextIO
 
 import lethe
 from lethe.errors import LetheError
+from lethe.jobs.owner import COMMAND, Owner
 
 # Files by which a checkout of lethe is recognised.
 _OF_CHECKOUT = ("Snakefile", "rules/common.smk", "profiles/default")
@@ -38,15 +41,40 @@ def checkout_folder(folder: Path = Path()) -> Path:
     )
 
 
-def snakemake_command(checkout: Path, experiment: Path, options: Sequence[str]) -> list[str]:
-    """The command line of Snakemake for an experiment, with the user's options."""
+def snakemake_command(
+    checkout: Path, experiment: Path, options: Sequence[str], leave_out: Sequence[str] = ()
+) -> list[str]:
+    """The command line of Snakemake for an experiment, with the user's options.
+
+    Parameters
+    ----------
+    leave_out
+        Tasks that replace the experiment's `leave_out`; empty for no change.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(checkout / "Snakefile")]
     if not any(option.startswith("--workflow-profile") for option in options):
         command += ["--workflow-profile", str(checkout / "profiles" / "default")]
     if not any(_PARALLELISM.match(option) for option in options):
         command += ["--cores", "all"]
     # Snakemake reads everything after --configfile as a config file, so it comes last.
-    return [*command, *options, "--configfile", str(experiment)]
+    command += options
+    if leave_out:
+        command += ["--config", f"leave_out={json.dumps(list(leave_out))}"]
+    return [*command, "--configfile", str(experiment)]
+
+
+class FailedWorkflow(LetheError):
+    """A run that failed.
+
+    Attributes
+    ----------
+    jobs
+        Rule, and the first file, of each job that failed; empty if the failure was another one.
+    """
+
+    def __init__(self, message: str, jobs: Sequence[tuple[str, str]] = ()):
+        super().__init__(message)
+        self.jobs = list(jobs)
 
 
 @dataclass
@@ -56,6 +84,7 @@ class FailureSummary:
     rules: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     logs: list[str] = field(default_factory=list)
+    jobs: list[tuple[str, str]] = field(default_factory=list)
     usage: str = ""
     exception: str = ""
     _in_traceback: bool = False
@@ -85,6 +114,9 @@ class FailureSummary:
         elif match := re.match(r"Error in (?:\w*)rule (\w+)", text):
             self.rules.append(match[1])
             self._in_failed_rule = True
+        elif match := re.match(r"\s+output: ([^\s,]+)", text):
+            if self._in_failed_rule:
+                self.jobs.append((self.rules[-1], match[1]))
         elif match := re.match(r"\s+log: (\S+)", text):
             if self._in_failed_rule:
                 self.logs.append(match[1].rstrip(","))
@@ -110,7 +142,11 @@ class FailureSummary:
 
 
 def run_snakemake(
-    experiment: Path, options: Sequence[str] = (), *, stdout_to_stderr: bool = False
+    experiment: Path,
+    options: Sequence[str] = (),
+    *,
+    leave_out: Sequence[str] = (),
+    stdout_to_stderr: bool = False,
 ) -> None:
     """Runs the workflow of an experiment in the current folder and shows Snakemake's messages.
 
@@ -118,22 +154,31 @@ def run_snakemake(
     ----------
     options
         Options and targets of Snakemake.
+    leave_out
+        Tasks that replace the experiment's `leave_out`; empty for no change.
     stdout_to_stderr
         Leave stdout to the caller.
 
     Raises
     ------
     LetheError
-        If Snakemake is not installed or fails, with the reason in one line.
+        If Snakemake is not installed.
+    FailedWorkflow
+        If Snakemake fails, with the reason in one line.
     """
     if importlib.util.find_spec("snakemake") is None:
         raise LetheError(
             "the workflow needs Snakemake: install it with pip install 'lethe-forgetting[workflow]'"
         )
-    command = snakemake_command(checkout_folder(), experiment, options)
+    command = snakemake_command(checkout_folder(), experiment, options, leave_out)
     output = sys.stderr if stdout_to_stderr else None
     process = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=os.environ | {COMMAND: Owner.of_process(os.getpid()).variable()},
     )
     stop = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     # Ctrl-C reaches Snakemake too, which ends its jobs; we wait for it.
@@ -145,7 +190,7 @@ def run_snakemake(
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, interrupt)
     if status:
-        raise LetheError(summary.message())
+        raise FailedWorkflow(summary.message(), summary.jobs)
 
 
 def _show(lines: Iterable[str], stream: TextIO) -> FailureSummary:

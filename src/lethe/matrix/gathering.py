@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lethe.config.task_table import Task
 from lethe.errors import RowError
 from lethe.matrix.forgetting_matrix import Matrix, kind_problems, stack_rows
-from lethe.matrix.rows import Row, read_row, summarise_row
+from lethe.matrix.rows import Row, read_row, read_rows, summarise_row
 
 # Parts of `about.data` and the files, under results/<experiment>/tasks/<task>, they are hashes of.
 DATA_FILES = {"train": "train.parquet", "evaluation": "eval.parquet"}
@@ -118,7 +118,8 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
     """Reads the runs with replay of one model, in the order of the files.
 
     Every run must hold the strategy, task and seed that its file is named after:
-    replay/<strategy>/<task>-seed<seed>.parquet.
+    replay/<strategy>/<task>-seed<seed>.parquet. A file of several runs is named after the variant
+    that they hold.
 
     Raises
     ------
@@ -132,19 +133,20 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
     problems = []
     for path in files:
         try:
-            row = read_row(path)
+            rows_of_file = read_rows(path)
         except RowError as error:
             problems.append(str(error))
             continue
-        problem = _run_name_problem(row, path) or _value_problem(row, path)
-        if runs and not problem:
-            same_task = first_of_task.get(row.about["task"])
-            problem = _foreign_run_problem(row, path, first=runs[0], same_task=same_task)
-        if problem:
-            problems.append(problem)
-        else:
-            runs.append(row)
-            first_of_task.setdefault(row.about["task"], row)
+        for row in rows_of_file:
+            problem = _run_name_problem(row, path) or _value_problem(row, path)
+            if runs and not problem:
+                same_task = first_of_task.get(row.about["task"])
+                problem = _foreign_run_problem(row, path, first=runs[0], same_task=same_task)
+            if problem:
+                problems.append(problem)
+            else:
+                runs.append(row)
+                first_of_task.setdefault(row.about["task"], row)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RowError(
@@ -175,7 +177,8 @@ def _run_name_problem(row: Row, path: Path) -> str | None:
     about = row.about
     if not {"strategy", "task", "seed"} <= about.keys():
         return f"{path}: is not a run with replay, because it names no strategy, task and seed"
-    name = f"{about['strategy']}/{about['task']}-seed{about['seed']}"
+    job = about.get("variant", about["strategy"])
+    name = f"{job}/{about['task']}-seed{about['seed']}"
     if name == f"{path.parent.name}/{path.stem}":
         return None
     return f"{path}: is the run {name}; was the file renamed or copied?"

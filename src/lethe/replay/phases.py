@@ -5,6 +5,7 @@ predicted from the rows of other tasks, and the remaining replayed examples are 
 prediction. The task's own row and the held-out examples play no part.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,6 @@ from lethe.completion import make
 from lethe.completion.probes import choose_probes
 from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import UpstreamExample
-from lethe.engine.checkpoints import fingerprint
 from lethe.engine.phased_steps import Measure, PhaseDraw
 from lethe.errors import LetheError
 from lethe.replay.strategies import STRATEGIES, ByForgetting, Choice, Pool
@@ -127,8 +127,8 @@ class PhasedChoice:
             "count": self.count,
             "seed": [int(number) for number in self.seed],
             "options": {self.run.prediction: self.options.get(self.run.prediction, {})},
-            "base_losses": fingerprint(self.pool.base_losses.tolist()),
-            "training_rows": fingerprint(self.pool.training_rows.tolist()),
+            "base_losses": _digest(self.pool.base_losses),
+            "training_rows": _digest(self.pool.training_rows),
         }
 
     def choose_first(self) -> PhaseDraw:
@@ -206,3 +206,8 @@ def facts_of(choice: Choice) -> dict[str, Any]:
         "pool": choice.pool,
         "temperature": choice.temperature,
     }
+
+
+def _digest(values: np.ndarray) -> str:
+    """SHA-256 of an array's values."""
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=float).tobytes()).hexdigest()

@@ -14,6 +14,7 @@ from lethe.config.replay_settings import (
     BUILT_ON_PREDICTION,
     DURING_TRAINING,
     PREDICTION_METHODS,
+    WITH_SIBLING,
     Replay,
     ReplayRun,
 )
@@ -44,7 +45,7 @@ def plan_contrasts(replay: Replay) -> list[Contrast]:
     Comparisons whose runs the experiment does not have are left out, and so is one that repeats
     another.
     """
-    runs = {run.name: run for run in replay.runs()}
+    runs = {run.name: run for run in replay.results()}
     primary = primary_run(replay)
     text = _random_text(runs, runs.get(primary) if primary is not None else None)
     pairs = []
@@ -65,7 +66,7 @@ def primary_run(replay: Replay) -> str | None:
         return replay.primary
     if "gaussian" in replay.strategies:
         return "gaussian"
-    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION, *DURING_TRAINING)
+    predicting = (*PREDICTION_METHODS, WITH_SIBLING, *BUILT_ON_PREDICTION, *DURING_TRAINING)
     names = [name for name in replay.strategies if name in predicting]
     return names[0] if names else None
 
@@ -109,7 +110,7 @@ def frontier_runs(replay: Replay) -> dict[str, list[str]]:
     -------
     Objective -> names; only frontiers of at least three runs, because two give no curve.
     """
-    runs = [run for run in replay.runs() if not run.recipe_changes and run.interpolate is None]
+    runs = [run for run in replay.results() if not run.recipe_changes and run.interpolate is None]
     frontiers = {}
     for objective in ("text", "kl", "both"):
         names = [run.name for run in runs if not run.replays]

@@ -1,7 +1,7 @@
 """One replay run: choose, fine-tune with replay, measure the examples that were never replayed."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -86,7 +86,48 @@ def fine_tune_with_replay(
     Raises
     ------
     LetheError
-        If a held-out example would be replayed, or the strategy lacks an input.
+        If a held-out example would be replayed, the strategy lacks an input, or the run has
+        several shares of the weights' change (`fine_tune_at_shares`).
+    """
+    if isinstance(run.interpolate, list):
+        raise LetheError(
+            f"replay {run.name}: `interpolate` has {len(run.interpolate)} shares, which are one "
+            "row each; call lethe.replay.runs.fine_tune_at_shares"
+        )
+    (row,) = fine_tune_at_shares(
+        job,
+        upstream,
+        run,
+        task=task,
+        seed=seed,
+        forgetting=forgetting,
+        training_rows=training_rows,
+        gradient_products=gradient_products,
+        completion_options=completion_options,
+    )
+    return row
+
+
+def fine_tune_at_shares(
+    job: "Job",
+    upstream: Sequence[UpstreamExample],
+    run: ReplayRun,
+    *,
+    task: str,
+    seed: int,
+    forgetting: Mapping[str, float] | None = None,
+    training_rows: Mapping[str, np.ndarray] | None = None,
+    gradient_products: Mapping[str, float] | None = None,
+    completion_options: Mapping[str, dict] | None = None,
+) -> list[rows.Row]:
+    """The rows of a run: one, or one per share of the weights' change if it has a list of them.
+
+    All shares are scored from one fine-tune, and each has the losses of a run with this share
+    alone. Parameters and errors are those of `fine_tune_with_replay`.
+
+    Returns
+    -------
+    Rows of the held-out examples, one per run of `ReplayRun.results` in their order.
     """
     title = f"{task}, replay {run.name}"
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
@@ -129,18 +170,42 @@ def fine_tune_with_replay(
             _report_random_draw(run, choice, title)
             _refuse_heldout(replayed, heldout, run)
             term = _replay_term(run, replayed)
-    seeded = replace(job, recipe=recipe, share_of_change=run.interpolate)
+    shares = run.interpolate if isinstance(run.interpolate, list) else []
+    share = None if shares else run.interpolate
+    seeded = replace(job, recipe=recipe, share_of_change=share)
     model, tokenizer, row = seeded.run(heldout, term, title=title)
     if run.chooses_during_training:
         row, replayed, choice = _read_phases(row, term.examples)
         _report_random_draw(run, choice, title)
         _refuse_heldout(replayed, heldout, run)
         costs["probe_passes"] = sum(len(record["probes"]) for record in row.about["replay_phases"])
-    if run.heldout_kl:
-        divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
-        costs["heldout_kl"] = float(np.nanmean(divergences))
-    row = replace(row, about=row.about | costs)
-    return _labelled(row, replayed, choice, run=run.name, task=task, seed=seed)
+    measured: Iterable[rows.Row] = [row]
+    if shares:
+        from lethe.measure.shares import rows_at_shares
+
+        measured = rows_at_shares(
+            seeded, model, tokenizer, row, upstream=heldout, shares=shares, title=title
+        )
+    labelled = []
+    # While the row of a share is out, the model has the weights of this share.
+    for result, of_share in zip(run.results(), measured, strict=True):
+        about = of_share.about | costs
+        if shares:
+            about["variant"] = run.name
+        if run.heldout_kl:
+            divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
+            about["heldout_kl"] = float(np.nanmean(divergences))
+        labelled.append(
+            _labelled(
+                replace(of_share, about=about),
+                replayed,
+                choice,
+                run=result.name,
+                task=task,
+                seed=seed,
+            )
+        )
+    return labelled
 
 
 def _replay_term(
@@ -178,7 +243,7 @@ def _refuse_heldout(
 def _read_phases(
     row: rows.Row, candidates: Sequence[UpstreamExample]
 ) -> tuple[rows.Row, list[UpstreamExample], Choice]:
-    """What the phases of a training chose.
+    """Reads the choices of a training's phases.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lethe
 from lethe.analysis import transfer
+from lethe.config.task_table import Task
 from lethe.report.example_browser import make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
@@ -55,7 +57,12 @@ MEASURES = {
 }
 
 
-def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict[str, Any]) -> str:
+def render_page(
+    findings: Findings,
+    figures: Mapping[str, bytes],
+    settings: dict[str, Any],
+    left_out: Mapping[str, Task] = MappingProxyType({}),
+) -> str:
     """Renders the page as HTML. All text from data is escaped; images are part of the page.
 
     Parameters
@@ -64,6 +71,8 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         PNG images by name, as in `lethe.report.plots.FIGURES`.
     settings
         The experiment. The page shows all of its settings.
+    left_out
+        Tasks that are missing from all tables and figures; the page names them at each.
     """
     environment = Environment(
         loader=PackageLoader("lethe.report", "."), autoescape=True, undefined=StrictUndefined
@@ -79,6 +88,7 @@ def render_page(findings: Findings, figures: Mapping[str, bytes], settings: dict
         verdicts=make_verdicts(findings, settings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
+        left_out=describe_left_out(left_out),
         images=images,
         captions=CAPTIONS,
         summaries=_by_model(_records, findings.summaries),
@@ -142,6 +152,14 @@ def _scores(table: pd.DataFrame) -> list[dict]:
     for (split, method, k), part in over_seeds.groupby(["split", "method", "k"], sort=False):
         metrics = {record["metric"]: record for record in _records(part)}
         lines.append({"split": split, "method": method, "k": k, "metrics": metrics})
+    return lines
+
+
+def describe_left_out(tasks: Mapping[str, Task]) -> list[dict[str, str]]:
+    """The lines of left_out.csv: task, group and split."""
+    lines = []
+    for name, task in tasks.items():
+        lines.append({"task": name, "group": task.group, "split": task.split})
     return lines
 
 

@@ -8,6 +8,8 @@ import pytest
 from helpers.experiment import ROOT, make_experiment
 
 from lethe.cli.application import main
+from lethe.jobs import workflow_process
+from lethe.jobs.workflow_process import FailedWorkflow
 
 TARGET = "results/tiny/tasks/add/train.parquet"
 
@@ -73,3 +75,29 @@ def test_without_an_experiment_it_is_config_yaml(folder, capfd):
 def test_an_experiment_by_snakemakes_option_is_a_wrong_use(folder, capfd):
     assert main(["run", "--configfile", "tiny.yaml"]) == 2
     assert "name the experiment first" in capfd.readouterr().err
+
+
+def test_a_run_without_failed_tasks_goes_on_until_no_other_task_fails(folder, monkeypatch, capfd):
+    """Two tasks fail one after the other; a job of another kind would end the run."""
+    failures = [("prepare_task", "results/tiny/tasks/add/train.parquet")]
+    failures += [("measure_row", "results/tiny/olmo/rows/upper.parquet")]
+    calls = []
+
+    def run_snakemake(experiment, options, leave_out, stdout_to_stderr):
+        calls.append(list(leave_out))
+        if len(calls) <= len(failures):
+            raise FailedWorkflow("1 job failed", failures[len(calls) - 1 : len(calls)])
+
+    monkeypatch.setattr(workflow_process, "run_snakemake", run_snakemake)
+    assert main(["run", "tiny.yaml", "--without-failed"]) == 0
+    assert calls == [[], ["add"], ["add", "upper"]]
+    assert "warning: the report and all tables are without add, upper" in capfd.readouterr().err
+    failures[:] = [("pretrain_model", "results/tiny/olmo/model.json")]
+    calls.clear()
+    assert main(["run", "tiny.yaml", "--without-failed"]) == 1
+    assert calls == [[]]
+
+
+def test_a_setting_of_snakemake_does_not_go_with_left_out_tasks(folder, capfd):
+    assert main(["run", "tiny.yaml", "--without-failed", "--config", "seed=1"]) == 2
+    assert "cannot be combined" in capfd.readouterr().err

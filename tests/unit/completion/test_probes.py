@@ -93,3 +93,70 @@ def test_the_curve_of_error_falls_and_tells_how_many_probes_are_needed():
     assert 8 < probes_needed(curve, (curve[8] + curve[32]) / 2) < 32
     assert probes_needed(curve, 10.0) == 2
     assert probes_needed(curve, 0.0) is None
+
+
+def greedy_by_definition(features, variance, spread, k):
+    """Every gain from the posterior covariance itself."""
+    posterior = np.eye(len(features))
+    columns = []
+    for _ in range(k):
+        weighted = posterior @ features
+        gain = np.einsum("in,in->n", weighted, spread @ weighted)
+        gain /= np.einsum("in,in->n", features, weighted) + variance
+        gain[columns] = -np.inf
+        best = int(np.argmax(gain))
+        columns.append(best)
+        direction = weighted[:, best]
+        posterior -= np.outer(direction, direction) / (
+            features[:, best] @ direction + variance[best]
+        )
+    return columns
+
+
+def test_updated_gains_choose_as_gains_by_definition():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(12, 400)) * np.geomspace(3, 0.01, 12)[:, None]
+    variance = np.exp(rng.normal(size=400)) * 0.3
+    spread = features @ features.T
+    chosen = greedy_columns(features, variance=variance, spread=spread, k=100)
+    assert chosen.tolist() == greedy_by_definition(features, variance, spread, 100)
+
+
+def variance_left(train, index):
+    method = Gaussian(noise=1.0).fit(train)
+    columns = np.vstack([train, np.ones(train.shape[1])])
+    solver = method.solver(method.model_.parts, columns[:, index])
+    return solver.variance(columns, 1.0).sum()
+
+
+def test_a_budget_buys_more_information_if_probes_are_chosen_by_cost():
+    cost = np.exp(np.random.default_rng(4).normal(3, 1, 120)).round() + 1
+    budget = float(np.median(cost)) * 8
+    by_cost = choose_probes(Z, None, "a_optimal", cost=cost, budget=budget)
+    assert cost[by_cost].sum() <= budget
+    # Without costs, as many of the best probes as the budget pays for.
+    affordable = []
+    for k in range(1, 30):
+        index = choose_probes(Z, k, "a_optimal")
+        if cost[index].sum() <= budget:
+            affordable = index
+    assert variance_left(Z, by_cost) < variance_left(Z, affordable)
+    few = choose_probes(Z, 3, "a_optimal", cost=cost, budget=budget)
+    assert len(few) == 3
+
+
+def test_equal_costs_change_nothing():
+    index = choose_probes(Z, 9, "a_optimal", cost=np.full(120, 7.0))
+    np.testing.assert_array_equal(index, choose_probes(Z, 9, "a_optimal"))
+
+
+def test_costs_that_make_no_sense_are_refused():
+    cost = np.full(120, 5.0)
+    with pytest.raises(ValueError, match="buys no probe; the cheapest costs 5"):
+        choose_probes(Z, None, "a_optimal", cost=cost, budget=4)
+    with pytest.raises(ValueError, match="a number above 0 per column"):
+        choose_probes(Z, 4, "a_optimal", cost=cost - 5)
+    with pytest.raises(ValueError, match="needs the cost of each example"):
+        choose_probes(Z, None, "a_optimal")
+    with pytest.raises(ValueError, match="a_optimal only .value seen: 'random'"):
+        choose_probes(Z, 4, "random", cost=cost)

@@ -304,6 +304,10 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             {"models": {"m": {"source": "hub", "path": "a/b", "chat_template": ""}}},
             "models.m.chat_template: must be a file, folder or id",
         ),
+        (
+            {"sources": {"local": {"kind": "files", "folder": ".", "answer": "{response"}}},
+            "sources.local: answer names no field of the record",
+        ),
         ({"tasks": ""}, "tasks: must be a file, folder or id"),
     ],
 )
@@ -485,6 +489,14 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     assert message in problems(config, folder)
 
 
+def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
+    config, folder = experiment
+    pool = {"pool": "pool.parquet"}
+    assert "upstream.pool" in problems({**config, "upstream": pool}, folder)
+    assert "give one of both" in problems({**config, "upstream": pool | {"examples": 10}}, folder)
+    assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)
+
+
 def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
     config, folder = experiment
     name = config["experiment"]
@@ -499,3 +511,17 @@ def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
     load_experiment(config | elsewhere, folder)
     for value in ("small", "../x/small", "a/b/c", "a/.."):
         assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)
+
+
+def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):
+    config, folder = experiment
+    with (folder / "tasks.csv").open("a") as table:
+        table.write("d,two,bigbench:d,train\n")
+    loaded = load_experiment({**config, "leave_out": ["b"]}, folder)
+    assert loaded.names() == ["a", "c", "d"] and list(loaded.left_out) == ["b"]
+    message = problems({**config, "leave_out": ["x"]}, folder)
+    assert "leave_out: no task 'x' in the task table; seen: ['a', 'b', 'c', 'd']" in message
+    message = problems({**config, "leave_out": ["a", "b"]}, folder)
+    assert "needs at least 2 of split train" in message
+    message = problems({**config, "leave_out": ["a", "b", "c", "d"]}, folder)
+    assert "leave_out: names every task of the table" in message

@@ -16,6 +16,7 @@ VARIANTS = {
     "wise-ft": {"strategy": "none", "interpolate": 0.75},
     "spread": {"strategy": "gaussian", "temperature": {"sd": 0.5}},
 }
+LINE = {"strategy": "none", "interpolate": [0.25, 1]}
 
 
 def section(**changes):
@@ -98,7 +99,7 @@ def test_a_run_that_chooses_while_it_trains_records_its_probes_and_no_other_run_
     assert (online["probe_after"], online["probes"], online["probe_choice"]) == (
         [0.1],
         12,
-        "random",
+        "a_optimal",
     )
     assert online["prediction"] == "gaussian"
     after = {name: replay.resolve(name).probe_after for name in replay.names}
@@ -165,6 +166,14 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"variants": {"a": {"strategy": "none", "recipe": {"seed": 1}}}}, "recipe.seed"),
         ({"variants": {"a": {"strategy": "none", "interpolate": 1.5}}}, "interpolate"),
         ({"primary": "mf"}, "primary: 'mf' is neither"),
+        ({"variants": {"line": LINE}, "primary": "line"}, "primary: 'line' is neither"),
+        ({"variants": {"line": LINE | {"interpolate": []}}}, "interpolate"),
+        ({"variants": {"line": LINE | {"interpolate": [0.5, 0.5]}}}, "two runs have the name"),
+        ({"variants": {"line": LINE, "a": LINE}}, "a-0.25: has the settings of 'line-0.25'"),
+        (
+            {"variants": {"line": LINE, "line-1": {"strategy": "random", "ratio": 0.5}}},
+            "two runs have the name 'line-1'",
+        ),
         ({"advise": {"trade": []}}, "advise.trade"),
         ({"advise": {"trade": [1, 1]}}, "trade holds a value twice"),
         ({"advise": {"trade": [0]}}, "advise.trade"),
@@ -199,6 +208,28 @@ def test_the_type_of_the_prompts_teacher_is_recorded_where_the_replays_is_stored
     assert ReplayRun.from_parameters("random", parameters).teacher_dtype == "bfloat16"
     usual = Replay(strategies=["random"], teacher="stored").resolve("random")
     assert usual.parameters(prompt_kl=True) == usual.parameters()
+
+
+def test_a_list_of_shares_is_one_job_and_a_run_per_share():
+    replay = section(variants={"line": LINE}, advise={"runs": ["random", "line-0.25"]})
+    assert replay.names[-1] == "line"
+    names = [run.name for run in replay.results()]
+    assert names == ["none", "random", "gaussian", "oracle", "line-0.25", "line-1"]
+    assert [run.interpolate for run in replay.results()[-2:]] == [0.25, 1]
+    run = replay.resolve("line")
+    assert not run.equals_own_row(0)
+    assert run.parameters()["interpolate"] == [0.25, 1]
+    again = ReplayRun.from_parameters("line", run.parameters())
+    assert [result.name for result in again.results()] == ["line-0.25", "line-1"]
+    assert [advised.name for advised in replay.advised_runs()] == ["random", "line-0.25"]
+    assert Replay(**replay.model_dump(mode="json")) == replay
+    assert section(variants={"line": LINE}, primary="line-1").primary == "line-1"
+
+
+def test_a_single_share_keeps_its_name_and_its_parameters():
+    run = section().resolve("wise-ft")
+    assert run.results() == [run]
+    assert run.parameters()["interpolate"] == 0.75
 
 
 def test_an_advice_lists_the_settings_that_play_a_part_in_a_run():

@@ -80,6 +80,12 @@ def test_every_job_that_runs_a_model_is_counted():
     # Twenty new examples, five replayed, held-out examples scored.
     assert jobs["replay_run"][2].trained == 800 + 5 * 50
     assert jobs["replay_run"][2].scored == 2 * 50 + 2 * 30
+    line = {"strategy": "none", "interpolate": [0.25, 0.5, 0.75]}
+    shares = Replay(strategies=["random"], variants={"line": line}, **paper)
+    *_, of_line = estimate(replay=shares).jobs(Pretraining())["replay_run"]
+    # One training; the fine-tuned model and its three shares are scored.
+    assert of_line.trained == 800
+    assert of_line.scored == jobs["replay_run"][2].scored + 3 * 2 * 50
     swap = replay.model_copy(update={"accounting": "swap"})
     assert estimate(replay=swap).jobs()["replay_run"][2].trained == 800
 

@@ -148,14 +148,14 @@ def test_two_processes_probe_and_choose_what_one_does(measured, recipe, replay):
 
 def test_stopped_in_a_phase_both_continue_with_the_examples_that_it_chose(measured, tmp_path):
     replay = PHASES | {"teacher": "stored"}
-    whole = measured("whole", ("llama",), 2, replay=replay)["llama"]
+    uninterrupted = measured("whole", ("llama",), 2, replay=replay)["llama"]
     with pytest.raises(SystemExit) as left:
         measured("stopped", ("llama",), 2, replay=replay, kill_at=5)
     assert left.value.code == STOPPED
     assert (tmp_path / "stopped/llama-unfinished/training.safetensors").exists()
     row = measured("stopped", ("llama",), 2, replay=replay)["llama"]
-    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
-    assert row.about["replay_phases"] == whole.about["replay_phases"]
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["replay_phases"] == uninterrupted.about["replay_phases"]
 
 
 def test_two_processes_that_learn_nothing_forget_exactly_nothing(measured):

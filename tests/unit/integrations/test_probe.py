@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers import tiny
+from helpers import chats, tiny
 
 from lethe.completion.predictor import Predictor, template_of_card
 from lethe.config.model_settings import LoRA
@@ -450,6 +450,18 @@ def test_a_finished_experiment_gives_a_predictor(tmp_path):
     np.testing.assert_array_equal(made.base_losses, positions)
     np.testing.assert_array_equal(made.scored_tokens, np.array(positions) + 1)
     assert made.chat_template is None
+    cheap = Predictor.from_results(folder, probes=None, token_budget=60)
+    assert cheap.scored_tokens.sum() <= 60
+    other = tmp_path / "results/other/small"
+    forgetting_matrix.write_matrix(
+        other / "Z.parquet",
+        forgetting_matrix.Matrix(values[1:, ::-1], [f"t{i}" for i in range(1, 6)], ids[::-1]),
+    )
+    both = Predictor.from_results(folder, probes=5, sibling=other)
+    np.testing.assert_array_equal(both.index, made.index)
+    assert both.other_model == "small" and both.other.shape == (6, 39)
+    assert np.isnan(both.other[0]).all()
+    np.testing.assert_array_equal(both.other[1:], made.train[1:])
     write_upstream(tmp_path / "results/e/upstream.parquet", UPSTREAM[:30])
     with pytest.raises(LetheError, match="10 examples of Z"):
         Predictor.from_results(folder, probes=5)
@@ -511,20 +523,66 @@ def test_predictions_come_out_by_example_and_draw_what_is_replayed(predictor, to
     write_upstream(tmp_path / "pool.parquet", UPSTREAM)
     tables = []
     for name in ("a", "b"):
-        path = probe.mix(tmp_path / "pool.parquet", tmp_path / f"{name}.parquet", examples=10)
+        path = probe.draw_replay(
+            tmp_path / "pool.parquet", tmp_path / f"{name}.parquet", examples=10
+        )
         tables.append(list(read_upstream(path)))
     assert tables[0] == tables[1]
     assert len({example.example_id for example in tables[0]}) == 10
     assert all(example.split == "replayable" for example in tables[0])
-    narrow = probe.mix(
+    narrow = probe.draw_replay(
         tmp_path / "pool.parquet", tmp_path / "top.parquet", examples=5, temperature=1e-6
     )
     heldout = {example.example_id for example in UPSTREAM if example.split == "heldout"}
     replayable = [r["example_id"] for r in records if r["example_id"] not in heldout]
     assert {example.example_id for example in read_upstream(narrow)} == set(replayable[:5])
     with pytest.raises(LetheError, match="it has 30 replayable ones"):
-        probe.mix(tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=31)
+        probe.draw_replay(tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=31)
     other = [replace(example, example=tiny.upstream(1)[0].example) for example in UPSTREAM]
     write_upstream(tmp_path / "other.parquet", other)
     with pytest.raises(LetheError, match="has another text than in the predictor"):
-        probe.mix(tmp_path / "other.parquet", tmp_path / "c.parquet", examples=3)
+        probe.draw_replay(tmp_path / "other.parquet", tmp_path / "c.parquet", examples=3)
+
+
+def test_a_predictor_keeps_its_conversations_and_the_probe_reads_all_their_turns(tmp_path):
+    reader = chats.tokenizer()
+    upstream = [example for example in chats.pool(60) if example.domain == "talks"]
+    made = Predictor(
+        train=np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32),
+        example_ids=[example.example_id for example in upstream],
+        domains=np.array([example.domain for example in upstream]),
+        index=np.arange(3),
+        probes=[example.example for example in upstream[:3]],
+        max_tokens=400,
+        include_eos=True,
+    )
+    made.save(tmp_path / "p.npz")
+    assert Predictor.load(tmp_path / "p.npz").probes == made.probes
+    probe = ForgettingProbe(tmp_path / "p.npz")
+    tokens = probe._tokenise_probes(reader)
+    assert tokens == tokenise(reader, made.probes, 400, truncation="right").examples
+    decoded = reader.decode(tokens[0].ids)
+    assert decoded.startswith("<|im_start|>system\nTell a tale.<|im_end|>")
+
+
+def test_a_mixture_of_new_data_is_drawn_by_the_prediction(predictor, tokenizer, tmp_path):
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.train()
+    write_upstream(tmp_path / "pool.parquet", UPSTREAM)
+    lines = [json.dumps({"prompt": f"say {i}", "completion": f"word {i}"}) for i in range(20)]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines))
+    counts = probe.mix(
+        tmp_path / "new.jsonl", tmp_path / "pool.parquet", tmp_path / "mixed", ratio=0.5
+    )
+    assert counts["train_with_replay.jsonl"] == 30
+    predicted = {r["example_id"]: r["forgetting"] for r in probe.predictions()}
+    heldout = {example.example_id for example in UPSTREAM if example.split == "heldout"}
+    (table,) = (tmp_path / "mixed").glob("replay.text.jsonl")
+    records = [json.loads(line) for line in table.read_text().splitlines()]
+    assert len(records) == 10
+    for record in records:
+        assert record["example_id"] not in heldout
+        assert record["predicted_forgetting"] == pytest.approx(predicted[record["example_id"]])
+    with pytest.raises(LetheError, match="is not empty"):
+        probe.mix(tmp_path / "new.jsonl", tmp_path / "pool.parquet", tmp_path / "mixed")

@@ -117,3 +117,20 @@ def test_a_job_ends_when_its_owner_is_gone(process):
     process.kill()
     process.wait()
     assert job.wait(timeout=20) == -signal.SIGTERM
+
+
+def test_snakemake_ends_when_the_command_that_runs_it_is_gone(process):
+    """Also if it handles SIGTERM, as Snakemake does, by waiting for its jobs."""
+    code = (
+        "import os, signal, time; from lethe.jobs.owner import watch_command; "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); watch_command(); "
+        "assert 'LETHE_COMMAND' not in os.environ; time.sleep(60)"
+    )
+    library = str(Path(__file__).parents[3] / "src")
+    variables = {"PYTHONPATH": library, owner.COMMAND: Owner.of_process(process.pid).variable()}
+    snakemake = subprocess.Popen([sys.executable, "-c", code], env=os.environ | variables)
+    time.sleep(1.5)
+    assert snakemake.poll() is None
+    process.kill()
+    process.wait()
+    assert snakemake.wait(timeout=20) == -signal.SIGKILL

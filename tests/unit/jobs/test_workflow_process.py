@@ -98,3 +98,16 @@ def test_without_snakemake_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(workflow_process.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LetheError, match="pip install"):
         workflow_process.run_snakemake(Path("e.yaml"))
+
+
+def test_each_failed_job_is_kept_with_its_first_file():
+    other = FAILED_JOB.replace("/add/train.parquet", "/double/train.parquet, x/eval.parquet")
+    assert read(FAILED_JOB + other)[0].jobs == [
+        ("prepare_task", "results/tiny/tasks/add/train.parquet"),
+        ("prepare_task", "results/tiny/tasks/double/train.parquet"),
+    ]
+
+
+def test_tasks_are_left_out_by_a_setting_before_the_experiment():
+    command = snakemake_command(Path("x"), Path("e.yaml"), ["-n"], leave_out=["a", "b"])
+    assert command[-4:] == ["--config", 'leave_out=["a", "b"]', "--configfile", "e.yaml"]

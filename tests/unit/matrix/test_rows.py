@@ -37,6 +37,48 @@ def refused(path, part="") -> None:
     assert "run again" in str(caught.value)
 
 
+def test_several_rows_of_one_job_come_back_in_their_order(tmp_path):
+    several = [made(seed=seed) for seed in range(3)]
+    several[1] = replace(several[1], about={"share": 0.5})
+    path = tmp_path / "line.parquet"
+    rows.write_rows(path, several)
+    again = rows.read_rows(path)
+    assert len(again) == 3
+    for row, other in zip(several, again, strict=True):
+        for name in ("loss_before", "loss_after", "n_tokens", "forgetting"):
+            np.testing.assert_array_equal(getattr(row, name), getattr(other, name))
+        assert (row.example_ids, row.settings) == (other.example_ids, other.settings)
+    assert again[1].about == {"share": 0.5}
+    with pytest.raises(RowError, match=r"line\.parquet: holds 3 rows of one fine-tune"):
+        rows.read_row(path)
+
+
+def test_a_file_of_one_row_is_a_list_of_one(path):
+    (row,) = rows.read_rows(path)
+    np.testing.assert_array_equal(row.loss_after, made().loss_after)
+
+
+@pytest.mark.parametrize("changed", ["loss_after", "row", "about"])
+def test_several_rows_of_which_one_was_changed_are_refused(tmp_path, changed):
+    path = tmp_path / "line.parquet"
+    rows.write_rows(path, [made(seed=seed) for seed in range(3)])
+    table = pq.read_table(path)
+    metadata = table.schema.metadata
+    if changed == "about":
+        content = json.loads(metadata[b"lethe"])
+        content["rows"][2]["about"]["steps"] = 51
+        metadata = {b"lethe": json.dumps(content).encode()}
+    else:
+        values = table[changed].to_numpy().copy()
+        values[20] = values[20] + 1
+        index = table.column_names.index(changed)
+        table = table.set_column(index, changed, pa.array(values))
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(RowError, match="line.parquet") as caught:
+        rows.read_rows(path)
+    assert "run again" in str(caught.value)
+
+
 def test_a_row_comes_back_as_it_was_written(path):
     found, row = rows.read_row(path), made()
     for name in ("loss_before", "loss_after", "n_tokens", "forgetting"):

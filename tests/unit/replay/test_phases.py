@@ -1,11 +1,13 @@
 """Replayed examples that are chosen while the training runs (`online`, `closed_loop`)."""
 
+import importlib.util
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import tiny
+from helpers.experiment import ROOT
 
 from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.config.replay_settings import Replay
@@ -14,6 +16,7 @@ from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError
+from lethe.matrix.forgetting_matrix import Matrix, write_matrix
 from lethe.measure import forgetting as measurement
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay.phases import PhasedChoice, scale_of_forgetting, without_copies_of_heldout
@@ -131,8 +134,27 @@ def test_the_rest_is_what_the_prediction_puts_first(job):
     rest = [e.example_id for e in REPLAYABLE if e.example_id not in first["examples"]]
     unprobed = [name for name in rest if name not in last["probes"]]
     expected = sorted(unprobed, key=means.__getitem__)[::-1]
-    drawn = [name for name in last["examples"] if name not in last["probes"]]
-    assert drawn == expected[: len(drawn)]
+    rest_of_draw = [name for name in last["examples"] if name not in last["probes"]]
+    assert rest_of_draw == expected[: len(rest_of_draw)]
+
+
+def test_the_tasks_own_row_never_enters(job, tmp_path):
+    """Leave-one-task-out: whatever the row of the task holds, the run is the same to the byte."""
+    spec = importlib.util.spec_from_file_location("script", ROOT / "workflow_scripts/replay_run.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    columns = np.array(list(training_rows().values()), dtype=np.float32)
+    names = [f"task{number}" for number in range(len(columns.T))]
+    runs = []
+    for value in (0.0, 50.0, np.nan):
+        values = np.vstack([columns.T, np.full(len(columns), value, dtype=np.float32)])
+        z = Matrix(values=values, tasks=[*names, "t"], example_ids=list(training_rows()))
+        write_matrix(tmp_path / "Z.parquet", z)
+        rows = script.read_training_rows(str(tmp_path / "Z.parquet"), names)
+        runs.append(run(job, "closed_loop", rows=rows))
+    for other in runs[1:]:
+        assert other.loss_after.tobytes() == runs[0].loss_after.tobytes()
+        assert other.about["replay_phases"] == runs[0].about["replay_phases"]
 
 
 @pytest.mark.parametrize("strategy", ["online", "closed_loop"])
@@ -216,12 +238,12 @@ def test_killed_in_a_phase_it_ends_with_the_bytes_of_an_uninterrupted_run(
 ):
     changes, recipe = TRAININGS[training]
     job = replace(job, recipe=job.recipe.model_copy(update=recipe))
-    whole = run(job, "closed_loop", **changes)
+    uninterrupted = run(job, "closed_loop", **changes)
     # Phases begin at 3, 6 and 10, or at 2, 5 and 8 where replay adds no steps.
-    kept = replace(job, unfinished=tmp_path / "c")
-    row, again = interrupted(kept, monkeypatch, 7, strategy="closed_loop", **changes)
-    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
-    assert row.about["replay_phases"] == whole.about["replay_phases"]
+    resumable = replace(job, unfinished=tmp_path / "c")
+    row, again = interrupted(resumable, monkeypatch, 7, strategy="closed_loop", **changes)
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["replay_phases"] == uninterrupted.about["replay_phases"]
     assert again == 1, "only the phase that had not begun"
 
 
@@ -230,27 +252,27 @@ def test_killed_before_between_and_after_its_phases_online_ends_with_the_same_by
     job, tmp_path, monkeypatch, steps
 ):
     changes = {"teacher": "stored", "online_after": 0.4}
-    whole = run(job, **changes)
-    begins = whole.about["replay_phases"][1]["step"]
+    uninterrupted = run(job, **changes)
+    begins = uninterrupted.about["replay_phases"][1]["step"]
     assert begins == 5
-    kept = replace(job, unfinished=tmp_path / "c")
-    row, again = interrupted(kept, monkeypatch, steps, **changes)
-    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
-    assert row.about["replay_phases"] == whole.about["replay_phases"]
+    resumable = replace(job, unfinished=tmp_path / "c")
+    row, again = interrupted(resumable, monkeypatch, steps, **changes)
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["replay_phases"] == uninterrupted.about["replay_phases"]
     assert again == (1 if steps <= begins else 0)
 
 
 def test_killed_after_the_training_it_still_reports_its_phases(job, tmp_path, monkeypatch):
-    kept = replace(job, unfinished=tmp_path / "c")
-    whole = run(kept)
+    resumable = replace(job, unfinished=tmp_path / "c")
+    uninterrupted = run(resumable)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "due", lambda checkpoint: checkpoint.folder is not None)
         patch.setattr(measurement, "measure_own_task", stop_after_training)
         with pytest.raises(KeyboardInterrupt):
-            run(kept)
-    row = run(kept)
-    kept.finish()
-    assert row.about["replay_phases"] == whole.about["replay_phases"]
+            run(resumable)
+    row = run(resumable)
+    resumable.finish()
+    assert row.about["replay_phases"] == uninterrupted.about["replay_phases"]
 
 
 def stop_after_training(*_arguments, when, **_options):

@@ -6,14 +6,23 @@ from helpers import tiny
 
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.config.replay_settings import Replay
+from lethe.cost.ledger import FinishedRow
 from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
 from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
+from lethe.matrix import rows
+from lethe.matrix.gathering import read_replay_runs
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
-from lethe.replay.runs import fine_tune_with_replay, gather_runs, replay_line, without_replay
+from lethe.replay.runs import (
+    fine_tune_at_shares,
+    fine_tune_with_replay,
+    gather_runs,
+    replay_line,
+    without_replay,
+)
 from lethe.replay.strategies import Choice
 
 UPSTREAM = tiny.upstream(16)
@@ -216,6 +225,54 @@ def test_a_share_of_the_change_of_weights_forgets_less_and_none_of_it_nothing(jo
     assert np.abs(still.forgetting).max() < 1e-4
 
 
+LORA = {"method": "lora", "lora": {"rank": 2}}
+
+
+@pytest.mark.parametrize("changes", [{}, {"recipe": LORA}])
+def test_shares_scored_from_one_fine_tune_are_those_of_separate_runs_to_the_bit(
+    job, changes, monkeypatch, tmp_path
+):
+    shares = [0.25, 0.5, 1.0]
+    common = {"strategy": "random"} | changes
+    variants = {"line": common | {"interpolate": shares}}
+    replay = Replay(strategies=["random"], **MIX | {"heldout_kl": True}, variants=variants)
+    line = replay.resolve("line")
+    trained = replace(job, recipe=line.apply_to(job.recipe))
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    rows_of_line = fine_tune_at_shares(trained, UPSTREAM, line, task="t", seed=1)
+    assert len(seen) == 1, "one fine-tune for all shares"
+    assert [row.about["strategy"] for row in rows_of_line] == ["line-0.25", "line-0.5", "line-1"]
+    for share, row in zip(shares, rows_of_line, strict=True):
+        alone_settings = line.model_copy(update={"name": "alone", "interpolate": share})
+        alone = fine_tune_with_replay(trained, UPSTREAM, alone_settings, task="t", seed=1)
+        assert row.loss_after.tobytes() == alone.loss_after.tobytes()
+        assert row.settings == alone.settings
+        one = replay_line(row) | {"strategy": "", "training_seconds": 0}
+        assert one == replay_line(alone) | {"strategy": "", "training_seconds": 0}
+    # The files of the runs: one per job, whose rows the tables list under their names.
+    path = tmp_path / "line/t-seed1.parquet"
+    rows.write_rows(path, rows_of_line)
+    listed = read_replay_runs([path])
+    assert [row.about["strategy"] for row in listed] == ["line-0.25", "line-0.5", "line-1"]
+    assert listed[1].loss_after.tobytes() == rows_of_line[1].loss_after.tobytes()
+    renamed = tmp_path / "other/t-seed1.parquet"
+    rows.write_rows(renamed, rows_of_line)
+    with pytest.raises(LetheError, match="is the run line/t-seed1"):
+        read_replay_runs([renamed])
+
+
+def test_the_fine_tune_of_several_shares_counts_once(job):
+    variants = {"line": {"strategy": "none", "interpolate": [0.5, 1.0]}}
+    line = Replay(strategies=["random"], **MIX, variants=variants).resolve("line")
+    first, second = fine_tune_at_shares(job, UPSTREAM, line, task="t", seed=0)
+    finished = [FinishedRow(row=row, file_bytes=0) for row in (first, second)]
+    assert finished[0].training_tokens > 0 and finished[1].training_tokens == 0
+    assert first.about["seconds"] > second.about["seconds"] > 0
+    with pytest.raises(LetheError, match="2 shares.*fine_tune_at_shares"):
+        fine_tune_with_replay(job, UPSTREAM, line, task="t", seed=0)
+
+
 def test_a_run_without_replay_carries_no_replayed_tokens(job):
     assert replay_line(run(job, "none"))["replayed_token_share"] == 0
     assert replay_line(run(job, "none", seed=1))["replayed_token_share"] == 0
@@ -251,24 +308,24 @@ def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(
 
 
 def test_mir_that_resumes_takes_no_second_virtual_step(job, tmp_path, monkeypatch):
-    whole = run(job, "mir")
-    kept = replace(job, unfinished=tmp_path / "c")
+    uninterrupted = run(job, "mir")
+    resumable = replace(job, unfinished=tmp_path / "c")
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "due", lambda checkpoint: checkpoint.folder is not None)
         patch.setattr(TrainingLoop, "take", interrupted_at(3, TrainingLoop.take))
         with pytest.raises(KeyboardInterrupt):
-            run(kept, "mir")
+            run(resumable, "mir")
     streams = []
     runs_fine_tune(monkeypatch, streams)
-    row = run(kept, "mir")
+    row = run(resumable, "mir")
     assert len(streams) == 1, "the training, and no virtual step"
-    assert row.loss_after.tobytes() == whole.loss_after.tobytes()
-    assert row.about["probe_passes"] == whole.about["probe_passes"] == 12
-    # Another seed has another virtual step, whatever lies in the folder.
+    assert row.loss_after.tobytes() == uninterrupted.loss_after.tobytes()
+    assert row.about["probe_passes"] == uninterrupted.about["probe_passes"] == 12
+    # Another seed has another virtual step, whatever the folder holds.
     streams.clear()
-    run(kept, "mir", seed=1)
+    run(resumable, "mir", seed=1)
     assert len(streams) == 2
-    kept.finish()
+    resumable.finish()
     assert not (tmp_path / "c").exists()
 
 

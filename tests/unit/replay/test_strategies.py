@@ -13,6 +13,8 @@ from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed
 
 UPSTREAM = tiny.upstream(24)
 REPLAYABLE = {example.example_id for example in UPSTREAM if example.split == "replayable"}
+# The others are tested with a training in test_phases.py.
+BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
 GENERATOR = np.random.default_rng(5)
 ROWS = {example.example_id: GENERATOR.normal(1, 1, 6) for example in UPSTREAM}
 SCORES = {example.example_id: float(i) for i, example in enumerate(UPSTREAM)}

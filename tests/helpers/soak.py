@@ -166,10 +166,11 @@ class Soak:
         return {"job": jobs, "server": servers, "fork": forks}[victim]
 
     def _delete_measurements(self) -> None:
-        """Deletes what the jobs on the model have made, so that there is work to kill."""
-        for model in self.workspace.results.glob("*/rows"):
-            shutil.rmtree(model)
-            (model.parent / "base.parquet").unlink(missing_ok=True)
+        """Deletes base losses, rows and Z, so that there is work to kill."""
+        for folder in self.workspace.results.glob("*/rows"):
+            shutil.rmtree(folder)
+            for name in ("base.parquet", "Z.parquet", "rows.csv"):
+                (folder.parent / name).unlink(missing_ok=True)
 
 
 def soak(folder: Path, kills: int, seed: int) -> Soak:

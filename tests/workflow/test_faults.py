@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from helpers.experiment import ROOT
+from helpers.experiment import ROOT, Workspace, make_experiment
 from helpers.hub import Hub
 
 from lethe.matrix import forgetting_matrix, rows
@@ -44,6 +44,34 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
         z = forgetting_matrix.read_matrix(finished.results / model / "Z.parquet")
         again = forgetting_matrix.read_matrix(copied.results / model / "Z.parquet")
         assert (z.values == again.values).all()
+
+
+@pytest.mark.parametrize("command", ["snakemake", "lethe run"])
+def test_after_kill_9_the_next_run_removes_the_lock_itself(tmp_path, command):
+    make_experiment(tmp_path / "new")
+    workspace = Workspace(tmp_path / "new")
+    target = "results/tiny/tasks/add/train.parquet"
+    arguments = [sys.executable, "-m", "lethe", "run", "tiny.yaml", "--cores", "1", target]
+    if command == "snakemake":
+        arguments = workspace.command("--", target)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "LETHE_CACHE": str(tmp_path)}
+    surroundings = {"cwd": workspace.folder, "env": environment, "stderr": subprocess.STDOUT}
+    first = subprocess.Popen(arguments, **surroundings, stdout=subprocess.DEVNULL)
+    locks = workspace.folder / ".snakemake/locks"
+    end = time.monotonic() + 120
+    while len(list(locks.glob("*.owner"))) < 2:
+        assert time.monotonic() < end and first.poll() is None, "the first run took no lock"
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    # The Snakemake of a killed `lethe run` ends half a second later.
+    time.sleep(1)
+    second = subprocess.run(
+        arguments, **surroundings, stdout=subprocess.PIPE, text=True, timeout=300, check=False
+    )
+    assert second.returncode == 0, second.stdout
+    assert "Removed the lock of process" in second.stdout
+    assert (workspace.folder / target).exists() and not list(locks.glob("*"))
 
 
 def _only_two_rows(workspace) -> None:

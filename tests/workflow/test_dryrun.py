@@ -69,7 +69,7 @@ def test_the_default_experiment(shipped):
     assert counts["measure_row"] == models * len(tasks)
     assert counts["replay_run"] == models * len(test) * runs
     assert counts["pretrain_model"] == counts["score_base"] == counts["gather_matrix"] == models
-    assert counts["fetch_package"] == counts["write_report"] == 1
+    assert counts["extract_bigbench"] == counts["write_report"] == 1
 
 
 def test_smollm2_stands_alone_instead_of_being_merged(shipped):

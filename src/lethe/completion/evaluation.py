@@ -417,6 +417,9 @@ class _Draws:
         for number, (rows, observed) in enumerate(self._groups):
             half = half_of(len(observed), seed) if in_halves else np.ones_like(observed)
             allowed = observed & half
+            if design.removesuffix("_half") in ("leverage", "a_optimal"):
+                # They never choose an example that no training task knows.
+                allowed &= np.isfinite(self._train).any(axis=0)
             # At least one cell must stay hidden, to be predicted.
             count = min(k, int(allowed.sum()) - (not in_halves))
             key = (number, design, k, seed)

@@ -98,6 +98,16 @@ def test_chosen_probes_are_scored_in_the_half_they_were_not_chosen_from():
     assert len({round(r["value"], 12) for r in by[0] + by[1] if r["split"] == "in_domain"}) == 1
 
 
+def test_chosen_probes_are_among_the_examples_that_training_tasks_know():
+    values = Z.values.copy()
+    values[[Z.tasks.index(name) for name in TASKS if TASKS[name].split == "train"], :30] = np.nan
+    protocol = PROTOCOL | {"probes": [40]}
+    records = evaluate(
+        Matrix(values, Z.tasks, Z.example_ids), TASKS, **protocol, probe_choice=["a_optimal"]
+    )
+    assert all(np.isfinite(r["value"]) for r in lines(records, metric="rmse"))
+
+
 def test_an_association_is_scored_with_and_without_the_column_mean():
     records = evaluate(Z, TASKS, **PROTOCOL, associations={"text": VALUES * 2 + 1})
     values = {

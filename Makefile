@@ -13,14 +13,14 @@ help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-12s%s\n", $$1, $$2}'
 
 run: .venv/installed ## run the experiment CONFIG, or continue it
-	$(RUN) snakemake --cores $(CORES) --configfile $(CONFIG)
+	$(RUN) lethe run $(CONFIG) --cores $(CORES)
 
 plan: .venv/installed ## estimate the cost of CONFIG from a few steps of each model
-	$(RUN) snakemake plan --cores $(CORES) --configfile $(CONFIG)
+	$(RUN) lethe run $(CONFIG) plan --cores $(CORES)
 	cat "$$($(RUN) lethe.workflow $(CONFIG))/plan.txt"
 
 ledger: .venv/installed ## compare the cost of CONFIG with the plan; an incomplete run is completed first
-	$(RUN) snakemake ledger --cores $(CORES) --configfile $(CONFIG)
+	$(RUN) lethe run $(CONFIG) ledger --cores $(CORES)
 	cat "$$($(RUN) lethe.workflow $(CONFIG))/ledger.txt"
 
 # pytest leaves out tests marked slurm and browser.

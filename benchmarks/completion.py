@@ -1,4 +1,4 @@
-"""Completion against scikit-surprise and plain logistic MF: same data, probes and process.
+r"""Completion against scikit-surprise and plain logistic MF: same data, probes and process.
 
     python benchmarks/completion.py results/default/*/Z.parquet --tasks tasks.csv
     python benchmarks/completion.py --sizes 1000 10000      # synthetic matrices, 46 + 2 tasks
@@ -11,6 +11,12 @@ scikit-surprise learns anew for each. Where N * epochs is over --timed, its grad
     seconds = seconds(1 epoch) + (E - 1) * (seconds(`--epochs`) - seconds(1)) / (`--epochs` - 1)
 
 Errors of scikit-surprise are of full runs where N * E is at most --full, else they are left out.
+With --siblings A B, `gaussian` with chosen probes, with the row of the sibling and with both, as
+ratios to random probes and to the best of scikit-surprise, with standard errors over test tasks:
+
+    python benchmarks/completion.py --siblings results/default/{olmo-0.7m,pythia-0.6m}/Z.parquet \
+        --probes 5 10 30 --seeds 40
+
 Memory: peak of Python's allocations of one fit and prediction, in a run of its own.
 """
 
@@ -20,6 +26,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +34,7 @@ import numpy as np
 from scipy.special import expit
 
 from lethe.completion import METHODS
-from lethe.completion.probes import random_probes
+from lethe.completion.probes import choose_probes, half_of, random_probes
 from lethe.completion.scores import score_rows
 from lethe.completion.threshold import tuned_threshold
 from lethe.matrix import forgetting_matrix
@@ -163,7 +170,7 @@ def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> lis
     methods what lies above the threshold that the training tasks ask for.
     """
     predictors = {"plain_logistic_mf": partial(plain_logistic_mf, train)}
-    for name in ("column_mean", "logistic_mf", "logistic_foldin", "gaussian"):
+    for name in ("column_mean", "logistic_mf", "logistic_fa", "gaussian"):
         predictors[name] = METHODS[name]().fit(train).predict
     lines = []
     for name, predict in predictors.items():
@@ -181,6 +188,148 @@ def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> lis
         taken = seconds(partial(call, index, test[0][index]))
         lines.append({"method": name, "f1": f1, "auc": auc, "seconds": taken})
     return lines
+
+
+@dataclass
+class PeerErrors:
+    """Squared errors (tasks,) of scikit-surprise by setting, in a file that a later run reads.
+
+    One fit takes seconds, and every test task and draw of probes needs its own, so an interrupted
+    run goes on where it stopped.
+    """
+
+    path: Path
+    errors: dict[str, list[float]]
+
+    @classmethod
+    def load(cls, path: Path) -> "PeerErrors":
+        """The errors of the file, or none if it does not exist."""
+        errors = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return cls(path, errors)
+
+    def measure(self, key: str, fits: list[Callable[[], float]]) -> np.ndarray:
+        """Errors of the tasks; measures those that the file does not have."""
+        errors = self.errors.setdefault(key, [])
+        for fit in fits[len(errors) :]:
+            errors.append(fit())
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.errors, indent=1) + "\n", encoding="utf-8")
+        return np.array(errors)
+
+
+def half_error(
+    name: str, train: np.ndarray, row: np.ndarray, index: np.ndarray, scored: np.ndarray
+) -> float:
+    """Mean squared error of a peer on one test task, at the scored columns."""
+    predicted = by_surprise(name, train, index, row[index])
+    return float(np.square(predicted - row)[scored].mean())
+
+
+def peer_errors(
+    models: dict[str, tuple[np.ndarray, np.ndarray]], peers: list[str], settings
+) -> dict[tuple[str, int], dict[str, np.ndarray]]:
+    """(model, k) -> peer -> squared errors (seeds, tasks), from random probes in one half.
+
+    Seeds are measured one by one until `--peer-minutes` are over; the first is always complete.
+    """
+    store = PeerErrors.load(settings.peer_errors)
+    found: dict[tuple[str, int], dict[str, list]] = {}
+    start = time.monotonic()
+    for seed in range(settings.peer_seeds):
+        if seed and time.monotonic() - start > 60 * settings.peer_minutes:
+            break
+        for name, (train, test) in models.items():
+            half = half_of(train.shape[1], seed)
+            for k in settings.probes:
+                index = random_probes(train.shape[1], k, seed, allowed=half)
+                for peer in peers:
+                    fits = [partial(half_error, peer, train, row, index, ~half) for row in test]
+                    errors = store.measure(f"{name} k={k} seed={seed} {peer}", fits)
+                    found.setdefault((name, k), {}).setdefault(peer, []).append(errors)
+    stacked = {}
+    for setting, by_peer in found.items():
+        stacked[setting] = {peer: np.array(errors) for peer, errors in by_peer.items()}
+    return stacked
+
+
+def design_errors(
+    train: np.ndarray,
+    test: np.ndarray,
+    sibling_train: np.ndarray,
+    sibling_test: np.ndarray,
+    k: int,
+    seeds: range,
+) -> dict[str, np.ndarray]:
+    """Squared errors (seeds, tasks) of `gaussian` by design, scored in the half without probes.
+
+    Designs are random or A-optimal probes, without and with the row of the sibling.
+    """
+    method = METHODS["gaussian"]().fit(train, other=sibling_train)
+    errors: dict[str, list[np.ndarray]] = {}
+    for seed in seeds:
+        half = half_of(train.shape[1], seed)
+        for choice in ("random", "a_optimal"):
+            index = choose_probes(train, k, choice, seed=seed, allowed=half)
+            for other in (None, sibling_test):
+                predicted = method.predict(index, test[:, index], other=other)
+                error = np.square(predicted - test)[:, ~half].mean(axis=1)
+                design = choice if other is None else f"{choice}+sibling"
+                errors.setdefault(design, []).append(error)
+    return {design: np.array(values) for design, values in errors.items()}
+
+
+def ratio_over_tasks(errors: np.ndarray, base: np.ndarray) -> tuple[float, float]:
+    """Ratio of RMSE over tasks, from mean squared errors (tasks,), and its jackknife error."""
+    ratio = float(np.sqrt(errors.mean() / base.mean()))
+    count = len(errors)
+    without = np.sqrt((errors.sum() - errors) / (base.sum() - base))
+    spread = np.square(without - without.mean()).sum()
+    return ratio, float(np.sqrt((count - 1) / count * spread))
+
+
+def compare_siblings(settings) -> list[dict]:
+    """The two matrices as each other's sibling: `gaussian` by design, and scikit-surprise's best.
+
+    Both are scored on the same half of the columns. The peer gets random probes; it has no use for
+    the sibling. Its ratio uses the seeds that it was measured on.
+    """
+    models = {str(path): parts(path, settings.tasks) for path in settings.siblings}
+    of_peers = peer_errors(models, settings.peers, settings)
+    lines = []
+    for name, other in (tuple(models), tuple(models)[::-1]):
+        for k in settings.probes:
+            errors = design_errors(*models[name], *models[other], k=k, seeds=range(settings.seeds))
+            line = {"matrix": name, "k": k, "seeds": settings.seeds}
+            base = errors["random"].mean(axis=0)
+            line["rmse"] = float(np.sqrt(base.mean()))
+            peers = of_peers.get((name, k), {})
+            if peers:
+                best = min(peers, key=lambda peer: peers[peer].mean())
+                line["peer"] = best
+                line["peer_seeds"] = len(peers[best])
+                line["peer_rmse"] = float(np.sqrt(peers[best].mean()))
+            for design, values in errors.items():
+                line[design] = ratio_over_tasks(values.mean(axis=0), base)
+                if peers:
+                    same_seeds = values[: len(peers[best])].mean(axis=0)
+                    line[f"{design}/peer"] = ratio_over_tasks(same_seeds, peers[best].mean(axis=0))
+            lines.append(line)
+            show_siblings(line)
+    return lines
+
+
+def show_siblings(line: dict) -> None:
+    """Prints the ratios of one matrix and number of probes."""
+    print(f"\n{line['matrix']}, k={line['k']}: random probes {line['rmse']:.4f} nats", flush=True)
+    if "peer" in line:
+        print(f"  {line['peer']} {line['peer_rmse']:.4f} nats ({line['peer_seeds']} seeds)")
+    for design in ("random", "a_optimal", "random+sibling", "a_optimal+sibling"):
+        ratio, error = line[design]
+        text = f"  {design:18} {ratio:.3f} +- {error:.3f} of random probes"
+        if f"{design}/peer" in line:
+            ratio, error = line[f"{design}/peer"]
+            text += f", {ratio:.3f} +- {error:.3f} of the peer"
+        print(text, flush=True)
 
 
 def synthetic(tasks: int, examples: int, seed: int = 0) -> np.ndarray:
@@ -236,6 +385,15 @@ def main() -> None:
     parser.add_argument("--timed", type=float, default=1e7, help="largest N * epochs timed in full")
     parser.add_argument("--full", type=float, default=2e6, help="largest N * epochs scored in full")
     parser.add_argument("--binary", type=float, help="also Z > this many nats, as 0 and 1")
+    parser.add_argument(
+        "--siblings", nargs=2, type=Path, help="two Z.parquet of the same tasks and examples"
+    )
+    parser.add_argument("--peers", nargs="*", choices=SURPRISE, default=list(SURPRISE))
+    parser.add_argument("--peer-seeds", type=int, default=2, help="with --siblings")
+    parser.add_argument("--peer-minutes", type=float, default=10, help="begin no seed afterwards")
+    parser.add_argument(
+        "--peer-errors", type=Path, default=Path("results/benchmark_completion_peers.json")
+    )
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_completion.json"))
     settings = parser.parse_args()
     data = {str(path): parts(path, settings.tasks) for path in settings.matrices}
@@ -256,6 +414,8 @@ def main() -> None:
                 )
                 show(f"{name}: above {settings.binary} nats, k={k}", lines)
                 found += [{"matrix": name, "k": k, "binary": settings.binary, **x} for x in lines]
+    if settings.siblings:
+        found += compare_siblings(settings)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     settings.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

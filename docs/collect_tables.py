@@ -32,6 +32,7 @@ CSV_TABLES = (
     "replay_contrasts",
     "replay_frontier",
     "replay_advice",
+    "replay_advice_score",
 )
 
 

@@ -14,6 +14,8 @@ rule score_completion:
         f"{LOGS}/score_completion/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         completion=PARAMETERS.completion(),
         tasks=TASKS,

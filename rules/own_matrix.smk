@@ -12,6 +12,8 @@ rule import_matrix:
         f"{LOGS}/import_matrix/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=list(EXPERIMENT.tasks),
         layout=SETTINGS.matrix and SETTINGS.matrix.layout,

@@ -9,5 +9,7 @@ rule rank_curve:
         f"{LOGS}/rank_curve/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     script:
         "../workflow_scripts/rank_curve.py"

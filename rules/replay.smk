@@ -19,6 +19,9 @@ rule predict_rows:
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
         upstream=f"{RESULTS}/upstream.parquet",
+        sibling=lambda wildcards: FILES.prediction_sibling(
+            wildcards.model, wildcards.method
+        ),
     output:
         predictions=f"{RESULTS}/{{model}}/predictions/{{method}}.parquet",
     log:

@@ -9,6 +9,8 @@ rule transfer:
         f"{LOGS}/transfer.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         models=MODELS,
         tasks=TASKS,

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from lethe.completion.evaluation import predict_rows as predict
+from lethe.completion.sibling import read_sibling_rows
 from lethe.config.analysis_settings import CompletionSettings
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.data.examples import read_upstream
@@ -20,12 +21,14 @@ def predict_rows(
     choice: str,
     seed: int,
     leave_one_out: bool,
+    sibling: Path | None,
 ) -> None:
     """Predicts the forgetting of each test task from a few replayable examples of its row."""
     examples = read_upstream(upstream)
     predict_tested = predict_without_own_row if leave_one_out else predict
+    measured = forgetting_matrix.read_matrix(z)
     predicted = predict_tested(
-        forgetting_matrix.read_matrix(z),
+        measured,
         tasks,
         method=method,
         probes=probes,
@@ -34,6 +37,7 @@ def predict_rows(
         allowed=[example.split == "replayable" for example in examples],
         domains=[example.domain for example in examples],
         options=completion.options(),
+        sibling=read_sibling_rows(sibling, measured) if sibling else None,
     )
     forgetting_matrix.write_matrix(predictions, predicted)
 
@@ -52,4 +56,5 @@ if __name__ == "__main__":
         choice=snakemake.params.choice,
         seed=snakemake.params.seed,
         leave_one_out=snakemake.params.get("leave_one_out", False),
+        sibling=Path(snakemake.input.sibling) if snakemake.input.get("sibling") else None,
     )

@@ -19,7 +19,8 @@ def prepare_upstream(
     sources = {}
     for domain, entry in domains.items():
         sources[domain] = (TypeAdapter(Source).validate_python(entry["source"]), entry["where"])
-    pool = draw_pool(sources, PoolSize(**settings), seed=seed, cache=cache)
+    size = TypeAdapter(PoolSize).validate_python(settings)
+    pool = draw_pool(sources, size, seed=seed, cache=cache)
     write_upstream(upstream, pool.examples)
     write_corpus(corpus, pool.documents)
 

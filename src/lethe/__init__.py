@@ -18,7 +18,7 @@ _FACE = {
     "Random": "lethe.completion.baselines",
     "Gaussian": "lethe.completion.gaussian",
     "KNN": "lethe.completion.knn",
-    "LogisticFoldIn": "lethe.completion.logistic",
+    "LogisticFactorAnalysis": "lethe.completion.logistic",
     "LogisticMF": "lethe.completion.logistic",
     "MatrixFactorisation": "lethe.completion.matrix_factorisation",
     "SoftImpute": "lethe.completion.soft_impute",

@@ -17,7 +17,7 @@ from typing import Any
 
 from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
-from lethe.config.replay_settings import ReplayRun
+from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel
@@ -26,6 +26,10 @@ from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
+# Memory of a job that analyses Z, in copies of its files.
+ANALYSIS_COPIES = 8
+# Size of Z by which such a job is given one more minute.
+ANALYSIS_MB_PER_MINUTE = 10
 # The end of the file name of a wheel for every system.
 
 
@@ -201,6 +205,10 @@ class ResultFiles:
         """Whether the experiment plans comparisons of replay runs."""
         replay = self.experiment.settings.replay
         return replay is not None and bool(plan_contrasts(replay))
+
+    def prediction_sibling(self, model: str, method: str) -> str | list[str]:
+        """Z of the sibling, for the predictions that read it; no file for other methods."""
+        return self.sibling_matrix(model) if method == WITH_SIBLING else []
 
     def sibling_matrix(self, model: str) -> str | list[str]:
         """Z of the model that another is completed with; no file for that model itself."""
@@ -570,6 +578,25 @@ class JobResources:
     def row_minutes(self, model: str, attempt: int = 1) -> int:
         """Minutes of one fine-tune; several of a small model can be one job of a cluster."""
         return self._setting(model, "runtime", 30 if self._is_small(model) else 240) * attempt
+
+    def analysis(self) -> dict[str, Callable[..., int]]:
+        """Resources of a rule that reads Z, as functions of its input for Snakemake."""
+        return {
+            "mem_mb": lambda wildcards, input, attempt: self.analysis_memory(
+                input.size_mb, attempt
+            ),
+            "runtime": lambda wildcards, input, attempt: self.analysis_minutes(
+                input.size_mb, attempt
+            ),
+        }
+
+    def analysis_memory(self, size_mb: float, attempt: int = 1) -> int:
+        """Memory in MB of a job that reads this much of Z and of other tables."""
+        return int(2000 + ANALYSIS_COPIES * size_mb) * attempt
+
+    def analysis_minutes(self, size_mb: float, attempt: int = 1) -> int:
+        """Minutes of such a job."""
+        return int(30 + size_mb / ANALYSIS_MB_PER_MINUTE) * attempt
 
     def partition(self, model: str) -> str | None:
         """The cluster's partition; None: the cluster's default."""

@@ -212,6 +212,20 @@ def test_a_stored_teacher_beside_a_live_one_for_the_prompts_records_its_type(loa
     assert "teacher_dtype" not in parameters.replay("random", "reverse")
 
 
+def test_the_strategy_with_a_sibling_reads_the_siblings_matrix_and_no_other_does(load):
+    replay = TINY["replay"] | {"strategies": ["random", "gaussian", "gaussian_sibling"]}
+    completion = TINY["completion"] | {"sibling": "tiny/pythia"}
+    listed = files(load(replay=replay, completion=completion))
+    predictions = "results/tiny/olmo/predictions/gaussian_sibling.parquet"
+    assert listed.replay_scores("olmo", "gaussian_sibling", "reverse") == predictions
+    matrix = "results/tiny/pythia/Z.parquet"
+    assert listed.prediction_sibling("olmo", "gaussian_sibling") == matrix
+    assert listed.prediction_sibling("olmo", "gaussian") == []
+    assert listed.prediction_sibling("pythia", "gaussian_sibling") == []
+    with pytest.raises(LetheError, match="strategy gaussian_sibling needs completion.sibling"):
+        load(replay=replay)
+
+
 def test_advice_is_a_table_of_its_own_and_chooses_among_runs_that_a_user_could_take(load):
     assert files(load()).report_tables()["advice"] == []
     replay = TINY["replay"] | {"tasks": "all", "advise": {"trade": [0.5, 2]}}
@@ -350,6 +364,17 @@ def test_resources_of_the_experiment_come_first(load):
     assert (machine.gpus("olmo"), machine.memory("olmo", 2)) == (2, 1000)
     assert machine.row_minutes("olmo") == machine.minutes("olmo") == 7
     assert (machine.partition("olmo"), machine.rows_per_job("olmo")) == ("big", 3)
+
+
+def test_analyses_get_memory_and_minutes_by_the_size_of_z(load):
+    machine = JobResources(load())
+    assert (machine.analysis_memory(0.1), machine.analysis_minutes(0.1)) == (2000, 30)
+    assert (machine.analysis_memory(200), machine.analysis_minutes(200)) == (3600, 50)
+    assert machine.analysis_memory(200, attempt=2) == 7200
+    resources = machine.analysis()
+    files = SimpleNamespace(size_mb=1000)
+    assert resources["mem_mb"]({}, input=files, attempt=1) == 10000
+    assert resources["runtime"]({}, input=files, attempt=2) == 260
 
 
 def test_a_model_in_shards_has_threads_per_process(load):

@@ -53,7 +53,7 @@ def answered(tmp_path_factory) -> Workspace:
         "recipe": TINY["recipe"] | {"group_steps": {"numbers": 14}, "lr": 0.003},
         "scoring": {"max_tokens": 24, "exact_match": {"max_new_tokens": 6}},
         "completion": TINY["completion"]
-        | {"methods": ["column_mean", "additive", "mf", "gaussian", "logistic_foldin"]},
+        | {"methods": ["column_mean", "additive", "mf", "gaussian", "logistic_fa"]},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(experiment), "utf-8")
     workspace = Workspace(folder)
@@ -103,7 +103,7 @@ def test_tables_and_page_speak_of_answers(answered):
     curve = pd.read_csv(answered.results / "taught/rank_curve.csv")
     assert len(curve[curve.predictor == "logistic_mf"].f1) == 3
     completion = pd.read_csv(answered.results / "taught/completion.csv")
-    assert "logistic_foldin" in set(completion.method)
+    assert "logistic_fa" in set(completion.method)
     page = (answered.results / "report.html").read_text()
     assert "of the base model's right answers" in page.replace("&#39;", "'")
     assert "raised the upstream loss" not in page

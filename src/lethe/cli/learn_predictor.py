@@ -32,6 +32,14 @@ def learn_predictor(
         typer.Option("--sources", metavar="YAML", help="Its sources; by default BIG-bench."),
     ] = None,
     probes: Annotated[int, typer.Option(min=1, help="Examples to score in a new fine-tune.")] = 30,
+    sibling: Annotated[
+        Path | None,
+        typer.Option(
+            "--sibling",
+            metavar="FOLDER",
+            help="Results of another model on the same tasks and pool (see lethe mix).",
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="full: all weights. lora: adapters.")] = "full",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each fine-tune.")] = 40,
     batch: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 4,
@@ -67,6 +75,11 @@ def learn_predictor(
     from lethe.jobs.workflow_process import run_snakemake
     from lethe.workflow import results_folder
 
+    if sibling is not None and not (sibling / "Z.parquet").is_file():
+        raise LetheError(
+            f"--sibling {sibling}: has no Z.parquet; give a model's folder of a finished run, such "
+            "as results/learn-small/model"
+        )
     if method not in ("full", "lora"):
         raise typer.BadParameter(f"--method is {method}; give full or lora")
     settings = LearningSettings(
@@ -106,7 +119,7 @@ def learn_predictor(
     if not plan_only:
         target = folder / "model" / "Z.parquet"
         run_snakemake(experiment, [*options, str(target)], stdout_to_stderr=True)
-        facts |= _fit(target.parent, output, probes=probes)
+        facts |= _fit(target.parent, output, probes=probes, sibling=sibling)
         if not as_json:
             print(facts["ranking"])
             print(f"{output}: {facts['tasks']} tasks, {facts['probes']} probes")
@@ -180,14 +193,14 @@ def _model_entry(model: str) -> dict[str, str]:
     return {"source": "folder" if Path(model).is_dir() else "hub", "path": model}
 
 
-def _fit(folder: Path, output: Path, *, probes: int) -> dict[str, Any]:
+def _fit(folder: Path, output: Path, *, probes: int, sibling: Path | None) -> dict[str, Any]:
     """Fits and saves the predictor; how well it ranks."""
     import numpy as np
 
     from lethe.completion.predictor import Predictor
     from lethe.completion.ranking import check_ranking
 
-    predictor = Predictor.from_results(folder, probes=probes)
+    predictor = Predictor.from_results(folder, probes=probes, sibling=sibling)
     predictor.save(output)
     complete = np.isfinite(predictor.train).all(axis=0)
     check = check_ranking(

@@ -45,6 +45,14 @@ def make_mixture_files(
         Path | None,
         typer.Option("--probes", metavar="FILE", help="Losses after a fine-tune (lethe score)."),
     ] = None,
+    sibling: Annotated[
+        Path | None,
+        typer.Option(
+            "--sibling",
+            metavar="FILE",
+            help="The new task's losses on the sibling of lethe learn --sibling (lethe compare).",
+        ),
+    ] = None,
     ratio: Annotated[
         float, typer.Option("--ratio", help="Replayed examples per new example.")
     ] = 0.1,
@@ -75,11 +83,11 @@ def make_mixture_files(
     from lethe.data.training_rows import read_new_data
     from lethe.files import atomic_write
     from lethe.integrations.trainer_snippets import MixtureFiles
-    from lethe.replay.mixture_files import make_mixture, write_mixture
+    from lethe.replay.mixture_files import make_mixture, write_mixture, write_replayed
 
     if not 0 < ratio <= 100:
         raise typer.BadParameter("--ratio is above 0 and at most 100")
-    _check_sources(lost, predictor, probes)
+    _check_sources(lost, predictor=predictor, probes=probes, sibling=sibling)
     if output.exists() and any(output.iterdir()):
         raise LetheError(f"{output}: is not empty, and nothing in it is overwritten; give another")
     new = read_new_data(chats)
@@ -90,12 +98,16 @@ def make_mixture_files(
         upstream,
         ratio=ratio,
         seed=seed,
-        forgetting=_forgetting(upstream, lost=lost, predictor=predictor, probes=probes),
+        forgetting=_forgetting(
+            upstream, lost=lost, predictor=predictor, probes=probes, sibling=sibling
+        ),
         measure=measure,
     )
     dose = _dose(mixture, model)
     rows = write_mixture(output, mixture)
-    snippets = _snippets(trainer, MixtureFiles(folder=output, form=mixture.form, rows=rows))
+    write_replayed(output / "replay.parquet", mixture)
+    files = MixtureFiles(folder=output, form=mixture.form, rows=rows, tools=mixture.has_tools)
+    snippets = _snippets(trainer, files)
     for name, text in snippets.items():
         with atomic_write(output / name) as part:
             part.write_text(text, "utf-8", newline="\n")
@@ -112,6 +124,7 @@ def make_mixture_files(
             "replayed_per_new": dose.share,
         },
         "settings": sorted(snippets),
+        "examples": str(output / "replay.parquet"),
     }
     if as_json:
         print_json(summary)
@@ -121,6 +134,7 @@ def make_mixture_files(
         print(f"{pool}: {count} {reason}, not replayed")
     for name, count in rows.items():
         print(f"{output / name}: {count} rows")
+    print(f"{output / 'replay.parquet'}: the replayed examples, for lethe.integrations.Rehearsal")
     print(
         f"Dose: {dose.replayed} replayed loss {dose.unit} over {dose.new} new ones, "
         f"{dose.share:.3f} per new one"
@@ -129,15 +143,24 @@ def make_mixture_files(
         print(f"\n{output / name}:\n{text.rstrip()}")
 
 
-def _check_sources(lost: Path | None, predictor: Path | None, probes: Path | None) -> None:
+def _check_sources(
+    lost: Path | None, *, predictor: Path | None, probes: Path | None, sibling: Path | None
+) -> None:
     if lost is not None and predictor is not None:
         raise typer.BadParameter("give --lost or --predictor, not both")
     if (predictor is None) != (probes is None):
         raise typer.BadParameter("--predictor and --probes go together")
+    if sibling is not None and predictor is None:
+        raise typer.BadParameter("--sibling needs --predictor and --probes")
 
 
 def _forgetting(
-    upstream: "UpstreamFile", *, lost: Path | None, predictor: Path | None, probes: Path | None
+    upstream: "UpstreamFile",
+    *,
+    lost: Path | None,
+    predictor: Path | None,
+    probes: Path | None,
+    sibling: Path | None,
 ) -> dict[str, float] | None:
     """Forgetting in nats by example id; None if neither a measurement nor a predictor is given."""
     from lethe.completion.predictor import Predictor
@@ -148,7 +171,13 @@ def _forgetting(
         return measured_forgetting(read_row(lost), upstream, lost)
     if predictor is None or probes is None:
         return None
-    return predicted_forgetting(Predictor.load(predictor), read_row(probes), upstream, probes)
+    return predicted_forgetting(
+        Predictor.load(predictor),
+        read_row(probes),
+        upstream,
+        probes,
+        sibling=read_row(sibling) if sibling else None,
+    )
 
 
 def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":
@@ -161,14 +190,13 @@ def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":
 
 def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":
     """Counts the loss tokens of an example as the model's tokenizer reads it."""
-    from transformers import AutoTokenizer
-
     from lethe.data.tokens import tokenise
+    from lethe.engine.pretrained import Pretrained
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise LetheError(f"--model {model}: has no tokenizer that can be loaded ({error})")
+    files = Pretrained(
+        name=f"--model {model}", path=model, advice="Give the folder or hub id of a tokenizer"
+    )
+    tokenizer = files.load_tokenizer()
     if form != "messages":
         # Trainers read such rows without a chat template.
         tokenizer.chat_template = None

@@ -11,7 +11,8 @@ from lethe.completion.baselines import ColumnMean, Constant, Random
 from lethe.completion.completer import Completer
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.knn import KNN
-from lethe.completion.logistic import LogisticFoldIn, LogisticMF
+from lethe.completion.local import LocalGaussian
+from lethe.completion.logistic import LogisticFactorAnalysis, LogisticMF
 from lethe.completion.matrix_factorisation import MatrixFactorisation
 from lethe.completion.soft_impute import SoftImpute
 
@@ -34,12 +35,13 @@ METHODS: dict[str, type[Completer]] = _Methods(
         "mf": MatrixFactorisation,
         "soft_impute": SoftImpute,
         "gaussian": Gaussian,
+        "gaussian_local": LocalGaussian,
         "logistic_mf": LogisticMF,
-        "logistic_foldin": LogisticFoldIn,
+        "logistic_fa": LogisticFactorAnalysis,
     }
 )
 # These predict probabilities and need a Z of 0s and 1s.
-BINARY = ("logistic_mf", "logistic_foldin")
+BINARY = ("logistic_mf", "logistic_fa")
 
 
 def make(name: str, options: Mapping[str, dict] | None = None) -> Completer:

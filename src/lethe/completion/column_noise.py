@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lethe.matrix.moments import centre_gram
+
 
 @dataclass(frozen=True)
 class ColumnNoise:
@@ -38,11 +40,13 @@ def estimate_column_noise(
     the diagonal of K^-1. `total` is the Gram matrix of [Z; 1].
     """
     tasks = len(total) - 1
-    centre = np.eye(tasks) - 1 / tasks
-    centred = centre @ total[:-1, :-1] @ centre
+    centred = centre_gram(total[:-1, :-1])
     size = max(ridge * np.trace(centred) / tasks, 1e-12)
     inverse = np.linalg.inv(centred + size * np.eye(tasks))
-    residual = (inverse / np.diag(inverse)[:, None]) @ centre
-    squares = ((residual @ total[:-1, :-1]) * residual).sum()
-    pooled = max(squares, 0.0) / (tasks * total[-1, -1])
+    diagonal = np.diag(inverse)
+    # K^-1 applied to centred rows; the centring of the rows is moved to the matrix.
+    residual = (inverse - inverse.mean(axis=1, keepdims=True)) / diagonal[:, None]
+    # Squares of the residuals are the diagonal of K^-1 (K - size) K^-1 over that of K^-1 squared.
+    squares = (diagonal - size * np.square(inverse).sum(axis=1)) / np.square(diagonal)
+    pooled = max(squares.sum(), 0.0) / (tasks * total[-1, -1])
     return ColumnNoise(residual=residual, pooled=pooled, prior=prior)

@@ -1,5 +1,6 @@
 """How well unseen tasks are predicted, with intervals over tasks (paper, section 4)."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,9 +8,10 @@ import numpy as np
 
 from lethe.completion import make
 from lethe.completion.association import Association
+from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes, half_of
-from lethe.completion.scores import METRICS, score_rows
+from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
 from lethe.config.task_table import Task
@@ -17,9 +19,24 @@ from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.statistics import bootstrap_interval
 
+log = logging.getLogger(__name__)
+
+# Cells that are scored per draw of probes, over the test tasks of all splits. A Z with more is
+# scored on a random part of its examples, of this many at least.
+SCORED_CELLS = 2_500_000
+LEAST_COLUMNS = 2000
+
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 COVERAGE_METRICS = tuple(f"coverage_{100 * level:.0f}" for level in LEVELS)
+DEVIATION_METRICS = tuple(f"coverage_{100 * level:.0f}_deviation" for level in LEVELS)
 WIDTH_METRICS = tuple(f"width_{100 * level:.0f}" for level in LEVELS)
+# Level of the intervals of means.
+MEAN_LEVEL = 0.9
+TASK_MEAN = ("task_mean_error", "task_mean_coverage_90", "task_mean_width_90")
+DOMAIN_MEAN = ("domain_mean_error", "domain_mean_coverage_90", "domain_mean_width_90")
+
+# (method, choice of probes, k) -> metric -> scores (seeds, test tasks).
+_Scores = dict[tuple[str, str, int], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +75,18 @@ def evaluate(
     There is one line for each split, method, choice of probes, k, seed and metric: the mean over
     test tasks and unprobed cells. For RMSE it is the root of the mean square, which equals
     pooling all cells if all tasks have equally many. Lines of seed `all` give the mean over seeds
-    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Methods with intervals
-    have lines `coverage_<level>`, the share of unprobed cells inside, and `width_<level>` in nats.
+    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Lines of the split
+    `out_of_domain:<group>` are those of a single left-out group, for the seed `all` only.
+
+    Methods with intervals have lines `coverage_<level>`, the share of unprobed cells inside;
+    `coverage_<level>_deviation`, the mean over tasks of the distance between a task's own
+    coverage and the level; and `width_<level>` in nats. `gaussian` has lines of the mean
+    forgetting of a task, and of its domains, over the unprobed examples: `task_mean_error` (mean
+    absolute error in nats), `task_mean_coverage_90` and `task_mean_width_90` of its interval, and
+    the same for `domain_mean`.
     F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
-    (`tuned_threshold`).
+    (`tuned_threshold`). A Z of more than `SCORED_CELLS` test cells is fitted and scored on a
+    random part of its examples, and a warning is logged.
 
     Parameters
     ----------
@@ -98,44 +123,85 @@ def evaluate(
                 f"completion.probes: {k} of {examples} examples leave none to predict; each "
                 f"must be below {examples} (value seen, or the default: {list(probes)})"
             )
-    associations = associations or {}
+    associations = dict(associations or {})
     for name, values in associations.items():
         if values.shape != matrix.values.shape:
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
     if sibling is not None and sibling.shape != matrix.values.shape:
         raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
+    splits = make_splits(matrix, tasks)
+    columns = _scored_columns(examples, splits, probes)
+    if columns is not None:
+        matrix = Matrix(
+            values=matrix.values[:, columns],
+            tasks=matrix.tasks,
+            example_ids=[matrix.example_ids[column] for column in columns],
+        )
+        associations = {name: values[:, columns] for name, values in associations.items()}
+        if sibling is not None:
+            sibling = sibling[:, columns]
+        if domains is not None:
+            domains = [domains[column] for column in columns]
     protocol = _Protocol(
         probes=probes, seeds=seeds, threshold=threshold, choices=probe_choice, domains=domains
     )
-    all_splits = make_splits(matrix, tasks)
-    records = []
-    for split_name in dict.fromkeys(split.name for split in all_splits):
-        splits = [split for split in all_splits if split.name == split_name]
-        draws = [_Draws(matrix, split, protocol) for split in splits]
-        predictors: list[_MethodPredictor | _SiblingPredictor | _AssociationPredictor] = []
+    by_name: dict[str, list[_Scores]] = {}
+    by_group: dict[str, _Scores] = {}
+    for split in splits:
+        predictors: list[_Predictor] = []
         for method in methods:
-            predictors.append(_MethodPredictor(method, options or {}))
+            predictors.append(_MethodPredictor(method, options or {}, domains))
         if sibling is not None:
             predictors.append(_SiblingPredictor(sibling))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
                 predictors.append(_AssociationPredictor(name, values, column_mean=True))
-            elif split_name == "in_domain":
+            elif split.name == "in_domain":
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
-        for predictor in predictors:
-            fitted = [predictor.fit(matrix.values[split.train], split) for split in splits]
-            for design in protocol.designs():
-                for k in probes:
-                    scores = _scores(draws, fitted, design=design, k=k, protocol=protocol)
-                    head = {
-                        "split": split_name,
-                        "method": predictor.name,
-                        "k": k,
-                        "probes": design,
-                    }
-                    records += _summarise(scores, seeds, head)
+        scores = _score_split(matrix, split, protocol, predictors)
+        by_name.setdefault(split.name, []).append(scores)
+        if split.group is not None:
+            by_group[f"{split.name}:{split.group}"] = scores
+    records = []
+    for split_name, scores_of_splits in by_name.items():
+        for key in scores_of_splits[0]:
+            method, design, k = key
+            head = {"split": split_name, "method": method, "k": k, "probes": design}
+            parts = [scores[key] for scores in scores_of_splits]
+            pooled = {}
+            for metric in parts[0]:
+                pooled[metric] = np.concatenate([part[metric] for part in parts], axis=1)
+            records += _summarise(pooled, seeds, head)
+    for split_name, scores in by_group.items():
+        for (method, design, k), by_metric in scores.items():
+            head = {"split": split_name, "method": method, "k": k, "probes": design}
+            for line in _summarise(by_metric, seeds, head):
+                # One line per group and metric; those of every seed would be most of the table.
+                if line["seed"] == "all":
+                    records.append(line)
     return records
+
+
+def _scored_columns(
+    examples: int, splits: Sequence[Split], probes: Sequence[int]
+) -> np.ndarray | None:
+    """Numbers of the random columns that stand for a large Z; None if all are scored.
+
+    Time and memory then grow with the tasks only. The columns are drawn once, so that methods,
+    probes and splits are compared on the same ones.
+    """
+    rows = sum(len(split.test) for split in splits)
+    count = max(SCORED_CELLS // max(rows, 1), LEAST_COLUMNS, 2 * max(probes, default=0))
+    if count >= examples:
+        return None
+    log.warning(
+        "Z has %d examples: completion is fitted and scored on %d of them, drawn at random; its "
+        "scores are estimates for all",
+        examples,
+        count,
+    )
+    return np.sort(np.random.default_rng(61).choice(examples, count, replace=False))
 
 
 def _is_binary(values: np.ndarray) -> bool:
@@ -145,13 +211,31 @@ def _is_binary(values: np.ndarray) -> bool:
 class _FittedMethod:
     """A method fitted on the training rows of a split."""
 
-    def __init__(self, name: str, options: Mapping[str, dict], train: np.ndarray):
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, dict],
+        train: np.ndarray,
+        domains: Sequence[str] | None,
+    ):
         self._name = name
         self._options = dict(options)
         self._train = train
         self._completer = self._make().fit(train)
         self._cuts: dict[int, float] = {}
         self.has_intervals = self._completer.has_intervals
+        self._means: list[MeanPredictor] = []
+        self.interval_metrics: tuple[str, ...] = ()
+        if self.has_intervals:
+            self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
+        if isinstance(self._completer, Gaussian):
+            everything = np.ones((1, train.shape[1]), dtype=bool)
+            self._means.append(MeanPredictor(self._completer, everything))
+            self.interval_metrics += TASK_MEAN
+            if domains is not None:
+                _, members = domain_masks(domains)
+                self._means.append(MeanPredictor(self._completer, members))
+                self.interval_metrics += DOMAIN_MEAN
 
     def _make(self):
         return make(self._name, self._options)
@@ -168,30 +252,56 @@ class _FittedMethod:
         """Predictions (R, N) of rows of Z by their numbers."""
         return self._completer.predict(index, values)
 
-    def interval(
-        self, rows: np.ndarray, index: np.ndarray, values: np.ndarray, level: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self._completer.predict_interval(index, values, level)
+    def intervals(
+        self,
+        rows: np.ndarray,
+        index: np.ndarray,
+        values: np.ndarray,
+        levels: Sequence[float],
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ends (R, N) of the intervals of each level."""
+        return self._completer.predict_intervals(index, values, levels)
+
+    def score_means(self, truth: np.ndarray, values: np.ndarray, draw: "_Draw") -> np.ndarray:
+        """Scores (R, metrics) of means over the scored columns, from probe values (R, k).
+
+        `truth` (R, n) holds the measured cells of these columns.
+        """
+        scores = []
+        for predictor in self._means:
+            members = predictor.members[:, draw.scored]
+            measured = members.any(axis=1)
+            counts = np.maximum(members.sum(axis=1), 1)
+            means = truth @ members.T.astype(float) / counts
+            predicted = predictor.predict(draw.index, values, [MEAN_LEVEL], among=draw.scored)
+            low = predicted.low[0]
+            high = predicted.high[0]
+            inside = np.where(np.isfinite(low), (low <= means) & (means <= high), np.nan)
+            for by_set in (np.abs(predicted.values - means), inside, high - low):
+                scores.append(by_set[:, measured].mean(axis=1))
+        return np.stack(scores, axis=1) if scores else np.empty((len(truth), 0))
 
 
 @dataclass(frozen=True)
 class _MethodPredictor:
     name: str
     options: Mapping[str, dict]
+    domains: Sequence[str] | None
 
     def fit(self, train: np.ndarray, split: Split) -> _FittedMethod:
-        return _FittedMethod(self.name, self.options, train)
+        return _FittedMethod(self.name, self.options, train, self.domains)
 
 
 class _FittedSibling:
     """The Gaussian method with the rows of another model, fitted on a split's training rows."""
 
     has_intervals = True
+    interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
 
     def __init__(self, train: np.ndarray, train_sibling: np.ndarray, sibling: np.ndarray):
         self._sibling = sibling
         self._completer = Gaussian().fit(train, other=train_sibling)
-        self._cut = _FittedMethod("gaussian", {}, train) if _is_binary(train) else None
+        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
 
     def called_above(self, probes: int) -> float | None:
         """As for the Gaussian method without a sibling."""
@@ -201,10 +311,20 @@ class _FittedSibling:
         """Predictions (R, N) of rows of Z by their numbers."""
         return self._completer.predict(index, values, other=self._sibling[rows])
 
-    def interval(
-        self, rows: np.ndarray, index: np.ndarray, values: np.ndarray, level: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return self._completer.predict_interval(index, values, level, other=self._sibling[rows])
+    def intervals(
+        self,
+        rows: np.ndarray,
+        index: np.ndarray,
+        values: np.ndarray,
+        levels: Sequence[float],
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Ends (R, N) of the intervals of each level."""
+        other = self._sibling[rows]
+        return self._completer.predict_intervals(index, values, levels, other=other)
+
+    def score_means(self, truth: np.ndarray, values: np.ndarray, draw: "_Draw") -> np.ndarray:
+        """No scores (R, 0): means are predicted without a sibling."""
+        return np.empty((len(truth), 0))
 
 
 @dataclass(frozen=True)
@@ -220,6 +340,7 @@ class _FittedAssociation:
     """An association with its line fitted on the training rows of a split."""
 
     has_intervals = False
+    interval_metrics = ()
 
     def __init__(
         self, train: np.ndarray, train_associations: np.ndarray, associations, column_mean: bool
@@ -253,6 +374,9 @@ class _AssociationPredictor:
             associations=self._associations,
             column_mean=self._column_mean,
         )
+
+
+_Predictor = _MethodPredictor | _SiblingPredictor | _AssociationPredictor
 
 
 @dataclass(frozen=True)
@@ -311,48 +435,66 @@ class _Draws:
             yield _Draw(rows=rows, index=index, scored=scored)
 
 
-def _scores(
-    draws: Sequence[_Draws],
-    fitted: Sequence[_FittedMethod | _FittedSibling | _FittedAssociation],
-    design: str,
-    k: int,
+def _score_split(
+    matrix: Matrix,
+    split: Split,
     protocol: _Protocol,
-) -> dict[str, np.ndarray]:
-    """Metric -> (seeds, test tasks)."""
-    by_seed = []
-    for seed in protocol.seeds:
-        lines = []
-        for draws_of_split, predictor in zip(draws, fitted, strict=True):
-            for draw in draws_of_split.draw(design, k, seed):
-                lines.append(
-                    _score(draws_of_split.values, predictor, draw, threshold=protocol.threshold)
-                )
-        by_seed.append(np.concatenate(lines))
-    metrics = METRICS
-    if fitted[0].has_intervals:
-        metrics = METRICS + COVERAGE_METRICS + WIDTH_METRICS
-    by_metric = np.moveaxis(np.array(by_seed), 2, 0)
-    return dict(zip(metrics, by_metric, strict=True))
+    predictors: Sequence[_Predictor],
+) -> _Scores:
+    """Scores every predictor on the test tasks of one split.
+
+    Fitted predictors are released at the end, so that memory holds those of one split only.
+    """
+    draws = _Draws(matrix, split, protocol)
+    train = matrix.values[split.train]
+    fitted = [(predictor.name, predictor.fit(train, split)) for predictor in predictors]
+    scores: _Scores = {}
+    for name, _ in fitted:
+        for design in protocol.designs():
+            for k in protocol.probes:
+                scores[name, design, k] = {}
+    for design in protocol.designs():
+        for k in protocol.probes:
+            by_seed: dict[str, list[np.ndarray]] = {name: [] for name, _ in fitted}
+            for seed in protocol.seeds:
+                lines: dict[str, list[np.ndarray]] = {name: [] for name, _ in fitted}
+                for draw in draws.draw(design, k, seed):
+                    truth = Truth(draws.values[np.ix_(draw.rows, draw.scored)], protocol.threshold)
+                    for name, predictor in fitted:
+                        lines[name].append(_score(draws.values, truth, predictor, draw))
+                for name, parts in lines.items():
+                    by_seed[name].append(np.concatenate(parts))
+            for name, predictor in fitted:
+                metrics = METRICS + predictor.interval_metrics
+                by_metric = np.moveaxis(np.array(by_seed[name]), 2, 0)
+                scores[name, design, k] = dict(zip(metrics, by_metric, strict=True))
+    return scores
 
 
-def _score(values: np.ndarray, predictor, draw: _Draw, threshold: float) -> np.ndarray:
+def _score(values: np.ndarray, truth: Truth, predictor, draw: _Draw) -> np.ndarray:
     """Scores (R, metrics) of one draw of probes."""
-    truth = values[np.ix_(draw.rows, draw.scored)]
     probed = values[np.ix_(draw.rows, draw.index)]
     predicted = predictor.predict(draw.rows, draw.index, probed)[:, draw.scored]
-    called_above = predictor.called_above(len(draw.index))
-    scores = score_rows(truth, predicted, threshold=threshold, called_above=called_above)
+    scores = truth.score(predicted, predictor.called_above(len(draw.index)))
     if not predictor.has_intervals:
         return scores
     coverage = []
     widths = []
-    for level in LEVELS:
-        low, high = predictor.interval(draw.rows, draw.index, probed, level)
+    for low, high in predictor.intervals(draw.rows, draw.index, probed, LEVELS):
         low = low[:, draw.scored]
         high = high[:, draw.scored]
-        coverage.append(((low <= truth) & (truth <= high)).mean(axis=1))
+        coverage.append(((low <= truth.values) & (truth.values <= high)).mean(axis=1))
         widths.append((high - low).mean(axis=1))
-    return np.hstack([scores, np.transpose(coverage + widths)])
+    coverage_by_task = np.transpose(coverage)
+    return np.hstack(
+        [
+            scores,
+            coverage_by_task,
+            np.abs(coverage_by_task - np.array(LEVELS)),
+            np.transpose(widths),
+            predictor.score_means(truth.values, probed, draw),
+        ]
+    )
 
 
 def _summarise(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dict) -> list[dict]:
@@ -403,20 +545,29 @@ def predict_rows(
     options: Mapping[str, dict] | None = None,
     choice: str = "random",
     domains: Sequence[str] | None = None,
+    sibling: np.ndarray | None = None,
 ) -> Matrix:
     """Predicts the forgetting of all examples for each task but train, from a few of its cells.
 
     Only cells in `allowed` (N,) columns of the predicted tasks are used. If held-out examples are
     not allowed, their forgetting by these tasks stays unseen. Training tasks are known
     completely, held-out examples included, because methods are fitted and tuned on all their
-    cells. A probed cell keeps its measured value. An example without any measured cell in the
+    cells. Rows (M, N) of another model in Z's order, `sibling`, are for the method
+    `gaussian_sibling`, which is `gaussian` without them (`lethe.completion.sibling`). A probed
+    cell keeps its measured value. An example without any measured cell in the
     training tasks, such as one that the base model answers wrong, stays NaN: it is never
     replayed.
     """
-    train = matrix.values[make_splits(matrix, tasks)[0].train]
+    in_train = make_splits(matrix, tasks)[0].train
+    train = matrix.values[in_train]
     unmeasured = ~np.isfinite(train).any(axis=0)
     names = [name for name, task in tasks.items() if task.split != "train"]
-    completer = make(method, dict(options or {})).fit(train)
+    if method == _SiblingPredictor.name and sibling is not None:
+        completer = Gaussian().fit(train, other=sibling[in_train])
+    else:
+        name = "gaussian" if method == _SiblingPredictor.name else method
+        completer = make(name, dict(options or {})).fit(train)
+        sibling = None
     predictions = []
     for row in matrix.rows(names):
         truth = matrix.values[row]
@@ -424,7 +575,10 @@ def predict_rows(
         index = choose_probes(
             train, probes, choice, seed=seed, domains=domains, allowed=can_be_probed
         )
-        predicted = completer.predict(index, truth[index])
+        if sibling is None:
+            predicted = completer.predict(index, truth[index])
+        else:
+            predicted = completer.predict(index, truth[index], other=sibling[row])
         predicted[unmeasured] = np.nan
         predicted[index] = truth[index]
         predictions.append(predicted)

@@ -11,6 +11,7 @@ differ in the prior of the combination and in the noise. Two facts make them fas
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from lethe.completion.completer import Completer
 
 # Least number of left-out predictions, draws of probes times tasks, that a candidate is judged by.
 LEFT_OUT = 60
+# With more training tasks than MANY_TASKS, settings are chosen on JUDGED_TASKS of them, drawn at
+# random: the time of leaving every task out grows with the fourth power of their number.
+MANY_TASKS = 128
+JUDGED_TASKS = 64
 
 
 @dataclass(frozen=True)
@@ -183,12 +188,32 @@ class FoldInModel:
         """M, the number of training rows."""
         return len(self.sample) - 1
 
+    @cached_property
+    def judge(self) -> "FoldInModel":
+        """The model on which settings are chosen: this one, or one of `JUDGED_TASKS` rows."""
+        if self.tasks <= MANY_TASKS:
+            return self
+        rng = np.random.default_rng([self.seed, 53])
+        rows = np.sort(rng.choice(self.tasks, JUDGED_TASKS, replace=False))
+        with_last = np.append(rows, self.tasks)
+        return FoldInModel(
+            self.method,
+            total=self.total[np.ix_(with_last, with_last)],
+            columns=self.sample[rows],
+            seed=self.seed,
+            observed=self.observed[rows],
+        )
+
     def weights(self, probed: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Weights (R, M + 1) of rows and ones from probe values (R, k) at columns (M, k)."""
         candidate = self.choose(probed.shape[1])
-        return self.method.weights(
-            self.parts, probed=with_ones(probed), values=values, candidates=[candidate]
+        columns = with_ones(probed)
+        weights = self.method.weights(
+            self.parts, probed=columns, values=values, candidates=[candidate]
         )[0]
+        return self.method.refine(
+            self, weights=weights, probed=columns, values=values, candidate=candidate
+        )
 
     def choose(self, probes: int) -> Any:
         """The candidate of least squared error over unprobed cells of left-out training rows.
@@ -200,6 +225,8 @@ class FoldInModel:
             return candidates[0]
         if self.tasks < 3 or probes == 0 or self.sample.shape[1] < 2:
             return self.method.default
+        if self.judge is not self:
+            return self.judge.choose(probes)
         if probes not in self._choices:
             errors = 0
             draws = -(-LEFT_OUT // self.tasks)
@@ -285,6 +312,10 @@ class FoldIn(Completer):
     ----------
     model_ : FoldInModel
         Statistics of the training rows.
+    rows_ : ndarray of shape (M, N)
+        Training rows, unknown cells filled in.
+    sampled_ : ndarray of int
+        Numbers of the columns of the model's sample.
     """
 
     default: Any = None
@@ -303,15 +334,30 @@ class FoldIn(Completer):
         """Weights (C, R, M + 1) from values (R, k) at columns (M + 1, k) of [Z; 1]."""
         raise NotImplementedError
 
+    def refine(
+        self,
+        model: FoldInModel,
+        weights: np.ndarray,
+        probed: np.ndarray,
+        values: np.ndarray,
+        candidate: Any,
+    ) -> np.ndarray:
+        """Final weights (R, M + 1) from those of the chosen candidate; arguments as of `weights`.
+
+        Methods that solve once more override it. It takes no part in the choice of a candidate.
+        """
+        return weights
+
     def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         self._learn(fill(values, observed), observed)
 
     def _learn(self, rows: np.ndarray, observed: np.ndarray) -> None:
         """Learns from rows (M, N) whose cells that are not in `observed` were filled in."""
-        self._rows = rows
+        self.rows_ = rows
         self._observed = observed
         # Columns that no row knows are filled in, and would make rows seem to explain each other.
         measured = observed.any(axis=0)
+        self.sampled_ = sample_columns(np.flatnonzero(measured)[None])[0]
         if not measured.all():
             rows = rows[:, measured]
             observed = observed[:, measured]
@@ -323,9 +369,9 @@ class FoldIn(Completer):
         )
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        weights = self.model_.weights(self._rows[:, index], values)
+        weights = self.model_.weights(self.rows_[:, index], values)
         # Appending the row of ones would copy all rows.
-        return weights[:, :-1] @ self._rows + weights[:, -1:]
+        return weights[:, :-1] @ self.rows_ + weights[:, -1:]
 
 
 def sample_columns(rows: np.ndarray, columns: int = 2000, seed: int = 0) -> np.ndarray:

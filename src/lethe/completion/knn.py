@@ -70,18 +70,26 @@ class KNN(Completer):
     def _nearest(self, similar: np.ndarray) -> np.ndarray:
         """Similarities (R, M) of the k nearest rows, where positive; all others zero."""
         similar = np.maximum(similar, 0.0)
-        farther = np.argsort(-similar, axis=1, kind="stable")[:, self.k :]
-        np.put_along_axis(similar, farther, 0.0, axis=1)
-        return similar
+        tasks = similar.shape[1]
+        if tasks <= self.k:
+            return similar
+        cut = np.partition(similar, tasks - self.k, axis=1)[:, [tasks - self.k]]
+        above = similar > cut
+        # Of equally similar tasks at the cut, the first in the order of the rows are used.
+        tied = similar == cut
+        remaining = self.k - above.sum(axis=1, keepdims=True)
+        return np.where(above | (tied & (tied.cumsum(axis=1) <= remaining)), similar, 0.0)
 
     def _similarities(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Similarity (R, M) of each new row with each training row, over shared probes."""
         shared = self._observed[:, index]
         counts = np.maximum(shared.sum(axis=1), 1e-12)
-        differences = values[:, None, :] - self._values[:, index]
         if self.similarity == "pearson":
             return _pearson(values, self._values[:, index], shared)
-        msd = (np.square(differences) * shared).sum(axis=2) / counts
+        # Squares are expanded, because all differences at once would not fit into memory.
+        known = self._values[:, index]
+        squares = np.square(values) @ shared.T - 2 * (values @ known.T)
+        msd = np.maximum(squares + np.square(known).sum(axis=1), 0.0) / counts
         unknown = np.broadcast_to(shared.sum(axis=1) == 0, msd.shape)
         if self.similarity == "scaled":
             median = np.nanmedian(np.where(unknown, np.nan, msd), axis=1, keepdims=True)

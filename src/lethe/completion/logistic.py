@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.special import expit, logit
 
-from lethe.completion.biases import fill
 from lethe.completion.completer import Completer
-from lethe.completion.foldin import sample_columns
 
-RANKS = (0, 1, 2, 3, 5)
-RIDGES = (0.3, 1.0, 3.0, 10.0)
+# Rounds of alternating solves; further ones change no prediction visibly.
+ROUNDS = 12
+# Prior precision of an example's logit around the mean of all.
+BASE_PRECISION = 0.15
+# Equal training tasks do not show how far a new one may be off, so it is never quite excluded.
+LEAST_OFFSET_SPREAD = 0.1
 # Logits stay in this range, where probabilities differ from 0 and 1 by more than rounding.
 LIMIT = 12.0
 
@@ -30,92 +32,130 @@ def check_binary(values: np.ndarray) -> None:
         )
 
 
-class LogisticFoldIn(Completer):
-    """Logistic regression of the probes on factors of the training rows.
+class LogisticFactorAnalysis(Completer):
+    """Factor analysis of zeros and ones: a probability for every cell of a new row.
 
-    Logit of example j = smoothed base rate's logit + offset + u . v_j. Factors v are singular
-    vectors of the training rows' deviations from the base rates, in units of the base rates'
-    standard deviation. Offset and u have unit Gaussian priors by `ridge`, so that a new task
-    starts from the base rates.
+    Logit of task i and example j = a_i + b_j + u_i . v_j, with Gaussian priors: variance 1 on a, u
+    and v, and 1 / 0.15 on b around its mean. Fitted by alternating ridge solves of all columns
+    and all rows, with the variational weights of Jaakkola and Jordan (2000), "Bayesian parameter
+    estimation via variational methods", Statistics and Computing 10. The new task's a and u follow
+    from its probes by Newton's method. Its probabilities account for their uncertainty:
+    sigmoid(eta / sqrt(1 + pi variance / 8)) (MacKay 1992).
 
     Parameters
     ----------
-    rank, ridge
-        By default chosen by leave-one-task-out for each number of probes, by log loss.
+    rank
+        Number of factors, at most one less than there are training tasks.
+
+    Attributes
+    ----------
+    offsets_ : ndarray of shape (M,)
+        a of the training tasks.
+    base_ : ndarray of shape (N,)
+        b of the examples.
+    features_ : ndarray of shape (N, 1 + rank)
+        The standard deviation of a, and v. A new task's combination of them has unit variance.
     """
 
-    def __init__(self, rank: int | None = None, ridge: float | None = None):
+    def __init__(self, rank: int = 3):
         self.rank = rank
-        self.ridge = ridge
 
     def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
         check_binary(values)
-        self._rows = np.clip(fill(values, observed), 0.0, 1.0)
-        # Columns that no row knows are filled in, so they say nothing about how rows agree.
-        self._measured = observed.any(axis=0)
-        self._basis = _Basis(self._rows, self._measured)
-        self._choices: dict[int, tuple[int, float]] = {}
+        tasks = len(values)
+        # Cells that were not measured have weight 0, whatever stands here.
+        signs = np.where(observed, values - 0.5, 0.0)
+        base, u, v = _start(values, observed, rank=max(0, min(self.rank, tasks - 1)))
+        a = np.zeros(tasks)
+        measured = observed.any(axis=0)
+        for _ in range(ROUNDS):
+            weights = _variational_weights(a, base, u, v) * observed
+            base, v = _solve_columns(signs, weights, a=a, u=u, base_mean=base[measured].mean())
+            weights = _variational_weights(a, base, u, v) * observed
+            a, u = _solve_rows(signs, weights, base=base, v=v)
+            # The factors carry the size, so that one ridge suits every new task.
+            size = np.sqrt(np.square(u).mean(axis=0))
+            size = np.where(size > 1e-12, size, 1.0)
+            u = u / size
+            v = v * size
+            base = base + a.mean()
+            a = a - a.mean()
+        self.offsets_ = a
+        self.base_ = base
+        spread = max(float(a.std()), LEAST_OFFSET_SPREAD)
+        self.features_ = np.column_stack([np.full(len(base), spread), v])
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         check_binary(values)
-        rank, ridge = self._choose(len(index))
-        logits = [self._basis.logits(index, row, rank=rank, ridge=ridge) for row in values]
-        return _probability(np.array(logits))
-
-    def _choose(self, probes: int) -> tuple[int, float]:
-        ranks = RANKS if self.rank is None else (self.rank,)
-        ridges = RIDGES if self.ridge is None else (self.ridge,)
-        grid = [(rank, ridge) for rank in ranks for ridge in ridges]
-        if len(grid) == 1 or len(self._rows) < 3 or probes == 0:
-            return grid[len(grid) // 2]
-        if probes not in self._choices:
-            rows = sample_columns(self._rows[:, self._measured])
-            self._choices[probes] = _least_log_loss(rows, probes, grid)
-        return self._choices[probes]
+        probed = self.features_[index]
+        probabilities = []
+        for row in values:
+            weights = fit_logistic(probed, row, base=self.base_[index], ridge=1.0)
+            p = _probability(self.base_[index] + probed @ weights)
+            curvature = (probed.T * (p * (1 - p))) @ probed + np.eye(len(weights))
+            # The variance of eta at every example, from the Cholesky factor of the curvature.
+            scaled = np.linalg.solve(np.linalg.cholesky(curvature), self.features_.T)
+            variance = np.square(scaled).sum(axis=0)
+            eta = self.base_ + self.features_ @ weights
+            probabilities.append(_probability(eta / np.sqrt(1 + np.pi * variance / 8)))
+        return np.array(probabilities)
 
 
-def _least_log_loss(
-    rows: np.ndarray, probes: int, grid: Sequence[tuple[int, float]]
-) -> tuple[int, float]:
-    """The rank and ridge of `grid` with the least log loss on left-out rows (M, n)."""
-    rng = np.random.default_rng([probes, 37])
-    losses = np.zeros(len(grid))
-    for row, truth in enumerate(rows):
-        basis = _Basis(np.delete(rows, row, axis=0))
-        order = rng.permutation(len(truth))
-        # At least one cell stays unprobed, because probed cells cannot be judged.
-        index, hidden = np.split(order, [min(probes, len(order) - 1)])
-        for number, (rank, ridge) in enumerate(grid):
-            logits = basis.logits(index, truth[index], rank=rank, ridge=ridge)[hidden]
-            losses[number] += np.mean(np.logaddexp(0, logits) - truth[hidden] * logits)
-    return grid[int(np.argmin(losses))]
+def _start(
+    values: np.ndarray, observed: np.ndarray, rank: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Base logits (N,), u (M, rank) and v (N, rank) from a decomposition of the deviations."""
+    tasks = len(values)
+    z = np.where(observed, values, 0.0)
+    overall = (z.sum() + 0.5) / (observed.sum() + 1)
+    # One further task at the overall rate keeps every column's rate away from 0 and 1.
+    rates = (z.sum(axis=0) + overall) / (observed.sum(axis=0) + 1)
+    deviations = np.where(observed, values - rates, 0.0) / np.sqrt(rates * (1 - rates))
+    squares, directions = np.linalg.eigh(deviations @ deviations.T)
+    u = directions[:, np.argsort(-squares, kind="stable")[:rank]] * np.sqrt(tasks)
+    return logit(rates), u, deviations.T @ u / tasks
 
 
-class _Basis:
-    """Base logits (N,) and features (N, 1 + R) whose combinations are new rows.
+def _variational_weights(
+    a: np.ndarray, base: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> np.ndarray:
+    """Weights (M, N) of the quadratic bound on the log likelihood: tanh(|eta| / 2) / (2 |eta|)."""
+    size = np.abs(np.clip(a[:, None] + base + u @ v.T, -LIMIT, LIMIT))
+    # The limit at eta = 0 is 1 / 4.
+    return np.where(size > 1e-6, np.tanh(size / 2) / (2 * np.maximum(size, 1e-6)), 0.25)
 
-    Rates and factors are computed from the columns in the mask `measured` (N,), by default all.
-    """
 
-    def __init__(self, rows: np.ndarray, measured: np.ndarray | None = None):
-        tasks = len(rows)
-        used = slice(None) if measured is None else measured
-        overall = (rows[:, used].sum() + 0.5) / (rows[:, used].size + 1)
-        # One further task at the overall rate keeps every column's rate away from 0 and 1.
-        rates = (rows.sum(axis=0) + overall) / (tasks + 1)
-        self.base = np.log(rates) - np.log1p(-rates)
-        deviations = (rows - rates) / np.sqrt(rates * (1 - rates))
-        values, u = np.linalg.eigh(deviations[:, used] @ deviations[:, used].T)
-        strongest = np.argsort(-values)[: max(RANKS)]
-        strongest = strongest[values[strongest] > 1e-10 * max(values.max(), 1e-300)]
-        factors = deviations.T @ u[:, strongest] / np.sqrt(tasks)
-        self.features = np.hstack([np.ones((rows.shape[1], 1)), factors])
+def _solve_columns(
+    signs: np.ndarray, weights: np.ndarray, *, a: np.ndarray, u: np.ndarray, base_mean: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """B (N,) and v (N, rank) by one ridge regression per column; `signs` are values - 1/2."""
+    features = np.column_stack([np.ones(len(u)), u])
+    precisions = np.append(BASE_PRECISION, np.ones(u.shape[1]))
+    target = (signs - weights * a[:, None]).T @ features
+    target[:, 0] += BASE_PRECISION * base_mean
+    solved = _solve_ridges(weights.T, features=features, precisions=precisions, target=target)
+    return solved[:, 0], solved[:, 1:]
 
-    def logits(self, index: np.ndarray, values: np.ndarray, rank: int, ridge: float) -> np.ndarray:
-        """Logits (N,) from values (k,) at columns `index`."""
-        features = self.features[:, : rank + 1]
-        weights = fit_logistic(features[index], values, base=self.base[index], ridge=ridge)
-        return np.clip(self.base + features @ weights, -LIMIT, LIMIT)
+
+def _solve_rows(
+    signs: np.ndarray, weights: np.ndarray, *, base: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A (M,) and u (M, rank) by one ridge regression per row."""
+    features = np.column_stack([np.ones(len(v)), v])
+    target = (signs - weights * base) @ features
+    precisions = np.ones(features.shape[1])
+    solved = _solve_ridges(weights, features=features, precisions=precisions, target=target)
+    return solved[:, 0], solved[:, 1:]
+
+
+def _solve_ridges(
+    weights: np.ndarray, *, features: np.ndarray, precisions: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """Coefficients (n, r) of n ridge regressions on shared features (m, r), weights (n, m)."""
+    size = features.shape[1]
+    products = (features[:, :, None] * features[:, None, :]).reshape(len(features), size * size)
+    curvature = (weights @ products).reshape(-1, size, size) + np.diag(precisions)
+    return np.linalg.solve(curvature, target[..., None])[..., 0]
 
 
 def fit_logistic(

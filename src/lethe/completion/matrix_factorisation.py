@@ -4,8 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse.linalg import eigsh
 
-from lethe.completion.foldin import FoldIn, Prior, Solver, centring, mean_row, offset_spread
+from lethe.completion.foldin import (
+    MANY_TASKS,
+    FoldIn,
+    Prior,
+    Solver,
+    centring,
+    mean_row,
+    offset_spread,
+)
+from lethe.matrix.moments import centre_gram
 
 RANKS = (1, 2, 3, 5, 8, 12)
 # Ridges relative to the mean square that rank-r factors leave of the training rows.
@@ -55,15 +65,16 @@ class MatrixFactorisation(FoldIn):
         tasks = len(total) - 1
         count = total[-1, -1]
         centred = centring(tasks)
-        squares, u = np.linalg.eigh(centred @ total @ centred.T)
-        squares = np.maximum(squares[::-1], 0)
-        u = u[:, ::-1]
+        inner = centre_gram(total[:-1, :-1]) / tasks
+        rank = max(rank for rank, _, _ in self.candidates())
+        squares, u = _strongest_directions(inner, rank)
         nonzero = squares > 1e-10 * max(squares[0], 1e-300)
         offset = np.append(np.zeros(tasks), offset_spread(total))
-        residual = np.maximum(squares.sum() - np.cumsum(squares), 0)
+        complete = max(float(np.trace(inner)), 0.0)
+        residual = np.maximum(complete - np.cumsum(squares), 0)
         # Rank 0 explains nothing; a floor keeps the ridge above rounding for exact low rank.
-        floor = 1e-6 * max(squares.sum(), 1e-12)
-        residual = np.maximum(np.concatenate([[squares.sum()], residual]), floor) / count
+        floor = 1e-6 * max(complete, 1e-12)
+        residual = np.maximum(np.concatenate([[complete], residual]), floor) / count
         return Factors(basis=np.vstack([offset, u[:, nonzero].T @ centred]), residual=residual)
 
     def weights(self, parts, probed, values, candidates) -> np.ndarray:
@@ -80,3 +91,17 @@ class MatrixFactorisation(FoldIn):
             solver = Solver(prior, probed, noise=np.ones(probed.shape[1]))
             weights.append(solver.weights(values, ridges))
         return np.concatenate(weights)
+
+
+def _strongest_directions(inner: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and vectors of a Gram matrix (M, M), from large to small: at least `rank`.
+
+    Many tasks have only a few useful factors, and all eigenvectors would take minutes.
+    """
+    tasks = len(inner)
+    if tasks <= MANY_TASKS or rank >= tasks - 1:
+        squares, u = np.linalg.eigh(inner)
+    else:
+        squares, u = eigsh(inner, k=rank, v0=np.linspace(1.0, 2.0, tasks))
+    order = np.argsort(-squares, kind="stable")
+    return np.maximum(squares[order], 0), u[:, order]

@@ -11,11 +11,15 @@ from lethe.matrix.forgetting_matrix import Matrix
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of Z to learn from (`train`) and to predict (`test`)."""
+    """Row numbers of Z to learn from (`train`) and to predict (`test`).
+
+    `group` is the group that is left out, None if none is.
+    """
 
     name: str
     train: np.ndarray
     test: np.ndarray
+    group: str | None = None
 
 
 def make_splits(matrix: Matrix, tasks: Mapping[str, Task]) -> list[Split]:
@@ -34,7 +38,12 @@ def make_splits(matrix: Matrix, tasks: Mapping[str, Task]) -> list[Split]:
         members = [name for name, task in tasks.items() if task.group == group]
         if len(groups) > 1 and others:
             splits.append(
-                Split(name="out_of_domain", train=matrix.rows(others), test=matrix.rows(members))
+                Split(
+                    name="out_of_domain",
+                    train=matrix.rows(others),
+                    test=matrix.rows(members),
+                    group=group,
+                )
             )
     return splits
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lethe.completion.completer import Completer
-from lethe.completion.foldin import sample_columns
+from lethe.completion.foldin import JUDGED_TASKS, MANY_TASKS, sample_columns
 
 
 def tuned_threshold(make_method: Callable[[], Completer], train: np.ndarray, probes: int) -> float:
@@ -20,8 +20,8 @@ def tuned_threshold(make_method: Callable[[], Completer], train: np.ndarray, pro
     make_method
         Makes an unfitted method.
     train
-        Training rows (M, N), NaN where unknown. A sample of the columns is used if there are
-        many.
+        Training rows (M, N), NaN where unknown. A sample of the columns, and of the rows, is
+        used if there are many.
     probes
         Number of probed examples per prediction.
 
@@ -33,6 +33,8 @@ def tuned_threshold(make_method: Callable[[], Completer], train: np.ndarray, pro
     if len(rows) < 2:
         return 0.5
     rng = np.random.default_rng([probes, 43])
+    if len(rows) > MANY_TASKS:
+        rows = rows[np.sort(rng.choice(len(rows), JUDGED_TASKS, replace=False))]
     truths = []
     predictions = []
     for row, truth in enumerate(rows):

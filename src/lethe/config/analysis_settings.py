@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from lethe.config.settings import (
     Name,
@@ -26,8 +26,9 @@ CompletionMethod = Literal[
     "mf",
     "soft_impute",
     "gaussian",
+    "gaussian_local",
     "logistic_mf",
-    "logistic_foldin",
+    "logistic_fa",
 ]
 Sibling = Annotated[
     str,
@@ -35,6 +36,8 @@ Sibling = Annotated[
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
     ),
 ]
+# Former name of a method -> the one that replaced it.
+REPLACED_METHODS = {"logistic_foldin": "logistic_fa"}
 ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal"]
 
 
@@ -90,6 +93,17 @@ class CompletionSettings(Settings):
     def options(self) -> dict[str, dict]:
         """Keyword arguments of each method that has settings, by the method's name."""
         return {"mf": self.mf.model_dump(), "knn": self.knn.model_dump()}
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _no_former_names(cls, methods):
+        for name in methods if isinstance(methods, list) else []:
+            if isinstance(name, str) and name in REPLACED_METHODS:
+                raise ValueError(
+                    f"the method {name} was replaced by {REPLACED_METHODS[name]}; write "
+                    f"{REPLACED_METHODS[name]} instead"
+                )
+        return methods
 
     @model_validator(mode="after")
     def _no_duplicates(self):

@@ -13,6 +13,7 @@ from lethe.config import Experiment
 from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
+from lethe.config.replay_settings import WITH_SIBLING
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -50,6 +51,7 @@ def check_settings(
         *recipe_problems,
         *_bad_variants(settings, recipes),
         *_missing_gradients(settings),
+        *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
@@ -215,6 +217,21 @@ def _missing_gradients(settings: Experiment) -> list[str]:
             key = "strategies" if run.name in settings.replay.strategies else f"variants.{run.name}"
             problems.append(
                 f"replay.{key}: strategy gradient needs 'gradient' in similarity.associations"
+            )
+    return problems
+
+
+def _missing_sibling_of_replay(settings: Experiment) -> list[str]:
+    """The strategy `gaussian_sibling` without the model whose rows it reads."""
+    if settings.replay is None or settings.completion.sibling is not None:
+        return []
+    problems = []
+    for run in settings.replay.runs():
+        if run.strategy == WITH_SIBLING:
+            key = "strategies" if run.name in settings.replay.strategies else f"variants.{run.name}"
+            problems.append(
+                f"replay.{key}: strategy {WITH_SIBLING} needs completion.sibling, another model "
+                "that learned the same tasks"
             )
     return problems
 

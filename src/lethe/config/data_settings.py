@@ -1,5 +1,6 @@
 """Settings of the sources of examples."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,7 +74,7 @@ class Fields(Settings):
     def _answer_names_a_field(self):
         for key in ("answer", "text"):
             template = getattr(self, key)
-            if template is not None and "{" not in template:
+            if template is not None and not re.search(r"\{\w[^{}]*\}", template):
                 raise ValueError(f"{key} names no field of the record, like '{{response}}'")
         return self
 

@@ -54,6 +54,11 @@ def load_pool_settings(path: Path) -> PoolSettings:
             users[f"upstream.domains.{domain}"] = source
         problems = source_problems(settings.sources, users)
         if settings.upstream.pool is not None:
+            problems.append(
+                f"upstream.pool: {settings.upstream.pool!r} is a finished pool, so there is "
+                "nothing to draw; give domains and examples to draw another"
+            )
+        if settings.upstream.pool is not None:
             problems.append("upstream.pool: is a finished pool; give upstream.domains instead")
         if not problems:
             return settings

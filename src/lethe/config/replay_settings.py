@@ -37,6 +37,7 @@ Strategy = Literal[
     "knn",
     "mf",
     "gaussian",
+    "gaussian_sibling",
     "domain",
     "coverage",
     "perplexity",
@@ -51,6 +52,8 @@ Strategy = Literal[
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
 PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
+# The strategy whose prediction also reads another model's rows (`completion.sibling`).
+WITH_SIBLING = "gaussian_sibling"
 # Strategies that work on the prediction of the method `replay.prediction`.
 BUILT_ON_PREDICTION = ("domain", "coverage")
 # Strategies that choose during the training, with the same method, from probes of the model.
@@ -223,7 +226,7 @@ class ReplayRun(Settings):
     @property
     def prediction_method(self) -> str | None:
         """The completion method whose predictions this run reads, or None."""
-        if self.strategy in PREDICTION_METHODS:
+        if self.strategy in (*PREDICTION_METHODS, WITH_SIBLING):
             return self.strategy
         return self.prediction if self.strategy in BUILT_ON_PREDICTION else None
 

@@ -94,7 +94,7 @@ class ChatReader:
             raise LetheError(f"a turn is {str(turn)[:60]!r}, but an object with a role is wanted")
         turn = {key: value for key, value in turn.items() if value is not None}
         name = turn.pop("role", None) or turn.pop("from", None)
-        if name not in ROLES:
+        if not isinstance(name, str) or name not in ROLES:
             raise LetheError(f"a turn has the role {name!r}; known: {', '.join(ROLES)}")
         content = turn.pop("content", None)
         content = turn.pop("value", None) if content is None else content
@@ -198,7 +198,9 @@ def _alpaca_turns(fields: dict[str, Any]) -> list[dict[str, Any]]:
     turns = []
     if fields.get("system"):
         turns.append({"role": "system", "content": fields["system"]})
-    for exchange in fields.get("history") or ():
+    for exchange in _as_list(fields.get("history") or [], "history"):
+        if not isinstance(exchange, list | tuple) or len(exchange) != 2:
+            raise LetheError("field 'history' holds no pairs of a question and its answer")
         question, answer = exchange
         turns.append({"role": "user", "content": question})
         turns.append({"role": "assistant", "content": answer})

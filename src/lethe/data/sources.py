@@ -17,7 +17,7 @@ from lethe.data.conversations import ChatReader
 from lethe.data.examples import Example, draw_disjoint, draw_separately
 from lethe.data.records import Record, matching_files, read_records
 from lethe.data.values import NotText, look_up, value_as_text
-from lethe.errors import LetheError
+from lethe.errors import LetheError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -262,8 +262,9 @@ def _dataset(source: DatasetSource) -> Any:
                 source.path, source.name, split=source.split, revision=source.revision
             )
         rows = datasets.load_from_disk(source.path)
-    except (OSError, ValueError) as error:
-        raise LetheError(f"dataset {source.path}: cannot be loaded: {error}")
+    except Exception as error:
+        # Its files may hold anything, and libraries fail on that in any way.
+        raise LetheError(f"dataset {source.path}: cannot be loaded: {one_line(error)}")
     if isinstance(rows, datasets.Dataset):
         return rows
     if source.split not in rows:
@@ -279,8 +280,8 @@ def _repository_files(source: DatasetSource, pattern: str) -> list[Path]:
         folder = huggingface_hub.snapshot_download(
             source.path, repo_type="dataset", revision=source.revision, allow_patterns=[pattern]
         )
-    except (OSError, ValueError) as error:
-        raise LetheError(f"dataset {source.path}: {pattern} cannot be fetched: {error}")
+    except Exception as error:  # Some errors of a broken connection are no OSError.
+        raise LetheError(f"dataset {source.path}: {pattern} cannot be fetched: {one_line(error)}")
     try:
         return matching_files(folder, pattern)
     except LetheError:

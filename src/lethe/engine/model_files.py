@@ -133,11 +133,13 @@ def same_model(card: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
     Parameters
     ----------
     measured
-        Card of earlier measurements. It may lack the hashes of `files` and the `commit`, which
-        cards of earlier versions do not hold; these are then not compared.
+        Card of earlier measurements. It may lack the hashes of `files`, which cards of earlier
+        versions do not hold; these are then not compared. A model on the hub is only the same if
+        both cards name its commit.
     """
-    later = {"files", "commit"}
-    compared = {key: value for key, value in card.items() if key in measured or key not in later}
+    compared = dict(card)
+    if "files" not in measured:
+        compared.pop("files", None)
     if len(compared) < len(card):
         _log.info(
             "model %s: its base losses were measured by an earlier version of lethe, whose card "

@@ -5,6 +5,7 @@ import ctypes
 import logging
 import sys
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,9 @@ def _check_pinned(card: dict[str, Any]) -> None:
         )
 
 
-def _from_pretrained(
-    card: dict[str, Any], dtype: str, downloaded_only: bool = False
-) -> tuple[Any, Any]:
-    files = Pretrained(
+def files_of_card(card: Mapping[str, Any], downloaded_only: bool = False) -> Pretrained:
+    """The files that a card describes, for loading."""
+    return Pretrained(
         name=f"model {card['path']}",
         path=card["path"],
         # The commit that the card pins, so that all jobs load the same files of the hub.
@@ -108,6 +108,12 @@ def _from_pretrained(
         "save_pretrained",
         downloaded_only=downloaded_only,
     )
+
+
+def _from_pretrained(
+    card: dict[str, Any], dtype: str, downloaded_only: bool = False
+) -> tuple[Any, Any]:
+    files = files_of_card(card, downloaded_only)
     tokenizer = files.load_tokenizer()
     model, report = files.load_network(
         AutoModelForCausalLM,

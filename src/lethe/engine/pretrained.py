@@ -86,6 +86,20 @@ class Pretrained:
                 self.path, attn_implementation=attention, **self._access(), **options
             )
 
+    def load_adapter(self, model: Any) -> Any:
+        """Wraps a model with the adapter (PEFT) in these files; it is not trained.
+
+        Raises
+        ------
+        LetheError
+            If the adapter does not fit the model.
+        """
+        from peft import PeftModel
+
+        failure = f"does not fit the model {model.name_or_path}"
+        with self._errors_named(self.name, failure):
+            return PeftModel.from_pretrained(model, self.path, is_trainable=False)
+
     def _access(self) -> dict[str, Any]:
         access: dict[str, Any] = {"trust_remote_code": self.run_code, "revision": self.revision}
         if self.downloaded_only:
@@ -104,7 +118,7 @@ class Pretrained:
             )
 
     @contextmanager
-    def _errors_named(self, name: str) -> Iterator[None]:
+    def _errors_named(self, name: str, failure: str = "cannot be loaded") -> Iterator[None]:
         """Turns every error of reading the files, which may hold anything, into a LetheError."""
         if Path(self.path).is_dir():
             refuse_pointers(self.path)
@@ -115,11 +129,11 @@ class Pretrained:
         except Exception as error:
             if "trust_remote_code" in str(error):
                 raise LetheError(
-                    f"{name}: cannot be loaded: it brings Python code of its own, which is not "
+                    f"{name}: {failure}: it brings Python code of its own, which is not "
                     f"run; {self.code_advice}"
                 )
             advice = f". {self.advice}" if self.advice else ""
-            raise LetheError(f"{name}: cannot be loaded: {one_line(error)}{advice}")
+            raise LetheError(f"{name}: {failure}: {one_line(error)}{advice}")
 
 
 def _kernels(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,11 +12,13 @@ import torch
 from transformers import TrainerCallback
 
 from lethe.completion.predictor import Prediction, Predictor
-from lethe.data.examples import read_upstream, write_upstream
+from lethe.data.examples import UpstreamExample, read_upstream, write_upstream
 from lethe.data.tokens import Tokens, tokenise
+from lethe.data.training_rows import read_new_data
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
 from lethe.replay.draws import draw_softmax
+from lethe.replay.mixture_files import make_mixture, write_mixture
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +201,7 @@ class ForgettingProbe(TrainerCallback):
             )
         return records
 
-    def mix(
+    def draw_replay(
         self,
         pool: Path | str,
         output: Path | str,
@@ -230,10 +232,81 @@ class ForgettingProbe(TrainerCallback):
             If nothing was predicted yet, the pool is not that of the predictor, or it has fewer
             replayable examples.
         """
+        upstream, predicted = self._predicted_pool(pool)
+        replayable = [example for example in upstream if example.split == "replayable"]
+        candidates = [example for example in replayable if example.example_id in predicted]
+        if not 1 <= examples <= len(candidates):
+            raise LetheError(
+                f"ForgettingProbe: {pool}: {examples} examples are to be drawn, but it has "
+                f"{len(candidates)} replayable ones with a prediction; give the pool of the "
+                f"predictor's experiment, and a number from 1 to {len(candidates)}"
+            )
+        scores = np.array([predicted[example.example_id] for example in candidates])
+        numbers = draw_softmax(scores / temperature, examples, seed)
+        write_upstream(Path(output), [candidates[number] for number in numbers])
+        return Path(output)
+
+    def mix(
+        self,
+        chats: Path | str,
+        pool: Path | str,
+        output: Path | str,
+        *,
+        ratio: float = 0.1,
+        seed: int = 0,
+    ) -> dict[str, int]:
+        """Mixes new data with examples drawn by the last prediction, as `lethe mix` does.
+
+        Parameters
+        ----------
+        chats
+            New data, in a form that `lethe mix` reads.
+        pool
+            As in `draw_replay`.
+        output
+            Folder of the rows (`lethe.replay.mixture_files.write_mixture`).
+        ratio
+            Replayed examples per new example.
+
+        Returns
+        -------
+        Rows by the name of the file.
+
+        Raises
+        ------
+        LetheError
+            If nothing was predicted yet, the pool is not that of the predictor, the folder is not
+            empty, or nothing can be replayed.
+        """
+        upstream, predicted = self._predicted_pool(pool)
+        folder = Path(output)
+        if folder.exists() and any(folder.iterdir()):
+            raise LetheError(
+                f"ForgettingProbe: {folder}: is not empty, and nothing in it is overwritten; give "
+                "another folder"
+            )
+        values = {example.example_id: float("nan") for example in upstream}
+        mixture = make_mixture(
+            read_new_data(Path(chats)),
+            upstream,
+            ratio=ratio,
+            seed=seed,
+            forgetting=values | predicted,
+            measure="predicted_forgetting",
+        )
+        return write_mixture(folder, mixture)
+
+    def _predicted_pool(self, pool: Path | str) -> tuple[list[UpstreamExample], dict[str, float]]:
+        """The examples of a pool, and the predictions by id; the predictor's probes must be there.
+
+        Raises
+        ------
+        LetheError
+            If nothing was predicted yet, or a probe has another text in the pool.
+        """
         predicted = {record["example_id"]: record["forgetting"] for record in self.predictions()}
-        upstream = [example for example in read_upstream(pool) if example.split == "replayable"]
-        predictable = [example for example in upstream if example.example_id in predicted]
-        texts = {example.example_id: example.example for example in predictable}
+        upstream = list(read_upstream(pool))
+        texts = {example.example_id: example.example for example in upstream}
         for number, probe in zip(self.predictor.index, self.predictor.probes, strict=True):
             name = self.predictor.example_ids[int(number)]
             if texts.get(name, probe) != probe:
@@ -241,16 +314,7 @@ class ForgettingProbe(TrainerCallback):
                     f"ForgettingProbe: {pool}: example {name!r} has another text than in the "
                     "predictor; give the pool of the predictor's experiment"
                 )
-        if not 1 <= examples <= len(predictable):
-            raise LetheError(
-                f"ForgettingProbe: {pool}: {examples} examples are to be drawn, but it has "
-                f"{len(predictable)} replayable ones with a prediction; give the pool of the "
-                f"predictor's experiment, and a number from 1 to {len(predictable)}"
-            )
-        scores = np.array([predicted[example.example_id] for example in predictable])
-        numbers = draw_softmax(scores / temperature, examples, seed)
-        write_upstream(Path(output), [predictable[number] for number in numbers])
-        return Path(output)
+        return upstream, predicted
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **_kwargs):
         """Scores the probes on the base model, unless their base losses are known.

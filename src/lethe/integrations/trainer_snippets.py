@@ -25,11 +25,14 @@ class MixtureFiles:
         Form of the rows of `new.jsonl` and `train_with_replay.jsonl`.
     rows
         Number of rows by the name of the file.
+    tools
+        Whether a row has tools.
     """
 
     folder: Path
     form: Form
     rows: Mapping[str, int]
+    tools: bool = False
 
     def path(self, name: str) -> str:
         """Path of a file, as it stands in the snippets."""
@@ -110,18 +113,20 @@ def _axolotl(files: MixtureFiles) -> dict[str, str]:
 def _llama_factory(files: MixtureFiles) -> dict[str, str]:
     entry: dict[str, Any] = {"columns": {"prompt": "text"}}
     if files.form == "messages":
-        entry = {
-            "formatting": "sharegpt",
-            "columns": {"messages": "messages", "tools": "tools"},
-            "tags": {
-                "role_tag": "role",
-                "content_tag": "content",
-                "user_tag": "user",
-                "assistant_tag": "assistant",
-                "system_tag": "system",
-                "observation_tag": "tool",
-            },
+        columns = {"messages": "messages"}
+        tags = {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
         }
+        if files.tools:
+            # Its reader of sharegpt knows no calls of tools, and requires the column in every file.
+            columns["tools"] = "tools"
+            tags |= {"observation_tag": "tool", "function_tag": "function_call"}
+        formatting = "openai" if files.tools else "sharegpt"
+        entry = {"formatting": formatting, "columns": columns, "tags": tags}
     elif files.form == "prompt_completion":
         entry = {"columns": {"prompt": "prompt", "response": "completion"}}
     names = {"lethe_new": _NEW, "lethe_replay": files.replay}
@@ -136,6 +141,10 @@ def _llama_factory(files: MixtureFiles) -> dict[str, str]:
         "dataset: lethe_new,lethe_replay",
         "mix_strategy: concat # every row once; the loader shuffles",
     ]
+    if files.tools:
+        lines.append(
+            '# Its format openai, which reads tools, adds "detailed thinking off" to system turns.'
+        )
     return {
         "dataset_info.json": json.dumps(info, indent=2) + "\n",
         "llama_factory.yaml": _text(lines),
@@ -143,17 +152,12 @@ def _llama_factory(files: MixtureFiles) -> dict[str, str]:
 
 
 def _ms_swift(files: MixtureFiles) -> dict[str, str]:
-    columns = {
-        "prompt_completion": {"prompt": "query", "completion": "response"},
-        "text": {"text": "response"},
-    }.get(files.form)
+    # It finds prompt, completion and text by their names.
     verb = "pt" if files.form == "text" else "sft"
     lines = [
         "# Add your model and training arguments. The number after # is the number of rows.",
         f"swift {verb} \\",
     ]
-    if columns:
-        lines.append(f"  --columns '{json.dumps(columns)}' \\")
     sets = [f"'{files.path(name)}#{files.rows[name]}'" for name in (_NEW, files.replay)]
     lines.append(f"  --dataset {' '.join(sets)}")
     return {"ms_swift.sh": _text(lines)}

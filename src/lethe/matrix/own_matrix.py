@@ -99,6 +99,8 @@ def read_own_matrix(
 
 def infinite_to_nan(matrix: Matrix) -> Matrix:
     """The matrix with infinite cells as NaN, because they are no measurements either."""
+    if np.isfinite(matrix.values).all():
+        return matrix
     values = np.where(np.isfinite(matrix.values), matrix.values, np.float32(np.nan))
     return Matrix(
         values=values, tasks=matrix.tasks, example_ids=matrix.example_ids, notes=matrix.notes
@@ -457,6 +459,8 @@ def _read_names(names: Path, path: Path, count: int) -> list[str]:
 
 
 def _duplicates(names: Sequence[str]) -> list[str]:
+    if len(set(names)) == len(names):
+        return []
     return [name for name, count in Counter(names).items() if count > 1]
 
 

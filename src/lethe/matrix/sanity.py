@@ -1,6 +1,7 @@
 """Does a Z look like one? Counts and warnings that cost seconds and can save a wrong result."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from lethe.matrix.forgetting_matrix import Matrix
 
 NAMED = 5  # ids per kind that the report names
 FAR = 10  # robust standard deviations from the median
+SLICE = 1 << 20  # cells that are computed on at a time
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
@@ -21,8 +23,10 @@ def check_sanity(matrix: Matrix) -> dict[str, Any]:
     over 10 robust standard deviations, IQR / 1.349, from the median), duplicates, constants; and
     `warnings`, a list of sentences.
     """
-    values = np.where(np.isfinite(matrix.values), matrix.values, np.nan).astype(np.float64)
-    finite = values[np.isfinite(values)]
+    values = matrix.values
+    finite = values.ravel()
+    if not np.isfinite(values).all():
+        finite = values[np.isfinite(values)]
     report = {
         "shape": {"tasks": len(matrix.tasks), "examples": len(matrix.example_ids)},
         "missing": _missing(matrix),
@@ -30,8 +34,8 @@ def check_sanity(matrix: Matrix) -> dict[str, Any]:
         "sign": {"negative_share": float((finite < 0).mean()) if len(finite) else None},
         "outliers": _outliers(matrix, finite),
         "duplicates": {
-            "tasks": _duplicates(matrix.values, matrix.tasks),
-            "examples": _duplicates(matrix.values.T, matrix.example_ids),
+            "tasks": _duplicates(values, matrix.tasks),
+            "examples": _duplicates(values.T, matrix.example_ids),
         },
         "constants": {
             "tasks": _constants(values, matrix.tasks),
@@ -78,48 +82,75 @@ def _missing(matrix: Matrix) -> dict[str, Any]:
 def _distribution(finite: np.ndarray) -> dict[str, Any] | None:
     if not len(finite):
         return None
-    quantiles = np.quantile(finite, QUANTILES).tolist()
+    quantiles = _quantiles(finite, QUANTILES)
+    mean = finite.mean(dtype=np.float64)
+    squares = [np.square(part - mean).sum() for part in _slices(finite)]
     return {
-        "mean": float(finite.mean()),
-        "sd": float(finite.std()),
+        "mean": float(mean),
+        "sd": float(np.sqrt(sum(squares) / len(finite))),
         "min": float(finite.min()),
         "max": float(finite.max()),
-        "binary": bool(np.isin(finite, (0.0, 1.0)).all()),
+        "binary": all(((part == 0) | (part == 1)).all() for part in _slices(finite)),
         "quantiles": {str(q): value for q, value in zip(QUANTILES, quantiles, strict=True)},
     }
 
 
+def _slices(values: np.ndarray) -> list[np.ndarray]:
+    """Views of values (n,) that are small enough for float64 copies."""
+    return [values[start : start + SLICE] for start in range(0, len(values), SLICE)]
+
+
+def _quantiles(values: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Quantiles of values (n,) as of `np.quantile`, without copies in float64."""
+    positions = np.array(shares) * (len(values) - 1)
+    below = np.floor(positions).astype(int)
+    above = np.ceil(positions).astype(int)
+    ordered = np.partition(values, np.unique([below, above]))
+    low = ordered[below].astype(np.float64)
+    high = ordered[above].astype(np.float64)
+    weight = positions - below
+    from_below = low + (high - low) * weight
+    from_above = high - (high - low) * (1 - weight)
+    return np.where(weight < 0.5, from_below, from_above).tolist()
+
+
 def _outliers(matrix: Matrix, finite: np.ndarray) -> dict[str, Any]:
-    low, middle, high = np.quantile(finite, (0.25, 0.5, 0.75)) if len(finite) else (0, 0, 0)
+    low, middle, high = _quantiles(finite, (0.25, 0.5, 0.75)) if len(finite) else (0, 0, 0)
     spread = (high - low) / 1.349
     if spread == 0:
         # Half of all cells have one value (a binary Z, say), which leaves no yardstick for 'far'.
         return {"count": 0, "limit": None, "farthest": []}
-    distance = np.nan_to_num(np.abs(matrix.values - middle) / spread, nan=0.0, posinf=0.0)
+    count = 0
+    candidates = []
+    for i, row in enumerate(matrix.values):
+        distance = np.abs(row.astype(np.float64) - middle) / spread
+        distance = np.nan_to_num(distance, nan=0.0, posinf=0.0)
+        far = np.flatnonzero(distance > FAR)
+        count += len(far)
+        farthest_of_row = far[np.argsort(-distance[far], kind="stable")[:NAMED]]
+        candidates += [(distance[j], i, j) for j in farthest_of_row]
     farthest = []
-    for cell in np.argsort(-distance, axis=None, kind="stable")[:NAMED]:
-        i, j = np.unravel_index(cell, distance.shape)
-        if distance[i, j] > FAR:
-            farthest.append(
-                {
-                    "task": matrix.tasks[i],
-                    "example_id": matrix.example_ids[j],
-                    "value": float(matrix.values[i, j]),
-                }
-            )
-    return {
-        "count": int((distance > FAR).sum()),
-        "limit": float(FAR * spread),
-        "farthest": farthest,
-    }
+    for _, i, j in sorted(candidates, key=lambda candidate: -candidate[0])[:NAMED]:
+        farthest.append(
+            {
+                "task": matrix.tasks[i],
+                "example_id": matrix.example_ids[j],
+                "value": float(matrix.values[i, j]),
+            }
+        )
+    return {"count": count, "limit": float(FAR * spread), "farthest": farthest}
 
 
 def _duplicates(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
     """Lines that repeat another bit by bit; lines without any value are not compared."""
+    hashes = _hash_lines(lines)
+    _, group, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     names_by_content = defaultdict(list)
-    for name, line in zip(names, np.ascontiguousarray(lines), strict=True):
+    # Only lines of equal hash can be equal; of millions of lines these are few.
+    for number in np.flatnonzero(counts[group] > 1):
+        line = np.ascontiguousarray(lines[number])
         if np.isfinite(line).any():
-            names_by_content[line.tobytes()].append(name)
+            names_by_content[line.tobytes()].append(names[number])
     groups = [group for group in names_by_content.values() if len(group) > 1]
     return {
         "count": sum(len(group) - 1 for group in groups),
@@ -127,14 +158,33 @@ def _duplicates(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
     }
 
 
+def _hash_lines(lines: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of the bits of each float32 line; equal lines have equal hashes."""
+    count, length = lines.shape
+    factors = np.random.default_rng(67).integers(1, 2**63, size=length, dtype=np.uint64)
+    hashes = np.zeros(count, dtype=np.uint64)
+    if count <= length:
+        for number, line in enumerate(lines):
+            bits = np.ascontiguousarray(line, dtype=np.float32).view(np.uint32)
+            hashes[number] = (bits * factors).sum(dtype=np.uint64)
+        return hashes
+    for column, factor in zip(lines.T, factors, strict=True):
+        bits = np.ascontiguousarray(column, dtype=np.float32).view(np.uint32)
+        hashes += bits * factor
+    return hashes
+
+
 def _constants(lines: np.ndarray, names: list[str]) -> dict[str, Any]:
-    constant = [name for name, line in zip(names, lines, strict=True) if _is_constant(line)]
-    return _count_and_first(constant)
-
-
-def _is_constant(line: np.ndarray) -> bool:
-    finite = line[np.isfinite(line)]
-    return len(finite) > 1 and bool((finite == finite[0]).all())
+    """Lines with several finite values, all of them equal."""
+    constant = np.zeros(len(lines), dtype=bool)
+    step = max(1, SLICE // max(lines.shape[1], 1))
+    for start in range(0, len(lines), step):
+        part = lines[start : start + step]
+        observed = np.isfinite(part)
+        least = np.where(observed, part, np.inf).min(axis=1)
+        greatest = np.where(observed, part, -np.inf).max(axis=1)
+        constant[start : start + step] = (least == greatest) & (observed.sum(axis=1) > 1)
+    return _count_and_first([names[number] for number in np.flatnonzero(constant)])
 
 
 def _count_and_first(names: list[str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import UpstreamFile, read_upstream, upstream_digest
 from lethe.engine.model_files import ADAPTER, same_model
+from lethe.engine.models import files_of_card
+from lethe.engine.pretrained import Pretrained
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
 from lethe.files import atomic_write, read_json, sha256
@@ -103,17 +105,14 @@ def base_of_adapter(folder: Path) -> str | None:
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:
-    from peft import PeftModel
-
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise LetheError(
-            f"adapter {folder}: does not fit the model {model.name_or_path}: {error}. The adapter "
-            f"was trained on {base_of_adapter(folder)}; give that model"
-        )
+    files = Pretrained(
+        name=f"adapter {folder}",
+        path=str(folder),
+        advice=f"The adapter was trained on {base_of_adapter(folder)}; give that model",
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adapted = files.load_adapter(model)
     for warning in caught:
         if "missing adapter keys" in str(warning.message):
             raise LetheError(
@@ -138,21 +137,16 @@ def _load_in_4_bits(card: Mapping[str, Any], scoring: Scoring) -> Reader:
             f"model {card['path']}: 4-bit weights need {' and '.join(missing)}; leave out "
             "--quantize, or use --dtype bfloat16"
         )
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    options = {
-        "revision": card.get("commit") or card.get("revision"),
-        "trust_remote_code": card.get("trust_remote_code", False),
-    }
+    files = files_of_card(card)
     kind = torch.float32 if scoring.dtype == "float32" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(
-        card["path"],
+    model = files.load_network(
+        AutoModelForCausalLM,
         quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=kind),
         use_safetensors=True,
-        **options,
     )
-    tokenizer = AutoTokenizer.from_pretrained(card["path"], **options)
-    return Reader(model.eval(), tokenizer, scoring)
+    return Reader(model.eval(), files.load_tokenizer(), scoring)
 
 
 def score_pool(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lethe.completion.predictor import Predictor
-from lethe.data.examples import Example, UpstreamExample, upstream_digest
+from lethe.data.examples import Example, UpstreamExample, upstream_digest, write_upstream
 from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
 from lethe.engine.mixture import mix
 from lethe.errors import LetheError
@@ -64,6 +64,17 @@ class Mixture:
     measure: str
     left_out: dict[str, int]
 
+    @property
+    def has_tools(self) -> bool:
+        """Whether a conversation in it has tools or calls of them."""
+        replayed = [item.upstream.example for item in self.replayed]
+        for example in [*self.new, *replayed]:
+            if example.chat is not None:
+                turns, tools = example.conversation()
+                if tools or any("tool_calls" in turn for turn in turns):
+                    return True
+        return False
+
 
 def measured_forgetting(
     row: Row, upstream: Sequence[UpstreamExample], path: Path
@@ -85,7 +96,11 @@ def measured_forgetting(
 
 
 def predicted_forgetting(
-    predictor: Predictor, probes: Row, upstream: Sequence[UpstreamExample], path: Path
+    predictor: Predictor,
+    probes: Row,
+    upstream: Sequence[UpstreamExample],
+    path: Path,
+    sibling: Row | None = None,
 ) -> dict[str, float]:
     """Forgetting in nats by example id, predicted from the probes' losses after the fine-tune.
 
@@ -96,11 +111,14 @@ def predicted_forgetting(
         forgotten (`lethe compare`).
     path
         File of the probes, for messages.
+    sibling
+        The new task's row on the other model whose rows the predictor holds.
 
     Raises
     ------
     LetheError
-        If the predictor belongs to another pool, or a probe has no loss.
+        If the predictor belongs to another pool or holds no rows of a sibling, or a probe has no
+        loss.
     """
     by_id = {example.example_id: example.example for example in upstream}
     for number, probe in zip(predictor.index, predictor.probes, strict=True):
@@ -122,7 +140,10 @@ def predicted_forgetting(
     if not np.isfinite(values).all():
         broken = predictor.example_ids[int(predictor.index[int(np.argmin(np.isfinite(values)))])]
         raise LetheError(f"{path}: the probe {broken!r} has no loss; score the probes again")
-    forgetting = predictor.predict(values).forgetting
+    other = None
+    if sibling is not None:
+        other = sibling.select(predictor.example_ids).forgetting.astype(float)
+    forgetting = predictor.predict(values, other=other).forgetting
     return dict(zip(predictor.example_ids, np.asarray(forgetting, float).tolist(), strict=True))
 
 
@@ -286,3 +307,12 @@ def write_mixture(folder: Path, mixture: Mixture) -> dict[str, int]:
                 part.write_text("".join(as_line(row) for row in rows), "utf-8", newline="\n")
             counts[name] = len(rows)
     return counts
+
+
+def write_replayed(path: Path, mixture: Mixture) -> None:
+    """Writes the replayed examples, each once, as a table like that of the pool.
+
+    `lethe.integrations.Rehearsal` reads it.
+    """
+    by_id = {item.upstream.example_id: item.upstream for item in mixture.replayed}
+    write_upstream(path, list(by_id.values()))

@@ -14,6 +14,7 @@ from lethe.config.replay_settings import (
     BUILT_ON_PREDICTION,
     DURING_TRAINING,
     PREDICTION_METHODS,
+    WITH_SIBLING,
     Replay,
     ReplayRun,
 )
@@ -65,7 +66,7 @@ def primary_run(replay: Replay) -> str | None:
         return replay.primary
     if "gaussian" in replay.strategies:
         return "gaussian"
-    predicting = (*PREDICTION_METHODS, *BUILT_ON_PREDICTION, *DURING_TRAINING)
+    predicting = (*PREDICTION_METHODS, WITH_SIBLING, *BUILT_ON_PREDICTION, *DURING_TRAINING)
     names = [name for name in replay.strategies if name in predicting]
     return names[0] if names else None
 

@@ -21,6 +21,7 @@ def predict_without_own_row(
     options: Mapping[str, dict] | None = None,
     choice: str = "random",
     domains: Sequence[str] | None = None,
+    sibling: np.ndarray | None = None,
 ) -> Matrix:
     """Predicts every task from the rows of all others and a few probes of its own row.
 
@@ -39,6 +40,9 @@ def predict_without_own_row(
         Number of examples that are measured on the new task.
     allowed
         Mask (N,) of the examples that may be probed.
+    sibling
+        Rows (M, N) of another model in Z's order, for the method `gaussian_sibling`. The task's
+        row on that model is read, because it does not come from this model's fine-tune.
 
     Returns
     -------
@@ -59,6 +63,7 @@ def predict_without_own_row(
             options=options,
             choice=choice,
             domains=domains,
+            sibling=sibling,
         )
         predicted.append(row.values[0])
     return Matrix(np.array(predicted, dtype=np.float32), list(tasks), matrix.example_ids)

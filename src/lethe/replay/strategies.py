@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from lethe.completion.biases import fill
-from lethe.config.replay_settings import PREDICTION_METHODS, ReplayRun
+from lethe.config.replay_settings import PREDICTION_METHODS, WITH_SIBLING, ReplayRun
 from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.replay.draws import (
@@ -168,8 +168,9 @@ class ByForgetting(ScoredStrategy):
     """Replays what is forgotten most by prediction, or as measured for the oracle.
 
     The strategies `column_mean`, `additive`, `knn`, `mf` and `gaussian` need that method's
-    prediction of the new task. `oracle` needs the task's measured row, which a user would not have
-    before the fine-tune: it bounds what any prediction can reach.
+    prediction of the new task. `gaussian_sibling` also needs the new task's row on another model
+    that learned the same tasks (`completion.sibling`). `oracle` needs the task's measured row,
+    which a user would not have before the fine-tune: it bounds what any prediction can reach.
     """
 
     needs = ("forgetting",)
@@ -407,6 +408,7 @@ STRATEGIES: dict[str, Strategy] = {
     "balanced": Balanced(),
     "oracle": ByForgetting(),
     **{method: ByForgetting() for method in PREDICTION_METHODS},
+    WITH_SIBLING: ByForgetting(),
     "domain": ByDomain(),
     "coverage": Coverage(),
     "perplexity": ByBaseLoss(),

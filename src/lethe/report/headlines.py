@@ -101,28 +101,58 @@ def rank_values(curve: pd.DataFrame) -> dict[str, float]:
 
 
 def completion_headlines(model: str, findings: Findings) -> list[str]:
-    """Gives the error of predicted forgetting on in-domain test tasks, lowest error first."""
+    """Gives the precision of predicted forgetting on in-domain test tasks.
+
+    The mean of the task and of its domains, and the most forgotten tenth, come first. The error
+    of single examples follows, lowest error first.
+    """
     table = findings.completions[model]
     table = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
-    table = table[(table.probes == "random") & (table.metric == "rmse")]
-    if table.empty:
+    table = table[table.probes == "random"]
+    errors = table[table.metric == "rmse"]
+    if errors.empty:
         return []
-    counts = sorted(table.k.unique())
+    counts = sorted(errors.k.unique())
     probes = 30 if 30 in counts else counts[-1]
-    rmse = table[table.k == probes].set_index("method")
+    tasks = sum(task.split == "test" for task in findings.tasks.values())
+    rmse = errors[errors.k == probes].set_index("method")
     best = rmse.value.idxmin()
     others = []
     for name in ("column_mean", "additive", "knn", "mf"):
         if name in rmse.index and name != best:
             others.append(f"{label_of(name)} {rmse.value[name]:.3f}")
     compared = f"; {', '.join(others)}" if others else ""
-    tasks = sum(task.split == "test" for task in findings.tasks.values())
     interval = format_interval(rmse.low[best], rmse.high[best], ".3f")
     return [
+        *_means_headlines(table[table.k == probes], findings.unit, probes=probes, tasks=tasks),
         f"Error of forgetting predicted from {_count(probes, 'probe')} of an unseen task (RMSE, "
         f"{_count(tasks, 'test task')}): {rmse.value[best]:.3f} {findings.unit} {interval} with "
-        f"{label_of(best)}, the lowest of {_count(len(rmse), 'method')}{compared}."
+        f"{label_of(best)}, the lowest of {_count(len(rmse), 'method')}{compared}.",
     ]
+
+
+def _means_headlines(table: pd.DataFrame, unit: str, *, probes: int, tasks: int) -> list[str]:
+    """Precision of means and of the most forgotten tenth; none in tables of earlier versions."""
+    values = table[table.method == "gaussian"].set_index("metric").value
+    headlines = []
+    subjects = (("task_mean", "an unseen task"), ("domain_mean", "the domains of an unseen task"))
+    for key, subject in subjects:
+        error = values.get(f"{key}_error", float("nan"))
+        width = values.get(f"{key}_width_90", float("nan"))
+        if np.isfinite([error, width]).all():
+            share = 100 * values[f"{key}_coverage_90"]
+            headlines.append(
+                f"Mean forgetting of {subject}, predicted from {_count(probes, 'probe')}: "
+                f"{error:.3f} {unit} off on average ({_count(tasks, 'test task')}). Its 90 % "
+                f"intervals are {width:.3f} {unit} wide and contain {share:.0f} % of the means."
+            )
+    if headlines and "top_10_percent" in values:
+        share = 100 * values["top_10_percent"]
+        headlines.append(
+            f"The predicted tenth holds {share:.0f} % of the examples in the tenth that is most "
+            "forgotten (10 % by chance)."
+        )
+    return headlines
 
 
 def replay_headlines(

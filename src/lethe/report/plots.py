@@ -89,7 +89,11 @@ def _draw_noise_floor(
 
 def draw_completion(findings: Findings) -> Figure:
     """Draws the RMSE of predicted forgetting by number of probes, for every model and split."""
-    splits = list(dict.fromkeys(next(iter(findings.completions.values())).split))
+    splits = []
+    for split in dict.fromkeys(next(iter(findings.completions.values())).split):
+        # A left-out group alone, `out_of_domain:<group>`, is a line of the table only.
+        if ":" not in split:
+            splits.append(split)
     figure, axes = new_panels(len(findings.completions), len(splits), width=4.8, height=3.5)
     for line, (model, scores) in zip(axes, findings.completions.items(), strict=True):
         for axis, split in zip(line, splits, strict=True):

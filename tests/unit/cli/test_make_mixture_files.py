@@ -88,6 +88,7 @@ def test_nothing_is_overwritten(folder, capsys):
         ["--lost", "lost.parquet", "--predictor", "p.npz", "--probes", "lost.parquet"],
         ["--predictor", "p.npz"],
         ["--probes", "lost.parquet"],
+        ["--sibling", "lost.parquet"],
         ["--for", "nobody"],
     ],
 )
@@ -102,3 +103,9 @@ def test_a_missing_file_is_one_line(folder, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: x.") and error.count("\n") == 1
     assert main(["mix", "none.jsonl", "--pool", "pool.parquet"]) == 1
+
+
+def test_a_sibling_without_a_matrix_is_refused_before_anything_is_run(folder, capsys):
+    arguments = ["learn", "model", "--pool", "pool.parquet", "--sibling", "results/none/model"]
+    assert main(arguments) == 1
+    assert "--sibling results/none/model: has no Z.parquet" in capsys.readouterr().err

@@ -94,3 +94,10 @@ def test_a_problem_is_one_line_with_the_files_line(folder, capsys, old, new, mes
 def test_a_file_that_does_not_exist_is_named(folder, capsys):
     assert main(["pool", "none.yaml"]) == 1
     assert "error: none.yaml: " in capsys.readouterr().err
+
+
+def test_a_finished_pool_is_not_drawn_again(folder, capsys):
+    (folder / "pool.yaml").write_text("sources: {}\nupstream: {pool: pool.parquet}\n")
+    assert main(["pool", "pool.yaml"]) == 1
+    error = capsys.readouterr().err
+    assert "line 2: upstream.pool: 'pool.parquet' is a finished pool" in error

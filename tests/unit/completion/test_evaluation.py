@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lethe.completion import METHODS
+from lethe.completion import METHODS, evaluation
 from lethe.completion.evaluation import evaluate, predict_rows
 from lethe.completion.probes import random_probes
 from lethe.completion.scores import METRICS, score_rows
@@ -111,7 +111,8 @@ def test_an_association_is_scored_with_and_without_the_column_mean():
 def test_an_association_that_saw_other_groups_is_scored_in_domain_only():
     given = {"associations": {"text": VALUES * 2 + 1}, "in_domain_only": ["text"]}
     records = evaluate(Z, TASKS, **PROTOCOL, **given)
-    assert {r["split"] for r in records} == {"in_domain", "out_of_domain"}
+    groups = {f"out_of_domain:g{number}" for number in range(3)}
+    assert {r["split"] for r in records} == {"in_domain", "out_of_domain"} | groups
     assert {r["split"] for r in records if r["method"] == "text"} == {"in_domain"}
 
 
@@ -187,3 +188,55 @@ def test_predicted_rows_keep_probes_and_probe_only_where_allowed():
         rows = Z.values[make_splits(Z, TASKS)[0].test]
         kept = found.values == rows
         assert (kept[:, :45].sum(axis=1) >= 10).all() and not kept[:, 45:].any()
+
+
+def test_a_large_z_is_scored_on_a_part_of_its_examples(monkeypatch, caplog):
+    complete = evaluate(Z, TASKS, **PROTOCOL)
+    monkeypatch.setattr(evaluation, "LEAST_COLUMNS", 60)
+    monkeypatch.setattr(evaluation, "SCORED_CELLS", 10)
+    domains = [f"d{j % 3}" for j in range(90)]
+    associations = {"text": VALUES * 2 + 1}
+    sampled = evaluate(Z, TASKS, **PROTOCOL, associations=associations, domains=domains)
+    assert "Z has 90 examples" in caplog.text and "on 60 of them" in caplog.text
+    head = {"split": "in_domain", "k": 5, "seed": "all", "metric": "rmse"}
+    (all_columns,) = lines(complete, method="column_mean", **head)
+    (some_columns,) = lines(sampled, method="column_mean", **head)
+    assert some_columns["value"] == pytest.approx(all_columns["value"], rel=0.3)
+    # The association is Z in other units, so its columns must have been drawn like those of Z.
+    (text,) = lines(sampled, method="text", **head)
+    assert text["value"] < 1e-5
+
+
+def test_every_left_out_group_has_lines_of_its_own_that_pool_to_out_of_domain():
+    records = evaluate(Z, TASKS, **PROTOCOL)
+    head = {"method": "gaussian", "k": 5, "seed": "all", "metric": "spearman"}
+    (pooled,) = lines(records, split="out_of_domain", **head)
+    values = []
+    weights = []
+    for group in ("g0", "g1", "g2"):
+        (line,) = lines(records, split=f"out_of_domain:{group}", **head)
+        values.append(line["value"])
+        weights.append(sum(task.group == group for task in TASKS.values()))
+    assert np.average(values, weights=weights) == pytest.approx(pooled["value"])
+    assert {r["seed"] for r in records if ":" in r["split"]} == {"all"}
+
+
+def test_coverage_by_task_lies_at_least_as_far_from_the_level_as_their_mean():
+    records = lines(evaluate(Z, TASKS, **PROTOCOL), split="in_domain", method="gaussian", k=20)
+    values = {(r["seed"], r["metric"]): r["value"] for r in records}
+    for seed in ("0", "1"):
+        distance = abs(values[seed, "coverage_90"] - 0.9)
+        assert values[seed, "coverage_90_deviation"] >= distance - 1e-12
+
+
+def test_means_of_tasks_and_domains_are_scored_with_intervals():
+    domains = [f"d{j % 3}" for j in range(90)]
+    records = evaluate(Z, TASKS, **PROTOCOL, domains=domains)
+    head = {"split": "out_of_domain", "method": "gaussian", "k": 20, "seed": "all"}
+    values = {r["metric"]: r["value"] for r in lines(records, **head)}
+    assert 0 < values["task_mean_error"] < values["domain_mean_error"] < 0.5
+    for metric in ("task_mean_coverage_90", "domain_mean_coverage_90"):
+        assert 0.75 <= values[metric] <= 1
+    assert values["task_mean_width_90"] < values["domain_mean_width_90"] < values["width_90"]
+    without = {r["metric"] for r in evaluate(Z, TASKS, **PROTOCOL)}
+    assert "task_mean_error" in without and "domain_mean_error" not in without

@@ -9,6 +9,12 @@ from lethe.completion.foldin import FoldIn, FoldInModel, gram, with_ones
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(9, 3)) @ RNG.normal(size=(3, 80)) + 0.1 * RNG.normal(size=(9, 80)) + 0.5
+# Factors of the local method are judged by its first step, which is that of `gaussian`.
+JUDGED_AS_USED = [
+    name
+    for name, method in METHODS.items()
+    if issubclass(method, FoldIn) and name != "gaussian_local"
+]
 LINEAR = [name for name, method in METHODS.items() if issubclass(method, FoldIn)]
 
 
@@ -49,7 +55,7 @@ def test_left_out_residuals_are_those_of_ridge_regression_without_the_row():
     )
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", JUDGED_AS_USED)
 def test_a_left_out_error_from_the_gram_matrix_is_that_of_predicting_the_row(name):
     model = METHODS[name]().fit(Z).model_
     candidate = model.choose(10)

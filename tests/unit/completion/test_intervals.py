@@ -1,8 +1,16 @@
 import numpy as np
 import pytest
 
-from lethe.completion import METHODS
-from lethe.completion.intervals import Conformal, LeftOutRow, calibrate, shrunk_size
+from lethe.completion import METHODS, foldin, intervals
+from lethe.completion.foldin import Prior, with_ones
+from lethe.completion.intervals import (
+    TRAINING_WEIGHT,
+    Calibration,
+    Conformal,
+    LeftOutRow,
+    calibrate,
+    shrunk_size,
+)
 
 
 def noisy(tasks, seed=0):
@@ -81,3 +89,70 @@ def test_intervals_need_three_training_tasks():
 def test_a_level_outside_0_to_1_is_refused(level):
     with pytest.raises(ValueError, match="between 0 and 1"):
         METHODS["gaussian"]().fit(noisy(5)).predict_interval([0], [0.0], level)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("count", [0, 1, 10, 200])
+def test_the_pooled_reach_is_the_weighted_quantile_of_training_and_probe_scores(count, level):
+    rng = np.random.default_rng(count)
+    calibration = Calibration(scores=np.sort(np.abs(rng.normal(size=50_000))), strength=10.0)
+    probes = 1.5 * rng.standard_t(3, (2, count))
+    reaches = calibration.pooled_reach(level, probes)
+    for reach, row in zip(reaches, probes, strict=True):
+        own = np.abs(row) / calibration.task_size(row)
+        weights = np.append(np.full(50_000, TRAINING_WEIGHT / 50_000), np.ones(count))
+        scores = np.append(calibration.scores, own)
+        order = np.argsort(scores)
+        covered = np.cumsum(weights[order]) >= level * weights.sum() - 1e-9
+        assert reach == pytest.approx(scores[order][np.argmax(covered)], abs=2e-3)
+
+
+def test_without_probes_the_reach_is_that_of_the_training_tasks():
+    calibration = Calibration(scores=np.linspace(0, 2, 201), strength=1.0)
+    np.testing.assert_allclose(
+        calibration.pooled_reach(0.8, np.empty((3, 0))), calibration.reach(0.8)
+    )
+
+
+def test_intervals_of_several_levels_are_those_of_each():
+    method, new = METHODS["gaussian"]().fit(noisy(12)), noisy(3, seed=1)
+    index = np.arange(0, 300, 20)
+    together = method.predict_intervals(index, new[:, index], [0.5, 0.9])
+    for level, ends in zip([0.5, 0.9], together, strict=True):
+        expected = method.predict_interval(index, new[:, index], level)
+        np.testing.assert_allclose(ends, expected, rtol=1e-12)
+
+
+def test_the_prior_variance_is_that_of_all_directions():
+    method = METHODS["gaussian"]().fit(noisy(12))
+    columns = with_ones(noisy(12))
+    prior, _ = method.model_.parts
+    of_directions = Prior.variance(prior, columns)
+    np.testing.assert_allclose(prior.variance(columns), of_directions, rtol=1e-10)
+
+
+def test_many_training_tasks_are_calibrated_on_some_of_them(monkeypatch):
+    monkeypatch.setattr(foldin, "MANY_TASKS", 40)
+    monkeypatch.setattr(foldin, "JUDGED_TASKS", 20)
+    method, new = METHODS["gaussian"]().fit(noisy(60)), noisy(40, seed=1)
+    assert method.model_.judge.tasks == 20
+    index = np.random.default_rng(0).choice(300, 30, replace=False)
+    low, high = method.predict_interval(index, new[:, index], 0.9)
+    inside = np.delete((low <= new) & (new <= high), index, axis=1).mean()
+    assert inside == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_task_of_another_kind_gets_wider_intervals_from_its_own_probes(monkeypatch):
+    rng = np.random.default_rng(2)
+    method = METHODS["gaussian"]().fit(noisy(30))
+    new = noisy(20, seed=1)
+    # A few cells are far off, which the training tasks never show.
+    new += 8 * (rng.random(new.shape) < 0.2) * rng.normal(size=new.shape)
+    index = rng.choice(300, 60, replace=False)
+    coverage = {}
+    for weight in (TRAINING_WEIGHT, 1e9):
+        monkeypatch.setattr(intervals, "TRAINING_WEIGHT", weight)
+        low, high = method.predict_interval(index, new[:, index], 0.9)
+        coverage[weight] = np.delete((low <= new) & (new <= high), index, axis=1).mean()
+    assert abs(coverage[TRAINING_WEIGHT] - 0.9) < abs(coverage[1e9] - 0.9) - 0.01
+    assert coverage[TRAINING_WEIGHT] == pytest.approx(0.9, abs=0.05)

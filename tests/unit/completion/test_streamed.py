@@ -6,6 +6,7 @@ from lethe.completion import streamed
 from lethe.completion.additive import Additive, Affine
 from lethe.completion.biases import fill
 from lethe.completion.gaussian import Gaussian
+from lethe.completion.local import LocalGaussian
 from lethe.completion.probes import a_optimal
 from lethe.matrix import streams
 
@@ -16,7 +17,8 @@ def z():
 
 
 @pytest.mark.parametrize(
-    ("method", "gaps"), [(Gaussian, False), (Gaussian, True), (Affine, True), (Additive, False)]
+    ("method", "gaps"),
+    [(Gaussian, False), (Gaussian, True), (Affine, True), (Additive, False), (LocalGaussian, True)],
 )
 def test_streamed_completion_is_the_one_in_memory(tmp_path, z, method, gaps):
     z = holed(z) if gaps else z

@@ -56,7 +56,7 @@ def test_f1_of_a_binary_z_is_of_a_threshold_tuned_on_its_training_tasks():
     names = [f"t{i}" for i in range(24)]
     tasks = table(names, train=16)
     matrix = Matrix(BINARY, names, [f"e{i}" for i in range(300)])
-    lines = evaluate(matrix, tasks, ["column_mean", "logistic_foldin"], [20], [0, 1], 0.5)
+    lines = evaluate(matrix, tasks, ["column_mean", "logistic_fa"], [20], [0, 1], 0.5)
     f1 = {
         line["method"]: line["value"]
         for line in lines

@@ -304,6 +304,10 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             {"models": {"m": {"source": "hub", "path": "a/b", "chat_template": ""}}},
             "models.m.chat_template: must be a file, folder or id",
         ),
+        (
+            {"sources": {"local": {"kind": "files", "folder": ".", "answer": "{response"}}},
+            "sources.local: answer names no field of the record",
+        ),
         ({"tasks": ""}, "tasks: must be a file, folder or id"),
     ],
 )

@@ -1,6 +1,8 @@
 """Chats in all forms become examples, and everything that is left out is counted."""
 
 import json
+import random
+from collections import Counter
 
 import pytest
 
@@ -131,6 +133,30 @@ def test_a_turn_of_several_text_parts_is_read_and_one_of_images_is_refused():
 def test_a_record_that_is_no_chat_is_refused_with_the_reason(fields, message):
     with pytest.raises(LetheError, match=message):
         ChatReader()(fields)
+
+
+VALUES = [None, "", "text", 7, True, [], {}, ["a"], [["q", "a"]], [{"role": "user"}], LONG]
+KEYS = ["messages", "conversations", "prompt", "completion", "instruction", "output", "history"]
+KEYS += ["system", "tools", "text", "input", "images", "role", "from", "value", "content"]
+
+
+def test_any_record_is_an_example_or_a_named_error():
+    rng = random.Random(0)
+    outcomes = Counter()
+    for _ in range(4000):
+        fields = {key: rng.choice(VALUES) for key in rng.sample(KEYS, rng.randrange(5))}
+        if rng.random() < 0.4:
+            turns = [{key: rng.choice(VALUES) for key in rng.sample(KEYS, 4)} for _ in range(2)]
+            fields[rng.choice(["messages", "conversations"])] = turns
+        try:
+            example = ChatReader()(fields)
+        except LetheError:
+            outcomes["refused"] += 1
+            continue
+        outcomes["read"] += 1
+        assert example.storable().digest()
+        assert isinstance(example.is_empty(), bool)
+    assert min(outcomes.values()) > 200
 
 
 def write(folder, records):

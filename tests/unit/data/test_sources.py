@@ -215,7 +215,8 @@ def test_a_hub_dataset_that_cannot_be_had_is_named(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(LetheError, match=r"org/data: cannot be loaded: no network"):
+    message = r"org/data: cannot be loaded: ConnectionError: no network"
+    with pytest.raises(LetheError, match=message):
         list(read_source(dataset("org/data", kind="hub"), ""))
 
 
@@ -256,3 +257,26 @@ def test_solved_examples_of_a_bigbench_task_stand_before_the_others(tmp_path):
     joined = source(kind="bigbench", shots=2)
     texts = [example.text for example in read_source(joined, "t", archive=path, upstream=True)]
     assert texts == [f"{solved}Q: {i}\nA:\n{i + 1}" for i in (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", "{}"),
+        ("state.json", "no JSON"),
+        ("dataset_info.json", "[]"),
+        ("dataset_info.json", '{"features": {"a": {"_type": "NoSuchType"}}}'),
+        ("data-00000-of-00001.arrow", ""),
+        ("data-00000-of-00001.arrow", "no table"),
+    ],
+)
+def test_a_damaged_dataset_is_named(tmp_path, name, content):
+    import datasets
+
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list([{"prompt": "q", "answer": "a"}]).save_to_disk(folder)
+    (folder / name).write_text(content)
+    source = TypeAdapter(Source).validate_python({"kind": "saved", "path": str(folder)})
+    with pytest.raises(LetheError, match=r"dataset .*saved: cannot be loaded: \w+: ") as caught:
+        list(read_source(source, ""))
+    assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ import pytest
 from helpers.hub import COMMIT
 
 from lethe.engine.hub import commit_of, unreachable
+from lethe.errors import LetheError
 
 # huggingface_hub waits between its attempts; here nothing is gained by it.
 DRIVER = """
@@ -107,3 +108,16 @@ def test_a_broken_connection_is_found_among_the_causes(kind, expected):
     except OSError as error:
         found = unreachable(error)
     assert isinstance(found, kind) if expected else found is None
+
+
+def test_an_adapter_on_the_hub_is_named_as_such(monkeypatch):
+    """Its repository holds no config.json, so that its commit is looked up in vain."""
+
+    def cached_file(path, name, revision=None):
+        if name == "config.json":
+            raise OSError(f"{path} does not appear to have a file named config.json")
+        return f"/cache/{name}"
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
+    with pytest.raises(LetheError, match=r"model someone/lora: it holds an adapter .*merge_and_un"):
+        commit_of("someone/lora", None)

@@ -122,3 +122,12 @@ def test_a_missing_shard_is_named(folder):
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(LetheError, match=r"1 shard.*model-00001-of-00002\.safetensors"):
         models.card(str(folder))
+
+
+def test_models_of_the_hub_are_the_same_only_if_both_cards_name_the_commit():
+    card = {"path": "org/model", "revision": None, "weights": {}, "commit": "0" * 40}
+    assert model_files.same_model(card, dict(card))
+    assert not model_files.same_model(card, card | {"commit": "1" * 40})
+    without = {key: value for key, value in card.items() if key != "commit"}
+    assert not model_files.same_model(card, without)
+    assert not model_files.same_model(without, card)

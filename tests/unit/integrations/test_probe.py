@@ -523,23 +523,25 @@ def test_predictions_come_out_by_example_and_draw_what_is_replayed(predictor, to
     write_upstream(tmp_path / "pool.parquet", UPSTREAM)
     tables = []
     for name in ("a", "b"):
-        path = probe.mix(tmp_path / "pool.parquet", tmp_path / f"{name}.parquet", examples=10)
+        path = probe.draw_replay(
+            tmp_path / "pool.parquet", tmp_path / f"{name}.parquet", examples=10
+        )
         tables.append(list(read_upstream(path)))
     assert tables[0] == tables[1]
     assert len({example.example_id for example in tables[0]}) == 10
     assert all(example.split == "replayable" for example in tables[0])
-    narrow = probe.mix(
+    narrow = probe.draw_replay(
         tmp_path / "pool.parquet", tmp_path / "top.parquet", examples=5, temperature=1e-6
     )
     heldout = {example.example_id for example in UPSTREAM if example.split == "heldout"}
     replayable = [r["example_id"] for r in records if r["example_id"] not in heldout]
     assert {example.example_id for example in read_upstream(narrow)} == set(replayable[:5])
     with pytest.raises(LetheError, match="it has 30 replayable ones"):
-        probe.mix(tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=31)
+        probe.draw_replay(tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=31)
     other = [replace(example, example=tiny.upstream(1)[0].example) for example in UPSTREAM]
     write_upstream(tmp_path / "other.parquet", other)
     with pytest.raises(LetheError, match="has another text than in the predictor"):
-        probe.mix(tmp_path / "other.parquet", tmp_path / "c.parquet", examples=3)
+        probe.draw_replay(tmp_path / "other.parquet", tmp_path / "c.parquet", examples=3)
 
 
 def test_a_predictor_keeps_its_conversations_and_the_probe_reads_all_their_turns(tmp_path):
@@ -561,3 +563,26 @@ def test_a_predictor_keeps_its_conversations_and_the_probe_reads_all_their_turns
     assert tokens == tokenise(reader, made.probes, 400, truncation="right").examples
     decoded = reader.decode(tokens[0].ids)
     assert decoded.startswith("<|im_start|>system\nTell a tale.<|im_end|>")
+
+
+def test_a_mixture_of_new_data_is_drawn_by_the_prediction(predictor, tokenizer, tmp_path):
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.train()
+    write_upstream(tmp_path / "pool.parquet", UPSTREAM)
+    lines = [json.dumps({"prompt": f"say {i}", "completion": f"word {i}"}) for i in range(20)]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines))
+    counts = probe.mix(
+        tmp_path / "new.jsonl", tmp_path / "pool.parquet", tmp_path / "mixed", ratio=0.5
+    )
+    assert counts["train_with_replay.jsonl"] == 30
+    predicted = {r["example_id"]: r["forgetting"] for r in probe.predictions()}
+    heldout = {example.example_id for example in UPSTREAM if example.split == "heldout"}
+    (table,) = (tmp_path / "mixed").glob("replay.text.jsonl")
+    records = [json.loads(line) for line in table.read_text().splitlines()]
+    assert len(records) == 10
+    for record in records:
+        assert record["example_id"] not in heldout
+        assert record["predicted_forgetting"] == pytest.approx(predicted[record["example_id"]])
+    with pytest.raises(LetheError, match="is not empty"):
+        probe.mix(tmp_path / "new.jsonl", tmp_path / "pool.parquet", tmp_path / "mixed")

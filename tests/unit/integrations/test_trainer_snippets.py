@@ -143,9 +143,18 @@ def test_llama_factory_finds_both_sets_and_their_columns(folder, form):
     for entry in info.values():
         rows = load(folder / form / entry["file_name"])
         for column in entry["columns"].values():
-            assert column in rows.column_names or column == "tools"
+            assert column in rows.column_names
         total += len(rows)
     assert total == 26
+
+
+def test_llama_factory_reads_calls_of_tools_by_its_other_format(folder):
+    files = MixtureFiles(folder=folder, form="messages", rows={}, tools=True)
+    info = json.loads(snippet_files("llama-factory", files)["dataset_info.json"])
+    for entry in info.values():
+        assert entry["formatting"] == "openai"
+        assert entry["columns"]["tools"] == "tools"
+        assert entry["tags"]["function_tag"] == "function_call"
 
 
 @pytest.mark.parametrize("form", ["messages", "prompt_completion", "text"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lethe.matrix.forgetting_matrix import Matrix
-from lethe.matrix.sanity import check_sanity, describe_sanity
+from lethe.matrix.sanity import QUANTILES, check_sanity, describe_sanity
 
 
 def matrix(values):
@@ -77,3 +77,19 @@ def test_a_matrix_without_a_number_is_described_not_computed_with():
     assert "1 x 2" not in describe_sanity(report) and "1 tasks x 2 examples" in describe_sanity(
         report
     )
+
+
+def test_duplicates_and_constants_are_those_of_a_comparison_line_by_line():
+    """They are searched for by hashes, in slices, because a Z may have millions of examples."""
+    values = np.random.default_rng(0).integers(0, 3, (4, 400)).astype(np.float32)
+    values[:, 7] = np.nan
+    values[0, 9] = np.nan
+    report = check_sanity(Matrix(values, list("abcd"), [str(j) for j in range(400)]))
+    measured = [j for j in range(400) if np.isfinite(values[:, j]).any()]
+    different = {values[:, j].tobytes() for j in measured}
+    assert report["duplicates"]["examples"]["count"] == len(measured) - len(different)
+    spans = np.nanmax(values[:, measured], axis=0) - np.nanmin(values[:, measured], axis=0)
+    assert report["constants"]["examples"]["count"] == int((spans == 0).sum())
+    quantiles = np.nanquantile(values.astype(np.float64), QUANTILES)
+    np.testing.assert_allclose(list(report["values"]["quantiles"].values()), quantiles)
+    assert report["values"]["sd"] == pytest.approx(np.nanstd(values.astype(np.float64)))

@@ -2,13 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers.chats import pool, write_records
 
 from lethe.completion.predictor import Predictor
-from lethe.data.examples import ids_of, upstream_digest
+from lethe.data.conversations import ChatReader
+from lethe.data.examples import ids_of, read_upstream, upstream_digest
 from lethe.data.training_rows import read_new_data
 from lethe.errors import LetheError
 from lethe.matrix.rows import Row
@@ -19,6 +21,7 @@ from lethe.replay.mixture_files import (
     measured_forgetting,
     predicted_forgetting,
     write_mixture,
+    write_replayed,
 )
 
 POOL = pool()
@@ -127,6 +130,25 @@ def test_forgetting_is_predicted_from_losses_or_from_differences(tmp_path):
         predicted_forgetting(other, row(values), POOL, tmp_path)
 
 
+def test_the_row_of_a_sibling_enters_the_prediction(tmp_path):
+    made = predictor()
+    rng = np.random.default_rng(2)
+    other = made.train + 0.01 * rng.normal(size=made.train.shape).astype(np.float32)
+    both = predictor(other=other)
+    values = np.linspace(0, 1, len(POOL))
+    row_of_sibling = row(np.linspace(1, 0, len(POOL)))
+    predicted = predicted_forgetting(both, row(values), POOL, tmp_path, sibling=row_of_sibling)
+    expected = both.predict(
+        row(values).forgetting[both.index].astype(float),
+        other=row_of_sibling.forgetting.astype(float),
+    )
+    np.testing.assert_allclose(list(predicted.values()), expected.forgetting, atol=1e-6)
+    without = predicted_forgetting(both, row(values), POOL, tmp_path)
+    assert predicted != without
+    with pytest.raises(LetheError, match="holds no rows of one"):
+        predicted_forgetting(made, row(values), POOL, tmp_path, sibling=row_of_sibling)
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -183,3 +205,20 @@ def test_a_form_that_holds_no_conversation_leaves_them_in_the_pool(tmp_path):
     talks = [example for example in POOL if example.domain == "talks"]
     with pytest.raises(LetheError, match="no example of the pool can be replayed"):
         make_mixture(new, talks, ratio=0.5, seed=0)
+
+
+def test_a_mixture_knows_whether_it_has_tools(new):
+    assert not make_mixture(new, POOL, ratio=0.3, seed=0).has_tools
+    chat = {"messages": new.examples[1].conversation()[0], "tools": [{"type": "function"}]}
+    with_tools = replace(new, examples=[*new.examples, ChatReader()(chat)])
+    assert make_mixture(with_tools, POOL, ratio=0.3, seed=0).has_tools
+
+
+def test_the_replayed_examples_are_a_pool_of_their_own(new, tmp_path):
+    mixture = make_mixture(new, POOL, ratio=2.0, seed=0)
+    write_replayed(tmp_path / "replay.parquet", mixture)
+    written = list(read_upstream(tmp_path / "replay.parquet"))
+    assert len(mixture.replayed) == 40
+    assert {example.example_id for example in written} == REPLAYABLE
+    assert len(written) == 30
+    assert {example.split for example in written} == {"replayable"}

@@ -41,6 +41,28 @@ def test_a_tasks_own_row_never_enters_its_prediction(method):
         assert (second.values != first.values).any(), "the other tasks do read this row"
 
 
+def test_a_sibling_that_forgets_alike_makes_the_prediction_better_and_keeps_the_own_row_out():
+    z = matrix()
+    noise = np.random.default_rng(2).normal(size=z.values.shape)
+    sibling = (z.values + 0.05 * noise).astype(np.float32)
+    unprobed = np.arange(40) % 4 == 3
+
+    def error(method, **changes):
+        predicted = predict_without_own_row(z, TASKS, method, **SETTINGS, **changes)
+        return np.square((predicted.values - z.values)[:, unprobed]).mean()
+
+    plain = error("gaussian")
+    assert error("gaussian_sibling", sibling=sibling) < 0.8 * plain
+    assert error("gaussian_sibling") == plain, "the sibling itself has no sibling"
+    first = predict_without_own_row(z, TASKS, "gaussian_sibling", **SETTINGS, sibling=sibling)
+    changed = matrix()
+    changed.values[2, unprobed] = 99.0
+    second = predict_without_own_row(
+        changed, TASKS, "gaussian_sibling", **SETTINGS, sibling=sibling
+    )
+    np.testing.assert_array_equal(second.values[2], first.values[2])
+
+
 def test_the_prediction_of_one_task_is_that_from_all_other_rows():
     predicted = predict_without_own_row(matrix(), TASKS, "gaussian", **SETTINGS)
     table = {n: replace(t, split="test" if n == "t2" else "train") for n, t in TASKS.items()}

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
+from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.comparison import compare
 from lethe.report import headlines
@@ -160,3 +163,32 @@ def test_planned_comparisons_that_cannot_be_decided_are_not_called_significant(f
     )
     sentence = headlines.replay_headlines(findings.comparisons["one"], "nats", planned)[0]
     assert "No test possible: only 5 test tasks (at least 6 needed)." in sentence
+
+
+def test_means_and_the_most_forgotten_tenth_lead_the_predictions():
+    metrics = {
+        "rmse": 0.08,
+        "top_10_percent": 0.52,
+        "task_mean_error": 0.012,
+        "task_mean_coverage_90": 0.875,
+        "task_mean_width_90": 0.047,
+    }
+    lines = []
+    for metric, value in metrics.items():
+        head = {"seed": "all", "split": "in_domain", "probes": "random", "method": "gaussian"}
+        lines.append(head | {"k": 30, "metric": metric, "value": value, "low": 0.0, "high": 0.1})
+    findings = SimpleNamespace(
+        completions={"one": pd.DataFrame(lines)},
+        tasks={"t": Task(name="t", group="g", split="test")},
+        unit="nats",
+    )
+    mean, tenth, error = headlines.completion_headlines("one", findings)
+    assert mean == (
+        "Mean forgetting of an unseen task, predicted from 30 probes: 0.012 nats off on average "
+        "(1 test task). Its 90 % intervals are 0.047 nats wide and contain 88 % of the means."
+    )
+    assert tenth.startswith("The predicted tenth holds 52 % of the examples")
+    assert error.startswith("Error of forgetting predicted from 30 probes")
+    # A table of an earlier version has no lines of means.
+    findings.completions["one"] = pd.DataFrame(lines[:2])
+    assert len(headlines.completion_headlines("one", findings)) == 1

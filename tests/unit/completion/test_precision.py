@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from lethe.completion.precision import precision_curve
+from lethe.completion.probes import probes_needed
+
+
+def rows(tasks):
+    rng = np.random.default_rng(0)
+    factors = np.random.default_rng(1).normal(size=(2, 200))
+    mean = np.random.default_rng(2).normal(0, 0.3, 200)
+    return mean + rng.normal(size=(tasks, 2)) @ factors + 0.3 * rng.normal(size=(tasks, 200))
+
+
+def test_precision_grows_with_probes_and_with_training_tasks():
+    lines = precision_curve(rows(10), [3, 40], [2, 9], seeds=range(2))
+    by_size = {(line["training_tasks"], line["k"]): line for line in lines}
+    assert list(by_size) == [(2, 3), (2, 40), (9, 3), (9, 40)]
+    assert by_size[9, 40]["top_10_percent"] > by_size[9, 3]["top_10_percent"]
+    assert by_size[9, 40]["top_10_percent"] > by_size[2, 40]["top_10_percent"]
+    assert by_size[9, 40]["task_mean_error"] < by_size[9, 3]["task_mean_error"]
+    assert by_size[9, 40]["rmse"] < by_size[2, 40]["rmse"]
+    assert by_size[9, 40]["top_10_percent"] > by_size[9, 40]["column_mean_top_10_percent"]
+
+
+def test_the_curve_gives_the_probes_that_a_wanted_precision_needs():
+    lines = precision_curve(rows(8), [3, 10, 40], seeds=range(2))
+    misses = {line["k"]: 1 - line["top_10_percent"] for line in lines}
+    needed = probes_needed(misses, 1 - lines[1]["top_10_percent"])
+    assert 3 < needed <= 10
+
+
+def test_unmeasured_cells_are_neither_probed_nor_scored():
+    z = rows(6)
+    z[np.random.default_rng(3).random(z.shape) < 0.2] = np.nan
+    (line,) = precision_curve(z, [20], seeds=[0])
+    assert all(np.isfinite(list(line.values())))
+
+
+def test_too_few_rows_or_too_many_training_tasks_are_refused():
+    with pytest.raises(ValueError, match="at least 3"):
+        precision_curve(rows(2), [5])
+    with pytest.raises(ValueError, match="each must be from 1 to 5"):
+        precision_curve(rows(6), [5], [6])

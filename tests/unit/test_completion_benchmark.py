@@ -1,0 +1,55 @@
+"""Ratios and resumed peers of benchmarks/completion.py."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "completion", raising=False)
+    yield importlib.import_module("completion")
+    sys.modules.pop("completion", None)
+
+
+def test_a_ratio_is_that_of_roots_and_its_error_that_of_leaving_tasks_out(benchmark):
+    errors = np.array([1.0, 4.0, 9.0])
+    ratio, error = benchmark.ratio_over_tasks(errors, 4 * errors)
+    assert ratio == pytest.approx(0.5)
+    assert error == pytest.approx(0, abs=1e-12)
+    base = np.array([2.0, 2.0, 2.0])
+    without = np.sqrt([13 / 4, 10 / 4, 5 / 4])
+    expected = np.sqrt(2 / 3 * np.square(without - without.mean()).sum())
+    assert benchmark.ratio_over_tasks(errors, base)[1] == pytest.approx(expected)
+
+
+def test_errors_of_peers_are_measured_once(benchmark, tmp_path):
+    path = tmp_path / "folder/peers.json"
+    calls = []
+
+    def fit():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return float(len(calls))
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.PeerErrors.load(path).measure("a", [fit] * 4)
+    assert json.loads(path.read_text("utf-8")) == {"a": [1.0, 2.0]}
+    errors = benchmark.PeerErrors.load(path).measure("a", [fit] * 4)
+    np.testing.assert_array_equal(errors, [1.0, 2.0, 4.0, 5.0])
+
+
+def test_every_design_has_an_error_per_seed_and_task(benchmark):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(12, 3)) @ rng.normal(size=(3, 60)) + rng.normal(size=(12, 60))
+    errors = benchmark.design_errors(rows[:10], rows[10:], rows[:10], rows[10:], 4, range(2))
+    assert list(errors) == ["random", "random+sibling", "a_optimal", "a_optimal+sibling"]
+    assert {values.shape for values in errors.values()} == {(2, 2)}
+    # The sibling is the model itself here.
+    assert errors["random+sibling"].mean() < 0.2 * errors["random"].mean()

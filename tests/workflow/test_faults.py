@@ -70,7 +70,9 @@ def test_after_kill_9_the_next_run_removes_the_lock_itself(tmp_path, command):
         arguments, **surroundings, stdout=subprocess.PIPE, text=True, timeout=300, check=False
     )
     assert second.returncode == 0, second.stdout
-    assert "Removed the lock of process" in second.stdout
+    # The Snakemake of a killed `lethe run` may have removed its lock itself.
+    if command == "snakemake":
+        assert "Removed the lock of process" in second.stdout
     assert (workspace.folder / target).exists() and not list(locks.glob("*"))
 
 

@@ -166,6 +166,9 @@ def _hand_over(connection: socket.socket, request: bytes) -> tuple[bool, int]:
         status = connection.recv(8)
     except OSError:
         status = b""
+    # The outcome is known, and a signal that comes late must not hide it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     # Without a status the fork was killed after its server, at an unknown point of its work.
     return True, int.from_bytes(status, "big", signed=True) if status else -signal.SIGKILL
 

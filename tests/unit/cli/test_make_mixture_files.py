@@ -70,7 +70,7 @@ def test_the_dose_counts_the_tokens_of_a_model(folder, capsys):
     tokens = tokenise(reader, replayed, 4000).examples
     assert dose["replayed"] == sum(example.scored for example in tokens)
     assert mix("--model", "none", "-o", "other") == 1
-    assert "error: --model none: has no tokenizer" in capsys.readouterr().err
+    assert "error: --model none: cannot be loaded" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(folder, capsys):

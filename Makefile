@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 .PHONY: help run plan ledger test test-browser test-slurm lint docs schema pin
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-12s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-14s%s\n", $$1, $$2}'
 
 run: .venv/installed ## run the experiment CONFIG, or continue it
 	$(RUN) lethe run $(CONFIG) --cores $(CORES)

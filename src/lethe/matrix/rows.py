@@ -177,7 +177,10 @@ def read_rows(path: Path | str) -> list[Row]:
     """
     try:
         table = pq.ParquetFile(path).read()
-        content = json.loads(table.schema.metadata[_KEY])
+        metadata = table.schema.metadata or {}
+        if _KEY not in metadata:
+            raise ValueError("a Parquet table of something else")
+        content = json.loads(metadata[_KEY])
         rows = []
         unchanged = True
         for part, described in _parts(table, content):

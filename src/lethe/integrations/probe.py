@@ -476,7 +476,9 @@ class ForgettingProbe(TrainerCallback):
         }
         for domain, mean in self.prediction.by_domain(self.predictor.domains).items():
             record[f"forgetting/{domain}"] = mean
-        self.history.append({"step": step, **record})
+        # Scripts read the mean rise of the probes under its former name too; it is not logged so.
+        former = {"forgetting/probes": record["probes/mean_rise"]}
+        self.history.append({"step": step, **record, **former})
         if self._trainer is not None:
             self._trainer.log(record)
         mean = record["forgetting/mean"]

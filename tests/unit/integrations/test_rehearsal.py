@@ -265,6 +265,8 @@ def train_in_a_process(replay, folder, lora):
         Path(folder, f"history-{processes}.json").write_text(json.dumps(rehearsal.history))
 
 
+# Two launchers at the same time may choose the same free port.
+@pytest.mark.xdist_group("torchrun")
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_two_processes_train_as_one_does(replay, tmp_path, lora):
     program = tmp_path / "program.py"

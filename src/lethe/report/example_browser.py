@@ -89,11 +89,7 @@ def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
     matrices = findings.matrices
     ids = next(iter(matrices.values())).example_ids
     shown = choose_shown(matrices)
-    texts = _texts(findings, [ids[number] for number in shown])
-    examples = []
-    for number in shown:
-        domain, split, text = texts.get(ids[number], ("", "", ""))
-        examples.append({"id": ids[number], "domain": domain, "split": split, "text": text})
+    examples = [_describe(ids[number], findings) for number in shown]
     content: dict[str, Any] = {
         "unit": findings.unit,
         "threshold": threshold,
@@ -163,15 +159,17 @@ def find_neighbours(values: np.ndarray, shown: list[int]) -> list[list[int]]:
     return nearest.tolist()
 
 
-def _texts(findings: Findings, ids: list[str]) -> dict[str, tuple[str, str, str]]:
-    """Domain, split and text of examples by id; empty for an own matrix."""
-    wanted = set(ids)
-    texts = {}
-    for example in findings.upstream:
-        if example.example_id in wanted:
-            text = text_of(example)
-            texts[example.example_id] = (example.domain, example.split, text)
-    return texts
+def _describe(example_id: str, findings: Findings) -> dict[str, str]:
+    """Id, domain, split and text of an example; of an own matrix only the id is known."""
+    example = findings.examples.get(example_id)
+    if example is None:
+        return {"id": example_id, "domain": "", "split": "", "text": ""}
+    return {
+        "id": example_id,
+        "domain": example.domain,
+        "split": example.split,
+        "text": text_of(example),
+    }
 
 
 def text_of(example: UpstreamExample) -> str:

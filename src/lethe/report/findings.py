@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,11 @@ class Findings:
     transfer: pd.DataFrame | None = None
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
+
+    @cached_property
+    def examples(self) -> dict[str, UpstreamExample]:
+        """The upstream examples by id, read once; empty for an own matrix."""
+        return {example.example_id: example for example in self.upstream}
 
     @property
     def binary(self) -> bool:

@@ -38,21 +38,33 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
     return headlines
 
 
+def forgetting_effect(z: Matrix, *, binary: bool) -> str:
+    """States the mean forgetting over the tasks of Z, with its interval."""
+    means = _task_means(z)
+    mean = float(means.mean())
+    if binary:
+        return _lost_answers(mean)
+    return _change_of_loss(mean, bootstrap_interval(means), len(means))
+
+
 def forgetting_headline(z: Matrix, *, binary: bool) -> str:
     """States the mean forgetting over the tasks of Z, with its interval and extremes."""
-    measured = np.isfinite(z.values).any(axis=1)
-    tasks = np.array(z.tasks)[measured]
-    means = np.nanmean(z.values[measured].astype(np.float64), axis=1)
+    effect = forgetting_effect(z, binary=binary)
+    tasks = np.array(z.tasks)[np.isfinite(z.values).any(axis=1)]
+    means = _task_means(z)
     examples = int(np.isfinite(z.values).any(axis=0).sum())
-    mean = float(means.mean())
-    interval = bootstrap_interval(means)
-    effect = _lost_answers(mean) if binary else _change_of_loss(mean, interval, len(tasks))
     least = int(means.argmin())
     most = int(means.argmax())
     return (
         f"{effect} Mean over {_count(len(tasks), 'task')} and {examples} upstream examples; by "
         f"task from {means[least]:.3f} ({tasks[least]}) to {means[most]:.3f} ({tasks[most]})."
     )
+
+
+def _task_means(z: Matrix) -> np.ndarray:
+    """Mean forgetting of every task that has a value."""
+    measured = np.isfinite(z.values).any(axis=1)
+    return np.nanmean(z.values[measured].astype(np.float64), axis=1)
 
 
 def _lost_answers(mean: float) -> str:

@@ -213,7 +213,6 @@ def _list(names: list[str]) -> str:
 
 def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, list[dict]]]:
     """Selects the most forgotten upstream examples, by model and task, with their texts."""
-    examples = {example.example_id: example for example in findings.upstream}
     selected: dict[str, dict[str, list[dict]]] = {}
     for model, z in findings.matrices.items():
         selected[model] = {}
@@ -222,7 +221,7 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
             lines = []
             for i in order[:count]:
                 example_id = z.example_ids[i]
-                example = examples.get(example_id)
+                example = findings.examples.get(example_id)
                 lines.append(
                     {
                         "id": example_id,

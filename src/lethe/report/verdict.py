@@ -12,7 +12,7 @@ import pandas as pd
 
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
-from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_headline, format_interval
+from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect, format_interval
 
 _FORGETTING = "heldout_forgetting"
 _NEW_TASK = "eval_loss_after"
@@ -28,17 +28,13 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
     """
     verdicts = {}
     for model, z in findings.matrices.items():
-        sentences = [_first_sentence(forgetting_headline(z, binary=findings.binary))]
+        sentences = [forgetting_effect(z, binary=findings.binary)]
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
             sentences += _prevention(contrasts, settings["replay"]["ratio"])
             sentences += _price(contrasts, findings.runs.get(model))
         verdicts[model] = sentences
     return verdicts
-
-
-def _first_sentence(headline: str) -> str:
-    return headline.split(". ", 1)[0].removesuffix(".") + "."
 
 
 def _prevention(contrasts: pd.DataFrame, ratio: float) -> list[str]:

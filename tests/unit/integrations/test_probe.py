@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from helpers import chats, tiny
+from helpers.trainers import padded
 
 from lethe.completion.predictor import Predictor, template_of_card
 from lethe.config.model_settings import LoRA
@@ -34,17 +35,6 @@ def predictor():
         probes=[UPSTREAM[i].example for i in range(0, 40, 5)],
         max_tokens=24,
     )
-
-
-def padded(examples):
-    length = max(len(example.ids) for example in examples)
-    ids = torch.zeros(len(examples), length, dtype=torch.long)
-    labels = torch.full_like(ids, -100)
-    for row, example in enumerate(examples):
-        end = len(example.ids)
-        ids[row, :end] = torch.tensor(example.ids)
-        labels[row, example.start : end] = ids[row, example.start : end]
-    return {"input_ids": ids, "labels": labels}
 
 
 def make_trainer(model, folder, tokenizer, kind=transformers.Trainer, **changes):

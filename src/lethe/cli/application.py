@@ -11,11 +11,11 @@ import lethe
 from lethe.cli.compare_losses import compare_losses
 from lethe.cli.init import write_own_data
 from lethe.cli.learn_predictor import learn_predictor
-from lethe.cli.make_mixture_files import make_mixture_files
-from lethe.cli.measure_losses import measure_losses
+from lethe.cli.mix_chats import make_mixture_files
 from lethe.cli.output import print_error
 from lethe.cli.pool import make_pool
 from lethe.cli.run_workflow import run_workflow
+from lethe.cli.score_model import measure_losses
 from lethe.cli.show import show
 from lethe.errors import LetheError
 

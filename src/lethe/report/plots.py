@@ -184,14 +184,16 @@ def _error_bars(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarra
 
 def draw_differences(axis: Axes, table: pd.DataFrame, unit: str) -> None:
     """Draws paired differences to random replay with 95 percent intervals over tasks."""
-    others = table[~table.strategy.isin(["random", "none"])].reset_index(drop=True)
+    # A run's colour follows from its place among all runs, so that all panels agree.
+    coloured = table.assign(colour=colours_of(table.strategy))
+    others = coloured[~table.strategy.isin(["random", "none"])].reset_index(drop=True)
     values = others.heldout_forgetting_difference
     spread = _error_bars(
         values,
         low=others.heldout_forgetting_difference_low,
         high=others.heldout_forgetting_difference_high,
     )
-    for position, colour in enumerate(colours_of(others.strategy)):
+    for position, colour in enumerate(others.colour):
         axis.errorbar(
             values[position],
             position,

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import findings as tiny_findings
+from matplotlib.colors import to_hex
 
 from lethe.report import figure_style, heat_map, plots
 
@@ -105,3 +106,15 @@ def test_the_unit_of_a_binary_z_is_a_share_of_answers(findings):
         "forgetting_by_task", replace(answers, matrices={"one": z, "two": z})
     )
     assert figure.axes[0].get_xlabel() == "mean right answers lost (share)"
+
+
+def test_a_run_has_one_colour_in_all_panels_of_replay(findings):
+    table = findings.comparisons["one"].copy()
+    table["strategy"] = ["none", "random", "first-run", "second-run"][: len(table)]
+    figure = plots.draw_replay(replace(findings, comparisons={"one": table}))
+    bars, differences, points = figure.axes
+    expected = [to_hex(bar.get_facecolor()) for bar in bars.patches]
+    drawn = [to_hex(line.get_color()) for line in points.lines]
+    assert drawn == expected
+    markers = [line for line in differences.lines if line.get_marker() == "o"]
+    assert [to_hex(line.get_color()) for line in markers] == expected[2:]

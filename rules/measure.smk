@@ -62,6 +62,8 @@ rule gather_matrix:
         f"{LOGS}/gather_matrix/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=TASKS,
         mixed_machines=SETTINGS.allow_mixed_machines,

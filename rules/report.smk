@@ -12,6 +12,8 @@ rule draw_plots:
         f"{LOGS}/draw_plots.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         figures=FILES.figures,
         models=FILES.models,
@@ -34,6 +36,8 @@ rule write_report:
         f"{LOGS}/write_report.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         **PARAMETERS.left_out(),
         figures=FILES.figures,

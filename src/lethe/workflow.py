@@ -30,7 +30,6 @@ from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 ANALYSIS_COPIES = 8
 # Size of Z by which such a job is given one more minute.
 ANALYSIS_MB_PER_MINUTE = 10
-# The end of the file name of a wheel for every system.
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -580,7 +579,11 @@ class JobResources:
         return self._setting(model, "runtime", 30 if self._is_small(model) else 240) * attempt
 
     def analysis(self) -> dict[str, Callable[..., int]]:
-        """Resources of a rule that reads Z, as functions of its input for Snakemake."""
+        """Resources of a rule that reads Z or its rows, as functions of its input for Snakemake.
+
+        Every rule of the analysis has them. Snakemake does not record resources, so that a change
+        here reruns no finished job.
+        """
         return {
             "mem_mb": lambda wildcards, input, attempt: self.analysis_memory(
                 input.size_mb, attempt

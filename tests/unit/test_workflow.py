@@ -1,5 +1,6 @@
 """Lists of files, resources and parameters of the rules, without Snakemake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -375,6 +376,16 @@ def test_analyses_get_memory_and_minutes_by_the_size_of_z(load):
     files = SimpleNamespace(size_mb=1000)
     assert resources["mem_mb"]({}, input=files, attempt=1) == 10000
     assert resources["runtime"]({}, input=files, attempt=2) == 260
+
+
+def test_every_rule_of_the_analysis_takes_its_resources_from_the_size_of_z():
+    rules = Path(__file__).parents[2] / "rules"
+    without = []
+    for file in sorted(rules.glob("*.smk")):
+        for text in re.split(r"^ *rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            if "envs/analysis.yaml" in text and "**MACHINE.analysis()," not in text:
+                without.append(text.split(":")[0])
+    assert without == []
 
 
 def test_a_model_in_shards_has_threads_per_process(load):

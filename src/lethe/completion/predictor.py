@@ -16,6 +16,7 @@ from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes
 from lethe.completion.sibling import read_sibling_rows
 from lethe.data.examples import Example, read_upstream
+from lethe.data.unpacked_size import refuse_large_archive
 from lethe.errors import LetheError, one_line
 from lethe.files import atomic_write, read_json
 from lethe.matrix import forgetting_matrix, rows
@@ -256,8 +257,9 @@ class Predictor:
         Raises
         ------
         LetheError
-            If the file is not a saved predictor.
+            If the file is not a saved predictor, or unpacks to more bytes than it may.
         """
+        refuse_large_archive(path)
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 key = next((key for key in SETTINGS_KEYS if key in arrays), SETTINGS_KEYS[0])

@@ -13,10 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import lethe
 from lethe.analysis import transfer
 from lethe.config.task_table import Task
-from lethe.report.example_browser import make_browser, text_of
+from lethe.report.cell_predictions import PROBES
+from lethe.report.example_browser import choose_shown, make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
+from lethe.report.interactive_figures import make_figures
 from lethe.report.verdict import make_verdicts
 
 CAPTIONS = {
@@ -105,7 +107,9 @@ def render_page(
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),
+        interactive=make_figures(findings, choose_shown(findings.matrices)),
         threshold=threshold,
+        probes=PROBES,
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )

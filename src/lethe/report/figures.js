@@ -1,0 +1,245 @@
+// Fills the interactive figures, arranges the heat map, and links its cells to the example browser.
+// Text from data goes into the figures as data only; Bokeh writes it as text.
+
+const figures = JSON.parse(document.getElementById("figure-data").textContent);
+const shown = JSON.parse(document.getElementById("browser-data").textContent);
+const heat = figures.heat_map;
+const select = (name) => document.getElementById(`heat-map-${name}`);
+const views = ["measured", "predicted", "residual"];
+const documents = [];
+let columnOrder = [];
+let rowOrder = [];
+
+// ---- values
+
+function decode({ scale, codes }) {
+  const bytes = Uint8Array.from(atob(codes), (letter) => letter.charCodeAt(0));
+  const numbers = new Int16Array(bytes.buffer);
+  return Float32Array.from(numbers, (code) => (code === heat.missing ? NaN : code * scale));
+}
+
+const decoded = new Map();
+function valuesOf(kind, model) {
+  const key = `${kind} ${model}`;
+  if (!decoded.has(key)) decoded.set(key, decode(heat[kind][model]));
+  return decoded.get(key);
+}
+
+// Rows of numbers in the present order of tasks and examples.
+function arrange(values, tasks) {
+  const width = shown.examples.length;
+  return rowOrder.map((task) => {
+    const start = tasks.indexOf(task) * width;
+    return columnOrder.map((position) => values[start + position]);
+  });
+}
+
+// ---- heat map
+
+function fillHeatMap(model) {
+  const tasks = shown.tasks[select("model").value];
+  rowOrder = heat.rows[select("rows").value].filter((task) => tasks.includes(task));
+  columnOrder = heat.columns[select("columns").value];
+  const measured = arrange(valuesOf("measured", select("model").value), tasks);
+  const predicted = arrange(valuesOf("predicted", select("model").value), tasks);
+  const residual = measured.map((row, number) => row.map((value, at) => value - predicted[number][at]));
+  const examples = columnOrder.map((position) => shown.examples[position]);
+  const names = { task: [], example: [], domain: [], text: [] };
+  const texts = examples.map((example) => shorten(example.text));
+  for (const task of rowOrder) {
+    const label = `${task} (${heat.groups[task]}, ${heat.splits[task]})`;
+    for (const [number, example] of examples.entries()) {
+      names.task.push(label);
+      names.example.push(example.id);
+      names.domain.push(example.domain);
+      names.text.push(texts[number]);
+    }
+  }
+  const find = (name) => model.get_model_by_name(name);
+  const cells = find("heat-map-cells");
+  // Bokeh's own class of arrays, of the array that Python sent.
+  const Grid = cells.data.measured[0].constructor;
+  const grid = (values) => [new Grid(values.flat(), [rowOrder.length, columnOrder.length])];
+  const data = { measured: grid(measured), predicted: grid(predicted), residual: grid(residual) };
+  for (const [name, values] of Object.entries(names)) data[name] = [values];
+  for (const view of views) {
+    const glyph = find(`${view}-image`).glyph;
+    glyph.dw = { value: columnOrder.length };
+    glyph.dh = { value: rowOrder.length };
+  }
+  cells.data = data;
+  find("heat-map-boundaries").data = boundaries();
+  labelHeatMap(model);
+}
+
+function shorten(text) {
+  return text.length > 80 ? `${text.slice(0, 80)} …` : text;
+}
+
+// Lines between domains and between groups of tasks.
+function boundaries() {
+  const lines = { x0: [], x1: [], y0: [], y1: [] };
+  const add = (x0, x1, y0, y1) => {
+    for (const [name, value] of Object.entries({ x0, x1, y0, y1 })) lines[name].push(value);
+  };
+  for (const start of domainStarts().slice(1)) add(start, start, 0, rowOrder.length);
+  for (const { start } of groupRuns().slice(1)) add(0, columnOrder.length, start, start);
+  return lines;
+}
+
+// Numbers of the first column of each domain, if the columns are ordered by domain.
+function domainStarts() {
+  if (select("columns").value !== "domain") return [];
+  const starts = [];
+  for (const [number, position] of columnOrder.entries()) {
+    const before = number === 0 ? null : heat.domains[columnOrder[number - 1]];
+    if (heat.domains[position] !== before) starts.push(number);
+  }
+  return starts;
+}
+
+// The names that have room at the present zoom.
+function labelHeatMap(model) {
+  const find = (name) => model.get_model_by_name(name);
+  const columns = find("heat-map-columns");
+  const rows = find("heat-map-rows");
+  const tall = Math.abs(rows.end - rows.start) || 1;
+  const wide = Math.abs(columns.end - columns.start) || 1;
+  for (const view of views) {
+    const room = Math.max(1, Math.floor((find(view).height - 90) / 12));
+    const step = Math.ceil(tall / room);
+    const mark = (task) => (heat.splits[task] === "train" ? task : `${task} (${heat.splits[task]})`);
+    setTicks(find(`${view}-tasks`), rowOrder.flatMap((task, row) => (row % step ? [] : [[row + 0.5, mark(task)]])));
+    setTicks(find(`${view}-groups`), groupMiddles());
+    setTicks(find(`${view}-examples`), wide > 40 ? domainMiddles() : exampleNames());
+    find(`${view}-examples`).major_label_orientation = wide > 40 ? 0.4 : 0.9;
+  }
+}
+
+function exampleNames() {
+  return columnOrder.map((position, column) => [column + 0.5, shown.examples[position].id]);
+}
+
+function domainMiddles() {
+  const starts = domainStarts();
+  return starts.map((start, number) => {
+    const end = starts[number + 1] ?? columnOrder.length;
+    return [(start + end) / 2, heat.domains[columnOrder[start]]];
+  });
+}
+
+// The rows of each group, if the tasks are ordered by group.
+function groupRuns() {
+  if (select("rows").value !== "group") return [];
+  const runs = [];
+  for (const [row, task] of rowOrder.entries()) {
+    const group = heat.groups[task];
+    if (runs.at(-1)?.group !== group) runs.push({ group, start: row });
+    runs.at(-1).end = row + 1;
+  }
+  return runs;
+}
+
+function groupMiddles() {
+  return groupRuns().map(({ group, start, end }) => [(start + end) / 2, group]);
+}
+
+function setTicks(axis, ticks) {
+  axis.ticker.ticks = ticks.map(([position]) => position);
+  axis.major_label_overrides = new Map(ticks);
+}
+
+function openCell(event) {
+  const position = columnOrder[Math.floor(event.x)];
+  const task = rowOrder[Math.floor(event.y)];
+  if (position === undefined || task === undefined) return;
+  openExample(shown.examples[position].id, task);
+}
+
+function openExample(example, task) {
+  const model = select("model").value;
+  location.hash = new URLSearchParams({ view: "browser", example, task, model }).toString();
+}
+
+async function showHeatMap() {
+  const model = await embed("heat-map");
+  const find = (name) => model.get_model_by_name(name);
+  const columns = find("heat-map-columns");
+  Object.assign(find("heat-map-colours"), { low: -heat.limit, high: heat.limit });
+  Object.assign(columns, { end: shown.examples.length, reset_start: 0, reset_end: shown.examples.length });
+  fillHeatMap(model);
+  for (const view of views) find(view).on_event("tap", openCell);
+  for (const range of [columns, find("heat-map-rows")]) {
+    range.change.connect(() => labelHeatMap(model));
+  }
+  for (const name of ["model", "rows", "columns"]) {
+    select(name).addEventListener("change", () => fillHeatMap(model));
+  }
+  select("view").addEventListener("change", () => {
+    const choice = select("view").value;
+    for (const view of views) find(view).visible = choice === "all" || choice === view;
+  });
+}
+
+// ---- all figures
+
+async function embed(name) {
+  const target = document.getElementById(`${name}-figure`);
+  const manager = await Bokeh.embed.embed_item(figures.items[name], target);
+  const model = manager.roots[0].model.document;
+  documents.push(model);
+  // On a touch screen a finger scrolls the page.
+  if (matchMedia("(pointer: coarse)").matches) {
+    for (const toolbar of modelsOf(model, "Toolbar")) toolbar.active_drag = null;
+  }
+  paint([model], paperColours());
+  return model;
+}
+
+function modelsOf(model, type) {
+  return [...model.all_models].filter((one) => one.type === type);
+}
+
+function paperColours() {
+  const style = getComputedStyle(document.documentElement);
+  return { ink: style.getPropertyValue("--ink"), paper: style.getPropertyValue("--paper") };
+}
+
+// Gives all text of the figures the colours of the page.
+function paint(painted, { ink, paper }) {
+  const colours = { Title: ["text_color"], Legend: ["label_text_color"], ColorBar: ["title_text_color", "major_label_text_color"] };
+  for (const axis of ["LinearAxis", "LogAxis", "CategoricalAxis"]) {
+    colours[axis] = ["axis_label_text_color", "major_label_text_color"];
+  }
+  for (const model of painted) {
+    for (const [type, names] of Object.entries(colours)) {
+      for (const one of modelsOf(model, type)) {
+        for (const name of names) one[name] = ink;
+        if (type === "Legend" || type === "ColorBar") one.background_fill_color = paper;
+      }
+    }
+  }
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => paint(documents, paperColours()));
+window.addEventListener("beforeprint", () => paint(documents, { ink: "#000", paper: "#fff" }));
+window.addEventListener("afterprint", () => paint(documents, paperColours()));
+
+function fillSelect(name, options) {
+  for (const [value, label] of options) {
+    const option = document.createElement("option");
+    option.value = value;
+    option.textContent = label;
+    select(name).append(option);
+  }
+}
+
+fillSelect("model", Object.keys(shown.tasks).map((model) => [model, model]));
+fillSelect("rows", Object.keys(heat.rows).map((order) => [order, order]));
+fillSelect("columns", Object.keys(heat.columns).map((order) => [order, order]));
+Bokeh.logger.set_level("warn");
+await showHeatMap();
+for (const name of Object.keys(figures.items)) {
+  if (name !== "heat-map") await embed(name);
+}
+document.documentElement.dataset.figures = "ready";

@@ -1,0 +1,116 @@
+import base64
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import findings as tiny_findings
+
+from lethe.report.cell_predictions import PROBES, choose_random_probes, predict_cells
+from lethe.report.heat_map_figure import (
+    MISSING,
+    encode_values,
+    heat_map_data,
+    make_heat_map,
+    make_orders,
+)
+from lethe.report.interactive_figures import make_figures
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    return tiny_findings.make_findings(tmp_path_factory.mktemp("findings"))
+
+
+def low_rank(tasks: int, examples: int) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(tasks, 2)) @ rng.normal(size=(2, examples))
+    return (values + rng.normal(0, 0.05, values.shape)).astype(np.float32)
+
+
+def decode(part: dict, columns: int) -> np.ndarray:
+    codes = np.frombuffer(base64.b64decode(part["codes"]), "<i2").reshape(-1, columns)
+    return np.where(codes == MISSING, np.nan, codes * part["scale"])
+
+
+def test_values_keep_their_precision_and_missing_cells_stay_missing():
+    values = np.array([[0.5, -0.123, np.nan], [0.0, 1e-4, 2.0]])
+    np.testing.assert_allclose(decode(encode_values(values), 3), values, atol=2 / 32767)
+    assert np.isnan(decode(encode_values(np.full((1, 2), np.nan)), 2)).all()
+    assert (decode(encode_values(np.zeros((1, 2))), 2) == 0).all()
+
+
+@pytest.mark.parametrize("tasks", [8, 40])
+def test_a_task_is_predicted_without_its_hidden_cells(tasks):
+    values = low_rank(tasks, 120)
+    predicted = predict_cells(values)
+    probes = choose_random_probes(values[0])
+    hidden = np.setdiff1d(np.arange(120), probes)
+    assert len(probes) == PROBES
+    assert np.isnan(predicted[:, probes]).all()
+    errors = predicted[:, hidden] - values[:, hidden]
+    assert np.sqrt(np.mean(errors**2)) < 0.3 * values.std()
+    changed = values.copy()
+    changed[0, hidden] += 5
+    np.testing.assert_array_equal(predict_cells(changed)[0], predicted[0])
+
+
+def test_cells_without_any_value_have_no_prediction():
+    values = low_rank(5, 40)
+    values[:, 7] = np.nan
+    values[2] = np.nan
+    predicted = predict_cells(values)
+    assert np.isnan(predicted[:, 7]).all()
+    assert np.isnan(predicted[2]).all()
+    assert np.isfinite(predicted[0]).sum() == 40 - 1 - 39 // 3
+    assert np.isnan(predict_cells(values[:1])).all()
+
+
+def test_orders_hold_every_task_and_example_once(findings):
+    values = {model: z.values for model, z in findings.matrices.items()}
+    domains = ["news", "code"] * 6
+    rows, columns = make_orders(findings, values, domains)
+    assert list(rows) == ["group", "mean", "component 1", "component 2", "component 3"]
+    for order in rows.values():
+        assert sorted(order) == sorted(tiny_findings.TASKS)
+    for order in columns.values():
+        assert sorted(order) == list(range(12))
+    assert rows["group"] == ["007", "sums", "null", "poems"]
+    assert [domains[position] for position in columns["domain"]] == ["code"] * 6 + ["news"] * 6
+    stacked = np.concatenate(list(values.values()))
+    means = np.nansum(stacked, axis=0) / np.maximum(1, np.isfinite(stacked).sum(axis=0))
+    assert columns["mean"] == np.argsort(-means, kind="stable").tolist()
+
+
+def test_the_heat_map_has_the_shown_examples_of_every_model(findings):
+    shown = [0, 3, 5, 7]
+    data = heat_map_data(findings, shown)
+    for model, z in findings.matrices.items():
+        measured = decode(data["measured"][model], 4)
+        np.testing.assert_allclose(measured, z.values[:, shown], atol=1e-4)
+        assert decode(data["predicted"][model], 4).shape == (4, 4)
+    assert data["splits"]["sums"] == "test"
+    assert data["groups"]["poems"] == "words"
+    assert data["limit"] == pytest.approx(0.4, abs=0.2)
+
+
+def test_a_matrix_without_any_value_has_a_heat_map(findings):
+    z = replace(tiny_findings.z(), values=np.full((4, 12), np.nan, np.float32))
+    data = heat_map_data(replace(findings, matrices={"one": z}), list(range(12)))
+    assert data["limit"] > 0
+    json.dumps(data, allow_nan=False)
+
+
+def test_the_same_figure_has_the_same_json_and_no_javascript_of_its_own(findings):
+    item = make_heat_map(findings)
+    assert make_heat_map(findings) == item
+    assert "CustomJS" not in json.dumps(item)
+
+
+def test_names_cannot_end_the_element_that_holds_them(findings):
+    name = "</script><script>alert(1)</script>"
+    z = replace(tiny_findings.z(), tasks=[name, *list(tiny_findings.TASKS)[1:]])
+    tasks = findings.tasks | {name: tiny_findings.TASKS["007"]}
+    figures = make_figures(replace(findings, tasks=tasks, matrices={"one": z}), range(12))
+    assert "<" not in figures.data
+    assert name in json.loads(figures.data)["heat_map"]["groups"]

@@ -285,3 +285,27 @@ def test_an_own_matrix_has_the_same_heat_map(open_page):
     assert "prediction" in tooltip(page, row=0, column=0)
     page.mouse.click(*cell(page, row=0, column=0))
     page.wait_for_selector("#browser-example h4")
+
+
+def test_the_points_of_prediction_and_replay_are_read_and_opened(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    page.locator("#agreement-task").select_option("poems")
+    page.locator("#agreement-figure").scroll_into_view_if_needed()
+    point = page.evaluate(
+        """() => {
+          const [document] = Bokeh.documents.filter(
+            (one) => one.get_model_by_name("agreement-cells"));
+          const { data } = document.get_model_by_name("agreement-cells");
+          const view = Bokeh.index.get_one(document.roots()[0]);
+          const box = view.canvas_view.el.getBoundingClientRect();
+          const { xscale, yscale } = view.frame.x_scale ? { xscale: view.frame.x_scale,
+            yscale: view.frame.y_scale } : {};
+          return { x: box.x + xscale.compute(data.measured[0]),
+            y: box.y + yscale.compute(data.predicted[0]), example: data.example[0] };
+        }"""
+    )
+    page.mouse.click(point["x"], point["y"])
+    page.wait_for_selector("#browser-example h4")
+    assert "task=poems" in page.url
+    assert page.locator("#replay-0-figure").count() == 1
+    assert page.locator("#prediction-1-figure canvas").count() >= 1

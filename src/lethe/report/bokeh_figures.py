@@ -15,7 +15,6 @@ from bokeh.models import (
     LayoutDOM,
     PanTool,
     ResetTool,
-    Toolbar,
     WheelZoomTool,
 )
 from bokeh.plotting import figure
@@ -34,12 +33,10 @@ def new_figure(*, height: int, title: str, **options: Any) -> figure:
         outline_line_color=None,
         **options,
     )
-    toolbar = plot.toolbar
-    if isinstance(toolbar, Toolbar):
-        toolbar.logo = None
-        toolbar.active_drag = box_zoom
-        # The wheel scrolls the page until the reader switches its zoom on.
-        toolbar.active_scroll = None
+    plot.toolbar.logo = None
+    plot.toolbar.active_drag = box_zoom
+    # The wheel scrolls the page until the reader switches its zoom on.
+    plot.toolbar.active_scroll = None
     plot.grid.grid_line_alpha = 0.25
     return plot
 

@@ -5,6 +5,7 @@ const figures = JSON.parse(document.getElementById("figure-data").textContent);
 const shown = JSON.parse(document.getElementById("browser-data").textContent);
 const heat = figures.heat_map;
 const select = (name) => document.getElementById(`heat-map-${name}`);
+const agreement = (name) => document.getElementById(`agreement-${name}`);
 const views = ["measured", "predicted", "residual"];
 const documents = [];
 let columnOrder = [];
@@ -153,11 +154,10 @@ function openCell(event) {
   const position = columnOrder[Math.floor(event.x)];
   const task = rowOrder[Math.floor(event.y)];
   if (position === undefined || task === undefined) return;
-  openExample(shown.examples[position].id, task);
+  openExample(shown.examples[position].id, task, select("model").value);
 }
 
-function openExample(example, task) {
-  const model = select("model").value;
+function openExample(example, task, model) {
   location.hash = new URLSearchParams({ view: "browser", example, task, model }).toString();
 }
 
@@ -178,6 +178,48 @@ async function showHeatMap() {
   select("view").addEventListener("change", () => {
     const choice = select("view").value;
     for (const view of views) find(view).visible = choice === "all" || choice === view;
+  });
+}
+
+// ---- agreement of prediction and measurement
+
+const palette = ["#0b6e99", "#c4622d", "#1b7f5c", "#7b61c4", "#b5467a", "#c69214", "#57606a", "#56a0d3"];
+const domainNames = [...new Set(heat.domains)].sort();
+
+function fillAgreement(model) {
+  const name = agreement("model").value;
+  const task = agreement("task").value;
+  const width = shown.examples.length;
+  const start = shown.tasks[name].indexOf(task) * width;
+  const measured = valuesOf("measured", name).slice(start, start + width);
+  const predicted = valuesOf("predicted", name).slice(start, start + width);
+  const data = { measured: [], predicted: [], example: [], domain: [], text: [], colour: [] };
+  for (const [position, example] of shown.examples.entries()) {
+    if (Number.isNaN(measured[position] - predicted[position])) continue;
+    data.measured.push(measured[position]);
+    data.predicted.push(predicted[position]);
+    data.example.push(example.id);
+    data.domain.push(example.domain);
+    data.text.push(shorten(example.text));
+    data.colour.push(palette[domainNames.indexOf(example.domain) % palette.length]);
+  }
+  const cells = model.get_model_by_name("agreement-cells");
+  cells.selected.indices = [];
+  cells.data = data;
+  model.get_model_by_name("agreement-title").text = `${name}, ${task}: ${data.example.length} predicted examples`;
+}
+
+async function showAgreement() {
+  const model = await embed("agreement");
+  fillAgreement(model);
+  for (const name of ["model", "task"]) {
+    agreement(name).addEventListener("change", () => fillAgreement(model));
+  }
+  const cells = model.get_model_by_name("agreement-cells");
+  cells.selected.properties.indices.change.connect(() => {
+    const [first] = cells.selected.indices;
+    if (first === undefined) return;
+    openExample(cells.data.example[first], agreement("task").value, agreement("model").value);
   });
 }
 
@@ -225,21 +267,37 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => pain
 window.addEventListener("beforeprint", () => paint(documents, { ink: "#000", paper: "#fff" }));
 window.addEventListener("afterprint", () => paint(documents, paperColours()));
 
-function fillSelect(name, options) {
-  for (const [value, label] of options) {
+function fillSelect(list, values) {
+  for (const value of values) {
     const option = document.createElement("option");
     option.value = value;
-    option.textContent = label;
-    select(name).append(option);
+    option.textContent = value;
+    list.append(option);
   }
 }
 
-fillSelect("model", Object.keys(shown.tasks).map((model) => [model, model]));
-fillSelect("rows", Object.keys(heat.rows).map((order) => [order, order]));
-fillSelect("columns", Object.keys(heat.columns).map((order) => [order, order]));
+const models = Object.keys(shown.tasks);
+fillSelect(select("model"), models);
+fillSelect(select("rows"), Object.keys(heat.rows));
+fillSelect(select("columns"), Object.keys(heat.columns));
+fillSelect(agreement("model"), models);
+// Tasks that are not for training come first: their predictions matter.
+const tasks = Object.keys(heat.splits);
+fillSelect(agreement("task"), [
+  ...tasks.filter((task) => heat.splits[task] !== "train"),
+  ...tasks.filter((task) => heat.splits[task] === "train"),
+]);
 Bokeh.logger.set_level("warn");
-await showHeatMap();
-for (const name of Object.keys(figures.items)) {
-  if (name !== "heat-map") await embed(name);
+
+// The page can be read before all figures are there.
+async function showAll() {
+  await showHeatMap();
+  await showAgreement();
+  for (const name of Object.keys(figures.items)) {
+    if (["heat-map", "agreement"].includes(name)) continue;
+    await new Promise((resume) => requestIdleCallback(resume, { timeout: 500 }));
+    await embed(name);
+  }
+  document.documentElement.dataset.figures = "ready";
 }
-document.documentElement.dataset.figures = "ready";
+showAll();

@@ -23,7 +23,6 @@ from bokeh.plotting import figure
 
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.bokeh_figures import add_hover, as_item, new_figure
-from lethe.report.cell_predictions import predict_cells
 from lethe.report.findings import Findings
 
 VIEWS = {
@@ -39,13 +38,21 @@ _ROW_HEIGHT = 13
 _HEIGHTS = (220, 900)
 
 
-def heat_map_data(findings: Findings, shown: Sequence[int]) -> dict[str, Any]:
+def heat_map_data(
+    findings: Findings,
+    shown: Sequence[int],
+    *,
+    measured: Mapping[str, np.ndarray],
+    predicted: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
     """The values and the orders of the heat map, as JSON values.
 
     Parameters
     ----------
     shown
         Columns of Z that the page shows, in the order of the example browser.
+    measured, predicted
+        By model, these columns of Z and their predictions (M, n) in nats.
 
     Returns
     -------
@@ -54,26 +61,26 @@ def heat_map_data(findings: Findings, shown: Sequence[int]) -> dict[str, Any]:
     `codes`, which are int16 of tasks x examples. `rows`, `columns`: by name, an order of tasks
     (names) and of examples (positions). `domains`: of the examples.
     """
-    values = {model: z.values[:, shown] for model, z in findings.matrices.items()}
-    finite = np.concatenate([part[np.isfinite(part)] for part in values.values()])
+    finite = np.concatenate([part[np.isfinite(part)] for part in measured.values()])
     limit = float(np.quantile(np.abs(finite), 0.98)) if len(finite) else 0.0
     first = next(iter(findings.matrices.values()))
-    domains = _domains(first, findings, shown)
-    rows, columns = make_orders(findings, values, domains)
+    domains = domains_of(first, findings, shown)
+    rows, columns = make_orders(findings, measured, domains)
     return {
         "groups": {task: findings.tasks[task].group for task in first.tasks},
         "splits": {task: findings.tasks[task].split for task in first.tasks},
         "limit": max(limit, 1e-6),
         "missing": MISSING,
-        "measured": {model: encode_values(part) for model, part in values.items()},
-        "predicted": {model: encode_values(predict_cells(part)) for model, part in values.items()},
+        "measured": {model: encode_values(part) for model, part in measured.items()},
+        "predicted": {model: encode_values(part) for model, part in predicted.items()},
         "rows": rows,
         "columns": columns,
         "domains": domains,
     }
 
 
-def _domains(z: Matrix, findings: Findings, shown: Sequence[int]) -> list[str]:
+def domains_of(z: Matrix, findings: Findings, shown: Sequence[int]) -> list[str]:
+    """Domains of these columns of Z; empty texts for an own matrix."""
     domains = []
     for number in shown:
         example = findings.examples.get(z.example_ids[number])

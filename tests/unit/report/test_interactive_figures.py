@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
@@ -15,6 +16,13 @@ from lethe.report.heat_map_figure import (
     make_orders,
 )
 from lethe.report.interactive_figures import make_figures
+from lethe.report.prediction_figures import (
+    coverage_table,
+    errors_by_domain,
+    make_prediction_figure,
+    scores_over_seeds,
+)
+from lethe.report.replay_figures import make_replay_figure, summarise_runs, task_differences
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +92,8 @@ def test_orders_hold_every_task_and_example_once(findings):
 
 def test_the_heat_map_has_the_shown_examples_of_every_model(findings):
     shown = [0, 3, 5, 7]
-    data = heat_map_data(findings, shown)
+    cells = {model: z.values[:, shown] for model, z in findings.matrices.items()}
+    data = heat_map_data(findings, shown, measured=cells, predicted=cells)
     for model, z in findings.matrices.items():
         measured = decode(data["measured"][model], 4)
         np.testing.assert_allclose(measured, z.values[:, shown], atol=1e-4)
@@ -96,7 +105,9 @@ def test_the_heat_map_has_the_shown_examples_of_every_model(findings):
 
 def test_a_matrix_without_any_value_has_a_heat_map(findings):
     z = replace(tiny_findings.z(), values=np.full((4, 12), np.nan, np.float32))
-    data = heat_map_data(replace(findings, matrices={"one": z}), list(range(12)))
+    empty = replace(findings, matrices={"one": z})
+    cells = {"one": z.values}
+    data = heat_map_data(empty, list(range(12)), measured=cells, predicted=cells)
     assert data["limit"] > 0
     json.dumps(data, allow_nan=False)
 
@@ -111,6 +122,70 @@ def test_names_cannot_end_the_element_that_holds_them(findings):
     name = "</script><script>alert(1)</script>"
     z = replace(tiny_findings.z(), tasks=[name, *list(tiny_findings.TASKS)[1:]])
     tasks = findings.tasks | {name: tiny_findings.TASKS["007"]}
-    figures = make_figures(replace(findings, tasks=tasks, matrices={"one": z}), range(12))
+    figures = make_figures(replace(findings, tasks=tasks, matrices={"one": z}), range(12), {})
     assert "<" not in figures.data
     assert name in json.loads(figures.data)["heat_map"]["groups"]
+
+
+def test_scores_are_those_of_random_probes_over_all_seeds(findings):
+    scores = scores_over_seeds(findings.completions["one"], "in_domain", "rmse")
+    assert scores.k.tolist() == [1, 3, 1, 3]
+    assert scores.value.tolist() == pytest.approx([0.2, 0.2 / 3] * 2)
+
+
+def test_coverage_is_read_by_level_and_may_be_absent(findings):
+    table = findings.completions["one"]
+    assert coverage_table(table).empty
+    line = {"split": "in_domain", "method": "gaussian", "k": 3, "probes": "random"}
+    line |= {"seed": "all", "metric": "coverage_90", "value": 0.88, "low": 0.8, "high": 0.95}
+    coverage = coverage_table(pd.concat([table, pd.DataFrame([line])]))
+    assert coverage.level.tolist() == [0.9]
+    assert coverage.value.tolist() == [0.88]
+
+
+def test_the_domain_that_is_predicted_worst_comes_first():
+    measured = np.array([[0.0, 0.0, 1.0, np.nan]])
+    predicted = np.array([[0.1, np.nan, 0.5, 0.0]])
+    table = errors_by_domain(measured, predicted, ["a", "a", "b", "b"])
+    assert table.domain.tolist() == ["b", "a"]
+    assert table.rmse.tolist() == pytest.approx([0.5, 0.1])
+    assert table.mean_error.tolist() == pytest.approx([-0.5, 0.1])
+    assert table.cells.tolist() == [1, 1]
+    assert errors_by_domain(measured, np.full((1, 4), np.nan), ["a", "a", "b", "b"]).empty
+
+
+def test_prediction_figures_are_drawn_from_whatever_scores_there_are(findings):
+    cells = low_rank(4, 12)
+    for scores in (findings.completions["one"], findings.completions["one"].iloc[:0]):
+        item = make_prediction_figure(
+            scores, "nats", measured=cells, predicted=cells, domains=["a", "<b>"] * 6
+        )
+        assert "Which domains are predicted worst?" in json.dumps(item)
+
+
+def test_runs_are_summarised_over_tasks_with_their_most_frequent_worst_domain(findings):
+    runs = findings.runs["one"]
+    runs = runs.assign(worst_domain=["code", "code"] + ["news", "code"] * 3)
+    table = summarise_runs(runs).set_index("strategy")
+    assert table.loc["mf", "heldout_forgetting"] == pytest.approx(0.1)
+    assert table.loc["mf", "tasks"] == 2
+    assert table.loc["none", "worst_domain"] == "code"
+    assert "worst_domain_forgetting" not in table
+
+
+def test_differences_are_paired_by_task(findings):
+    runs = findings.runs["one"].copy()
+    runs.loc[(runs.strategy == "mf") & (runs.task == "poems"), "heldout_forgetting"] = 0.5
+    table = task_differences(runs).set_index(["strategy", "task"])
+    assert set(table.index.get_level_values("strategy")) == {"mf", "oracle"}
+    assert table.loc[("mf", "poems"), "heldout_forgetting"] == pytest.approx(0.3)
+    assert table.loc[("mf", "sums"), "heldout_forgetting"] == pytest.approx(-0.1)
+    assert task_differences(runs[runs.strategy != "random"]).empty
+
+
+def test_replay_is_drawn_with_frontiers_and_without_random_replay(findings):
+    runs = findings.runs["one"]
+    item = make_replay_figure(runs, "nats", {"text": ["none", "random", "mf"]})
+    assert "difference to random replay" in json.dumps(item)
+    item = make_replay_figure(runs[runs.strategy == "mf"], "nats", {})
+    assert "difference to random replay" not in json.dumps(item)

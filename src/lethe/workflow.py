@@ -131,6 +131,24 @@ class ResultFiles:
         """The rows of a model, one per task."""
         return [self.row(model, task) for task in self.experiment.tasks]
 
+    def tokens_of_row(self, row: str) -> dict[str, Any]:
+        """The file of the token losses of a row, in a folder beside the rows, and their examples.
+
+        The file is no output of a rule, because a row of an older version is complete without it.
+        """
+        folder, name = os.path.split(row)
+        file = os.path.join(os.path.dirname(folder), "token_losses", name)
+        return {"file": file, "examples": self.experiment.settings.token_examples}
+
+    def token_files(self, model: str) -> dict[str, str]:
+        """Task -> file of token losses, which may be absent; empty if none are stored."""
+        if not self.experiment.settings.token_examples:
+            return {}
+        files = {}
+        for task in self.experiment.tasks:
+            files[task] = self.tokens_of_row(self.row(model, task))["file"]
+        return files
+
     def repeated_rows(self, model: str) -> list[str]:
         """The rows whose fine-tunes are repeated to measure noise."""
         return [self.row(model, task) for task in self.experiment.settings.noise.tasks]

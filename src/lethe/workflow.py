@@ -140,13 +140,13 @@ class ResultFiles:
         file = os.path.join(os.path.dirname(folder), "token_losses", name)
         return {"file": file, "examples": self.experiment.settings.token_examples}
 
-    def token_files(self, model: str) -> dict[str, str]:
-        """Task -> file of token losses, which may be absent; empty if none are stored."""
-        if not self.experiment.settings.token_examples:
-            return {}
-        files = {}
-        for task in self.experiment.tasks:
-            files[task] = self.tokens_of_row(self.row(model, task))["file"]
+    def token_files(self) -> dict[str, dict[str, str]]:
+        """Model -> task -> file of token losses, which may be absent."""
+        files: dict[str, dict[str, str]] = {}
+        for model in self.experiment.settings.models:
+            files[model] = {}
+            for task in self.experiment.tasks:
+                files[model][task] = self.tokens_of_row(self.row(model, task))["file"]
         return files
 
     def repeated_rows(self, model: str) -> list[str]:
@@ -327,6 +327,7 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
+            "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "advice": self.of_models("replay_advice_score.csv") if self.advises else [],

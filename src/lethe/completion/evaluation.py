@@ -228,7 +228,7 @@ class _FittedMethod:
         self.interval_metrics: tuple[str, ...] = ()
         if self.has_intervals:
             self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
-        if isinstance(self._completer, Gaussian):
+        if self.has_intervals and isinstance(self._completer, Gaussian):
             self._means = _MeanScorer(self._completer, domains)
             self.interval_metrics += self._means.metrics
 

@@ -41,10 +41,10 @@ class LogisticFactorAnalysis(Completer):
 
     Logit of task i and example j = a_i + b_j + u_i . v_j, with Gaussian priors: variance 1 on a and
     u, 1 / 12 on v, and 1 / 0.4 on b around its mean. Fitted by alternating ridge solves of all
-    columns and all rows, with the variational weights of Jaakkola and Jordan (2000), "Bayesian parameter
-    estimation via variational methods", Statistics and Computing 10. The new task's a and u follow
-    from its probes by Newton's method. Its probabilities account for their uncertainty:
-    sigmoid(eta / sqrt(1 + pi variance / 8)) (MacKay 1992).
+    columns and all rows, with the variational weights of Jaakkola and Jordan (2000), "Bayesian
+    parameter estimation via variational methods", Statistics and Computing 10. The new task's a
+    and u follow from its probes by Newton's method. Its probabilities account for their
+    uncertainty: sigmoid(eta / sqrt(1 + pi variance / 8)) (MacKay 1992).
 
     Parameters
     ----------

@@ -10,7 +10,8 @@ from lethe.completion import make
 from lethe.completion.association import Association
 from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.gaussian import Gaussian
-from lethe.completion.probes import choose_probes, half_of
+from lethe.completion.logistic_stack import LogisticStack
+from lethe.completion.probes import CHOICES_BY_ROWS, choose_probes, half_of
 from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
@@ -239,6 +240,8 @@ class _FittedMethod:
         """The threshold of predictions for F1; None for a Z in nats, where the truth's is used."""
         if not _is_binary(self._train):
             return None
+        if isinstance(self._completer, LogisticStack):
+            return self._completer.threshold(probes)
         if probes not in self._cuts:
             self._cuts[probes] = tuned_threshold(self._make, self._train, probes)
         return self._cuts[probes]
@@ -458,7 +461,7 @@ class _Draws:
         for number, (rows, observed) in enumerate(self._groups):
             half = half_of(len(observed), seed) if in_halves else np.ones_like(observed)
             allowed = observed & half
-            if design.removesuffix("_half") in ("leverage", "a_optimal"):
+            if design.removesuffix("_half") in CHOICES_BY_ROWS:
                 # They never choose an example that no training task knows.
                 allowed &= np.isfinite(self._train).any(axis=0)
             # At least one cell must stay hidden, to be predicted.

@@ -204,7 +204,8 @@ class Job:
                 title=title,
                 checkpoint=checkpoint,
             )
-        if self.recipe.router is not None:
+        if routes is not None:
+            # A memory leaves these examples as they are to the bit, but only in the same batches.
             scores = routes.losses(scores, base)
             answers = routes.answers(answers, base.answers)
             after = after.only_where(routes.evaluation, before)

@@ -45,17 +45,17 @@ def rows_at_shares(
     Raises
     ------
     LetheError
-        If the fine-tune has a router, which is applied when the job runs.
+        If the fine-tune has a memory or router, which is applied when the job runs.
 
     Yields
     ------
     The row of each share, in their order. Seconds and training tokens of the fine-tune count in the
     first row; the others are marked as further measurements of it.
     """
-    if job.recipe.router is not None:
+    if job.recipe.routing is not None:
         raise LetheError(
-            f"{title}: recipe.router does not go with several shares of the weights' change; give "
-            "the variant's interpolate one share"
+            f"{title}: a memory or router does not go with several shares of the weights' change; "
+            "give the variant's interpolate one share"
         )
     base = None
     if job.recipe.method == "full":

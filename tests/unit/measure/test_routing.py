@@ -220,16 +220,20 @@ def test_what_a_router_does_not_go_with_is_refused(model_folders, monkeypatch):
         measured._routes(None, [], [])
 
 
-def test_a_share_of_the_memory_is_scored_from_one_fine_tune(model_folders):
+def test_half_of_the_memory_changes_what_all_of_it_changes(model_folders):
     measured = job(model_folders["llama"], RECIPES["memory"])
-    model, tokenizer, row = measured.run(UPSTREAM)
-    shares = rows_at_shares(
-        measured, model, tokenizer, row, upstream=UPSTREAM, shares=[0.5, 1.0], title="t"
-    )
-    half, whole = list(shares)
-    assert whole.loss_after.tobytes() == row.loss_after.tobytes()
+    *_, row = measured.run(UPSTREAM)
+    *_, half = replace(measured, share_of_change=0.5).run(UPSTREAM)
     unrouted = row.forgetting == 0
     assert (half.forgetting[unrouted] == 0).all()
-    assert (half.forgetting[~unrouted] != 0).all()
-    *_, alone = replace(measured, share_of_change=0.5).run(UPSTREAM)
-    assert alone.loss_after.tobytes() == half.loss_after.tobytes()
+    assert (half.forgetting[~unrouted] != row.forgetting[~unrouted]).all()
+    *_, nothing = replace(measured, share_of_change=0.0).run(UPSTREAM)
+    assert (nothing.forgetting == 0).all()
+
+
+def test_forgetting_is_exactly_zero_in_other_batches_too(model_folders):
+    """Replay measures held-out examples only, so their batches are not those of the base losses."""
+    measured = job(model_folders["llama"], RECIPES["memory"])
+    few = UPSTREAM[3::8]
+    *_, row = measured.run(few)
+    assert (row.forgetting != 0).mean() == row.about["heldout_routed"] < 1

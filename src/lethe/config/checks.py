@@ -53,6 +53,7 @@ def check_settings(
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
+        *_unkept(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
@@ -245,6 +246,12 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
         model = settings.models[name]
         if model.strategy != "fsdp":
             continue
+        for run_name, run_recipe in _recipes_of_runs(settings, recipe).items():
+            if run_recipe.memory is not None or run_recipe.router is not None:
+                problems.append(
+                    f"models.{name}.strategy: fsdp does not go with recipe.memory and "
+                    f"recipe.router, which {run_name} has; use strategy single or remove them"
+                )
         if recipe.optimizer != "adamw":
             problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
         size = recipe.micro_batch or 1
@@ -252,6 +259,32 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
             problems.append(
                 f"models.{name}.gpus: recipe.batch {recipe.batch} is no multiple of {model.gpus} "
                 f"gpus x micro_batch {size}"
+            )
+    return problems
+
+
+def _recipes_of_runs(settings: Experiment, recipe: Recipe) -> dict[str, Recipe]:
+    """A model's recipe, and those of its replay variants that change it."""
+    recipes = {"the recipe": recipe}
+    if settings.replay is not None:
+        for run in settings.replay.runs():
+            if run.recipe_changes:
+                try:
+                    recipes[f"replay.variants.{run.name}"] = run.apply_to(recipe)
+                except ValidationError:
+                    # Reported with the variants.
+                    continue
+    return recipes
+
+
+def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
+    """Weights that cannot be kept, because no file of a model holds a memory or a router."""
+    problems = []
+    for name, recipe in recipes.items():
+        if recipe.keep_weights and (recipe.memory is not None or recipe.router is not None):
+            problems.append(
+                f"recipe.keep_weights: the weights of {name} are of no use without their memory or "
+                "router, which no model file holds; set it to false"
             )
     return problems
 

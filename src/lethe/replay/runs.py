@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from lethe.config.replay_settings import ReplayRun
-from lethe.data.examples import UpstreamExample
+from lethe.data.examples import UpstreamExample, without_copies_of_heldout
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
@@ -45,6 +45,10 @@ _ADDED_COLUMNS = (
     "random_in_effect",
     "heldout_kl",
     "probe_passes",
+    "heldout_routed",
+    "eval_routed",
+    "memory_bytes",
+    "routing_seconds",
 )
 
 
@@ -138,7 +142,7 @@ def fine_tune_at_shares(
     if run.replays:
         # Imported here because torch takes seconds, and `without_replay` does without it.
         from lethe.engine.training import planned_steps
-        from lethe.replay.phases import PhasedChoice, without_copies_of_heldout
+        from lethe.replay.phases import PhasedChoice
 
         new_examples = planned_steps(recipe, len(job.train), job.group) * recipe.batch
         count = count_replayed(new_examples, run.ratio)

@@ -14,6 +14,7 @@ from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -56,6 +57,7 @@ def check_settings(
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
+        *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
         *_missing_sibling(settings, own_matrices, folder),
     ]
@@ -64,6 +66,7 @@ def check_settings(
 
 _NEEDS_MODELS = {
     "replay": "a matrix has no model to train",
+    "sequences": "a matrix has no model to train",
     "noise": "a matrix has no model to train again",
     "similarity": "a matrix has no texts and no model",
     "upstream": "a matrix brings its own examples",

@@ -30,7 +30,6 @@ def gather_sequences(
     sequences = read_sequences(step_files, settings, single_rows)
     heldout = np.array([example.split == "heldout" for example in read_upstream(upstream)])
     z = read_matrix(matrix)
-    others = [task for task in z.tasks if task not in single]
     measures = measure_lines(
         sequences,
         read_mixed(mixed_files),
@@ -47,8 +46,7 @@ def gather_sequences(
         outputs["prediction"],
         prediction_lines(
             sequences,
-            single,
-            z.values[z.rows(others)],
+            dict(zip(z.tasks, z.values.astype(np.float64), strict=True)),
             probes=min(settings.probes, z.values.shape[1] - 1),
             seed=seed,
         ),

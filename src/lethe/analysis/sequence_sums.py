@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from lethe.completion import make
+from lethe.completion.completer import Completer
 from lethe.completion.probes import random_probes
 from lethe.matrix.sequence_rows import MeasuredSequence
 from lethe.statistics import bootstrap_interval
@@ -200,35 +201,39 @@ def _r2_with_interval(
 
 def prediction_lines(
     sequences: Sequence[MeasuredSequence],
-    single: Mapping[str, np.ndarray],
-    training: np.ndarray,
+    rows: Mapping[str, np.ndarray],
     *,
     probes: int,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """The lines of sequence_prediction.csv: the row after each step, predicted from probes.
 
-    `gaussian` and `additive` are the completion methods of this name. They are fitted on rows of
-    single fine-tunes on other tasks, and get the probes of the sequence's row. `sum_and_probes` is
-    a line through the probes, against the sum of the order's single rows; `sum` uses no probe, and
-    `column_mean` neither probes nor the order's tasks. Errors are over examples that are not
-    probed, and are means over draws of probes.
+    `gaussian`, `additive` and `column_mean` are the completion methods of this name. They are
+    fitted on the rows of single fine-tunes on the tasks that the order does not have, and the first
+    two get the probes of the sequence's row. `gaussian_all` is fitted on the rows of all tasks.
+    `sum_and_probes` is a line through the probes, against the sum of the order's single rows; `sum`
+    uses no probe. Errors are over examples that are not probed, and are means over draws of probes.
 
     Parameters
     ----------
-    training
-        (M, N): rows of single fine-tunes on tasks that no order has.
+    rows
+        Forgetting (N,) of the base model fine-tuned on one task alone, by task: the rows of Z. An
+        order that leaves out fewer than two of them is predicted by all.
     probes
         Number of probed examples.
     """
-    completers = {
-        name: make(name).fit(training) for name in ("column_mean", "additive", "gaussian")
-    }
+    fitted: dict[frozenset[str], dict[str, Completer]] = {}
     lines = []
     for sequence in sequences:
+        others = [task for task in rows if task not in sequence.tasks]
+        trained_on = others if len(others) > 1 else list(rows)
+        key = frozenset(trained_on)
+        if key not in fitted:
+            fitted[key] = _fit_completers(rows, trained_on)
+        completers = fitted[key]
         total = np.zeros(sequence.forgetting.shape[1])
         for number, task in enumerate(sequence.tasks):
-            total = total + single[task]
+            total = total + rows[task]
             row = sequence.forgetting[number]
             errors: dict[str, list[tuple[float, float, float]]] = {}
             for draw in range(PROBE_SEEDS):
@@ -259,6 +264,18 @@ def prediction_lines(
                     }
                 )
     return lines + _means_of_predictions(lines)
+
+
+def _fit_completers(
+    rows: Mapping[str, np.ndarray], trained_on: Sequence[str]
+) -> dict[str, Completer]:
+    """The methods of `prediction_lines` by name, fitted on the rows of these tasks or of all."""
+    training = np.array([rows[task] for task in trained_on])
+    completers = {}
+    for name in ("column_mean", "additive", "gaussian"):
+        completers[name] = make(name).fit(training)
+    completers["gaussian_all"] = make("gaussian").fit(np.array(list(rows.values())))
+    return completers
 
 
 def _line_through(total: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:

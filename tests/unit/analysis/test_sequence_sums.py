@@ -110,10 +110,18 @@ def test_a_missing_example_is_left_out_and_not_filled():
 
 
 def test_probes_predict_rows_that_lie_in_the_span_of_training_rows():
-    training = RNG.normal(size=(12, 2)) @ FACTORS
-    lines = prediction_lines(follow(Recency(1, 1)), SINGLE, training, probes=10)
+    rows = dict(SINGLE)
+    for number in range(12):
+        rows[f"other {number}"] = RNG.normal(size=2) @ FACTORS
+    lines = prediction_lines(follow(Recency(1, 1)), rows, probes=10)
     means = table([line for line in lines if line["order"] == "all"], "method")
     assert means["sum",]["r2"] == pytest.approx(1)
     assert means["sum_and_probes",]["r2"] == pytest.approx(1)
     assert means["gaussian",]["r2"] > 0.9 > means["column_mean",]["r2"]
     assert means["gaussian",]["rmse_low"] <= means["gaussian",]["rmse"]
+
+
+def test_an_order_of_all_tasks_is_predicted_by_their_own_rows():
+    lines = prediction_lines(follow(Recency(1, 1)), SINGLE, probes=10)
+    means = table([line for line in lines if line["order"] == "all"], "method")
+    assert means["gaussian",]["r2"] == means["gaussian_all",]["r2"]

@@ -14,6 +14,7 @@ from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -54,9 +55,11 @@ def check_settings(
         *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
         *_unkept(settings, recipes),
+        *_not_handed_on(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
+        *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
         *_missing_sibling(settings, own_matrices, folder),
     ]
@@ -65,6 +68,7 @@ def check_settings(
 
 _NEEDS_MODELS = {
     "replay": "a matrix has no model to train",
+    "sequences": "a matrix has no model to train",
     "noise": "a matrix has no model to train again",
     "similarity": "a matrix has no texts and no model",
     "upstream": "a matrix brings its own examples",
@@ -286,6 +290,23 @@ def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
                 f"recipe.keep_weights: the weights of {name} are of no use without their memory or "
                 "router, which no model file holds; set it to false"
             )
+    return problems
+
+
+def _not_handed_on(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
+    """Sequences with a memory or a router, which the weights of a step do not hold."""
+    if settings.sequences is None:
+        return []
+    used = {"the recipe"}
+    used |= {f"replay.variants.{run.replay}" for run in settings.sequences.runs.values()}
+    problems = []
+    for name in settings.sequences.of_models(list(recipes)):
+        for run_name, recipe in _recipes_of_runs(settings, recipes[name]).items():
+            if run_name in used and (recipe.memory is not None or recipe.router is not None):
+                problems.append(
+                    f"sequences: {run_name} of {name} has a memory or a router, which a step "
+                    "cannot hand on to the next; take it out of the sequences"
+                )
     return problems
 
 

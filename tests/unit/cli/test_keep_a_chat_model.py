@@ -110,3 +110,32 @@ def test_the_computed_table_is_right():
     for billions, weights, full in table:
         assert int(weights) == 2 * float(billions)
         assert int(full) == 12 * float(billions)
+
+
+def test_the_computed_table_with_activations_is_right():
+    pattern = (
+        r"^\| ([\d.]+) billion \| (\d+) × ([\d,]+), ([\d,]+) \| ([\d.]+) GB "
+        r"\| ([\d.]+) GB \| (yes|no) \| (yes|no) \| ([\d.]+) GB \| (yes|no) \| (yes|no) \|$"
+    )
+    table = re.findall(pattern, PAGE, re.M)
+    assert len(table) == 4
+    for billions, layers, width, words, activations, lora, *fits_lora, full, small, large in table:
+        sizes = [int(text.replace(",", "")) for text in (layers, width, words)]
+        expected = _activations(*sizes)
+        assert float(activations) == round(expected, 1)
+        weights = float(billions)
+        assert float(lora) == round(2.16 * weights + expected, 1)
+        assert float(full) == round(14 * weights + expected, 1)
+        assert [small, large] == [_fits(full, 24), _fits(full, 80)]
+        assert fits_lora == [_fits(lora, 24), _fits(lora, 80)]
+    halved = 2.16 * 8 + _activations(32, 4096, 128256) / 2
+    assert f"{halved:.1f} GB" in PAGE
+
+
+def _activations(layers, width, words):
+    """Gigabytes of 4 chats of 1,024 tokens with gradient checkpointing."""
+    return 4 * 1024 * (2 * layers * width + 34 * width + 10 * words) / 1e9
+
+
+def _fits(gigabytes, card):
+    return "yes" if float(gigabytes) <= card else "no"

@@ -287,14 +287,17 @@ def divergence(run: Run, model: str) -> list[float]:
         return mean_divergences(reader.model, teacher, tokens, scoring.budget).tolist()
 
 
-def measure(run: Run, model: str) -> None:
+def measure(run: Run, model: str, threads: int) -> None:
     """Scores the trained model on both pools, and compares it with the base."""
     trained = run.folder / "model"
     which = (model, "--adapter", trained) if run.method == "lora" else (trained,)
     for name in ("pool", "test"):
         base = run.root / f"base-{name}.parquet"
         after = run.folder / f"after-{name}.parquet"
-        call("score", *which, "--pool", run.root / f"{name}.parquet", "--base", base, "-o", after)
+        call(
+            *("score", *which, "--pool", run.root / f"{name}.parquet", "--base", base),
+            *("-o", after, "--threads", threads),
+        )
     call(
         *("compare", run.root / "base-pool.parquet", run.folder / "after-pool.parquet"),
         *("--pool", run.root / "pool.parquet", "-o", run.folder / "lost.parquet"),
@@ -308,7 +311,7 @@ def carry_out(run: Run, model: str, threads: int) -> None:
     torch.set_num_threads(threads)
     run.folder.mkdir(parents=True, exist_ok=True)
     facts = train(run, model)
-    measure(run, model)
+    measure(run, model, threads)
     facts["heldout_kl"] = divergence(run, model)
     # Full models take half a gigabyte each.
     shutil.rmtree(run.folder / "model")
@@ -369,15 +372,17 @@ def write_tables(root: Path, target: Path, model: str) -> None:
             if name == "pool":
                 frame.loc[frame["split"] == "heldout", "kl"] = kl
             texts.append(frame)
-    base = read_row(root / "base-pool.parquet")
-    precise = read_row(root / "base-pool-float32.parquet")
-    precision = pd.DataFrame(
-        {
-            "example_id": base.example_ids,
-            "autocast": base.loss_after,
-            "float32": precise.loss_after,
-        }
-    )
+    frames = {"texts": pd.concat(texts), "runs": pd.DataFrame(facts)}
+    precise = root / "base-pool-float32.parquet"
+    if precise.exists():
+        base = read_row(root / "base-pool.parquet")
+        frames["precision"] = pd.DataFrame(
+            {
+                "example_id": base.example_ids,
+                "autocast": base.loss_after,
+                "float32": read_row(precise).loss_after,
+            }
+        )
     made_by = {
         "versions": models.versions(),
         "model": models.card(model).get("weights"),
@@ -392,7 +397,6 @@ def write_tables(root: Path, target: Path, model: str) -> None:
         },
     }
     target.mkdir(parents=True, exist_ok=True)
-    frames = {"texts": pd.concat(texts), "runs": pd.DataFrame(facts), "precision": precision}
     for name, frame in frames.items():
         table = pa.Table.from_pandas(frame, preserve_index=False)
         metadata = {b"made_by": json.dumps(made_by, sort_keys=True, default=str).encode()}

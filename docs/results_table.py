@@ -105,7 +105,7 @@ def main(results: Path) -> None:
     if all(has_table(model, "associations") for model in models):
         print_results(models)
     for model in models:
-        for print_table in (print_replay, print_contrasts, print_at_equal_loss):
+        for print_table in (print_replay, print_routing, print_contrasts, print_at_equal_loss):
             print()
             print_table(model)
 
@@ -134,6 +134,36 @@ def print_replay(model: Path) -> None:
             effect += f", p {p_value(line[f'{name}_p_holm'])}"
         values = [f"{line[column]:.3f}" for column in columns]
         print_line(line.strategy, *values, effect)
+
+
+def print_routing(model: Path) -> None:
+    """One line per run of an experiment with memories or routers: means with their intervals.
+
+    The last two columns are paired differences of the new-task loss, by task.
+    """
+    table = read_table(model, "replay_comparison")
+    if "memory_bytes" not in table:
+        return
+    runs = read_table(model, "replay")
+    losses = runs.groupby(["strategy", "task"]).eval_loss_after.mean().unstack()
+    seconds = runs.groupby("strategy").training_seconds.median()
+    references = [name for name in ("none", "full-routed") if name in losses.index]
+    headings = ["held-out forgetting", "new-task loss", "held-out routed", "own routed", "KB"]
+    headings += ["training, s", *[f"new-task loss minus {name}" for name in references]]
+    print_line(model.name, *headings)
+    print("|---" * (len(headings) + 1) + "|")
+    for _, line in table.iterrows():
+        cells = []
+        for key in ("heldout_forgetting", "eval_loss_after", "heldout_routed", "eval_routed"):
+            measured = interval(line[key], line[f"{key}_low"], line[f"{key}_high"])
+            cells.append(measured if pd.notna(line[key]) else "-")
+        size = f"{line.memory_bytes / 1000:.0f}" if pd.notna(line.memory_bytes) else "-"
+        cells += [size, f"{seconds[line.strategy]:.1f}"]
+        for name in references:
+            by_task = (losses.loc[line.strategy] - losses.loc[name]).to_numpy()
+            effect = interval(by_task.mean(), *bootstrap_interval(by_task))
+            cells.append("-" if name == line.strategy else effect)
+        print_line(line.strategy, *cells)
 
 
 def print_contrasts(model: Path) -> None:

@@ -174,8 +174,8 @@ def mean_over_spans(inputs: torch.Tensor, spans: Sequence[tuple[int, int]]) -> t
     inside = (positions >= bounds[:, :1]) & (positions < bounds[:, 1:])
     sizes = (bounds[:, 1:] - bounds[:, :1]).float()
     # Padding may hold anything, NaN as well, so it is left out instead of multiplied by zero.
-    kept_inputs = inputs.float().masked_fill(~inside[:, :, None], 0.0)
-    return kept_inputs.sum(1) / sizes
+    prompts = inputs.float().masked_fill(~inside[:, :, None], 0.0)
+    return prompts.sum(1) / sizes
 
 
 @torch.no_grad()

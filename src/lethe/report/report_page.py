@@ -17,6 +17,7 @@ from lethe.report.example_browser import make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
+from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import make_verdicts
 
 CAPTIONS = {
@@ -42,6 +43,10 @@ CAPTIONS = {
     "interval is likely to exclude zero by chance, so the table has p corrected for their number. "
     "Right: mean forgetting against the mean loss on the new task after fine-tuning. The best "
     "strategies are at the lower left.",
+    "sequences": "Left: mean forgetting of held-out upstream examples after each task of an order, "
+    "against the original base model; thin lines are single orders. Dotted: the sum of the rows of "
+    "the tasks learned alone, without replay. Right: R² of a sequence's rows, without replay, "
+    "predicted from the rows of its tasks. Above 0, a prediction is better than the mean.",
 }
 
 
@@ -102,6 +107,8 @@ def render_page(
         frontiers=_by_model(_records, findings.frontiers),
         advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
+        sequences={model: tables.lines() for model, tables in findings.sequences.items()},
+        sequence_measures=SEQUENCE_MEASURES,
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),

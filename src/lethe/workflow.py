@@ -30,7 +30,6 @@ from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 ANALYSIS_COPIES = 8
 # Size of Z by which such a job is given one more minute.
 ANALYSIS_MB_PER_MINUTE = 10
-# The end of the file name of a wheel for every system.
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -132,6 +131,24 @@ class ResultFiles:
     def rows(self, model: str) -> list[str]:
         """The rows of a model, one per task."""
         return [self.row(model, task) for task in self.experiment.tasks]
+
+    def tokens_of_row(self, row: str) -> dict[str, Any]:
+        """The file of the token losses of a row, in a folder beside the rows, and their examples.
+
+        The file is no output of a rule, because a row of an older version is complete without it.
+        """
+        folder, name = os.path.split(row)
+        file = os.path.join(os.path.dirname(folder), "token_losses", name)
+        return {"file": file, "examples": self.experiment.settings.token_examples}
+
+    def token_files(self) -> dict[str, dict[str, str]]:
+        """Model -> task -> file of token losses, which may be absent."""
+        files: dict[str, dict[str, str]] = {}
+        for model in self.experiment.settings.models:
+            files[model] = {}
+            for task in self.experiment.tasks:
+                files[model][task] = self.tokens_of_row(self.row(model, task))["file"]
+        return files
 
     def repeated_rows(self, model: str) -> list[str]:
         """The rows whose fine-tunes are repeated to measure noise."""
@@ -445,6 +462,7 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
+            "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "advice": self.of_models("replay_advice_score.csv") if self.advises else [],
@@ -717,7 +735,11 @@ class JobResources:
         return self._setting(model, "runtime", 30 if self._is_small(model) else 240) * attempt
 
     def analysis(self) -> dict[str, Callable[..., int]]:
-        """Resources of a rule that reads Z, as functions of its input for Snakemake."""
+        """Resources of a rule that reads Z or its rows, as functions of its input for Snakemake.
+
+        Every rule of the analysis has them. Snakemake does not record resources, so that a change
+        here reruns no finished job.
+        """
         return {
             "mem_mb": lambda wildcards, input, attempt: self.analysis_memory(
                 input.size_mb, attempt

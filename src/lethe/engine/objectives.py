@@ -12,6 +12,7 @@ from lethe.data.tokens import Tokens
 from lethe.engine import distributed
 from lethe.engine.batches import (
     Batch,
+    announce_prompts,
     collate,
     example_means,
     head_inputs,
@@ -269,6 +270,7 @@ class Objective:
         scales = weight * self._scales(positions)
         with self.autocast(device):
             targets = teacher.targets(part.examples, batch, positions)
+            announce_prompts(model, part.examples)
             losses, divergence = self._terms(model, batch, text, positions, targets, scales)
         if part.text is None:
             return divergence

@@ -13,6 +13,7 @@ from lethe.engine import distributed
 from lethe.engine.batch_runner import BatchRunner, cut_by_length
 from lethe.engine.batches import (
     Batch,
+    announce_prompts,
     collate,
     example_means,
     has_plain_head,
@@ -234,6 +235,7 @@ class _Comparison:
         batch = collate(examples, self.device)
         positions = batch.mask[:, 1:]
         targets = self.teacher.targets(examples, batch, positions)
+        announce_prompts(self.model, examples)
         values = self._divergences(batch, positions, targets)
         return example_means(values, positions.nonzero()[:, 0], len(rows)).cpu().numpy()
 

@@ -29,7 +29,7 @@ def fine_tune_job(
     Parameters
     ----------
     inputs
-        Files `card`, `base`, `train` and `evaluation`; `upstream` for EWC.
+        Files `card`, `base`, `train` and `evaluation`; `upstream` for EWC and routers.
     group
         The task's group, if steps differ between groups.
     unfinished
@@ -40,7 +40,12 @@ def fine_tune_job(
         File of the weights that the fine-tune starts from; None: the base model's.
     """
     # Imported here because torch takes seconds, and most jobs do without it.
-    from lethe.data.examples import read_examples, read_upstream, replayable_sample
+    from lethe.data.examples import (
+        read_examples,
+        read_upstream,
+        replayable_sample,
+        without_copies_of_heldout,
+    )
     from lethe.engine import models
     from lethe.files import read_json
     from lethe.matrix import rows
@@ -53,6 +58,10 @@ def fine_tune_job(
     if recipe.ewc:
         upstream = read_upstream(inputs["upstream"])
         anchors = replayable_sample(upstream, recipe.ewc_examples, recipe.seed)
+    replayable = []
+    if recipe.routing is not None:
+        upstream = without_copies_of_heldout(read_upstream(inputs["upstream"]))
+        replayable = replayable_sample(upstream, recipe.routing.examples, recipe.seed)
     return Job(
         card=read_json(inputs["card"]),
         base=rows.read_row(inputs["base"]),
@@ -66,4 +75,5 @@ def fine_tune_job(
         group=group,
         halvings=halvings,
         start=start,
+        replayable=replayable,
     )

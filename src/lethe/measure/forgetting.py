@@ -29,7 +29,8 @@ from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import LetheError, RowError
 from lethe.files import cached_sha256
 from lethe.matrix import rows
-from lethe.measure.own_task import measure_own_task
+from lethe.measure.own_task import score_own_task
+from lethe.measure.routing import Routes
 from lethe.measure.upstream_set import UpstreamSet, upstream_tokens
 
 
@@ -106,6 +107,8 @@ class Job:
         The task's examples.
     anchors
         Upstream examples that `recipe.ewc` needs.
+    replayable
+        Upstream examples that a memory or router needs (`recipe.routing`); none is held out.
     unfinished
         Folder of the checkpoint; `finish` removes it.
     group
@@ -135,6 +138,7 @@ class Job:
     group: str = ""
     halvings: int = 0
     share_of_change: float | None = None
+    replayable: Sequence[UpstreamExample] = ()
     start: Path | None = None
 
     def run(
@@ -159,7 +163,8 @@ class Job:
         RowError
             If the base losses are of another model, or were scored with other settings.
         LetheError
-            If the training diverges, or all upstream losses are NaN after it.
+            If the training diverges, or all upstream losses are NaN after it; if a router comes
+            with a replay term that is chosen during the training.
         """
         began = time.perf_counter()
         self._check_base()
@@ -168,7 +173,7 @@ class Job:
         reader = Reader.load(self.card, self.scoring, self.gpus)
         reader = reader.with_scoring(self.scoring_of_base())
         self._read_start(reader.model)
-        before = measure_own_task(reader, self.evaluation, self.recipe, when="before", title=title)
+        before = score_own_task(reader, self.evaluation, self.recipe, when="before", title=title)
         train = tokenise(
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
         )
@@ -179,9 +184,21 @@ class Job:
             longest = max((len(example.ids) for example in examples), default=0)
             check_length(reader.model, longest, setting="recipe.max_tokens")
         upstream_set = UpstreamSet.of(reader, upstream)
+        routes = self._routes(reader, train.examples, upstream)
+        if self.recipe.router is not None and replay is not None and replay.chooser is not None:
+            raise LetheError(
+                f"{title}: recipe.router does not go with replay strategies that probe the model "
+                "during the training (online, closed_loop); use another strategy"
+            )
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             reader, trained = self._fine_tuned(
-                reader, training_stream, replay, pool=pool, title=title, checkpoint=checkpoint
+                reader,
+                training_stream,
+                replay,
+                pool=pool,
+                title=title,
+                checkpoint=checkpoint,
+                routes=routes,
             )
             scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
             if scores.all_nan:
@@ -193,7 +210,7 @@ class Job:
             answers = upstream_set.answers(
                 reader, base.answers, f"{title}, upstream, answers", checkpoint
             )
-            after = measure_own_task(
+            after = score_own_task(
                 reader,
                 self.evaluation,
                 self.recipe,
@@ -201,11 +218,17 @@ class Job:
                 title=title,
                 checkpoint=checkpoint,
             )
+        if routes is not None:
+            # A memory leaves these examples as they are to the bit, but only in the same batches.
+            scores = routes.losses(scores, base)
+            answers = routes.answers(answers, base.answers)
+            after = after.only_where(routes.evaluation, before)
         about = {
-            **before,
-            **after,
+            **before.facts("before"),
+            **after.facts("after"),
             **upstream_set.counts(scores),
             **_training_facts(trained, train, replay),
+            **_routing_facts(reader.model, self.recipe, routes, upstream),
             "versions": models.versions(),
             "data": self._data(),
             "base_versions": self.base.about.get("versions"),
@@ -246,11 +269,18 @@ class Job:
         if not usable:
             return np.full(len(upstream), np.nan, dtype=np.float32)
         base = model
-        if self.recipe.lora is None or self.start is not None:
+        # A router reads the layers of a model without adapters, and a start has adapters merged in.
+        moved = self.recipe.router is not None or self.start is not None
+        if self.recipe.method == "full" or moved:
             base, _ = models.load(self.card, self.scoring.weights, self.gpus)
         teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
         with models.autocast_for(model, self.scoring.dtype):
-            return mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+            values = mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+        if self.recipe.router is None:
+            return values
+        train = tokenise(tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation)
+        routes = self._routes(replace(reader, model=base), train.examples, upstream)
+        return np.where(routes.upstream | np.isnan(values), values, np.float32(0))
 
     def finish(self) -> None:
         """Removes the checkpoint; call it when the row is on disk."""
@@ -319,6 +349,8 @@ class Job:
             settings.append(self.share_of_change)
         if self.start is not None:
             settings.append({"start": cached_sha256(self.start)})
+        if self.replayable:
+            settings.append(upstream_digest(self.replayable))
         return fingerprint(
             settings,
             self._data(),
@@ -336,12 +368,13 @@ class Job:
         pool: Sequence[UpstreamExample],
         title: str,
         checkpoint: Checkpoint,
+        routes: Routes | None,
     ) -> tuple[Reader, Trained]:
         """The fine-tuned model: trained here, or restored from an interrupted run.
 
         `pool` holds the examples of the replay term before they were tokenised.
         """
-        model = self._with_adapters(reader.model)
+        model = self._with_adapters(reader.model, routes)
         if (saved := checkpoint.load("weights")) is not None:
             tensors, facts = saved
             restore_weights(model, tensors)
@@ -409,7 +442,7 @@ class Job:
         Steps of 1e-6 are lost when they are added to bfloat16 weights, so float32 weights are
         trained. Sharded models cannot score, so another copy is sharded.
         """
-        exact = self.recipe.lora is not None or self.scoring.weights == "float32"
+        exact = self.recipe.method != "full" or self.scoring.weights == "float32"
         return not exact or distributed.size() > 1
 
     def _trainable_copy(self) -> Any:
@@ -417,7 +450,7 @@ class Job:
         gpus = 0 if distributed.size() > 1 else self.gpus
         model, _ = models.load(self.card, "float32", gpus)
         self._read_start(model)
-        return self._with_adapters(model)
+        return self._with_adapters(model, None)
 
     def _read_start(self, model: Any) -> None:
         """Puts the weights that the fine-tune starts from into a base model."""
@@ -432,11 +465,32 @@ class Job:
         gpus = 0 if distributed.size() > 1 else self.gpus
         return models.load(self.card, "float32", gpus)[0]
 
-    def _with_adapters(self, model: Any) -> Any:
-        """The model with its adapters, if the recipe trains those instead of the weights."""
-        if self.recipe.lora is None:
-            return model
-        return models.add_lora(model, self.recipe.lora, self.recipe.seed)
+    def _with_adapters(self, model: Any, routes: Routes | None) -> Any:
+        """The model with its adapters or memory, if the recipe trains those instead of weights."""
+        if self.recipe.method == "memory":
+            router = None if routes is None else routes.router
+            return models.add_memory(model, self.recipe.memory, router)
+        if self.recipe.method == "lora":
+            return models.add_lora(model, self.recipe.lora, self.recipe.seed)
+        return model
+
+    def _routes(
+        self, reader: Reader, training: Sequence[Tokens], upstream: Sequence[UpstreamExample]
+    ) -> Routes | None:
+        """The router of the recipe and its decisions; None if it has none."""
+        if distributed.size() > 1 and (self.recipe.routing or self.recipe.memory):
+            raise LetheError(
+                "recipe.memory and recipe.router run in one process only; remove them, or give "
+                "the model strategy: single"
+            )
+        return Routes.of(
+            reader,
+            self.recipe,
+            training=training,
+            replayable=self.replayable,
+            upstream=upstream,
+            evaluation=self.evaluation,
+        )
 
 
 def measure_again(
@@ -461,6 +515,24 @@ def _copy_trained_weights(source: Any, target: Any) -> None:
     for parameter, value in zip(target.parameters(), source.parameters(), strict=True):
         if value.requires_grad:
             parameter.data.copy_(distributed.full_tensor(value.detach()))
+
+
+def _routing_facts(
+    model: Any, recipe: Recipe, routes: Routes | None, upstream: Sequence[UpstreamExample]
+) -> dict[str, Any]:
+    """The shares of routed examples, and the bytes kept beside the base model; or nothing."""
+    if routes is None and recipe.memory is None:
+        return {}
+    if recipe.memory is not None:
+        stored = model.stored_bytes
+    else:
+        stored = routes.router.stored_bytes
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                stored += parameter.numel() * parameter.element_size()
+    everything = {"heldout_routed": 1.0, "eval_routed": 1.0}
+    facts = everything if routes is None else routes.facts(upstream)
+    return facts | {"memory_bytes": stored}
 
 
 def _training_facts(

@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from lethe.config.replay_settings import ReplayRun
-from lethe.data.examples import UpstreamExample
+from lethe.data.examples import UpstreamExample, without_copies_of_heldout
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
@@ -45,6 +45,10 @@ _ADDED_COLUMNS = (
     "random_in_effect",
     "heldout_kl",
     "probe_passes",
+    "heldout_routed",
+    "eval_routed",
+    "memory_bytes",
+    "routing_seconds",
 )
 
 
@@ -238,7 +242,7 @@ def choose_replay(
         return ChosenReplay()
     # Imported here because torch takes seconds, and `without_replay` does without it.
     from lethe.engine.training import planned_steps
-    from lethe.replay.phases import PhasedChoice, without_copies_of_heldout
+    from lethe.replay.phases import PhasedChoice
 
     heldout = [example for example in upstream if example.split == "heldout"]
     costs = {}

@@ -394,6 +394,15 @@ class ResultFiles:
             files += self.sequence_tables(f"{self.folder}/{model}").values()
         return files
 
+    def reported_tables_of_sequences(self) -> list[str]:
+        """The tables on sequences that the report shows."""
+        files = []
+        for model in self.sequence_models:
+            tables = self.sequence_tables(f"{self.folder}/{model}")
+            for name in ("steps", "comparison", "additivity", "prediction", "choice"):
+                files.append(tables[name])
+        return files
+
     def last_step_pattern(self) -> str:
         """A constraint of the wildcard `order` that matches in the last step of an order only."""
         sequences = self.experiment.settings.sequences
@@ -413,6 +422,8 @@ class ResultFiles:
             names.append("forgetting_by_task")
         if self.experiment.settings.replay:
             names.append("replay")
+        if self.sequence_models:
+            names.append("sequences")
         return names
 
     def plots(self, suffix: str) -> list[str]:
@@ -443,6 +454,7 @@ class ResultFiles:
             "comparisons": self.of_models("replay_comparison.csv") if settings.replay else [],
             "noise": self.of_models("noise.json") if settings.noise else [],
             "upstream": self.upstream.get("upstream", []),
+            "sequences": self.reported_tables_of_sequences(),
         }
 
     def report_tables(self) -> dict[str, Any]:

@@ -55,7 +55,6 @@ def check_settings(
         *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
         *_unkept(settings, recipes),
-        *_not_handed_on(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
@@ -290,23 +289,6 @@ def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
                 f"recipe.keep_weights: the weights of {name} are of no use without their memory or "
                 "router, which no model file holds; set it to false"
             )
-    return problems
-
-
-def _not_handed_on(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """Sequences with a memory or a router, which the weights of a step do not hold."""
-    if settings.sequences is None:
-        return []
-    used = {"the recipe"}
-    used |= {f"replay.variants.{run.replay}" for run in settings.sequences.runs.values()}
-    problems = []
-    for name in settings.sequences.of_models(list(recipes)):
-        for run_name, recipe in _recipes_of_runs(settings, recipes[name]).items():
-            if run_name in used and (recipe.memory is not None or recipe.router is not None):
-                problems.append(
-                    f"sequences: {run_name} of {name} has a memory or a router, which a step "
-                    "cannot hand on to the next; take it out of the sequences"
-                )
     return problems
 
 

@@ -57,6 +57,7 @@ def _bad_runs(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
             continue
         replay = settings.sequences.replay_run(name, settings.replay)
         problems += _bad_earlier(key, run, replay)
+        problems += _unmergeable(key, settings, replay)
         if isinstance(replay.interpolate, list):
             problems.append(
                 f"{key}.replay: {run.replay!r} has several shares in `interpolate`, but one model "
@@ -83,6 +84,17 @@ def _bad_earlier(key: str, run: SequenceRun, replay: ReplayRun) -> list[str]:
             "the earlier tasks and so undo them; name a replay run with objective text"
         ]
     return []
+
+
+def _unmergeable(key: str, settings: Experiment, replay: ReplayRun) -> list[str]:
+    """Recipes whose result is more than a model's weights, so that no step could hand it on."""
+    values = settings.recipe.model_dump() | replay.recipe_changes
+    if values["method"] != "memory" and values.get("router") is None:
+        return []
+    return [
+        f"{key}: a memory or a router stands beside the model's weights, and a step hands on "
+        "weights only; follow the orders with method full or lora, and without router"
+    ]
 
 
 def _unpredicted_tasks(

@@ -74,6 +74,6 @@ def fine_tune_job(
         unfinished=unfinished,
         group=group,
         halvings=halvings,
-        replayable=replayable,
         start=start,
+        replayable=replayable,
     )

@@ -269,9 +269,9 @@ class Job:
         if not usable:
             return np.full(len(upstream), np.nan, dtype=np.float32)
         base = model
-        # A router reads the layers of a model without adapters.
-        shared = self.recipe.method != "full" and self.recipe.router is None
-        if not shared or self.start is not None:
+        # A router reads the layers of a model without adapters, and a start has adapters merged in.
+        moved = self.recipe.router is not None or self.start is not None
+        if self.recipe.method == "full" or moved:
             base, _ = models.load(self.card, self.scoring.weights, self.gpus)
         teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
         with models.autocast_for(model, self.scoring.dtype):
@@ -347,10 +347,10 @@ class Job:
         settings += [replay.settings(), models.device_for(self.gpus).type]
         if self.share_of_change is not None:
             settings.append(self.share_of_change)
-        if self.replayable:
-            settings.append(upstream_digest(self.replayable))
         if self.start is not None:
             settings.append({"start": cached_sha256(self.start)})
+        if self.replayable:
+            settings.append(upstream_digest(self.replayable))
         return fingerprint(
             settings,
             self._data(),
@@ -452,6 +452,19 @@ class Job:
         self._read_start(model)
         return self._with_adapters(model, None)
 
+    def _read_start(self, model: Any) -> None:
+        """Puts the weights that the fine-tune starts from into a base model."""
+        if self.start is not None:
+            read_weights(self.start, model)
+
+    def _teacher_model(self, replay: ReplayTerm | None) -> Any:
+        """The base model for KL objectives, where the fine-tune starts from other weights."""
+        has_kl = bool(self.recipe.prompt_kl) or (replay is not None and replay.needs_teacher)
+        if self.start is None or not has_kl:
+            return None
+        gpus = 0 if distributed.size() > 1 else self.gpus
+        return models.load(self.card, "float32", gpus)[0]
+
     def _with_adapters(self, model: Any, routes: Routes | None) -> Any:
         """The model with its adapters or memory, if the recipe trains those instead of weights."""
         if self.recipe.method == "memory":
@@ -478,19 +491,6 @@ class Job:
             upstream=upstream,
             evaluation=self.evaluation,
         )
-
-    def _read_start(self, model: Any) -> None:
-        """Puts the weights that the fine-tune starts from into a base model."""
-        if self.start is not None:
-            read_weights(self.start, model)
-
-    def _teacher_model(self, replay: ReplayTerm | None) -> Any:
-        """The base model for KL objectives, where the fine-tune starts from other weights."""
-        has_kl = bool(self.recipe.prompt_kl) or (replay is not None and replay.needs_teacher)
-        if self.start is None or not has_kl:
-            return None
-        gpus = 0 if distributed.size() > 1 else self.gpus
-        return models.load(self.card, "float32", gpus)[0]
 
 
 def measure_again(

@@ -12,7 +12,7 @@ VARIANTS = {
     "kl": {"strategy": "random", "objective": "kl", "dose": "token"},
     "line": {"strategy": "none", "interpolate": [0.5, 1]},
     "during": {"strategy": "online"},
-    "beside": {"strategy": "none", "recipe": {"method": "memory", "memory": {"layer": "h.0"}}},
+    "memory": {"strategy": "none", "recipe": {"method": "memory", "memory": {}}},
 }
 
 
@@ -74,7 +74,7 @@ def test_the_section_survives_its_way_through_json(folder):
         ({"runs": {"x": {"replay": "during", "earlier": 1}}}, "x.earlier: strategy online chooses"),
         ({"runs": {"x": {"replay": "line"}}}, "sequences.runs.x.replay: 'line' has several shares"),
         ({"runs": {"x": {"replay": "additive"}}}, "'add' of the order 'a' is a training task"),
-        ({"runs": {"x": {"replay": "beside"}}}, "beside of olmo has a memory or a router, which a"),
+        ({"runs": {"x": {"replay": "memory"}}}, "sequences.runs.x: a memory or a router stands"),
         ({"models": ["olma"]}, "sequences.models: 'olma' is no model of this experiment; did you"),
         ({"models": ["olmo", "olmo"]}, "models holds a value twice"),
         ({"epochs": {"upper": 2}}, "sequences.epochs.upper: is a task of no order"),

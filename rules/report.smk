@@ -44,5 +44,7 @@ rule write_report:
         models=FILES.models,
         tasks=TASKS,
         settings=PARAMETERS.settings(),
+        # No inputs, because rows of an older version have no such files.
+        token_files=FILES.token_files(),
     script:
         "../workflow_scripts/write_report.py"

@@ -130,6 +130,24 @@ class ResultFiles:
         """The rows of a model, one per task."""
         return [self.row(model, task) for task in self.experiment.tasks]
 
+    def tokens_of_row(self, row: str) -> dict[str, Any]:
+        """The file of the token losses of a row, in a folder beside the rows, and their examples.
+
+        The file is no output of a rule, because a row of an older version is complete without it.
+        """
+        folder, name = os.path.split(row)
+        file = os.path.join(os.path.dirname(folder), "token_losses", name)
+        return {"file": file, "examples": self.experiment.settings.token_examples}
+
+    def token_files(self) -> dict[str, dict[str, str]]:
+        """Model -> task -> file of token losses, which may be absent."""
+        files: dict[str, dict[str, str]] = {}
+        for model in self.experiment.settings.models:
+            files[model] = {}
+            for task in self.experiment.tasks:
+                files[model][task] = self.tokens_of_row(self.row(model, task))["file"]
+        return files
+
     def repeated_rows(self, model: str) -> list[str]:
         """The rows whose fine-tunes are repeated to measure noise."""
         return [self.row(model, task) for task in self.experiment.settings.noise.tasks]
@@ -308,6 +326,7 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
+            "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "advice": self.of_models("replay_advice_score.csv") if self.advises else [],

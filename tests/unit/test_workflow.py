@@ -484,6 +484,17 @@ def test_the_task_of_a_job_is_read_off_its_file(rule, output, task):
     assert task_of_job(rule, output) == task
 
 
+def test_token_losses_lie_beside_the_rows(load):
+    listed = files(load())
+    row = listed.row("olmo", "add")
+    tokens = listed.tokens_of_row(row)
+    assert tokens == {"file": f"{FOLDER}/olmo/token_losses/add.parquet", "examples": 20}
+    assert list(listed.token_files()) == ["olmo", "pythia"]
+    assert list(listed.token_files()["olmo"]) == ["add", "double", "upper", "reverse"]
+    assert listed.token_files()["olmo"]["add"] == tokens["file"]
+    assert files(load(token_examples=0)).tokens_of_row(row)["examples"] == 0
+
+
 def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
     parameters = RuleParameters(load())
     assert parameters.left_out() == {} and "leave_out" not in parameters.settings()

@@ -260,6 +260,7 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
     if tasks:
         problems += _too_few_tasks(settings, tasks)
+    problems += _logistic_probes_of_nats(settings)
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
@@ -284,6 +285,23 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _logistic_probes_of_nats(settings: Experiment) -> list[str]:
+    """Choices of probes that need a Z of 0s and 1s, where models are measured in nats."""
+    if not settings.models or settings.scoring.exact_match is not None:
+        return []
+    choices = {"completion": settings.completion.probe_choice}
+    if settings.replay is not None:
+        choices["replay"] = [settings.replay.probe_choice]
+    problems = []
+    for section, values in choices.items():
+        if "a_optimal_logistic" in values:
+            problems.append(
+                f"{section}.probe_choice: a_optimal_logistic needs scoring.exact_match; for "
+                "forgetting in nats use a_optimal"
+            )
     return problems
 
 

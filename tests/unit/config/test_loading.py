@@ -379,6 +379,16 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
 
 
+def test_logistic_probes_of_losses_are_refused_before_anything_runs(experiment):
+    config, folder = experiment
+    config["completion"] = {"probe_choice": ["random", "a_optimal_logistic"]}
+    expected = "completion.probe_choice: a_optimal_logistic needs scoring.exact_match"
+    assert expected in problems(config, folder)
+    config["scoring"] = {"exact_match": {}}
+    config["sources"]["bigbench"]["upstream_as"] = "pairs"
+    assert load_experiment(config, folder).settings.scoring.exact_match is not None
+
+
 def test_an_adapter_in_the_place_of_a_model_is_named_with_its_base(experiment):
     config, folder = experiment
     (folder / "adapter").mkdir()

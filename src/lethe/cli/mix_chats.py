@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson, PoolFile
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Trainer(StrEnum):
 
 def make_mixture_files(
     chats: Annotated[Path, typer.Argument(metavar="CHATS.jsonl", help="Data of your fine-tune.")],
-    pool: Annotated[Path, typer.Option("--pool", metavar="FILE", help="Written by lethe pool.")],
+    pool: PoolFile,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write into.")
     ] = Path("mixed"),

@@ -20,6 +20,7 @@ from lethe.config.analysis_settings import (
 from lethe.config.data_settings import Source, TaskExamples, Upstream
 from lethe.config.model_settings import ModelSettings, Recipe, Scoring
 from lethe.config.replay_settings import Replay
+from lethe.config.sequence_settings import Sequences
 from lethe.config.settings import Location, Name, NonNegativeInt, Seed, Settings
 from lethe.config.similarity_settings import Similarity
 
@@ -66,6 +67,9 @@ class Experiment(Settings):
     )
     replay: Replay | None = Field(None, description="Replay of upstream examples.")
     similarity: Similarity | None = Field(None, description="Baselines that read the examples.")
+    sequences: Sequences | None = Field(
+        None, description="Fine-tunes on one task after the other, along orders of tasks."
+    )
     plan: PlanSettings = Field(PlanSettings(), description="Estimate of the experiment's cost.")
 
     @model_validator(mode="before")

@@ -311,6 +311,16 @@ def draw_upstream(
     return upstream
 
 
+def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:
+    """The upstream examples without replayable ones whose content is that of a held-out one."""
+    heldout = {e.example.digest() for e in upstream if e.split == "heldout"}
+    examples = []
+    for example in upstream:
+        if example.split == "heldout" or example.example.digest() not in heldout:
+            examples.append(example)
+    return examples
+
+
 def replayable_sample(
     upstream: Sequence[UpstreamExample], count: int, seed: int
 ) -> list[UpstreamExample]:

@@ -17,9 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lethe.config.model_settings import LoRA, Pretraining
+from lethe.config.model_settings import LoRA, Memory, Pretraining
 from lethe.engine import devices, distributed, hub, model_files
 from lethe.engine.loading_report import check_loaded, check_vocabulary
+from lethe.engine.memory import MemoryModel
+from lethe.engine.memory_routing import PromptRouter, feature_layer
 from lethe.engine.pretrained import Pretrained
 from lethe.errors import LetheError, one_line
 from lethe.files import read_json, sync_folder
@@ -315,6 +317,23 @@ def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
             f"{one_line(error)}. Some of its layers are {', '.join(layers[:3])}; all-linear takes "
             "all of them"
         )
+
+
+def add_memory(model: Any, settings: Memory, router: PromptRouter | None) -> MemoryModel:
+    """Puts a zero matrix beside one linear layer of the model; only this matrix is trained.
+
+    Parameters
+    ----------
+    router
+        The training prompts that use it; None: every example uses all of it.
+
+    Raises
+    ------
+    LetheError
+        If the model has no such layer.
+    """
+    layer = feature_layer(model, settings.layer)
+    return MemoryModel(model, layer, router, settings.prompt_tokens)
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -16,6 +16,7 @@ from lethe.matrix import forgetting_matrix
 from lethe.matrix.rows import read_row
 from lethe.matrix.token_files import TokenLosses, read_token_file
 from lethe.report.example_page import training_texts
+from lethe.report.sequence_section import SequenceTables
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Findings:
     sanity: dict[str, dict] = field(default_factory=dict)
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
+    sequences: dict[str, SequenceTables] = field(default_factory=dict)
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
     tokens: dict[str, dict[str, list[TokenLosses]]] = field(default_factory=dict)
@@ -86,6 +88,10 @@ NAMES = (
     "measure",
     "status",
     "frontier",
+    "order",
+    "prediction",
+    "unit",
+    "chosen",
     "worst_domain",
     "lethe_version",
     "largest_difference_task",
@@ -104,6 +110,15 @@ def _read_table(path: str | Path) -> pd.DataFrame:
         keep_default_na=False,
         na_values={column: ["", "nan"] for column in numbers},
     )
+
+
+def _read_sequences(paths: Sequence[str]) -> dict[str, SequenceTables]:
+    """The tables on sequences by model, from paths `<model>/sequence_<table>.csv`."""
+    by_model: dict[str, dict[str, pd.DataFrame]] = {}
+    for path in map(Path, paths):
+        name = path.stem.removeprefix("sequence_")
+        by_model.setdefault(path.parent.name, {})[name] = _read_table(path)
+    return {model: SequenceTables(**tables) for model, tables in by_model.items()}
 
 
 def read_tokens(
@@ -181,6 +196,7 @@ def read_findings(
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,
+        sequences=_read_sequences(paths("sequences")),
         base_losses=base_losses,
         tokens=read_tokens(token_files),
         training=training,

@@ -22,6 +22,7 @@ from lethe.report.findings import Findings
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
 from lethe.report.replay_figures import DOSES, summarise_runs
+from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import make_verdicts
 
 CAPTIONS = {
@@ -33,6 +34,10 @@ CAPTIONS = {
     "spectrum": "Squares of the singular values of Z as shares of their sum.",
     "rank_curves": "R² of the best approximation of Z of each rank (uncentred SVD, centred "
     "denominator). Dotted: task mean plus example mean, without factors.",
+    "sequences": "Left: mean forgetting of held-out upstream examples after each task of an order, "
+    "against the original base model; thin lines are single orders. Dotted: the sum of the rows of "
+    "the tasks learned alone, without replay. Right: R² of a sequence's rows, without replay, "
+    "predicted from the rows of its tasks. Above 0, a prediction is better than the mean.",
 }
 
 
@@ -93,6 +98,8 @@ def render_page(
         frontiers=_by_model(_records, findings.frontiers),
         advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
+        sequences={model: tables.lines() for model, tables in findings.sequences.items()},
+        sequence_measures=SEQUENCE_MEASURES,
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),

@@ -258,3 +258,19 @@ def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(find
         {"task": "bro<ken", "group": "g", "split": "train"}
     ]
     assert "left out" not in report_page.render_page(findings, {}, SETTINGS)
+
+
+def test_runs_with_a_router_have_a_table_of_what_they_route(findings, page):
+    assert "runs with a memory or router" not in page
+    table = findings.comparisons["one"].copy()
+    for share in ("heldout_routed", "eval_routed"):
+        for end in ("", "_low", "_high"):
+            table[f"{share}{end}"] = np.where(table.strategy == "random", 0.25, np.nan)
+    table["memory_bytes"] = np.where(table.strategy == "random", 166_656, np.nan)
+    routed = replace(findings, comparisons={"one": table})
+    text = report_page.render_page(routed, {}, SETTINGS)
+    Elements(text)
+    part = text[text.index("runs with a memory or router") :].split("</table>")[0]
+    assert part.count("<tr>") == 2
+    assert "<td>167</td>" in part
+    assert "0.250" in part

@@ -1,5 +1,6 @@
 """Lists of files, resources and parameters of the rules, without Snakemake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -377,6 +378,16 @@ def test_analyses_get_memory_and_minutes_by_the_size_of_z(load):
     assert resources["runtime"]({}, input=files, attempt=2) == 260
 
 
+def test_every_rule_of_the_analysis_takes_its_resources_from_the_size_of_z():
+    rules = Path(__file__).parents[2] / "rules"
+    without = []
+    for file in sorted(rules.glob("*.smk")):
+        for text in re.split(r"^ *rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            if "envs/analysis.yaml" in text and "**MACHINE.analysis()," not in text:
+                without.append(text.split(":")[0])
+    assert without == []
+
+
 def test_a_model_in_shards_has_threads_per_process(load):
     experiment = load(**with_model(gpus=2, strategy="fsdp", threads=3))
     machine = JobResources(experiment)
@@ -471,6 +482,17 @@ def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
 )
 def test_the_task_of_a_job_is_read_off_its_file(rule, output, task):
     assert task_of_job(rule, output) == task
+
+
+def test_token_losses_lie_beside_the_rows(load):
+    listed = files(load())
+    row = listed.row("olmo", "add")
+    tokens = listed.tokens_of_row(row)
+    assert tokens == {"file": f"{FOLDER}/olmo/token_losses/add.parquet", "examples": 20}
+    assert list(listed.token_files()) == ["olmo", "pythia"]
+    assert list(listed.token_files()["olmo"]) == ["add", "double", "upper", "reverse"]
+    assert listed.token_files()["olmo"]["add"] == tokens["file"]
+    assert files(load(token_examples=0)).tokens_of_row(row)["examples"] == 0
 
 
 def test_what_is_left_out_is_recorded_only_if_there_is_something(load):

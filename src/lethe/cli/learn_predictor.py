@@ -211,4 +211,5 @@ def _fit(folder: Path, output: Path, *, probes: int, sibling: Path | None) -> di
         "ranking": check.sentence(),
         "spearman": float(np.nanmean(check.predicted)),
         "spearman_mean_of_rows": float(np.nanmean(check.mean_of_rows)),
+        "top_tenth": float(np.nanmean(check.top_tenth)),
     }

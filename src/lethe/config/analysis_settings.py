@@ -29,6 +29,7 @@ CompletionMethod = Literal[
     "gaussian_local",
     "logistic_mf",
     "logistic_fa",
+    "logistic_stack",
 ]
 Sibling = Annotated[
     str,
@@ -38,7 +39,7 @@ Sibling = Annotated[
 ]
 # Former name of a method -> the one that replaced it.
 REPLACED_METHODS = {"logistic_foldin": "logistic_fa"}
-ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal"]
+ProbeChoice = Literal["random", "stratified", "leverage", "a_optimal", "a_optimal_logistic"]
 
 
 class MFSettings(Settings):

@@ -14,6 +14,7 @@ from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -53,9 +54,11 @@ def check_settings(
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
+        *_unkept(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
+        *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
         *_missing_sibling(settings, own_matrices, folder),
     ]
@@ -64,6 +67,7 @@ def check_settings(
 
 _NEEDS_MODELS = {
     "replay": "a matrix has no model to train",
+    "sequences": "a matrix has no model to train",
     "noise": "a matrix has no model to train again",
     "similarity": "a matrix has no texts and no model",
     "upstream": "a matrix brings its own examples",
@@ -245,6 +249,12 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
         model = settings.models[name]
         if model.strategy != "fsdp":
             continue
+        for run_name, run_recipe in _recipes_of_runs(settings, recipe).items():
+            if run_recipe.memory is not None or run_recipe.router is not None:
+                problems.append(
+                    f"models.{name}.strategy: fsdp does not go with recipe.memory and "
+                    f"recipe.router, which {run_name} has; use strategy single or remove them"
+                )
         if recipe.optimizer != "adamw":
             problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
         size = recipe.micro_batch or 1
@@ -256,10 +266,37 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
     return problems
 
 
+def _recipes_of_runs(settings: Experiment, recipe: Recipe) -> dict[str, Recipe]:
+    """A model's recipe, and those of its replay variants that change it."""
+    recipes = {"the recipe": recipe}
+    if settings.replay is not None:
+        for run in settings.replay.runs():
+            if run.recipe_changes:
+                try:
+                    recipes[f"replay.variants.{run.name}"] = run.apply_to(recipe)
+                except ValidationError:
+                    # Reported with the variants.
+                    continue
+    return recipes
+
+
+def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
+    """Weights that cannot be kept, because no file of a model holds a memory or a router."""
+    problems = []
+    for name, recipe in recipes.items():
+        if recipe.keep_weights and (recipe.memory is not None or recipe.router is not None):
+            problems.append(
+                f"recipe.keep_weights: the weights of {name} are of no use without their memory or "
+                "router, which no model file holds; set it to false"
+            )
+    return problems
+
+
 def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
     if tasks:
         problems += _too_few_tasks(settings, tasks)
+    problems += _logistic_probes_of_nats(settings)
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
@@ -284,6 +321,23 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _logistic_probes_of_nats(settings: Experiment) -> list[str]:
+    """Choices of probes that need a Z of 0s and 1s, where models are measured in nats."""
+    if not settings.models or settings.scoring.exact_match is not None:
+        return []
+    choices = {"completion": settings.completion.probe_choice}
+    if settings.replay is not None:
+        choices["replay"] = [settings.replay.probe_choice]
+    problems = []
+    for section, values in choices.items():
+        if "a_optimal_logistic" in values:
+            problems.append(
+                f"{section}.probe_choice: a_optimal_logistic needs scoring.exact_match; for "
+                "forgetting in nats use a_optimal"
+            )
     return problems
 
 

@@ -77,7 +77,7 @@ def load_experiment(
         problems += setting_problems
     if problems:
         located = [with_line(problem, yaml_files) for problem in problems]
-        raise ExperimentError(f"experiment {_label(config)}", located)
+        raise ExperimentError(_label(config, files), located)
     return LoadedExperiment(
         settings=settings, tasks=tasks, left_out=left_out, own_matrices=own_matrices
     )
@@ -122,9 +122,11 @@ def with_line(problem: str, files: list[YamlFile]) -> str:
     return problem
 
 
-def _label(config: Any) -> str:
+def _label(config: Any, files: Sequence[Path]) -> str:
     name = config.get("experiment") if isinstance(config, dict) else None
-    return shorten(name) if name else "without a name"
+    if name:
+        return f"experiment {shorten(name)}"
+    return str(files[0]) if files else "experiment without a name"
 
 
 def _validate(config: Any) -> tuple[Experiment | None, list[str]]:

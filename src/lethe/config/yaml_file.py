@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from lethe.errors import ExperimentError
+from lethe.errors import ExperimentError, one_line
 
 # Values of an experiment, anchors written out at each of their uses. The largest experiments of
 # experiments/paper hold about a hundred.
@@ -167,8 +167,10 @@ def _errors_named(path: Path) -> Iterator[None]:
     """Turns every error of reading a YAML file into one that names the file and the line."""
     try:
         yield
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ExperimentError(str(path), [f"cannot be read ({error}); save it as UTF-8"])
+    except OSError as error:
+        raise ExperimentError(str(path), [f"cannot be read ({error.strerror}); name a YAML file"])
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -176,4 +178,4 @@ def _errors_named(path: Path) -> Iterator[None]:
     except RecursionError:
         raise ExperimentError(str(path), ["holds values nested too deeply; write it flatter"])
     except (YAMLError, ValueError, TypeError) as error:
-        raise ExperimentError(str(path), [f"not valid YAML ({error})"])
+        raise ExperimentError(str(path), [f"not valid YAML ({one_line(error)})"])

@@ -13,13 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.config.csv_lines import CsvError, header_problem, shape_problem, split_csv
+from lethe.data.unpacked_size import refuse_large_parquet, unpacked_bound, unpacks_too_far
 from lethe.errors import LetheError
 
 COMPRESSED = (".gz", ".zst", ".zstd")
-# A compressed file may unpack to this many bytes, or to this many times its own size if that is
-# more. Text rarely shrinks to less than a twentieth.
-UNPACKED_BYTES = 2**30
-UNPACKED_RATIO = 200
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -124,7 +121,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, unpacked: Any, path: Path):
         self._unpacked = unpacked
         self._path = path
-        self._most = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+        self._bound = unpacked_bound(path)
         self._count = 0
 
     def readable(self) -> bool:
@@ -133,11 +130,8 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         content = self._unpacked.read(len(buffer))
         self._count += len(content)
-        if self._count > self._most:
-            raise LetheError(
-                f"{self._path}: unpacks to more than {self._most:,} bytes, {UNPACKED_RATIO} times "
-                "its size or more; unpack it yourself if that is right"
-            )
+        if self._count > self._bound:
+            raise unpacks_too_far(self._path, self._count, self._bound)
         buffer[: len(content)] = content
         return len(content)
 
@@ -228,6 +222,7 @@ def _csv(path: Path) -> Iterator[Record]:
 
 
 def _parquet(path: Path) -> Iterator[Record]:
+    refuse_large_parquet(path)
     number = 0
     for batch in pq.ParquetFile(path).iter_batches():
         for fields in batch.to_pylist():

@@ -379,6 +379,16 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
 
 
+def test_logistic_probes_of_losses_are_refused_before_anything_runs(experiment):
+    config, folder = experiment
+    config["completion"] = {"probe_choice": ["random", "a_optimal_logistic"]}
+    expected = "completion.probe_choice: a_optimal_logistic needs scoring.exact_match"
+    assert expected in problems(config, folder)
+    config["scoring"] = {"exact_match": {}}
+    config["sources"]["bigbench"]["upstream_as"] = "pairs"
+    assert load_experiment(config, folder).settings.scoring.exact_match is not None
+
+
 def test_an_adapter_in_the_place_of_a_model_is_named_with_its_base(experiment):
     config, folder = experiment
     (folder / "adapter").mkdir()
@@ -459,6 +469,46 @@ def test_one_model_can_be_trained_by_adapters_and_another_whole(experiment):
 
     del adapters["lora"]
     assert "method 'lora' and the section lora go together" in problems(config, folder)
+
+
+def test_a_memory_has_defaults_and_finished_recipes_stay_as_they_were(experiment):
+    config, folder = experiment
+    assert (
+        not {"memory", "router"}
+        & load_experiment(config, folder).recipe("olmo").model_dump().keys()
+    )
+    config["models"]["edited"] = {**SCRATCH, "recipe": {"method": "memory"}}
+    config["models"]["routed"] = {**SCRATCH, "recipe": {"router": {"quantile": 0.9}}}
+    loaded = load_experiment(config, folder)
+    assert loaded.recipe("edited").memory == loaded.recipe("edited").routing
+    assert loaded.recipe("routed").routing.quantile == 0.9
+    config["models"]["edited"]["recipe"]["memory"] = {"routing": False}
+    assert load_experiment(config, folder).recipe("edited").routing is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"memory": {}}, "belongs to method 'memory'"),
+        ({"method": "memory", "router": {}}, "routes by itself"),
+        ({"method": "memory", "ewc": 1.0}, "use l2"),
+        ({"method": "memory", "keep_weights": True}, "recipe.keep_weights"),
+        ({"router": {"quantile": 1}}, "quantile"),
+    ],
+)
+def test_a_memory_that_cannot_be_trained_is_refused(experiment, recipe, message):
+    config, folder = experiment
+    config["recipe"] = {**config.get("recipe", {}), **recipe}
+    assert message in problems(config, folder)
+
+
+def test_a_memory_in_shards_is_refused(experiment):
+    config, folder = experiment
+    config["models"]["large"] = {
+        **{"source": "hub", "path": "a/b", "gpus": 4, "strategy": "fsdp"},
+        "recipe": {"method": "memory"},
+    }
+    assert "fsdp does not go with recipe.memory" in problems(config, folder)
 
 
 def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):

@@ -4,7 +4,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from lethe.data import records
+from lethe.data import records, unpacked_size
 from lethe.errors import LetheError
 
 LINES = '{"text": "é", "source": "s"}\n\n{"text": "b", "source": "t"}\n'
@@ -48,9 +48,9 @@ def test_a_json_file_is_a_list_or_an_object_with_examples(tmp_path, wrap, indent
 @pytest.mark.parametrize(("name", "write"), [("a.txt.gz", gz), ("a.jsonl.zst", zst)])
 def test_a_file_that_unpacks_without_bound_is_refused(tmp_path, monkeypatch, name, write):
     write(tmp_path / name, b" " * 300_000)
-    monkeypatch.setattr(records, "UNPACKED_BYTES", 300_000)
+    monkeypatch.setattr(unpacked_size, "UNPACKED_BYTES", 300_000)
     assert list(records.read_records(tmp_path / name)) == []
-    monkeypatch.setattr(records, "UNPACKED_BYTES", 200_000)
+    monkeypatch.setattr(unpacked_size, "UNPACKED_BYTES", 200_000)
     with pytest.raises(LetheError, match=rf"{name}: unpacks to more than 200,000 bytes"):
         list(records.read_records(tmp_path / name))
 

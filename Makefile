@@ -7,7 +7,7 @@ CONFIG ?= config.yaml
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help run plan ledger test test-browser test-slurm lint docs schema pin
+.PHONY: help run plan ledger test test-browser test-slurm lint docs screenshots schema pin
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-14s%s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ lint: .venv/installed ## check formats, lint and the rules
 
 docs: .venv/installed ## build the site in docs/_build/html; any warning is an error
 	$(RUN) sphinx -W --keep-going -q -b html docs docs/_build/html
+
+screenshots: .venv/installed ## take the docs' pictures from the report of the finished run CONFIG
+	.venv/bin/python docs/take_screenshots.py "$$($(RUN) lethe.workflow $(CONFIG))/report.html"
 
 schema: .venv/installed ## write the JSON schema after a change in src/lethe/config/
 	$(RUN) lethe.config.schema schemas/experiment.schema.json

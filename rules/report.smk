@@ -40,6 +40,7 @@ rule write_report:
         **MACHINE.analysis(),
     params:
         **PARAMETERS.left_out(),
+        **FILES.finished_ledger(),
         figures=FILES.figures,
         models=FILES.models,
         tasks=TASKS,

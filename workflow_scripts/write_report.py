@@ -1,6 +1,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from lethe import tables
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.files import atomic_write
@@ -20,18 +22,34 @@ def write_report(
     left_out: dict[str, Task],
     left_out_table: Path | None,
     token_files: dict[str, dict[str, str]],
+    ledger: Path | None,
 ) -> None:
     """Writes the report of the experiment as one self-contained HTML file."""
     findings = read_findings(inputs, models, tasks, token_files)
     if left_out_table is not None:
         tables.write_csv(left_out_table, describe_left_out(left_out))
     images = {name: path.read_bytes() for name, path in zip(figures, figure_files, strict=True)}
+    text = render_page(
+        findings,
+        images,
+        settings=settings,
+        left_out=left_out,
+        ledger=None if ledger is None else read_ledger(ledger),
+    )
     with atomic_write(page) as part:
-        part.write_text(render_page(findings, images, settings, left_out), "utf-8")
+        part.write_text(text, "utf-8")
+
+
+def read_ledger(path: Path) -> pd.DataFrame:
+    """Reads ledger.csv; a model may be called `null` or `NA`."""
+    unknown = ["", "nan"]
+    numbers = {"seconds": unknown, "seconds_planned": unknown, "ratio": unknown}
+    return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"model": str})
 
 
 if __name__ == "__main__":
     left_out_table = snakemake.output.get("left_out")
+    ledger = snakemake.params.get("ledger")
     run(
         write_report,
         snakemake.log[0],
@@ -45,4 +63,5 @@ if __name__ == "__main__":
         left_out=tasks_from_pairs(snakemake.params.get("left_out", {})),
         left_out_table=Path(left_out_table) if left_out_table else None,
         token_files=snakemake.params.token_files,
+        ledger=Path(ledger) if ledger else None,
     )

@@ -491,6 +491,14 @@ class ResultFiles:
 
     # ---- cost
 
+    def finished_ledger(self) -> dict[str, str]:
+        """Parameter name -> the ledger, which the report shows; empty until there is one.
+
+        It is no input, because the report must not run the plan.
+        """
+        path = Path(self.folder) / "ledger.csv"
+        return {"ledger": str(path)} if path.exists() else {}
+
     def timed_model(self, model: str) -> str:
         """The file that a model needs before its steps can be timed.
 

@@ -535,6 +535,13 @@ def test_token_losses_lie_beside_the_rows(load):
     assert files(load(token_examples=0)).tokens_of_row(row)["examples"] == 0
 
 
+def test_the_report_shows_a_ledger_once_there_is_one(load, tmp_path):
+    listed = ResultFiles(load(), str(tmp_path))
+    assert listed.finished_ledger() == {}
+    (tmp_path / "ledger.csv").touch()
+    assert listed.finished_ledger() == {"ledger": f"{tmp_path}/ledger.csv"}
+
+
 def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
     parameters = RuleParameters(load())
     assert parameters.left_out() == {} and "leave_out" not in parameters.settings()

@@ -84,7 +84,10 @@ function boundaries() {
     for (const [name, value] of Object.entries({ x0, x1, y0, y1 })) lines[name].push(value);
   };
   for (const start of domainStarts().slice(1)) add(start, start, 0, rowOrder.length);
-  for (const { start } of groupRuns().slice(1)) add(0, columnOrder.length, start, start);
+  // Lines between very many groups would hide the cells.
+  const groups = groupRuns();
+  if (groups.length > 40) return lines;
+  for (const { start } of groups.slice(1)) add(0, columnOrder.length, start, start);
   return lines;
 }
 
@@ -111,7 +114,9 @@ function labelHeatMap(model) {
     const step = Math.ceil(tall / room);
     const mark = (task) => (heat.splits[task] === "train" ? task : `${task} (${heat.splits[task]})`);
     setTicks(find(`${view}-tasks`), rowOrder.flatMap((task, row) => (row % step ? [] : [[row + 0.5, mark(task)]])));
-    setTicks(find(`${view}-groups`), groupMiddles());
+    const groups = groupMiddles();
+    const groupStep = Math.ceil(groups.length / (room * rowOrder.length / tall));
+    setTicks(find(`${view}-groups`), groups.filter((_, number) => number % groupStep === 0));
     setTicks(find(`${view}-examples`), wide > 40 ? domainMiddles() : exampleNames());
     find(`${view}-examples`).major_label_orientation = wide > 40 ? 0.4 : 0.9;
   }

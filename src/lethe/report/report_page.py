@@ -58,6 +58,7 @@ def render_page(
     figures: Mapping[str, bytes],
     settings: dict[str, Any],
     left_out: Mapping[str, Task] = MappingProxyType({}),
+    ledger: pd.DataFrame | None = None,
 ) -> str:
     """Renders the page as HTML. All text from data is escaped; images are part of the page.
 
@@ -69,6 +70,9 @@ def render_page(
         The experiment. The page shows all of its settings.
     left_out
         Tasks that are missing from all tables and figures; the page names them at each.
+    ledger
+        ledger.csv, with the planned and the actual cost of each rule; None: the page says how to
+        make it.
     """
     environment = Environment(
         loader=PackageLoader("lethe.report", "."), autoescape=True, undefined=StrictUndefined
@@ -108,6 +112,7 @@ def render_page(
         ),
         run_summaries=_by_model(_run_summaries, findings.runs),
         doses=DOSES,
+        ledger=[] if ledger is None else _records(ledger),
         threshold=threshold,
         probes=PROBES,
         settings=json.dumps(settings, indent=1),

@@ -274,3 +274,16 @@ def test_runs_with_a_router_have_a_table_of_what_they_route(findings, page):
     assert part.count("<tr>") == 2
     assert "<td>167</td>" in part
     assert "0.250" in part
+
+
+def test_the_ledger_is_a_table_and_without_one_the_page_says_how_to_make_it(findings, page):
+    assert "make ledger" in page
+    line = {"model": "<b>m</b>", "rule": "measure_row", "jobs_planned": 29, "jobs": 28}
+    line |= {"seconds_planned": 100.0, "seconds": 250.04, "ratio": 2.5}
+    line |= {"training_tokens_planned": 1234567, "training_tokens": 1000}
+    ledger = pd.DataFrame([line | {"disk_mb_planned": 1.0, "disk_mb": 2.0}])
+    text = report_page.render_page(findings, {}, SETTINGS, ledger=ledger)
+    assert scripts(text) == OWN_SCRIPTS
+    for part in ("<td>28 of 29</td>", "<td>250.0</td>", "1,234,567", "measure_row"):
+        assert part in text
+    assert "make ledger" not in text

@@ -170,7 +170,7 @@ def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> lis
     methods what lies above the threshold that the training tasks ask for.
     """
     predictors = {"plain_logistic_mf": partial(plain_logistic_mf, train)}
-    for name in ("column_mean", "logistic_mf", "logistic_fa", "gaussian"):
+    for name in ("column_mean", "logistic_mf", "logistic_fa", "gaussian", "logistic_stack"):
         predictors[name] = METHODS[name]().fit(train).predict
     lines = []
     for name, predict in predictors.items():

@@ -35,6 +35,8 @@ if FILES.association_names(OF_TEXT):
             f"{LOGS}/associate_texts.log",
         conda:
             "../envs/train.yaml"
+        resources:
+            **MACHINE.analysis(),
         params:
             similarity=PARAMETERS.text_similarity(),
             # These follow from the input, so that Snakemake does not record them.
@@ -116,6 +118,8 @@ if FILES.association_names(OF_Z):
             f"{LOGS}/train_two_tower/{{model}}.log",
         conda:
             "../envs/train.yaml"
+        resources:
+            **MACHINE.analysis(),
         params:
             **PARAMETERS.similarity("two_tower"),
             tasks=TASKS,
@@ -136,6 +140,8 @@ rule score_associations:
         f"{LOGS}/score_associations/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=TASKS,
         # Follows from the input, so that Snakemake does not record it.

@@ -8,7 +8,9 @@ from lethe.files import sync_folder
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
+from lethe.matrix.token_files import write_token_file
 from lethe.measure.fine_tune_job import fine_tune_job
+from lethe.measure.forgotten_tokens import measure_tokens
 
 
 def measure_row(
@@ -16,6 +18,8 @@ def measure_row(
     row: Path,
     weights: Path | None,
     checkpoint: Path,
+    token_file: Path,
+    token_examples: int,
     model_name: str,
     task: str,
     recipe: Recipe,
@@ -36,14 +40,28 @@ def measure_row(
         unfinished=checkpoint,
         halvings=halvings,
     )
-    model, tokenizer, measured = job.run(read_upstream(inputs["upstream"]), title=task)
+    upstream = read_upstream(inputs["upstream"])
+    model, tokenizer, measured = job.run(upstream, title=task)
     if distributed.rank():
         return
+    # A file of an earlier row does not belong to this one.
+    token_file.unlink(missing_ok=True)
     if weights is not None:
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         sync_folder(weights)
     rows.write_row(row, with_identity(measured, model=model_name, task=task))
+    if token_examples:
+        tokens = measure_tokens(
+            job,
+            model,
+            tokenizer,
+            upstream=upstream,
+            row=measured,
+            count=token_examples,
+            title=task,
+        )
+        write_token_file(token_file, tokens)
     job.finish()
 
 
@@ -58,6 +76,8 @@ if __name__ == "__main__":
         row=Path(snakemake.output.row),
         weights=Path(weights) if weights else None,
         checkpoint=Path(snakemake.params.checkpoint),
+        token_file=Path(snakemake.params.tokens["file"]),
+        token_examples=snakemake.params.tokens["examples"],
         model_name=snakemake.wildcards.model,
         task=snakemake.wildcards.task,
         recipe=recipe_of(snakemake.params.recipe),

@@ -20,6 +20,7 @@ _FACE = {
     "KNN": "lethe.completion.knn",
     "LogisticFactorAnalysis": "lethe.completion.logistic",
     "LogisticMF": "lethe.completion.logistic",
+    "LogisticStack": "lethe.completion.logistic_stack",
     "MatrixFactorisation": "lethe.completion.matrix_factorisation",
     "SoftImpute": "lethe.completion.soft_impute",
     "METHODS": "lethe.completion",

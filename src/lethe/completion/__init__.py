@@ -13,6 +13,7 @@ from lethe.completion.gaussian import Gaussian
 from lethe.completion.knn import KNN
 from lethe.completion.local import LocalGaussian
 from lethe.completion.logistic import LogisticFactorAnalysis, LogisticMF
+from lethe.completion.logistic_stack import LogisticStack
 from lethe.completion.matrix_factorisation import MatrixFactorisation
 from lethe.completion.soft_impute import SoftImpute
 
@@ -38,10 +39,11 @@ METHODS: dict[str, type[Completer]] = _Methods(
         "gaussian_local": LocalGaussian,
         "logistic_mf": LogisticMF,
         "logistic_fa": LogisticFactorAnalysis,
+        "logistic_stack": LogisticStack,
     }
 )
 # These predict probabilities and need a Z of 0s and 1s.
-BINARY = ("logistic_mf", "logistic_fa")
+BINARY = ("logistic_mf", "logistic_fa", "logistic_stack")
 
 
 def make(name: str, options: Mapping[str, dict] | None = None) -> Completer:

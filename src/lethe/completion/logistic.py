@@ -10,14 +10,18 @@ from lethe.completion.completer import Completer
 # Rounds of alternating solves; further ones change no prediction visibly.
 ROUNDS = 12
 # Prior precision of an example's logit around the mean of all.
-BASE_PRECISION = 0.15
+BASE_PRECISION = 0.4
+# Prior precision of an example's loadings v. The factors of the few training tasks are estimates
+# themselves, so loadings that a few of them seem to support are mostly noise. Both precisions and
+# the rank were chosen by leave-one-task-out on training tasks (docs/lab/exact-match.md).
+LOADING_PRECISION = 12.0
 # Equal training tasks do not show how far a new one may be off, so it is never quite excluded.
 LEAST_OFFSET_SPREAD = 0.1
 # Logits stay in this range, where probabilities differ from 0 and 1 by more than rounding.
 LIMIT = 12.0
 
 
-def _probability(logits: np.ndarray) -> np.ndarray:
+def bounded_probability(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-logits)) of logits in range."""
     return expit(np.clip(logits, -LIMIT, LIMIT))
 
@@ -35,12 +39,12 @@ def check_binary(values: np.ndarray) -> None:
 class LogisticFactorAnalysis(Completer):
     """Factor analysis of zeros and ones: a probability for every cell of a new row.
 
-    Logit of task i and example j = a_i + b_j + u_i . v_j, with Gaussian priors: variance 1 on a, u
-    and v, and 1 / 0.15 on b around its mean. Fitted by alternating ridge solves of all columns
-    and all rows, with the variational weights of Jaakkola and Jordan (2000), "Bayesian parameter
-    estimation via variational methods", Statistics and Computing 10. The new task's a and u follow
-    from its probes by Newton's method. Its probabilities account for their uncertainty:
-    sigmoid(eta / sqrt(1 + pi variance / 8)) (MacKay 1992).
+    Logit of task i and example j = a_i + b_j + u_i . v_j, with Gaussian priors: variance 1 on a and
+    u, 1 / 12 on v, and 1 / 0.4 on b around its mean. Fitted by alternating ridge solves of all
+    columns and all rows, with the variational weights of Jaakkola and Jordan (2000), "Bayesian
+    parameter estimation via variational methods", Statistics and Computing 10. The new task's a
+    and u follow from its probes by Newton's method. Its probabilities account for their
+    uncertainty: sigmoid(eta / sqrt(1 + pi variance / 8)) (MacKay 1992).
 
     Parameters
     ----------
@@ -57,7 +61,7 @@ class LogisticFactorAnalysis(Completer):
         The standard deviation of a, and v. A new task's combination of them has unit variance.
     """
 
-    def __init__(self, rank: int = 3):
+    def __init__(self, rank: int = 5):
         self.rank = rank
 
     def _fit(self, values: np.ndarray, observed: np.ndarray) -> None:
@@ -91,13 +95,13 @@ class LogisticFactorAnalysis(Completer):
         probabilities = []
         for row in values:
             weights = fit_logistic(probed, row, base=self.base_[index], ridge=1.0)
-            p = _probability(self.base_[index] + probed @ weights)
+            p = bounded_probability(self.base_[index] + probed @ weights)
             curvature = (probed.T * (p * (1 - p))) @ probed + np.eye(len(weights))
             # The variance of eta at every example, from the Cholesky factor of the curvature.
             scaled = np.linalg.solve(np.linalg.cholesky(curvature), self.features_.T)
             variance = np.square(scaled).sum(axis=0)
             eta = self.base_ + self.features_ @ weights
-            probabilities.append(_probability(eta / np.sqrt(1 + np.pi * variance / 8)))
+            probabilities.append(bounded_probability(eta / np.sqrt(1 + np.pi * variance / 8)))
         return np.array(probabilities)
 
 
@@ -120,8 +124,12 @@ def _variational_weights(
     a: np.ndarray, base: np.ndarray, u: np.ndarray, v: np.ndarray
 ) -> np.ndarray:
     """Weights (M, N) of the quadratic bound on the log likelihood: tanh(|eta| / 2) / (2 |eta|)."""
-    size = np.abs(np.clip(a[:, None] + base + u @ v.T, -LIMIT, LIMIT))
-    # The limit at eta = 0 is 1 / 4.
+    return variational_weight(np.abs(np.clip(a[:, None] + base + u @ v.T, -LIMIT, LIMIT)))
+
+
+def variational_weight(size: np.ndarray) -> np.ndarray:
+    """Weights tanh(xi / 2) / (2 xi) of the quadratic bound at logits of this size xi >= 0."""
+    # The limit at 0 is 1 / 4.
     return np.where(size > 1e-6, np.tanh(size / 2) / (2 * np.maximum(size, 1e-6)), 0.25)
 
 
@@ -130,7 +138,7 @@ def _solve_columns(
 ) -> tuple[np.ndarray, np.ndarray]:
     """B (N,) and v (N, rank) by one ridge regression per column; `signs` are values - 1/2."""
     features = np.column_stack([np.ones(len(u)), u])
-    precisions = np.append(BASE_PRECISION, np.ones(u.shape[1]))
+    precisions = np.append(BASE_PRECISION, np.full(u.shape[1], LOADING_PRECISION))
     target = (signs - weights * a[:, None]).T @ features
     target[:, 0] += BASE_PRECISION * base_mean
     solved = _solve_ridges(weights.T, features=features, precisions=precisions, target=target)
@@ -168,7 +176,7 @@ def fit_logistic(
     """
     weights = np.zeros(features.shape[1])
     for _ in range(steps):
-        p = _probability(base + features @ weights)
+        p = bounded_probability(base + features @ weights)
         gradient = features.T @ (p - values) + ridge * weights
         curvature = (features.T * (p * (1 - p))) @ features + ridge * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
@@ -221,7 +229,7 @@ class LogisticMF(Completer):
 
         def gradients(parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
             rows, columns, u, v = parameters
-            error = observed * (_probability(rows + columns + u @ v) - z)
+            error = observed * (bounded_probability(rows + columns + u @ v) - z)
             return [
                 error.sum(axis=1, keepdims=True) + self.decay * rows,
                 error.sum(axis=0, keepdims=True) + self.decay * (columns - base),
@@ -230,7 +238,7 @@ class LogisticMF(Completer):
             ]
 
         rows, columns, u, v = _adam(start, gradients, self.steps)
-        self.fitted_ = _probability(rows + columns + u @ v)
+        self.fitted_ = bounded_probability(rows + columns + u @ v)
         self._base = columns[0]
         # The training tasks have unit variance in these factors, so one ridge suits all.
         self._factors = np.sqrt(np.square(u).mean(axis=0))[:, None] * v
@@ -242,7 +250,7 @@ class LogisticMF(Completer):
         for row in values:
             weights = fit_logistic(features[index], row, base=self._base[index], ridge=1.0)
             logits.append(self._base + features @ weights)
-        return _probability(np.array(logits))
+        return bounded_probability(np.array(logits))
 
 
 def _adam(

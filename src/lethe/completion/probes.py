@@ -7,8 +7,13 @@ import numpy as np
 from lethe.completion.biases import fill
 from lethe.completion.foldin import FoldInModel, gram, sample_columns, with_ones
 from lethe.completion.gaussian import Gaussian
+from lethe.completion.logistic_probes import probe_information
 
 CHOICES = ("random", "stratified", "leverage", "a_optimal")
+# These need a Z of 0s and 1s.
+BINARY_CHOICES = ("a_optimal_logistic",)
+# These choose by the training rows, so never an example that no training row knows.
+CHOICES_BY_ROWS = ("leverage", "a_optimal", "a_optimal_logistic")
 
 
 def random_probes(
@@ -49,6 +54,8 @@ def choose_probes(
       the training rows' leading factors.
     - `a_optimal`: greedily the columns that leave the least summed posterior variance of all
       columns under the Gaussian method, which knows that some columns are noisier than others.
+    - `a_optimal_logistic`: greedily the columns that leave the least summed variance of the
+      probabilities under `logistic_fa`, for a Z of 0s and 1s.
 
     Parameters
     ----------
@@ -58,7 +65,7 @@ def choose_probes(
         Domain of each example (N,), for `stratified`.
     allowed
         Mask (N,) of the columns that may be probed; by default all. A column that no training
-        row knows can be probed at random, but `leverage` and `a_optimal` never choose it.
+        row knows can be probed at random, but the choices by training rows never choose it.
     k
         Number of probes. None means as many as the budget buys.
     cost
@@ -79,8 +86,9 @@ def choose_probes(
             train, k=k, method=method, allowed=allowed, cost=cost, budget=budget
         )
     rows = np.asarray(train, dtype=np.float64)
-    if method not in CHOICES:
-        raise ValueError(f"no choice of probes {method!r}; known: {', '.join(CHOICES)}")
+    if method not in CHOICES + BINARY_CHOICES:
+        known = ", ".join(CHOICES + BINARY_CHOICES)
+        raise ValueError(f"no choice of probes {method!r}; known: {known}")
     if method == "random":
         return random_probes(rows.shape[1], count=k, seed=seed, allowed=allowed)
     pool = _pool(rows.shape[1], k, allowed)
@@ -89,11 +97,14 @@ def choose_probes(
         if domains is None or len(domains) != rows.shape[1]:
             raise ValueError(f"stratified probes need {rows.shape[1]} domains, one per column")
         return _stratified(pool, domains=np.asarray(domains)[pool], k=k, rng=rng)
+    unfilled = rows
     rows, measured, pool = _measured_columns(rows, pool)
     if k > len(pool):
         raise ValueError(f"{k} probes wanted, training rows know {len(pool)} that may be probed")
     if method == "leverage":
         return measured[_leverage(rows, pool=pool, k=k, rng=rng)]
+    if method == "a_optimal_logistic":
+        return measured[_a_optimal_logistic(unfilled[:, measured], pool, k)]
     return measured[a_optimal(rows, pool, k)]
 
 
@@ -205,6 +216,18 @@ def a_optimal(
         k=k,
         cost=cost,
         budget=budget,
+    )
+    return np.sort(pool[columns])
+
+
+def _a_optimal_logistic(rows: np.ndarray, pool: np.ndarray, k: int) -> np.ndarray:
+    """Greedy A-optimal design under logistic factor analysis: k columns of `pool`, sorted."""
+    information = probe_information(rows)
+    columns = greedy_columns(
+        features=information.features[:, pool],
+        variance=information.variance[pool],
+        spread=information.spread,
+        k=k,
     )
     return np.sort(pool[columns])
 

@@ -14,6 +14,7 @@ from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -57,6 +58,7 @@ def check_settings(
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
+        *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
         *_missing_sibling(settings, own_matrices, folder),
     ]
@@ -65,6 +67,7 @@ def check_settings(
 
 _NEEDS_MODELS = {
     "replay": "a matrix has no model to train",
+    "sequences": "a matrix has no model to train",
     "noise": "a matrix has no model to train again",
     "similarity": "a matrix has no texts and no model",
     "upstream": "a matrix brings its own examples",
@@ -293,6 +296,7 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
     if tasks:
         problems += _too_few_tasks(settings, tasks)
+    problems += _logistic_probes_of_nats(settings)
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
@@ -317,6 +321,23 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+    return problems
+
+
+def _logistic_probes_of_nats(settings: Experiment) -> list[str]:
+    """Choices of probes that need a Z of 0s and 1s, where models are measured in nats."""
+    if not settings.models or settings.scoring.exact_match is not None:
+        return []
+    choices = {"completion": settings.completion.probe_choice}
+    if settings.replay is not None:
+        choices["replay"] = [settings.replay.probe_choice]
+    problems = []
+    for section, values in choices.items():
+        if "a_optimal_logistic" in values:
+            problems.append(
+                f"{section}.probe_choice: a_optimal_logistic needs scoring.exact_match; for "
+                "forgetting in nats use a_optimal"
+            )
     return problems
 
 

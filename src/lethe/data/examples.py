@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lethe.data.unpacked_size import refuse_large_parquet
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 
@@ -441,6 +442,7 @@ class UpstreamFile(Sequence[UpstreamExample]):
         self.path = Path(path)
         required = ["example_id", "domain", "split"]
         try:
+            refuse_large_parquet(path)
             with pq.ParquetFile(path) as file:
                 missing = sorted(set(required) - set(file.schema_arrow.names))
                 if missing:

@@ -132,7 +132,12 @@ def frozen_copy(model: Any, plain: bool, dtype: torch.dtype | None = None) -> Li
     """
     if hasattr(model, "disable_adapter"):
         return LiveTeacher(model, plain)
-    base = copy.deepcopy(model).requires_grad_(False).eval()
+    return frozen(copy.deepcopy(model), plain, dtype)
+
+
+def frozen(base: Any, plain: bool, dtype: torch.dtype | None = None) -> LiveTeacher:
+    """A teacher out of a base model that nothing else uses, which is changed in place."""
+    base.requires_grad_(False).eval()
     if dtype is not None:
         # Buffers stay: rotary frequencies in bfloat16 would make another model of it.
         for parameter in base.parameters():

@@ -22,6 +22,7 @@ def fine_tune_job(
     group: str = "",
     unfinished: Path | None = None,
     halvings: int = 0,
+    start: Path | None = None,
 ) -> "Job":
     """Reads everything that a fine-tune needs.
 
@@ -35,6 +36,8 @@ def fine_tune_job(
         Folder of the checkpoint.
     halvings
         How often batches are halved, after earlier tries that failed.
+    start
+        File of the weights that the fine-tune starts from; None: the base model's.
     """
     # Imported here because torch takes seconds, and most jobs do without it.
     from lethe.data.examples import (
@@ -71,5 +74,6 @@ def fine_tune_job(
         unfinished=unfinished,
         group=group,
         halvings=halvings,
+        start=start,
         replayable=replayable,
     )

@@ -12,16 +12,23 @@ from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_digest
 from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
-from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
+from lethe.engine.checkpoints import (
+    Checkpoint,
+    fingerprint,
+    read_weights,
+    restore_weights,
+    weight_tensors,
+)
 from lethe.engine.interpolation import base_weights, interpolate
 from lethe.engine.loading_report import check_finite, check_length
-from lethe.engine.model_files import same_model
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.teacher import LiveTeacher, has_sliceable_head, mean_divergences
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import LetheError, RowError
+from lethe.files import cached_sha256
 from lethe.matrix import rows
+from lethe.matrix.model_cards import same_model
 from lethe.measure.own_task import score_own_task
 from lethe.measure.routing import Routes
 from lethe.measure.upstream_set import UpstreamSet, upstream_tokens
@@ -112,6 +119,11 @@ class Job:
     share_of_change
         Share of the fine-tune's change of the weights that is measured, from 0 (the base model) to
         1; None: all of it (`lethe.engine.interpolation`).
+    start
+        File of the weights that the fine-tune starts from, such as those of the step before in a
+        sequence (`lethe.engine.checkpoints.write_weights`); None: the base model's. Forgetting is
+        measured against the base model in both cases, and its distributions are those that a KL
+        objective keeps. Penalties on the change of the weights count from the start.
     """
 
     card: dict[str, Any]
@@ -127,6 +139,7 @@ class Job:
     halvings: int = 0
     share_of_change: float | None = None
     replayable: Sequence[UpstreamExample] = ()
+    start: Path | None = None
 
     def run(
         self,
@@ -134,7 +147,7 @@ class Job:
         replay: ReplayTerm | None = None,
         title: str = "fine-tuning",
     ) -> tuple[Any, Any, rows.Row]:
-        """Fine-tunes the base model and scores `upstream` again.
+        """Fine-tunes the base model, or that of `start`, and scores `upstream` again.
 
         Parameters
         ----------
@@ -159,6 +172,7 @@ class Job:
         base = self.base.select(ids_of(upstream))
         reader = Reader.load(self.card, self.scoring, self.gpus)
         reader = reader.with_scoring(self.scoring_of_base())
+        self._read_start(reader.model)
         before = score_own_task(reader, self.evaluation, self.recipe, when="before", title=title)
         train = tokenise(
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
@@ -255,8 +269,9 @@ class Job:
         if not usable:
             return np.full(len(upstream), np.nan, dtype=np.float32)
         base = model
-        # A router reads the layers of a model without adapters.
-        if self.recipe.method == "full" or self.recipe.router is not None:
+        # A router reads the layers of a model without adapters, and a start has adapters merged in.
+        moved = self.recipe.router is not None or self.start is not None
+        if self.recipe.method == "full" or moved:
             base, _ = models.load(self.card, self.scoring.weights, self.gpus)
         teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
         with models.autocast_for(model, self.scoring.dtype):
@@ -332,6 +347,8 @@ class Job:
         settings += [replay.settings(), models.device_for(self.gpus).type]
         if self.share_of_change is not None:
             settings.append(self.share_of_change)
+        if self.start is not None:
+            settings.append({"start": cached_sha256(self.start)})
         if self.replayable:
             settings.append(upstream_digest(self.replayable))
         return fingerprint(
@@ -370,7 +387,7 @@ class Job:
             trainable = self._trainable_copy()
         else:
             trainable = model
-        base = None if self.share_of_change is None else base_weights(model)
+        start = None if self.share_of_change is None else base_weights(model)
 
         def measure(numbers: Sequence[int]) -> np.ndarray:
             if trainable is not model:
@@ -394,12 +411,13 @@ class Job:
             upstream=anchors,
             replay=replay,
             measure=measure,
+            base=self._teacher_model(replay),
         )
         if trainable is not model:
             model.to(device)
             _copy_trained_weights(trainable, model)
-        if base is not None:
-            interpolate(model, base, self.share_of_change)
+        if start is not None:
+            interpolate(model, start, self.share_of_change)
         checkpoint.remember("weights", weight_tensors(model), asdict(trained))
         return replace(reader, model=model), trained
 
@@ -428,10 +446,24 @@ class Job:
         return not exact or distributed.size() > 1
 
     def _trainable_copy(self) -> Any:
-        """A second copy of the base model in float32; its shards go to the GPUs later."""
+        """A second copy of the starting weights in float32; its shards go to the GPUs later."""
         gpus = 0 if distributed.size() > 1 else self.gpus
         model, _ = models.load(self.card, "float32", gpus)
+        self._read_start(model)
         return self._with_adapters(model, None)
+
+    def _read_start(self, model: Any) -> None:
+        """Puts the weights that the fine-tune starts from into a base model."""
+        if self.start is not None:
+            read_weights(self.start, model)
+
+    def _teacher_model(self, replay: ReplayTerm | None) -> Any:
+        """The base model for KL objectives, where the fine-tune starts from other weights."""
+        has_kl = bool(self.recipe.prompt_kl) or (replay is not None and replay.needs_teacher)
+        if self.start is None or not has_kl:
+            return None
+        gpus = 0 if distributed.size() > 1 else self.gpus
+        return models.load(self.card, "float32", gpus)[0]
 
     def _with_adapters(self, model: Any, routes: Routes | None) -> Any:
         """The model with its adapters or memory, if the recipe trains those instead of weights."""
@@ -446,6 +478,11 @@ class Job:
         self, reader: Reader, training: Sequence[Tokens], upstream: Sequence[UpstreamExample]
     ) -> Routes | None:
         """The router of the recipe and its decisions; None if it has none."""
+        if self.start is not None and (self.recipe.routing or self.recipe.memory):
+            raise LetheError(
+                "recipe.memory and recipe.router start from the base model, not from "
+                f"{self.start}; remove them to fine-tune these weights"
+            )
         if distributed.size() > 1 and (self.recipe.routing or self.recipe.memory):
             raise LetheError(
                 "recipe.memory and recipe.router run in one process only; remove them, or give "

@@ -4,6 +4,9 @@ from scipy.special import expit
 
 from lethe.completion import METHODS
 from lethe.completion.logistic import LogisticFactorAnalysis
+from lethe.completion.logistic_probes import probe_information
+from lethe.completion.probes import choose_probes, half_of, random_probes
+from lethe.completion.scores import METRICS, score_rows
 from lethe.config.analysis_settings import CompletionSettings
 
 RNG = np.random.default_rng(0)
@@ -71,3 +74,33 @@ def test_the_fit_is_the_same_every_time():
 def test_the_former_method_is_refused_with_the_new_name():
     with pytest.raises(ValueError, match="logistic_foldin was replaced by logistic_fa"):
         CompletionSettings(methods=["column_mean", "logistic_foldin"])
+
+
+def test_logistic_probes_order_new_tasks_better_than_random_ones():
+    train = binary(60, seed=1)
+    test = binary(40, seed=2)
+    method = LogisticFactorAnalysis().fit(train)
+    # Both are judged in the half of the columns that no probe comes from.
+    half = half_of(300, seed=0)
+    chosen = choose_probes(train, 10, "a_optimal_logistic", allowed=half)
+    scores = []
+    for index in (chosen, *(random_probes(300, 10, seed, allowed=half) for seed in range(4))):
+        predicted = method.predict(index, test[:, index])[:, ~half]
+        aucs = score_rows(test[:, ~half], predicted, 0.5)[:, METRICS.index("auc")]
+        scores.append(float(np.nanmean(aucs)))
+    assert scores[0] > max(scores[1:])
+
+
+def test_a_logistic_probe_is_worth_most_where_the_answer_is_open():
+    train = np.tile([[0.0, 1.0], [1.0, 0.0]], (6, 30))
+    train[:, :20] = 0.0
+    train[:, 20] = np.nan
+    information = probe_information(train[:, np.arange(60) != 20])
+    assert information.variance[0] > information.variance[-1]
+    chosen = choose_probes(train, 8, "a_optimal_logistic")
+    assert chosen.min() > 20
+
+
+def test_logistic_probes_of_nats_are_refused_by_name():
+    with pytest.raises(ValueError, match="logistic methods need Z in 0..1"):
+        choose_probes(np.full((4, 9), 2.0), 3, "a_optimal_logistic")

@@ -17,7 +17,7 @@ SETTINGS = {
     "experiment": "tiny",
     "note": tiny_findings.SCRIPT,
     "completion": {"threshold": 0.2},
-    "replay": {"ratio": 0.125},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
 }
 PNG = b"\x89PNG not really"
 
@@ -51,8 +51,14 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-# The data of the example browser, and its module, whose hash the security policy names.
-OWN_SCRIPTS = [{"type": "application/json", "id": "browser-data"}, {"type": "module"}]
+# Data and scripts of the example browser and of the figures.
+OWN_SCRIPTS = [
+    {"type": "application/json", "id": "browser-data"},
+    {"type": "module"},
+    {"type": "application/json", "id": "figure-data"},
+    {},
+    {"type": "module"},
+]
 
 
 def scripts(page: str) -> list[dict]:
@@ -75,7 +81,8 @@ def test_names_of_models_tasks_and_groups_are_escaped(findings):
         for key in ("curves", "completions", "summaries", "comparisons", "runs")
     }
     tables["summaries"] = {name: findings.summaries["one"].assign(task=name, group=name)}
-    marked = replace(findings, matrices={name: z}, **tables)
+    tasks = findings.tasks | {name: Task(name=name, group=name, split="test")}
+    marked = replace(findings, tasks=tasks, matrices={name: z}, **tables)
     page = report_page.render_page(marked, {}, SETTINGS | {"experiment": name})
     assert scripts(page) == OWN_SCRIPTS
     assert page.count("&gt;&lt;script&gt;") > 8
@@ -91,9 +98,13 @@ def test_the_page_needs_nothing_but_itself(page):
     for style in re.findall("<style>(.*?)</style>", page, re.S):
         assert "@import" not in style
         assert not re.search(r"url\((?!.?data:)", style)
-    module = page.rsplit('<script type="module">', 1)[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(module.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page
+    policy = page.split("script-src ", 1)[1].split('"')[0].split()
+    hashes = []
+    for script in re.findall(r'<script(?: type="module")?>(.*?)</script>', page, re.S):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        hashes.append(f"'sha256-{digest}'")
+    assert len(hashes) == 3
+    assert policy == hashes
 
 
 def test_links_within_the_page_lead_somewhere(page):

@@ -151,10 +151,9 @@ def print_routing(model: Path) -> None:
         return
     runs = read_table(model, "replay")
     losses = runs.groupby(["strategy", "task"]).eval_loss_after.mean().unstack()
-    seconds = runs.groupby("strategy").training_seconds.median()
     references = [name for name in ("none", "full-routed") if name in losses.index]
     headings = ["held-out forgetting", "new-task loss", "held-out routed", "own routed", "KB"]
-    headings += ["training, s", *[f"new-task loss minus {name}" for name in references]]
+    headings += [f"new-task loss minus {name}" for name in references]
     print_line(model.name, *headings)
     print("|---" * (len(headings) + 1) + "|")
     for _, line in table.iterrows():
@@ -163,7 +162,7 @@ def print_routing(model: Path) -> None:
             measured = interval(line[key], line[f"{key}_low"], line[f"{key}_high"])
             cells.append(measured if pd.notna(line[key]) else "-")
         size = f"{line.memory_bytes / 1000:.0f}" if pd.notna(line.memory_bytes) else "-"
-        cells += [size, f"{seconds[line.strategy]:.1f}"]
+        cells.append(size)
         for name in references:
             by_task = (losses.loc[line.strategy] - losses.loc[name]).to_numpy()
             effect = interval(by_task.mean(), *bootstrap_interval(by_task))

@@ -88,6 +88,12 @@ def test_exact_match_goes_through_the_same_graph(shipped):
     assert counts["replay_run"] == 20
 
 
+def test_model_editing_is_compared_in_replay_runs(shipped):
+    counts = planned(shipped, "--configfile", str(shipped / "experiments/memory.yaml"))
+    # Two models, eight test tasks, two strategies and four variants.
+    assert counts["replay_run"] == 2 * 8 * 6
+
+
 def test_a_matrix_of_ones_own_trains_nothing(shipped):
     counts = planned(shipped, "--configfile", str(shipped / "experiments/own-matrix.yaml"))
     assert counts == {

@@ -478,6 +478,11 @@ class Job:
         self, reader: Reader, training: Sequence[Tokens], upstream: Sequence[UpstreamExample]
     ) -> Routes | None:
         """The router of the recipe and its decisions; None if it has none."""
+        if self.start is not None and (self.recipe.routing or self.recipe.memory):
+            raise LetheError(
+                "recipe.memory and recipe.router start from the base model, not from "
+                f"{self.start}; remove them to fine-tune these weights"
+            )
         if distributed.size() > 1 and (self.recipe.routing or self.recipe.memory):
             raise LetheError(
                 "recipe.memory and recipe.router run in one process only; remove them, or give "

@@ -1,6 +1,7 @@
 """Fine-tunes with a memory or a router: which examples are routed, and what stays to the bit."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,6 +215,8 @@ def test_what_a_router_does_not_go_with_is_refused(model_folders, monkeypatch):
     chooser = type("Chooser", (), {"settings": dict})()
     with pytest.raises(LetheError, match="online, closed_loop"):
         measured.run(UPSTREAM, ReplayTerm(REPLAYABLE[:3], chooser=chooser))
+    with pytest.raises(LetheError, match="start from the base model"):
+        replace(measured, start=Path("weights.safetensors"))._routes(None, [], [])
     monkeypatch.setenv("LETHE_PROCESSES", "2")
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(LetheError, match="one process only"):

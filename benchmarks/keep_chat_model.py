@@ -20,6 +20,7 @@ per pool and one JSON file. A run that has its JSON file is not repeated.
 """
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import random
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ARMS = ("none", "mix", "mix_lost", "rehearsal", "prompt", "prompt_all")
+ARMS = ("none", "mix", "rehearsal", "prompt", "mix_lost", "prompt_all")
 METHODS = ("lora", "full")
 SEEDS = (0, 1, 2)
 TRAINED, TESTED = 80, 30
@@ -324,12 +325,9 @@ def runs_of(root: Path) -> list[Run]:
     """All runs, a seed after the other; `none` and `mix` come before the arms that need them."""
     runs = []
     for seed in SEEDS:
-        for arm in ARMS[:-1]:
+        for arm in ARMS:
             for method in METHODS:
                 runs.append(Run(root, method, arm, seed))
-    for seed in SEEDS:
-        for method in METHODS:
-            runs.append(Run(root, method, ARMS[-1], seed))
     return runs
 
 
@@ -344,11 +342,14 @@ def write_tables(root: Path, target: Path, model: str) -> None:
 
     texts: list[pd.DataFrame] = []
     facts: list[dict[str, Any]] = []
+    digest = hashlib.sha256()
     splits = pd.read_parquet(root / "pool.parquet").set_index("example_id")["split"]
     for run in runs_of(root):
         if not run.record.exists():
             continue
-        record = json.loads(run.record.read_text("utf-8"))
+        content = run.record.read_bytes()
+        digest.update(content)
+        record = json.loads(content)
         kl = record.pop("heldout_kl")
         log, rehearsal = record.pop("log"), record.pop("rehearsal")
         identity = {"method": run.method, "arm": run.arm, "seed": run.seed}
@@ -386,7 +387,9 @@ def write_tables(root: Path, target: Path, model: str) -> None:
     made_by = {
         "versions": models.versions(),
         "model": models.card(model).get("weights"),
+        "sha256": digest.hexdigest(),
         "settings": {
+            "experiment": "keep-chats",
             "steps": STEPS,
             "batch": BATCH,
             "max_tokens": MAX_TOKENS,

@@ -1,12 +1,16 @@
 """Prints the tables of docs/lab/keep-chats.md, in Markdown, from the tables of the runs.
 
     python benchmarks/keep_chat_model.py MODEL --folder work --tables docs/lab/tables/keep-chats
-    python docs/chat_results.py docs/lab/tables/keep-chats
+    python docs/chat_results.py docs/lab/tables/keep-chats docs/lab/keep-chats.md
+
+With a page, the tables replace what stands between its two marks.
 
 Intervals of 95 percent are percentiles of a bootstrap over texts and seeds together: every draw
 takes texts with replacement and seeds with replacement.
 """
 
+import contextlib
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +30,8 @@ METHODS = {"lora": "LoRA", "full": "full fine-tuning"}
 DRAWS = 4000
 # A rise in loss by this many nats makes each token 10 percent less probable.
 CLEAR_RISE = 0.1
+BEGIN = "<!-- tables of docs/chat_results.py begin -->"
+END = "<!-- tables of docs/chat_results.py end -->"
 
 
 def matrix(texts: pd.DataFrame, method: str, arm: str, *, split: str, value: str) -> pd.DataFrame:
@@ -185,7 +191,16 @@ def precision_line(folder: Path) -> None:
     )
 
 
-def main(folder: Path) -> None:
+def write_into(page: Path, text: str) -> None:
+    """Replaces the lines between the marks of a page."""
+    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page}: has no lines {BEGIN} and {END}")
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+
+
+def print_tables(folder: Path) -> None:
     """Prints all tables."""
     texts = pd.read_parquet(folder / "texts.parquet")
     texts["rise"] = texts["loss_after"] - texts["loss_before"]
@@ -211,5 +226,15 @@ def main(folder: Path) -> None:
     precision_line(folder)
 
 
+def main(folder: Path, page: Path | None = None) -> None:
+    """Prints the tables, and writes them into a page if there is one."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        print_tables(folder)
+    print(output.getvalue())
+    if page is not None:
+        write_into(page, output.getvalue())
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

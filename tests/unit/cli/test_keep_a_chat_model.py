@@ -73,8 +73,8 @@ def test_every_command_of_the_page_runs_with_a_tiny_model(folder, capsys):
     base, after = commands("score")
     run(base)
     (script,) = blocks("python")
-    script = script.replace("MODEL", "base").replace("max_steps=40", "max_steps=3, use_cpu=True")
-    script = script.replace("max_steps=3", "max_steps=3, logging_steps=1, bf16=False")
+    script = script.replace("MODEL", "base").replace("max_steps=40", "max_steps=3")
+    script = script.replace("max_steps=3", "max_steps=3, logging_steps=1")
     exec(compile(script, "keep-a-chat-model.md", "exec"), {"__name__": "__main__"})
     assert "replay/kl" in capsys.readouterr().out
     run(after)

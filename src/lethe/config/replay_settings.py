@@ -17,6 +17,7 @@ from pydantic import (
 from lethe.config.analysis_settings import ProbeChoice
 from lethe.config.model_settings import Recipe
 from lethe.config.settings import (
+    NO_TRUTH_VALUE,
     Fraction,
     Name,
     NonNegative,
@@ -70,7 +71,7 @@ Draw = Literal["softmax", "top"]
 Accounting = Literal["add", "swap"]
 Teacher = Literal["live", "stored"]
 MirOrder = Literal["largest", "paper_code"]
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1), NO_TRUTH_VALUE]
 Shares = Annotated[list[Share], Field(min_length=1)]
 ProbeShares = Annotated[list[Fraction], Field(min_length=1)]
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from lethe.config.replay_settings import Replay, ReplayRun
 from lethe.config.settings import (
+    NO_TRUTH_VALUE,
     Name,
     Positive,
     PositiveInt,
@@ -26,7 +27,7 @@ class SequenceRun(Settings):
         description="A strategy or variant of the section replay, or none. Its recipe's changes "
         "hold in every step.",
     )
-    earlier: Annotated[float, Field(ge=0, le=1)] = Field(
+    earlier: Annotated[float, Field(ge=0, le=1), NO_TRUTH_VALUE] = Field(
         0.0,
         description="Share of the replayed examples that are training examples of the order's "
         "earlier tasks, drawn at random. The others are upstream examples, which the strategy "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lethe.data.unpacked_size import refuse_large_parquet
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Examples that are read together, and so are in memory at the same time.
 READ_AT_ONCE = 1024
+# Splits of upstream examples.
+SPLITS = ("replayable", "heldout")
 
 
 @dataclass(frozen=True)
@@ -428,14 +431,33 @@ def _not_examples(path: Path | str, reason: object) -> str:
     )
 
 
+def _label_problem(table: pa.Table) -> str | None:
+    """The reason why ids, domains and splits cannot be right, if there is one."""
+    for name in ("example_id", "domain"):
+        column = table[name].cast(pa.string())
+        empty = pc.sum(pc.fill_null(pc.equal(column, ""), True)).as_py()
+        if empty:
+            return f"{empty} of its {len(table)} examples have no {name}"
+    counts = pc.value_counts(table["example_id"].combine_chunks())
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(repeated):
+        example_id = repeated[0]["values"].as_py()
+        return f"{len(repeated)} example id(s) stand more than once, such as {example_id!r}"
+    unknown = {split for split in pc.unique(table["split"]).to_pylist() if split not in SPLITS}
+    if unknown:
+        return f"has the split {unknown.pop()!r}; an upstream example is one of {SPLITS}"
+    return None
+
+
 class UpstreamFile(Sequence[UpstreamExample]):
     """Upstream examples on disk. Ids are in memory; texts are read a thousand at a time.
 
     Raises
     ------
     LetheError
-        If the file is no table of upstream examples, or, when texts are read, if the stored hash
-        of an example is not its hash.
+        If the file is no table of upstream examples, an id is missing or stands twice, a domain is
+        missing or a split is unknown; or, when texts are read, if the stored hash of an example is
+        not its hash.
     """
 
     def __init__(self, path: Path | str):
@@ -455,6 +477,8 @@ class UpstreamFile(Sequence[UpstreamExample]):
         self._ids = table["example_id"].combine_chunks()
         self._domains = table["domain"].combine_chunks()
         self._splits = table["split"].combine_chunks()
+        if problem := _label_problem(table):
+            raise LetheError(f"{path}: {problem}; write the pool again with lethe pool")
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -163,6 +163,10 @@ def _parse(text: str, origin: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=refuse_repeated)
+    except json.JSONDecodeError as error:
+        # Its own line is that within the text, which may be one line of a file.
+        location = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise LetheError(f"{origin}: not JSON ({error.msg}: {location}column {error.colno})")
     except (ValueError, RecursionError) as error:
         raise LetheError(f"{origin}: not JSON ({error})")
 
@@ -170,7 +174,8 @@ def _parse(text: str, origin: str) -> Any:
 def _object(line: str, path: Path, number: int) -> Record:
     fields = _parse(line, f"{path}, line {number}")
     if not isinstance(fields, dict):
-        raise LetheError(f"{path}, line {number}: an object is wanted: {line[:80]!r}")
+        hint = "; name a file that holds one list .json" if isinstance(fields, list) else ""
+        raise LetheError(f"{path}, line {number}: an object is wanted: {line[:80]!r}{hint}")
     return Record(fields, f"{path}, line {number}")
 
 

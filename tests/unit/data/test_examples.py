@@ -1,6 +1,7 @@
 import hashlib
 from collections import Counter
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import tiny
@@ -238,3 +239,32 @@ def test_the_digest_of_an_upstream_set_is_over_ids_splits_and_contents():
 def test_a_digest_tells_missing_parts_from_empty_ones():
     three = [Example("a", "b"), Example("a", "b", ""), Example("a\x1fb"), Example("", "a", "b")]
     assert len({example.digest() for example in three}) == 4
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "part"),
+    [
+        ("example_id", "e1", r"1 example id\(s\) stand more than once, such as 'e1'"),
+        ("example_id", None, "1 of its 3 examples have no example_id"),
+        ("example_id", "", "1 of its 3 examples have no example_id"),
+        ("domain", None, "1 of its 3 examples have no domain"),
+        ("split", "Heldout", "has the split 'Heldout'"),
+        ("split", None, "has the split None"),
+    ],
+)
+def test_a_pool_with_wrong_labels_is_refused(tmp_path, column, value, part):
+    """Otherwise a held-out example could be replayed, or one example be counted as another."""
+    path = tmp_path / "pool.parquet"
+    examples = []
+    for number in range(3):
+        text = Example(text=f"text {number}")
+        examples.append(data.UpstreamExample(f"e{number}", "d", "heldout", text))
+    data.write_upstream(path, examples)
+    assert len(data.read_upstream(path)) == 3
+    table = pq.read_table(path)
+    values = [value, *table[column].to_pylist()[1:]]
+    position = table.schema.get_field_index(column)
+    changed = table.set_column(position, column, pa.array(values, pa.string()))
+    pq.write_table(changed, path)
+    with pytest.raises(LetheError, match=rf"pool\.parquet: {part}"):
+        data.read_upstream(path)

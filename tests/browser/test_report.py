@@ -19,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SETTINGS = {
     "experiment": "tiny",
     "completion": {"threshold": 0.2},
-    "replay": {"ratio": 0.125},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
 }
 SVG = "<svg onload=\"document.title='broken'\"><script>document.title='broken'</script></svg>"
 TEXTS = [

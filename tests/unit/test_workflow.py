@@ -347,6 +347,46 @@ def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):
     assert packed.encoder_files() == []
 
 
+def test_all_files_of_an_encoder_in_a_folder_are_inputs(load, tmp_path):
+    folder = tmp_path / "place/encoder"
+    folder.mkdir()
+    encoder = {"source": "folder", "path": "encoder"}
+    similarity = {"associations": ["text_encoder"], "encoder": encoder}
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
+        (folder / name).touch()
+    assert sources(load(similarity=similarity)).encoder_files() == [
+        *("encoder/config.json", "encoder/model.safetensors", "encoder/tokenizer.json"),
+    ]
+    listed = sources(load(similarity=similarity))
+    assert listed.earlier_inputs("a", ["encoder/config.json", "x"]) == [
+        *listed.encoder_files(),
+        "x",
+    ]
+    assert listed.earlier_inputs("a", ["x"]) == ["x"]
+
+
+def test_all_files_of_a_saved_dataset_are_inputs(load, tmp_path):
+    folder = tmp_path / "place/saved/train"
+    folder.mkdir(parents=True)
+    saved = {"kind": "saved", "path": "saved", "text": "{text}"}
+    experiment = load(
+        sources=TINY["sources"] | {"mine": saved},
+        upstream=TINY["upstream"] | {"domains": {"a": "mine:", "b": "mine:"}},
+    )
+    assert sources(experiment).upstream_files() == []
+    for name in ("data-00000-of-00001.arrow", "state.json"):
+        (folder / name).touch()
+    inputs = sources(experiment).upstream_files()
+    assert inputs == ["saved/train/data-00000-of-00001.arrow", "saved/train/state.json"]
+
+    # A run of an earlier version, which recorded none of them, stays up to date.
+    listed = sources(experiment)
+    assert listed.earlier_inputs(f"{FOLDER}/upstream.parquet", ["x"]) == [*inputs, "x"]
+    assert listed.earlier_inputs(f"{FOLDER}/other.parquet", ["x"]) == ["x"]
+    other = ["saved/train/other.arrow"]
+    assert listed.earlier_inputs(f"{FOLDER}/upstream.parquet", other) == other
+
+
 def test_a_small_model_asks_for_little_and_an_attempt_for_more(load):
     machine = JobResources(load())
     assert (machine.gpus("olmo"), machine.memory("olmo"), machine.rows_per_job("olmo")) == (

@@ -8,6 +8,7 @@ the step's task alone.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ _SHARES = np.linspace(0, 1.2, 121)
 SUMS = ("sum", "scaled_sum", "recency", "last_task")
 # Draws of probes that a prediction is averaged over.
 PROBE_SEEDS = 10
+# Up to this number of orders, the p-value of a rank correlation counts all permutations.
+EXACT_ORDERS = 7
 
 
 @dataclass(frozen=True)
@@ -361,14 +364,34 @@ def _rank(values: Mapping[str, float], order: str) -> int:
     return 1 + sum(value < values[order] for value in values.values())
 
 
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Spearman's rank correlation of x (n,) and y (n,) with its two-sided p-value.
+
+    Up to `EXACT_ORDERS` values, p is exact: the share of all permutations of y whose correlation is
+    as far from 0. The usual approximation gives p = 0 for three values that are ranked alike,
+    although this has probability 1/3.
+    """
+    result = stats.spearmanr(x, y)
+    correlation = float(result.statistic)
+    if len(x) > EXACT_ORDERS or not np.isfinite(correlation):
+        return correlation, float(result.pvalue)
+    ranks_x = stats.rankdata(x) - (len(x) + 1) / 2
+    ranks_y = stats.rankdata(y) - (len(y) + 1) / 2
+    size = np.linalg.norm(ranks_x) * np.linalg.norm(ranks_y)
+    correlations = np.array(list(permutations(ranks_y))) @ ranks_x / size
+    return correlation, float((np.abs(correlations) >= abs(correlation) - 1e-9).mean())
+
+
 def _judge_choice(actual: Mapping[str, float], expected: Mapping[str, float]) -> dict[str, Any]:
     orders = list(actual)
-    result = stats.spearmanr([actual[o] for o in orders], [expected[o] for o in orders])
+    measured = np.array([actual[order] for order in orders])
+    predicted = np.array([expected[order] for order in orders])
+    correlation, p = rank_correlation(measured, predicted)
     chosen = min(orders, key=expected.__getitem__)
-    mean = float(np.mean(list(actual.values())))
+    mean = float(measured.mean())
     return {
-        "spearman": float(result.statistic),
-        "p": float(result.pvalue),
+        "spearman": correlation,
+        "p": p,
         "chosen": chosen,
         "above_best": actual[chosen] - min(actual.values()),
         "below_mean": mean - actual[chosen],

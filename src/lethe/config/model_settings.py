@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from lethe.config.settings import (
+    NO_TRUTH_VALUE,
     SHA256,
     Fraction,
     Location,
@@ -56,7 +57,7 @@ class LoRA(Settings):
 
     rank: PositiveInt = Field(64, description="Rank of the adapters.")
     alpha: Positive = Field(16, description="Scale of the adapters, divided by the rank.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+    dropout: Annotated[float, Field(ge=0, lt=1), NO_TRUTH_VALUE] = Field(
         0.1, description="Share of the adapters' inputs that is dropped in training."
     )
     targets: Pattern | Annotated[list[Text], Field(min_length=1)] = Field(
@@ -137,7 +138,7 @@ class Recipe(Settings):
     weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
     max_grad_norm: Positive = Field(1.0, description="Norm that gradients are clipped to.")
     seed: Seed = Field(0, description="Seed of the order of examples, dropout and adapters.")
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         1024, description="Tokens of the longest training example; longer ones are cut."
     )
     truncation: Literal["left", "right"] = Field(
@@ -269,7 +270,7 @@ class RecipeChange(Settings):
     batch: PositiveInt | None = None
     lr: NonNegative | None = None
     warmup_steps: NonNegativeInt | None = None
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     micro_batch: PositiveInt | None = None
     gradient_checkpointing: bool | None = None
@@ -292,13 +293,15 @@ def apply_changes(recipe: Recipe, change: RecipeChange, processes: int = 1) -> R
 class Pretraining(Settings):
     """How a model from scratch is trained on the upstream corpus."""
 
-    vocabulary: Annotated[int, Field(ge=300, lt=2**31)] = Field(
+    vocabulary: Annotated[int, Field(ge=300, lt=2**31), NO_TRUTH_VALUE] = Field(
         4096, description="Tokens of the tokenizer."
     )
     hidden: PositiveInt = Field(128, description="Width of the model.")
     layers: PositiveInt = Field(4, description="Layers.")
     heads: PositiveInt = Field(4, description="Attention heads per layer.")
-    context: Annotated[int, Field(ge=8, lt=2**31)] = Field(128, description="Tokens per sequence.")
+    context: Annotated[int, Field(ge=8, lt=2**31), NO_TRUTH_VALUE] = Field(
+        128, description="Tokens per sequence."
+    )
     steps: PositiveInt = Field(1200, description="Optimizer steps.")
     batch: PositiveInt = Field(16, description="Sequences per step.")
     lr: Positive = Field(2e-3, description="Highest learning rate.")
@@ -412,7 +415,7 @@ class ExactMatch(Settings):
 class Scoring(Settings):
     """How losses are measured, equally before and after fine-tuning."""
 
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         64, description="Tokens of the longest example; longer ones are cut."
     )
     tokens_per_batch: PositiveInt | Literal["auto"] = Field(

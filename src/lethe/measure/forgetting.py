@@ -21,7 +21,6 @@ from lethe.engine.checkpoints import (
 )
 from lethe.engine.interpolation import base_weights, interpolate
 from lethe.engine.loading_report import check_finite, check_length
-from lethe.engine.model_files import same_model
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.teacher import LiveTeacher, has_sliceable_head, mean_divergences
@@ -29,6 +28,7 @@ from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import LetheError, RowError
 from lethe.files import cached_sha256
 from lethe.matrix import rows
+from lethe.matrix.model_cards import same_model
 from lethe.measure.own_task import score_own_task
 from lethe.measure.routing import Routes
 from lethe.measure.upstream_set import UpstreamSet, upstream_tokens

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import UpstreamFile, read_upstream, upstream_digest
-from lethe.engine.model_files import ADAPTER, same_model
+from lethe.engine.model_files import ADAPTER
 from lethe.engine.models import load_in_4_bits
 from lethe.engine.pretrained import Pretrained
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
 from lethe.files import atomic_write, read_json, sha256
 from lethe.matrix import rows
+from lethe.matrix.model_cards import same_model
 from lethe.measure.forgetting import base_losses
 
 # Files of a PEFT folder that define the adapter.

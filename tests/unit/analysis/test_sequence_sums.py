@@ -8,6 +8,7 @@ from lethe.analysis.sequence_sums import (
     choice_lines,
     fit_recency,
     prediction_lines,
+    rank_correlation,
 )
 from lethe.matrix.sequence_rows import MeasuredSequence
 
@@ -125,3 +126,9 @@ def test_an_order_of_all_tasks_is_predicted_by_their_own_rows():
     lines = prediction_lines(follow(Recency(1, 1)), SINGLE, probes=10)
     means = table([line for line in lines if line["order"] == "all"], "method")
     assert means["gaussian",]["r2"] == means["gaussian_all",]["r2"]
+
+
+def test_three_orders_that_are_ranked_alike_prove_nothing():
+    assert rank_correlation(np.arange(3), np.arange(3)) == (pytest.approx(1), pytest.approx(1 / 3))
+    correlation, p = rank_correlation(np.arange(7), np.array([0, 1, 2, 3, 4, 6, 5]))
+    assert correlation > 0.9 and 0 < p < 0.01

@@ -17,7 +17,7 @@ SETTINGS = {
     "experiment": "tiny",
     "note": tiny_findings.SCRIPT,
     "completion": {"threshold": 0.2},
-    "replay": {"ratio": 0.125},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
 }
 PNG = b"\x89PNG not really"
 

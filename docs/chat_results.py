@@ -1,9 +1,11 @@
-"""Prints the tables of docs/lab/keep-chats.md, in Markdown, from the tables of the runs.
+r"""Prints the tables of docs/lab/keep-chats.md and of the tutorial, in Markdown.
 
     python benchmarks/keep_chat_model.py MODEL --folder work --tables docs/lab/tables/keep-chats
-    python docs/chat_results.py docs/lab/tables/keep-chats docs/lab/keep-chats.md
+    python docs/chat_results.py docs/lab/tables/keep-chats docs/lab/keep-chats.md \
+        docs/tutorials/keep-a-chat-model.md
 
-With a page, the tables replace what stands between its two marks.
+In a page, the tables replace what stands between two marks. The first mark says which: `all` or
+`summary`.
 
 Intervals of 95 percent are percentiles of a bootstrap over texts and seeds together: every draw
 takes texts with replacement and seeds with replacement.
@@ -30,8 +32,8 @@ METHODS = {"lora": "LoRA", "full": "full fine-tuning"}
 DRAWS = 4000
 # A rise in loss by this many nats makes each token 10 percent less probable.
 CLEAR_RISE = 0.1
-BEGIN = "<!-- tables of docs/chat_results.py begin -->"
-END = "<!-- tables of docs/chat_results.py end -->"
+BEGIN = "<!-- docs/chat_results.py: {} -->"
+END = "<!-- docs/chat_results.py: end -->"
 
 
 def matrix(texts: pd.DataFrame, method: str, arm: str, *, split: str, value: str) -> pd.DataFrame:
@@ -151,7 +153,7 @@ def share_text(values: np.ndarray, others: np.ndarray) -> str:
     return f"{values.mean() / others.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def cost_table(runs: pd.DataFrame) -> None:
+def cost_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
     """Processor seconds of training and peak memory, beside those without replay."""
     print(
         "| | | steps | s per step | to no replay | s of training | to no replay | peak memory | "
@@ -159,22 +161,12 @@ def cost_table(runs: pd.DataFrame) -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for method, title in METHODS.items():
-        part = runs[runs["method"] == method]
-        without = part[part["arm"] == "none"].set_index("seed")
-        for arm in ARMS:
-            lines = part[part["arm"] == arm].set_index("seed")
-            if lines.empty:
-                continue
-            seconds = lines["train_processor_seconds"]
-            per_step = seconds / lines["steps"]
-            base = without["train_processor_seconds"].loc[lines.index]
-            base_step = base / without["steps"].loc[lines.index]
-            memory = lines["peak_gigabytes"]
-            extra = (memory - without["peak_gigabytes"].loc[lines.index]).median()
+        for arm in present(texts, method):
+            cost = costs(runs, method, arm)
             print(
-                f"| {title} | {ARMS[arm]} | {lines['steps'].iloc[0]} | {per_step.median():.2f} "
-                f"| {(per_step / base_step).median():.2f} | {seconds.median():.0f} "
-                f"| {(seconds / base).median():.2f} | {memory.median():.1f} GB | {extra:+.1f} GB |"
+                f"| {title} | {ARMS[arm]} | {cost['steps']:.0f} | {cost['per_step']:.2f} "
+                f"| {cost['step_time']:.2f} | {cost['seconds']:.0f} | {cost['time']:.2f} "
+                f"| {cost['memory']:.1f} GB | {cost['extra']:+.1f} GB |"
             )
 
 
@@ -191,21 +183,79 @@ def precision_line(folder: Path) -> None:
     )
 
 
-def write_into(page: Path, text: str) -> None:
-    """Replaces the lines between the marks of a page."""
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{page}: has no lines {BEGIN} and {END}")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+def write_into(page: Path, texts: dict[str, str]) -> None:
+    """Replaces the lines between the marks of a page by the text that its first mark names.
+
+    Raises
+    ------
+    SystemExit
+        If the page has no marks.
+    """
+    content = page.read_text("utf-8")
+    for name, text in texts.items():
+        before, begin, rest = content.partition(BEGIN.format(name))
+        _, end, after = rest.partition(END)
+        if begin and end:
+            page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+            return
+    raise SystemExit(f"{page}: has no lines {BEGIN.format('all')} and {END}")
 
 
-def print_tables(folder: Path) -> None:
-    """Prints all tables."""
+def summary_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
+    """The main numbers of every arm."""
+    print(
+        "| | | seeds | rise of the loss, held out | mean absolute change | KL to the base "
+        "| loss of new chats | training time | memory |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for method, title in METHODS.items():
+        for arm in present(texts, method):
+            rise = matrix(texts, method, arm, split="heldout", value="rise")
+            kl = matrix(texts, method, arm, split="heldout", value="kl")
+            new = matrix(texts, method, arm, split="new", value="loss_after")
+            cost = costs(runs, method, arm)
+            print(
+                f"| {title} | {ARMS[arm]} | {rise.shape[1]} | {as_text(rise.to_numpy())} "
+                f"| {rise.abs().to_numpy().mean():.3f} | {kl.to_numpy().mean():.3f} "
+                f"| {new.to_numpy().mean():.3f} | {cost['time']:.2f} | {cost['extra']:+.1f} GB |"
+            )
+
+
+def costs(runs: pd.DataFrame, method: str, arm: str) -> dict[str, float]:
+    """Medians over seeds: processor seconds and memory, beside the run without replay."""
+    part = runs[runs["method"] == method]
+    without = part[part["arm"] == "none"].set_index("seed")
+    lines = part[part["arm"] == arm].set_index("seed")
+    lines = lines[lines.index.isin(without.index)]
+    without = without.loc[lines.index]
+    seconds = lines["train_processor_seconds"]
+    per_step = seconds / lines["steps"]
+    base = without["train_processor_seconds"]
+    memory = lines["peak_gigabytes"]
+    values = {
+        "steps": lines["steps"],
+        "per_step": per_step,
+        "step_time": per_step / (base / without["steps"]),
+        "seconds": seconds,
+        "time": seconds / base,
+        "memory": memory,
+        "extra": memory - without["peak_gigabytes"],
+    }
+    return {name: float(column.median()) for name, column in values.items()}
+
+
+def read_texts(folder: Path) -> pd.DataFrame:
+    """Losses by run and text, with the rise, its absolute value and the domain."""
     texts = pd.read_parquet(folder / "texts.parquet")
     texts["rise"] = texts["loss_after"] - texts["loss_before"]
     texts["change"] = texts["rise"].abs()
     texts["domain"] = texts["example_id"].str.rpartition("-")[0]
+    return texts
+
+
+def print_tables(folder: Path) -> None:
+    """Prints all tables."""
+    texts = read_texts(folder)
     runs = pd.read_parquet(folder / "runs.parquet")
     new = texts[texts["split"] == "new"]
     print(f"Loss of new chats before: {new['loss_before'].mean():.3f}\n")
@@ -221,19 +271,22 @@ def print_tables(folder: Path) -> None:
             table(texts, method)
             print()
     print("### Cost\n")
-    cost_table(runs)
+    cost_table(texts, runs)
     print()
     precision_line(folder)
 
 
-def main(folder: Path, page: Path | None = None) -> None:
-    """Prints the tables, and writes them into a page if there is one."""
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+def main(folder: Path, *pages: Path) -> None:
+    """Prints the tables, and writes them into pages."""
+    summary = io.StringIO()
+    everything = io.StringIO()
+    with contextlib.redirect_stdout(summary):
+        summary_table(read_texts(folder), pd.read_parquet(folder / "runs.parquet"))
+    with contextlib.redirect_stdout(everything):
         print_tables(folder)
-    print(output.getvalue())
-    if page is not None:
-        write_into(page, output.getvalue())
+    print(everything.getvalue())
+    for page in pages:
+        write_into(page, {"all": everything.getvalue(), "summary": summary.getvalue()})
 
 
 if __name__ == "__main__":

@@ -57,8 +57,10 @@ def write_tables(folder, rises):
 def test_the_tables_have_the_means_intervals_and_ratios(results, tmp_path, capsys):
     write_tables(tmp_path, {"none": 0.4, "mix": 0.2, "rehearsal": 0.05})
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
-    results.main(tmp_path, page)
+    page.write_text(f"before\n{results.BEGIN.format('all')}\nold\n{results.END}\nafter\n")
+    tutorial = tmp_path / "tutorial.md"
+    tutorial.write_text(f"{results.BEGIN.format('summary')}\n{results.END}\n")
+    results.main(tmp_path, page, tutorial)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     # The seeds' values are .40 and .41.
@@ -67,6 +69,8 @@ def test_the_tables_have_the_means_intervals_and_ratios(results, tmp_path, capsy
     assert "| LoRA | Rehearsal | 10 | 2.50 | 1.25 | 25 | 1.25 | 3.0 GB | +0.0 GB |" in text
     assert "full fine-tuning" not in text
     assert capsys.readouterr().out.strip() in text
+    numbers = "+0.055 [+0.050, +0.060] | 0.055 | 0.025 | 1.055 | 1.25 | +0.0 GB"
+    assert f"| LoRA | Rehearsal | 2 | {numbers} |" in tutorial.read_text()
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="has no lines"):
         results.main(tmp_path, page)

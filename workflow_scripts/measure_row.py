@@ -8,6 +8,8 @@ from lethe.files import sync_folder
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
+from lethe.matrix.prediction_files import write_prediction_file
+from lethe.measure.changed_predictions import measure_changed_predictions
 from lethe.measure.fine_tune_job import fine_tune_job
 
 
@@ -15,6 +17,7 @@ def measure_row(
     inputs: Mapping[str, str],
     row: Path,
     weights: Path | None,
+    changes: Path | None,
     checkpoint: Path,
     model_name: str,
     task: str,
@@ -36,19 +39,26 @@ def measure_row(
         unfinished=checkpoint,
         halvings=halvings,
     )
-    model, tokenizer, measured = job.run(read_upstream(inputs["upstream"]), title=task)
+    upstream = read_upstream(inputs["upstream"])
+    model, tokenizer, measured = job.run(upstream, title=task)
     if distributed.rank():
         return
     if weights is not None:
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         sync_folder(weights)
+    if changes is not None:
+        measures = measure_changed_predictions(
+            job, model, tokenizer, upstream=upstream, row=measured, title=task
+        )
+        write_prediction_file(changes, measured.example_ids, measures)
     rows.write_row(row, with_identity(measured, model=model_name, task=task))
     job.finish()
 
 
 if __name__ == "__main__":
     weights = snakemake.output.get("weights")
+    changes = snakemake.output.get("changes")
     run(
         measure_row,
         snakemake.log[0],
@@ -57,6 +67,7 @@ if __name__ == "__main__":
         inputs=snakemake.input,
         row=Path(snakemake.output.row),
         weights=Path(weights) if weights else None,
+        changes=Path(changes) if changes else None,
         checkpoint=Path(snakemake.params.checkpoint),
         model_name=snakemake.wildcards.model,
         task=snakemake.wildcards.task,

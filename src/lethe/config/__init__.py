@@ -47,6 +47,13 @@ class Experiment(Settings):
     recipe: Recipe = Field(Recipe(), description="How models are fine-tuned on a task.")
     task_examples: TaskExamples = Field(TaskExamples(), description="Examples per task.")
     scoring: Scoring = Field(Scoring(), description="How losses are measured.")
+    prediction_changes: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="Also compare each fine-tuned model's predictions with the base model's, token "
+        "by token: KL, most probable words, entropies (docs/explanation/forgetting.md). Rows "
+        "without them are measured again.",
+    )
     allow_mixed_machines: bool = Field(
         False,
         description="Allow rows from different versions of torch or transformers, or from "

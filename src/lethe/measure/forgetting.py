@@ -228,15 +228,24 @@ class Job:
         """
         reader = Reader(model, tokenizer, self.scoring_of_base())
         examples = upstream_tokens(reader, upstream).examples
-        usable = [example for example in examples if example.scored]
-        if not usable:
+        teacher = self.base_teacher(model, examples)
+        if teacher is None:
             return np.full(len(upstream), np.nan, dtype=np.float32)
+        with models.autocast_for(model, self.scoring.dtype):
+            return mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+
+    def base_teacher(self, model: Any, examples: Sequence[Tokens]) -> LiveTeacher | None:
+        """The base model beside a fine-tuned one; None if no example has a scored token.
+
+        It is loaded once more. With LoRA it is the fine-tuned model without its adapters.
+        """
+        usable = next((example for example in examples if example.scored), None)
+        if usable is None:
+            return None
         base = model
         if self.recipe.lora is None:
             base, _ = models.load(self.card, self.scoring.weights, self.gpus)
-        teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
-        with models.autocast_for(model, self.scoring.dtype):
-            return mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+        return LiveTeacher(base, has_sliceable_head(model, usable))
 
     def finish(self) -> None:
         """Removes the checkpoint; call it when the row is on disk."""

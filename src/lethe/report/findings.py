@@ -35,6 +35,7 @@ class Findings:
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
+    finer: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
@@ -73,6 +74,7 @@ NAMES = (
     "method",
     "metric",
     "association",
+    "statistic",
     "question",
     "run",
     "reference",
@@ -139,6 +141,7 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         advice=tables("advice"),
         runs=tables("runs"),
         associations=tables("associations"),
+        finer=tables("finer"),
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,

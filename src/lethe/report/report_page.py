@@ -16,6 +16,7 @@ from lethe.config.task_table import Task
 from lethe.report.example_browser import make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
+from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.verdict import make_verdicts
 
@@ -102,6 +103,8 @@ def render_page(
         frontiers=_by_model(_records, findings.frontiers),
         advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
+        finer=_by_model(finer_lines, findings.finer),
+        finer_columns=COLUMNS,
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),

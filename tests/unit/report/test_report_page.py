@@ -247,3 +247,20 @@ def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(find
         {"task": "bro<ken", "group": "g", "split": "train"}
     ]
     assert "left out" not in report_page.render_page(findings, {}, SETTINGS)
+
+
+def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(findings, page):
+    assert "Finer than loss" not in page
+    lines = [
+        {"measure": "forgetting", "statistic": "r2_rank_1", "value": 0.5},
+        {"measure": "kl", "statistic": "mean", "value": 0.25, "low": 0.2, "high": 0.3},
+        {"measure": "kl", "statistic": "rank_above_shuffled", "value": 4.0},
+    ]
+    finer = {tiny_findings.SCRIPT: pd.DataFrame(lines)}
+    with_section = report_page.render_page(replace(findings, finer=finer), {}, SETTINGS)
+    assert scripts(with_section) == OWN_SCRIPTS
+    section = with_section.split("Finer than loss")[1].split("<h2")[0]
+    assert "KL to the base model" in section
+    assert "0.250 <small>[0.200, 0.300]</small>" in section
+    assert "<td>4</td>" in section
+    assert "<td>0.500</td>" in section

@@ -2,6 +2,8 @@
 ROW_OUTPUTS = {"row": f"{RESULTS}/{{model}}/rows/{{task}}.parquet"}
 if SETTINGS.recipe.keep_weights:
     ROW_OUTPUTS["weights"] = directory(f"{RESULTS}/{{model}}/weights/{{task}}")
+if SETTINGS.prediction_changes:
+    ROW_OUTPUTS["changes"] = f"{RESULTS}/{{model}}/prediction_changes/{{task}}.parquet"
 
 
 rule score_base:
@@ -74,3 +76,21 @@ rule gather_matrix:
         scoring=SCORING,
     script:
         "../workflow_scripts/gather_matrix.py"
+
+
+rule gather_prediction_changes:
+    """Gathers how the rows of a model changed its predictions, and compares that with Z."""
+    input:
+        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+        changes=lambda wildcards: FILES.prediction_changes(wildcards.model),
+    output:
+        **FILES.finer_matrices(f"{RESULTS}/{{model}}"),
+        table=f"{RESULTS}/{{model}}/prediction_changes.csv",
+    log:
+        f"{LOGS}/gather_prediction_changes/{{model}}.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        tasks=list(EXPERIMENT.tasks),
+    script:
+        "../workflow_scripts/gather_prediction_changes.py"

@@ -8,7 +8,9 @@ from lethe.files import sync_folder
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
+from lethe.matrix.prediction_files import write_prediction_file
 from lethe.matrix.token_files import write_token_file
+from lethe.measure.changed_predictions import measure_changed_predictions
 from lethe.measure.fine_tune_job import fine_tune_job
 from lethe.measure.forgotten_tokens import measure_tokens
 
@@ -17,6 +19,7 @@ def measure_row(
     inputs: Mapping[str, str],
     row: Path,
     weights: Path | None,
+    changes: Path | None,
     checkpoint: Path,
     token_file: Path,
     token_examples: int,
@@ -50,6 +53,11 @@ def measure_row(
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         sync_folder(weights)
+    if changes is not None:
+        measures = measure_changed_predictions(
+            job, model, tokenizer, upstream=upstream, row=measured, title=task
+        )
+        write_prediction_file(changes, measured.example_ids, measures)
     rows.write_row(row, with_identity(measured, model=model_name, task=task))
     if token_examples:
         tokens = measure_tokens(
@@ -67,6 +75,7 @@ def measure_row(
 
 if __name__ == "__main__":
     weights = snakemake.output.get("weights")
+    changes = snakemake.output.get("changes")
     run(
         measure_row,
         snakemake.log[0],
@@ -75,6 +84,7 @@ if __name__ == "__main__":
         inputs=snakemake.input,
         row=Path(snakemake.output.row),
         weights=Path(weights) if weights else None,
+        changes=Path(changes) if changes else None,
         checkpoint=Path(snakemake.params.checkpoint),
         token_file=Path(snakemake.params.tokens["file"]),
         token_examples=snakemake.params.tokens["examples"],

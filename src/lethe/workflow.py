@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lethe.analysis import FINER_MEASURES
 from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
@@ -149,6 +150,18 @@ class ResultFiles:
             for task in self.experiment.tasks:
                 files[model][task] = self.tokens_of_row(self.row(model, task))["file"]
         return files
+
+    def prediction_changes(self, model: str) -> list[str]:
+        """How each row changed the model's predictions, one file per task."""
+        tasks = self.experiment.tasks
+        return [f"{self.folder}/{model}/prediction_changes/{task}.parquet" for task in tasks]
+
+    def finer_matrices(self, folder: str) -> dict[str, str]:
+        """Measure -> its matrix beside Z in the folder of a model."""
+        names = list(FINER_MEASURES)
+        if self.experiment.settings.scoring.exact_match is not None:
+            names.append("answer_gained")
+        return {name: f"{folder}/Z_{name}.parquet" for name in names}
 
     def repeated_rows(self, model: str) -> list[str]:
         """The rows whose fine-tunes are repeated to measure noise."""
@@ -470,7 +483,14 @@ class ResultFiles:
             "sanity": [] if settings.models else self.of_models("sanity.json"),
             "associations": self.association_tables(),
             "transfer": self.transfer,
+            **self.finer_tables(),
         }
+
+    def finer_tables(self) -> dict[str, list[str]]:
+        """Input name -> the tables of changed predictions; empty if they are not measured."""
+        if not self.experiment.settings.prediction_changes:
+            return {}
+        return {"finer": self.of_models("prediction_changes.csv")}
 
     def association_tables(self) -> list[str]:
         """Correlations of the associations with Z, one table per model."""

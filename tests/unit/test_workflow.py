@@ -553,3 +553,13 @@ def test_what_is_left_out_is_recorded_only_if_there_is_something(load):
     assert parameters.settings()["leave_out"] == ["double"]
     assert list(files(experiment).left_out) == ["left_out"]
     assert not [path for path in files(experiment).rows("olmo") if "double" in path]
+
+
+def test_changed_predictions_have_files_and_tables_only_where_they_are_measured(load):
+    plain = load()
+    assert "finer" not in files(plain).report_tables()
+    assert "prediction_changes" not in RuleParameters(plain).settings()
+    listed = files(load(prediction_changes=True))
+    assert listed.prediction_changes("olmo")[0] == f"{FOLDER}/olmo/prediction_changes/add.parquet"
+    assert listed.report_tables()["finer"][0] == f"{FOLDER}/olmo/prediction_changes.csv"
+    assert listed.finer_matrices("x")["kl"] == "x/Z_kl.parquet"

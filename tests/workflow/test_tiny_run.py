@@ -149,6 +149,23 @@ def test_weights_are_made_when_the_recipe_keeps_them(copied):
     assert row.settings["recipe"]["keep_weights"] is True
 
 
+def test_predictions_are_compared_with_the_base_models_when_the_experiment_says_so(copied):
+    before = copied.rows()
+    config = yaml.safe_load((copied.folder / "tiny.yaml").read_text())
+    (copied.folder / "tiny.yaml").write_text(yaml.safe_dump(config | {"prediction_changes": True}))
+    copied.run("--", "results/tiny/olmo/prediction_changes.csv")
+    z = forgetting_matrix.read_matrix(copied.results / "olmo/Z.parquet")
+    kl = forgetting_matrix.read_matrix(copied.results / "olmo/Z_kl.parquet")
+    assert kl.tasks == z.tasks and kl.example_ids == z.example_ids
+    assert (kl.values >= 0).all()
+    table = pd.read_csv(copied.results / "olmo/prediction_changes.csv")
+    assert {"forgetting", "kl", "top1_lost", "entropy_change"} <= set(table.measure)
+    # The rows are measured again, and are the same.
+    row = rows.read_row(copied.results / "olmo/rows/add.parquet")
+    assert row.settings["recipe"]["steps"] == 12
+    assert copied.rows().keys() == before.keys()
+
+
 def test_the_plan_counts_the_jobs_that_a_run_would_start(tmp_path):
     make_experiment(tmp_path / "new")
     workspace = Workspace(tmp_path / "new")

@@ -2,3 +2,6 @@
 
 This wing may import `matrix` and `completion`. It never imports torch.
 """
+
+# Measures that are finer than loss, each with a matrix beside Z (`lethe.analysis.finer_measures`).
+FINER_MEASURES = ("kl", "top1_changed", "top1_lost", "top1_gained", "entropy_change")

@@ -53,6 +53,13 @@ class Experiment(Settings):
         description="Most forgotten examples per row whose token losses are stored for the report; "
         "0: none. A change reruns no finished row.",
     )
+    prediction_changes: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="Also compare each fine-tuned model's predictions with the base model's, token "
+        "by token: KL, most probable words, entropies (docs/explanation/forgetting.md). Rows "
+        "without them are measured again.",
+    )
     allow_mixed_machines: bool = Field(
         False,
         description="Allow rows from different versions of torch or transformers, or from "

@@ -281,9 +281,14 @@ def _recipes_of_runs(settings: Experiment, recipe: Recipe) -> dict[str, Recipe]:
 
 
 def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """Weights that cannot be kept, because no file of a model holds a memory or a router."""
+    """Weights that cannot be kept, or compared, without the memory or the router beside them."""
     problems = []
     for name, recipe in recipes.items():
+        if settings.prediction_changes and recipe.router is not None:
+            problems.append(
+                f"prediction_changes: {name} has recipe.router, and a router's choice is not part "
+                "of the model whose predictions are compared; remove one of the two"
+            )
         if recipe.keep_weights and (recipe.memory is not None or recipe.router is not None):
             problems.append(
                 f"recipe.keep_weights: the weights of {name} are of no use without their memory or "

@@ -87,6 +87,10 @@ class StateTargets:
         """The same for the positions from `start` to `end`."""
         return StateTargets(self.states[start:end], self.weight, self.bias)
 
+    def logits(self) -> torch.Tensor:
+        """The base model's logits (S, V) in float32; take parts if there are many positions."""
+        return F.linear(self.states, self.weight, self.bias).float()
+
     def slopes(self, model: Words, size: int) -> Iterator[Slope]:
         """The divergence from these positions' distributions to the model's, by slices."""
         base = Words(self.states, self.weight, self.bias, size)

@@ -54,14 +54,51 @@ class Graded:
     token_f1: np.ndarray
 
 
+def _normaliser_of(target: str, normaliser: str) -> Callable[[str], str]:
+    """The first normaliser of this name that leaves some of the target."""
+    normalisers = NORMALISERS[normaliser]
+    return next((each for each in normalisers if each(target)), normalisers[-1])
+
+
+def match_by_chance(
+    answers: Sequence[str | None], targets: Sequence[str], groups: Sequence[str], normaliser: str
+) -> np.ndarray:
+    """Share (N,) of the answers to a group's other questions that would be right here.
+
+    A model that knows the kind of answer, but not the question, is right that often. NaN where a
+    group has no other answer.
+    """
+    # Group and normaliser -> how often each normalised answer occurs.
+    counts: dict[tuple[str, Callable[[str], str]], Counter[str]] = {}
+    sizes = Counter(
+        group for group, answer in zip(groups, answers, strict=True) if answer is not None
+    )
+    for group in sizes:
+        for normalise in NORMALISERS[normaliser]:
+            counts[group, normalise] = Counter()
+    for group, answer in zip(groups, answers, strict=True):
+        if answer is not None:
+            for normalise in NORMALISERS[normaliser]:
+                counts[group, normalise][normalise(answer)] += 1
+    shares = np.full(len(targets), np.nan, dtype=np.float32)
+    for row, (answer, target) in enumerate(zip(answers, targets, strict=True)):
+        others = sizes[groups[row]] - (answer is not None)
+        if others < 1:
+            continue
+        normalise = _normaliser_of(target, normaliser)
+        matches = counts[groups[row], normalise][normalise(target)]
+        own = answer is not None and normalise(answer) == normalise(target)
+        shares[row] = (matches - own) / others
+    return shares
+
+
 def grade(answers: Sequence[str | None], targets: Sequence[str], normaliser: str) -> Graded:
     """Compares answers with their targets, both normalised."""
-    normalisers = NORMALISERS[normaliser]
     exact = np.full(len(targets), np.nan, dtype=np.float32)
     f1 = exact.copy()
     for row, (answer, target) in enumerate(zip(answers, targets, strict=True)):
         if answer is not None:
-            normalise = next((each for each in normalisers if each(target)), normalisers[-1])
+            normalise = _normaliser_of(target, normaliser)
             exact[row] = normalise(answer) == normalise(target)
             f1[row] = token_f1(normalise(answer), normalise(target))
     return Graded(exact, f1)

@@ -204,7 +204,7 @@ def mean_divergences(
     """
     means = np.full(len(examples), np.nan, dtype=np.float32)
     runner = BatchRunner(
-        _Comparison(model, teacher, examples),
+        ModelComparison(model, teacher, examples),
         results=means,
         finished=np.zeros(len(examples), dtype=bool),
         rows=np.flatnonzero(scored(examples)),
@@ -219,7 +219,7 @@ def mean_divergences(
     return means
 
 
-class _Comparison:
+class ModelComparison:
     """Compares a model with its teacher on one batch of examples at a time."""
 
     def __init__(self, model: Any, teacher: LiveTeacher, examples: Sequence[Tokens]):

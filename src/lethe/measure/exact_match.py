@@ -12,7 +12,7 @@ from lethe.config.model_settings import Scoring
 from lethe.data.examples import Example
 from lethe.data.tokens import question_ids
 from lethe.engine.checkpoints import Checkpoint
-from lethe.engine.generation import Graded, grade
+from lethe.engine.generation import Graded, grade, match_by_chance
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError
 from lethe.matrix.rows import Answers
@@ -115,6 +115,10 @@ class Questions:
     def right(self, answers: Sequence[str | None]) -> np.ndarray:
         """True (N,) where there is an answer and it matches its target."""
         return self._grade(answers).exact_match == 1
+
+    def right_by_chance(self, answers: Sequence[str | None], domains: Sequence[str]) -> np.ndarray:
+        """Share (N,) of the answers to the domain's other questions that would be right here."""
+        return match_by_chance(answers, self.targets, groups=domains, normaliser=self.normaliser)
 
     def _grade(self, answers: Sequence[str | None]) -> Graded:
         return grade(answers, self.targets, self.normaliser)

@@ -265,22 +265,31 @@ class Job:
         """
         reader = Reader(model, tokenizer, self.scoring_of_base())
         examples = upstream_tokens(reader, upstream).examples
-        usable = [example for example in examples if example.scored]
-        if not usable:
+        teacher = self.base_teacher(model, examples)
+        if teacher is None:
             return np.full(len(upstream), np.nan, dtype=np.float32)
-        base = model
-        # A router reads the layers of a model without adapters, and a start has adapters merged in.
-        moved = self.recipe.router is not None or self.start is not None
-        if self.recipe.method == "full" or moved:
-            base, _ = models.load(self.card, self.scoring.weights, self.gpus)
-        teacher = LiveTeacher(base, has_sliceable_head(model, usable[0]))
         with models.autocast_for(model, self.scoring.dtype):
             values = mean_divergences(model, teacher, examples, reader.scoring.budget, title)
         if self.recipe.router is None:
             return values
         train = tokenise(tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation)
-        routes = self._routes(replace(reader, model=base), train.examples, upstream)
+        routes = self._routes(replace(reader, model=teacher.model), train.examples, upstream)
         return np.where(routes.upstream | np.isnan(values), values, np.float32(0))
+
+    def base_teacher(self, model: Any, examples: Sequence[Tokens]) -> LiveTeacher | None:
+        """The base model beside a fine-tuned one; None if no example has a scored token.
+
+        It is loaded once more. With LoRA it is the fine-tuned model without its adapters.
+        """
+        usable = next((example for example in examples if example.scored), None)
+        if usable is None:
+            return None
+        base = model
+        # A router reads the layers of a model without adapters, and a start has adapters merged in.
+        moved = self.recipe.router is not None or self.start is not None
+        if self.recipe.method == "full" or moved:
+            base, _ = models.load(self.card, self.scoring.weights, self.gpus)
+        return LiveTeacher(base, has_sliceable_head(model, usable))
 
     def finish(self) -> None:
         """Removes the checkpoint; call it when the row is on disk."""

@@ -39,6 +39,7 @@ class Findings:
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
+    finer: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
     sequences: dict[str, SequenceTables] = field(default_factory=dict)
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -82,6 +83,7 @@ NAMES = (
     "method",
     "metric",
     "association",
+    "statistic",
     "question",
     "run",
     "reference",
@@ -193,6 +195,7 @@ def read_findings(
         advice=tables("advice"),
         runs=tables("runs"),
         associations=tables("associations"),
+        finer=tables("finer"),
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,

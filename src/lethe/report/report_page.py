@@ -19,6 +19,7 @@ from lethe.report.cell_predictions import PROBES
 from lethe.report.example_browser import choose_shown, make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
+from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
 from lethe.report.replay_figures import DOSES, summarise_runs
@@ -104,6 +105,8 @@ def render_page(
         associations=_by_model(_records, findings.associations),
         sequences={model: tables.lines() for model, tables in findings.sequences.items()},
         sequence_measures=SEQUENCE_MEASURES,
+        finer=_by_model(finer_lines, findings.finer),
+        finer_columns=COLUMNS,
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),

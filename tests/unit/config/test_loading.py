@@ -540,6 +540,13 @@ def test_a_memory_that_cannot_be_trained_is_refused(experiment, recipe, message)
     assert message in problems(config, folder)
 
 
+def test_predictions_behind_a_router_are_not_compared(experiment):
+    config, folder = experiment
+    config["prediction_changes"] = True
+    config["recipe"] = {**config.get("recipe", {}), "router": {}}
+    assert "prediction_changes: olmo has recipe.router" in problems(config, folder)
+
+
 def test_a_memory_in_shards_is_refused(experiment):
     config, folder = experiment
     config["models"]["large"] = {

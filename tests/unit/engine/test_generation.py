@@ -4,7 +4,14 @@ import torch
 from helpers import tiny
 
 from lethe.engine import generation
-from lethe.engine.generation import generate, grade, normalise_plain, normalise_squad, token_f1
+from lethe.engine.generation import (
+    generate,
+    grade,
+    match_by_chance,
+    normalise_plain,
+    normalise_squad,
+    token_f1,
+)
 from lethe.errors import LetheError
 
 
@@ -164,3 +171,12 @@ def test_grades_are_fractions_and_nan_where_nothing_was_asked():
     np.testing.assert_allclose(graded.token_f1, [1, np.nan, 2 / 3, 1], rtol=1e-6)
     plain = grade(["The sea", "Sea"], ["sea", "Sea"], "plain")
     np.testing.assert_array_equal(plain.exact_match, [0, 1])
+
+
+def test_chance_is_the_share_of_the_groups_other_answers_that_would_be_right_here():
+    answers = ["yes", "The no", "yes", None, "sea"]
+    targets = ["Yes", "no", "no", "yes", "yes"]
+    groups = ["a", "a", "a", "a", "b"]
+    chance = match_by_chance(answers, targets, groups, "squad")
+    # The fourth question has no answer of its own; the fifth is alone in its group.
+    np.testing.assert_allclose(chance, [1 / 2, 0, 1 / 2, 2 / 3, np.nan], rtol=1e-6)

@@ -16,6 +16,7 @@ from lethe.errors import LetheError, RowError
 from lethe.matrix import forgetting_matrix, rows
 from lethe.matrix.row_description import describe_file
 from lethe.measure import repeats
+from lethe.measure.changed_predictions import measure_changed_predictions
 from lethe.measure.exact_match import Questions
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay.runs import fine_tune_with_replay
@@ -192,3 +193,21 @@ def test_right_is_only_what_is_right_again_when_the_right_ones_are_asked_alone()
     answers = questions.base(None, "t", None)
     np.testing.assert_array_equal(answers.exact_match_before, [0, 0, 1, 1, 0])
     assert answers.text == ["wrong", "wrong", "c", "d", "wrong"]
+
+
+def test_wrong_answers_are_asked_again_only_where_predictions_are_compared(job, upstream):
+    model, tokenizer, row = job.run(upstream)
+    measured = measure_changed_predictions(
+        job, model, tokenizer, upstream=upstream, row=row, title="task"
+    )
+    gained = measured["answer_gained"]
+    assert np.isnan(gained[:RIGHT]).all()
+    assert set(gained[RIGHT:].tolist()) <= {0.0, 1.0}
+    assert ((measured["answer_by_chance"] >= 0) & (measured["answer_by_chance"] <= 1)).all()
+    still = changed(job, lr=0.0)
+    model, tokenizer, row = still.run(upstream)
+    measured = measure_changed_predictions(
+        still, model, tokenizer, upstream=upstream, row=row, title="task"
+    )
+    np.testing.assert_array_equal(measured["answer_gained"][RIGHT:], 0)
+    np.testing.assert_array_equal(measured["kl"], 0)

@@ -287,3 +287,20 @@ def test_the_ledger_is_a_table_and_without_one_the_page_says_how_to_make_it(find
     for part in ("<td>28 of 29</td>", "<td>250.0</td>", "1,234,567", "measure_row"):
         assert part in text
     assert "make ledger" not in text
+
+
+def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(findings, page):
+    assert "Finer than loss" not in page
+    lines = [
+        {"measure": "forgetting", "statistic": "r2_rank_1", "value": 0.5},
+        {"measure": "kl", "statistic": "mean", "value": 0.25, "low": 0.2, "high": 0.3},
+        {"measure": "kl", "statistic": "rank_above_shuffled", "value": 4.0},
+    ]
+    finer = {tiny_findings.SCRIPT: pd.DataFrame(lines)}
+    with_section = report_page.render_page(replace(findings, finer=finer), {}, SETTINGS)
+    assert scripts(with_section) == OWN_SCRIPTS
+    section = with_section.split("Finer than loss")[1].split("<h2")[0]
+    assert "KL to the base model" in section
+    assert "0.250 <small>[0.200, 0.300]</small>" in section
+    assert "<td>4</td>" in section
+    assert "<td>0.500</td>" in section

@@ -118,6 +118,8 @@ rule gather_sequences:
         f"{LOGS}/gather_sequences/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         sequences=PARAMETERS.sequences(),
         tasks=TASKS,

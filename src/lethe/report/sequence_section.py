@@ -144,8 +144,15 @@ def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
 
 
 def draw_sequences(tables: Mapping[str, SequenceTables]) -> Figure:
-    """Draws, per model, held-out forgetting by step, and R2 of the rows that are predicted."""
-    figure, axes = new_panels(len(tables), 2, width=5.2, height=3.4)
+    """Draws, per model, held-out forgetting by step, and R2 of the rows that are predicted.
+
+    The figure is empty for an experiment without sequences.
+    """
+    figure, axes = new_panels(max(1, len(tables)), 2, width=5.2, height=3.4)
+    if not tables:
+        for axis in axes.flat:
+            axis.set_axis_off()
+        return figure
     for line, (model, of_model) in zip(axes, tables.items(), strict=True):
         _draw_steps(line[0], of_model)
         line[0].set_title(f"{model}: forgetting along an order")

@@ -90,6 +90,8 @@ rule gather_prediction_changes:
         f"{LOGS}/gather_prediction_changes/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=list(EXPERIMENT.tasks),
     script:

@@ -51,6 +51,11 @@ if SETTINGS.replay:
     include: "rules/replay.smk"  # predictions and replay runs
 
 
+if SETTINGS.sequences:
+
+    include: "rules/sequences.smk"  # fine-tunes on one task after the other
+
+
 include: "rules/snakemake_patches.smk"  # what overwrites Snakemake's own classes
 
 

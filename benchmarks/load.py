@@ -119,28 +119,50 @@ def run_stage(stage: str, path: Path, count: int) -> None:
     print(json.dumps({name: round(value, 1) for name, value in line.items()}))
 
 
-def plan(count: int, folder: Path) -> dict:
-    """Seconds of a dry run over a task table of this many lines, matrices measured elsewhere."""
-    values = synthetic_values(count, 100)
-    np.save(folder / "Z.npy", values)
+def own_matrix_experiment(count: int, folder: Path) -> dict:
+    """An experiment with a matrix that was measured elsewhere."""
+    np.save(folder / "Z.npy", synthetic_values(count, 100))
+    return {"matrix": {"path": str(folder / "Z.npy"), "layout": "tasks_in_rows"}}
+
+
+def measured_experiment(count: int, folder: Path) -> dict:
+    """An experiment that measures one model."""
+    hub = {"kind": "hub", "path": "someone/flan"}
+    return {
+        "sources": {"flan": {**hub, "by": "task"}, "dolma": {**hub, "text": "{text}"}},
+        "upstream": {"examples": 10_000, "domains": {"dolma": "dolma:"}},
+        "models": {"m": {"source": "hub", "path": "someone/m"}},
+    }
+
+
+PLANS = {"own matrix": own_matrix_experiment, "one model": measured_experiment}
+
+
+def plan(kind: str, count: int, folder: Path) -> dict:
+    """Seconds of a dry run over a task table of this many lines."""
     with (folder / "tasks.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["name", "group", "split"])
+        writer.writerow(["name", "group", "split", "source"])
         for task in task_table(count).values():
-            writer.writerow([task.name, task.group, task.split])
-    experiment = {
-        "experiment": "load",
-        "tasks": str(folder / "tasks.csv"),
-        "matrix": {"path": str(folder / "Z.npy"), "layout": "tasks_in_rows"},
-    }
+            writer.writerow([task.name, task.group, task.split, f"flan:{task.name}"])
+    experiment = {"experiment": "load", "tasks": str(folder / "tasks.csv")}
+    experiment |= PLANS[kind](count, folder)
     (folder / "load.yaml").write_text(json.dumps(experiment))
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--dry-run", "--quiet", "rules"]
     command += ["--snakefile", str(Path(__file__).parents[1] / "Snakefile")]
     command += ["--directory", str(folder), "--configfile", str(folder / "load.yaml")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True)
     seconds = time.perf_counter() - start
-    return {"stage": "plan", "case": f"{count} tasks", "seconds": round(seconds, 1)}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "stage": "plan",
+        "case": f"{count} tasks, {kind}",
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+    }
 
 
 def main() -> None:
@@ -172,9 +194,14 @@ def main() -> None:
                     flush=True,
                 )
         if arguments.tasks or arguments.case is None:
-            line = plan(arguments.tasks or 5000, Path(folder))
-            results.append(line)
-            print(f"| plan | {line['case']} | {line['seconds']} ({PLAN_SECONDS}) | | |", flush=True)
+            for kind in PLANS:
+                line = plan(kind, arguments.tasks or 5000, Path(folder))
+                results.append(line)
+                print(
+                    f"| plan | {line['case']} | {line['seconds']} ({PLAN_SECONDS}) | "
+                    f"{line['cpu_seconds']} | |",
+                    flush=True,
+                )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1))
 

@@ -33,6 +33,11 @@ CSV_TABLES = (
     "replay_frontier",
     "replay_advice",
     "replay_advice_score",
+    "sequence_steps",
+    "sequence_comparison",
+    "sequence_additivity",
+    "sequence_prediction",
+    "sequence_choice",
 )
 
 
@@ -43,6 +48,7 @@ def main(experiment: Path, folder: Path) -> None:
     for model in settings["models"]:
         files = sorted((results / model).glob("replay/*/*.parquet"))
         files += sorted((results / model).glob("rows/*.parquet"))
+        files += sorted((results / model).glob("sequences/**/*.parquet"))
         made_by = {"settings": settings, "files": len(files), **provenance(files)}
         target = folder / model
         target.mkdir(parents=True, exist_ok=True)

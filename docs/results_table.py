@@ -101,11 +101,16 @@ MEASURES = {
 
 def main(results: Path) -> None:
     """Prints one line per result and one column per model, then the replay runs of each model."""
+    sequenced = sorted(path for path in results.iterdir() if has_table(path, "sequence_comparison"))
+    for model in sequenced:
+        print_sequences(model)
     models = sorted(path for path in results.iterdir() if has_table(path, "replay_comparison"))
+    if not models:
+        return
     if all(has_table(model, "associations") for model in models):
         print_results(models)
     for model in models:
-        for print_table in (print_replay, print_contrasts, print_at_equal_loss):
+        for print_table in (print_replay, print_routing, print_contrasts, print_at_equal_loss):
             print()
             print_table(model)
 
@@ -134,6 +139,98 @@ def print_replay(model: Path) -> None:
             effect += f", p {p_value(line[f'{name}_p_holm'])}"
         values = [f"{line[column]:.3f}" for column in columns]
         print_line(line.strategy, *values, effect)
+
+
+def print_routing(model: Path) -> None:
+    """One line per run of an experiment with memories or routers: means with their intervals.
+
+    The last two columns are paired differences of the new-task loss, by task.
+    """
+    table = read_table(model, "replay_comparison")
+    if "memory_bytes" not in table:
+        return
+    runs = read_table(model, "replay")
+    losses = runs.groupby(["strategy", "task"]).eval_loss_after.mean().unstack()
+    seconds = runs.groupby("strategy").training_seconds.median()
+    references = [name for name in ("none", "full-routed") if name in losses.index]
+    headings = ["held-out forgetting", "new-task loss", "held-out routed", "own routed", "KB"]
+    headings += ["training, s", *[f"new-task loss minus {name}" for name in references]]
+    print_line(model.name, *headings)
+    print("|---" * (len(headings) + 1) + "|")
+    for _, line in table.iterrows():
+        cells = []
+        for key in ("heldout_forgetting", "eval_loss_after", "heldout_routed", "eval_routed"):
+            measured = interval(line[key], line[f"{key}_low"], line[f"{key}_high"])
+            cells.append(measured if pd.notna(line[key]) else "-")
+        size = f"{line.memory_bytes / 1000:.0f}" if pd.notna(line.memory_bytes) else "-"
+        cells += [size, f"{seconds[line.strategy]:.1f}"]
+        for name in references:
+            by_task = (losses.loc[line.strategy] - losses.loc[name]).to_numpy()
+            effect = interval(by_task.mean(), *bootstrap_interval(by_task))
+            cells.append("-" if name == line.strategy else effect)
+        print_line(line.strategy, *cells)
+
+
+# Measure of sequence_comparison.csv -> its heading.
+SEQUENCE_MEASURES = {
+    "heldout_forgetting": "held-out forgetting",
+    "acc": "ACC",
+    "bwt": "BWT",
+    "forgetting": "forgetting of tasks",
+    "fwt": "FWT",
+    "learning": "learning",
+}
+
+
+def print_sequences(model: Path) -> None:
+    """The measures of each run, then the predictions of its rows and the choice of an order."""
+    comparison = read_table(model, "sequence_comparison")
+    comparison = comparison[comparison.unit == "nats"].set_index(["run", "measure"])
+    print()
+    print_line(model.name, "orders", *SEQUENCE_MEASURES.values(), "held-out difference to none")
+    print("|---" * (len(SEQUENCE_MEASURES) + 3) + "|")
+    for run in dict.fromkeys(run for run, _ in comparison.index):
+        values = []
+        for measure in SEQUENCE_MEASURES:
+            cell = "-"
+            if (run, measure) in comparison.index:
+                line = comparison.loc[run, measure]
+                cell = f"{line['mean']:.3f} ({line.sd:.3f})"
+            values.append(cell)
+        line = comparison.loc[run, "heldout_forgetting"]
+        effect = "-"
+        if pd.notna(line.difference):
+            effect = interval(line.difference, line.difference_low, line.difference_high)
+        print_line(run, str(int(line.orders)), *values, effect)
+    for name, column, value in (
+        ("additivity", "prediction", "r2"),
+        ("prediction", "method", "rmse"),
+    ):
+        table = read_table(model, f"sequence_{name}")
+        print_pooled(table[table.order == "all"], column, value, title=model.name)
+    choice = read_table(model, "sequence_choice")
+    for _, line in choice[choice.order == "all"].iterrows():
+        print()
+        print(
+            f"Choice of an order, {model.name}, {line.run}: rank correlation {line.spearman:.2f} "
+            f"(p {p_value(line.p)}); chosen {line.chosen}, {line.above_best:.3f} nats above the "
+            f"best, {line.below_mean:+.3f} below the mean."
+        )
+
+
+def print_pooled(table: pd.DataFrame, column: str, value: str, *, title: str) -> None:
+    """Means over orders with their intervals: one line per prediction, one column per run."""
+    runs = list(dict.fromkeys(table.run))
+    low, high = ("low", "high") if value == "r2" else (f"{value}_low", f"{value}_high")
+    print()
+    print_line(f"{title}, {value}", *runs)
+    print("|---" * (len(runs) + 1) + "|")
+    for name in dict.fromkeys(table[column]):
+        cells = []
+        for run in runs:
+            line = table[(table[column] == name) & (table.run == run)].iloc[0]
+            cells.append(interval(line[value], line[low], line[high]))
+        print_line(name, *cells)
 
 
 def print_contrasts(model: Path) -> None:

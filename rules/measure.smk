@@ -49,6 +49,9 @@ rule measure_row:
         recipe=TASK_RECIPE,
         scoring=SCORING,
         checkpoint=unfinished,
+        # Follows from the output, so that Snakemake does not record it: rows of an older version
+        # have no such file, and stay up to date.
+        tokens=lambda wildcards, output: FILES.tokens_of_row(output.row),
     script:
         "../workflow_scripts/measure_row.py"
 
@@ -64,6 +67,8 @@ rule gather_matrix:
         f"{LOGS}/gather_matrix/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=TASKS,
         mixed_machines=SETTINGS.allow_mixed_machines,

@@ -37,6 +37,8 @@ rule noise_floor:
         f"{LOGS}/noise_floor/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=SETTINGS.noise.tasks,
         seed=SETTINGS.seed,

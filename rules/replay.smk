@@ -28,6 +28,8 @@ rule predict_rows:
         f"{LOGS}/predict_rows/{{model}}/{{method}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         **PARAMETERS.leave_one_task_out(),
         completion=SETTINGS.completion.model_dump(mode="json", include={"mf", "knn"}),
@@ -89,6 +91,8 @@ rule gather_replay:
         f"{LOGS}/gather_replay/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         contrasts=PARAMETERS.contrasts(),
         frontiers=frontier_runs(SETTINGS.replay),
@@ -113,6 +117,8 @@ if FILES.advises:
             f"{LOGS}/advise_replay/{{model}}.log",
         conda:
             "../envs/analysis.yaml"
+        resources:
+            **MACHINE.analysis(),
         params:
             runs=PARAMETERS.advised_runs(),
             trades=SETTINGS.replay.advise.trade,

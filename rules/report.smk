@@ -12,6 +12,8 @@ rule draw_plots:
         f"{LOGS}/draw_plots.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         figures=FILES.figures,
         models=FILES.models,
@@ -34,11 +36,15 @@ rule write_report:
         f"{LOGS}/write_report.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         **PARAMETERS.left_out(),
         figures=FILES.figures,
         models=FILES.models,
         tasks=TASKS,
         settings=PARAMETERS.settings(),
+        # No inputs, because rows of an older version have no such files.
+        token_files=FILES.token_files(),
     script:
         "../workflow_scripts/write_report.py"

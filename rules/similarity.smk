@@ -35,6 +35,8 @@ if FILES.association_names(OF_TEXT):
             f"{LOGS}/associate_texts.log",
         conda:
             "../envs/train.yaml"
+        resources:
+            **MACHINE.analysis(),
         params:
             similarity=PARAMETERS.text_similarity(),
             # These follow from the input, so that Snakemake does not record them.
@@ -51,8 +53,12 @@ if FILES.association_names(["weight_difference"]):
         """Repeats the fine-tune of a row and sketches how it moved the weights."""
         input:
             **FINE_TUNE,
-            # Elastic weight consolidation measures the base model on upstream examples.
-            upstream=f"{RESULTS}/upstream.parquet" if SETTINGS.recipe.ewc else [],
+            # Elastic weight consolidation and routers read the base model on upstream examples.
+            upstream=(
+                f"{RESULTS}/upstream.parquet"
+                if SETTINGS.recipe.ewc or SETTINGS.recipe.routing
+                else []
+            ),
             row=f"{RESULTS}/{{model}}/rows/{{task}}.parquet",
         output:
             direction=f"{RESULTS}/{{model}}/directions/{{task}}.parquet",
@@ -112,6 +118,8 @@ if FILES.association_names(OF_Z):
             f"{LOGS}/train_two_tower/{{model}}.log",
         conda:
             "../envs/train.yaml"
+        resources:
+            **MACHINE.analysis(),
         params:
             **PARAMETERS.similarity("two_tower"),
             tasks=TASKS,
@@ -132,6 +140,8 @@ rule score_associations:
         f"{LOGS}/score_associations/{{model}}.log",
     conda:
         "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
     params:
         tasks=TASKS,
         # Follows from the input, so that Snakemake does not record it.

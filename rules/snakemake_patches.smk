@@ -4,11 +4,15 @@
 
 import gc
 import inspect
+from functools import lru_cache
 from importlib import metadata
 
+import snakemake.io
+import snakemake.rules
 from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.dag import ScriptProcessor
-from snakemake.io import _IOFile
+from snakemake.exceptions import WildcardError
+from snakemake.io import WILDCARD_REGEX, _IOFile
 from snakemake.jobs import GroupJob
 from snakemake.persistence import PersistenceBase
 from snakemake.persistence.file import FilePersistence
@@ -67,6 +71,41 @@ def check_each_script_once(processor, job, check=ScriptProcessor.process_job):
     if job.rule.name not in checked:
         checked.add(job.rule.name)
         check(processor, job)
+
+
+def split_patterns_once():
+    """Snakemake searches a pattern for its wildcards again for every job and every file.
+
+    The pattern holds the names of all tasks, so that the time would grow with the square of the
+    task table.
+    """
+    snakemake.io.apply_wildcards = insert_wildcards
+    snakemake.rules.apply_wildcards = insert_wildcards
+
+
+@lru_cache(maxsize=10_000)
+def split_pattern(pattern):
+    """The text between the wildcards of a pattern, one more than wildcards, and their names."""
+    texts = []
+    names = []
+    end = 0
+    for match in WILDCARD_REGEX.finditer(pattern):
+        texts.append(pattern[end : match.start()])
+        names.append(match["name"])
+        end = match.end()
+    return [*texts, pattern[end:]], names
+
+
+def insert_wildcards(pattern, wildcards):
+    (first, *texts), names = split_pattern(pattern)
+    parts = [first]
+    for name, text in zip(names, texts):
+        try:
+            parts.append(str(wildcards[name]))
+        except KeyError as error:
+            raise WildcardError(str(error))
+        parts.append(text)
+    return "".join(parts)
 
 
 # ---- groups: the jobs of one cluster job take turns, and each is tried again by itself
@@ -185,7 +224,7 @@ def read_records_of_earlier_versions():
 
 def input_of_today(persistence, path):
     recorded = persistence.recorded_input(path)
-    return recorded and sorted(map(SOURCES.earlier_input, recorded))
+    return recorded and SOURCES.earlier_inputs(str(path), recorded)
 
 
 def parameters_of_today(persistence, path):
@@ -229,6 +268,7 @@ if workflow.is_main_process:
 if can_patch():
     write_down_parameters()
     ScriptProcessor.process_job = check_each_script_once
+    split_patterns_once()
     take_turns()
     submit_equal_jobs_together()
     hash_large_files_once()

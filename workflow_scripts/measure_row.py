@@ -9,8 +9,10 @@ from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
 from lethe.matrix.prediction_files import write_prediction_file
+from lethe.matrix.token_files import write_token_file
 from lethe.measure.changed_predictions import measure_changed_predictions
 from lethe.measure.fine_tune_job import fine_tune_job
+from lethe.measure.forgotten_tokens import measure_tokens
 
 
 def measure_row(
@@ -19,6 +21,8 @@ def measure_row(
     weights: Path | None,
     changes: Path | None,
     checkpoint: Path,
+    token_file: Path,
+    token_examples: int,
     model_name: str,
     task: str,
     recipe: Recipe,
@@ -41,18 +45,33 @@ def measure_row(
     )
     upstream = read_upstream(inputs["upstream"])
     model, tokenizer, measured = job.run(upstream, title=task)
+    if changes is not None:
+        # All processes take part in the scoring.
+        measures = measure_changed_predictions(
+            job, model, tokenizer, upstream=upstream, row=measured, title=task
+        )
     if distributed.rank():
         return
+    # A file of an earlier row does not belong to this one.
+    token_file.unlink(missing_ok=True)
     if weights is not None:
         model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         sync_folder(weights)
     if changes is not None:
-        measures = measure_changed_predictions(
-            job, model, tokenizer, upstream=upstream, row=measured, title=task
-        )
         write_prediction_file(changes, measured.example_ids, measures)
     rows.write_row(row, with_identity(measured, model=model_name, task=task))
+    if token_examples:
+        tokens = measure_tokens(
+            job,
+            model,
+            tokenizer,
+            upstream=upstream,
+            row=measured,
+            count=token_examples,
+            title=task,
+        )
+        write_token_file(token_file, tokens)
     job.finish()
 
 
@@ -69,6 +88,8 @@ if __name__ == "__main__":
         weights=Path(weights) if weights else None,
         changes=Path(changes) if changes else None,
         checkpoint=Path(snakemake.params.checkpoint),
+        token_file=Path(snakemake.params.tokens["file"]),
+        token_examples=snakemake.params.tokens["examples"],
         model_name=snakemake.wildcards.model,
         task=snakemake.wildcards.task,
         recipe=recipe_of(snakemake.params.recipe),

@@ -1,15 +1,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from lethe.config.model_settings import Recipe, Scoring, recipe_of
 from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
-from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
+from lethe.replay.replay_inputs import read_products, read_scores, read_training_rows
 from lethe.replay.runs import fine_tune_at_shares, without_replay
 
 
@@ -65,30 +64,6 @@ def replay_run(
         else:
             rows.write_rows(run_file, measured)
         job.finish()
-
-
-def read_scores(path: str | None, run_settings: ReplayRun, task: str) -> dict[str, float] | None:
-    """Forgetting by example id that a strategy draws by: measured for the oracle, or predicted."""
-    if not path:
-        return None
-    if not run_settings.reads_row:
-        return forgetting_matrix.read_matrix_row(path, task)
-    row = rows.read_row(path)
-    return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
-
-
-def read_training_rows(path: str | None, tasks: list[str]) -> dict[str, np.ndarray] | None:
-    """Forgetting by these tasks, by example id."""
-    if not path:
-        return None
-    matrix = forgetting_matrix.read_matrix(path)
-    columns = matrix.values[matrix.rows(tasks)].T
-    return dict(zip(matrix.example_ids, columns, strict=True))
-
-
-def read_products(path: str | None, task: str) -> dict[str, float] | None:
-    """Inner products of the task's gradient with those of the examples, by example id."""
-    return forgetting_matrix.read_matrix_row(path, task) if path else None
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ def write_report(
     settings: dict,
     left_out: dict[str, Task],
     left_out_table: Path | None,
+    token_files: dict[str, dict[str, str]],
 ) -> None:
     """Writes the report of the experiment as one self-contained HTML file."""
-    findings = read_findings(inputs, models, tasks)
+    findings = read_findings(inputs, models, tasks, token_files)
     if left_out_table is not None:
         tables.write_csv(left_out_table, describe_left_out(left_out))
     images = {name: path.read_bytes() for name, path in zip(figures, figure_files, strict=True)}
@@ -43,4 +44,5 @@ if __name__ == "__main__":
         settings=snakemake.params.settings,
         left_out=tasks_from_pairs(snakemake.params.get("left_out", {})),
         left_out_table=Path(left_out_table) if left_out_table else None,
+        token_files=snakemake.params.token_files,
     )

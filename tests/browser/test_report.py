@@ -1,8 +1,11 @@
 """The report in a real browser: Debian's Chromium, driven by Playwright."""
 
+import io
 import re
 import shutil
 
+import matplotlib.image as mpimg
+import numpy as np
 import pytest
 from helpers import findings as tiny_findings
 from playwright.sync_api import sync_playwright
@@ -16,7 +19,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SETTINGS = {
     "experiment": "tiny",
     "completion": {"threshold": 0.2},
-    "replay": {"ratio": 0.125},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
 }
 SVG = "<svg onload=\"document.title='broken'\"><script>document.title='broken'</script></svg>"
 TEXTS = [
@@ -71,7 +74,7 @@ def open_page(chromium, report):
         page.on("request", lambda request: requests.append(request.url))
         requests = []
         page.goto(f"file://{report}/{address}")
-        page.wait_for_selector("html[data-browser=ready]")
+        page.wait_for_selector("html[data-browser=ready][data-figures=ready]")
         problems.extend(url for url in requests if not url.startswith(f"file://{report}/"))
         return page
 
@@ -170,3 +173,139 @@ def test_an_own_matrix_has_the_same_browser_without_texts(open_page):
     rows(page).first.click()
     assert page.locator("#browser-example blockquote").count() == 0
     assert page.locator("#browser-example ol li").count() == len(tiny_findings.TASKS)
+
+
+def cell(page, row: int, column: int):
+    """Where the middle of a cell of the heat map is on the screen, and its frame."""
+    page.locator("#heat-map-figure").scroll_into_view_if_needed()
+    frame = page.evaluate(
+        """() => {
+          const view = Bokeh.index.roots[0].child_views[0];
+          const box = view.canvas_view.el.getBoundingClientRect();
+          const { left, top, width, height } = view.frame.bbox;
+          return { x: box.x + left, y: box.y + top, width, height };
+        }"""
+    )
+    tasks = len(tiny_findings.TASKS)
+    return (
+        frame["x"] + frame["width"] * (column + 0.5) / 12,
+        frame["y"] + frame["height"] * (row + 0.5) / tasks,
+    )
+
+
+def tooltip(page, row: int, column: int) -> str:
+    """The text of the tooltip of a cell of the heat map."""
+    page.mouse.move(0, 0)
+    page.locator(".bk-Tooltip").first.wait_for(state="hidden")
+    page.mouse.move(*cell(page, row, column))
+    tip = page.locator(".bk-Tooltip").first
+    tip.wait_for(state="visible")
+    page.wait_for_timeout(50)
+    return tip.evaluate(
+        """element => [...element.shadowRoot.querySelectorAll(":not(style)")]
+          .filter(part => part.children.length === 0).map(part => part.textContent).join(" ")"""
+    )
+
+
+def test_a_cell_names_its_task_example_and_values_and_a_click_opens_the_example(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    text = tooltip(page, row=1, column=2)
+    assert "sums (NA, test)" in text
+    assert re.search(r"forgetting:?\s+-?0\.\d{3}", text)
+    example = re.search(r"a-\d{5}", text)[0]
+    page.mouse.click(*cell(page, row=1, column=2))
+    page.wait_for_selector("#browser-example h4")
+    assert page.locator("#browser-example h4").inner_text() == example
+    assert page.locator("#browser-task").input_value() == "sums"
+    assert f"example={example}" in page.url and "task=sums" in page.url
+
+
+def test_the_heat_map_is_ordered_and_the_order_is_the_same_for_both_models(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    page.locator("#heat-map-columns").select_option("mean")
+    page.locator("#heat-map-rows").select_option("mean")
+    examples = []
+    for model in ("one", "two"):
+        page.locator("#heat-map-model").select_option(model)
+        text = tooltip(page, row=0, column=1)
+        examples.append(re.search(r"a-\d{5}", text)[0])
+        page.mouse.click(*cell(page, row=0, column=1))
+        assert f"model={model}" in page.url
+    assert examples[0] == examples[1]
+
+
+def test_measured_predicted_and_residual_are_drawn_one_below_the_other(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    height = page.locator("#heat-map-figure").bounding_box()["height"]
+    page.locator("#heat-map-view").select_option("all")
+    page.wait_for_function(
+        f"document.getElementById('heat-map-figure').offsetHeight > {2.9 * height}"
+    )
+    page.locator("#heat-map-view").select_option("residual")
+    page.wait_for_function(
+        f"document.getElementById('heat-map-figure').offsetHeight < {1.1 * height}"
+    )
+
+
+def test_a_drag_zooms_into_all_views_and_names_the_examples(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    page.mouse.move(*cell(page, row=0, column=2))
+    page.mouse.down()
+    page.mouse.move(*cell(page, row=3, column=7), steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        "(range => range.end - range.start < 7)"
+        "(Bokeh.documents[0].get_model_by_name('heat-map-columns'))"
+    )
+
+
+def test_hostile_texts_are_text_in_tooltips(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    texts = []
+    for column in range(12):
+        texts.append(tooltip(page, row=2, column=column))
+    assert any("<svg onload" in text for text in texts)
+    assert any("<i>odd</i>" in text for text in texts)
+    assert page.locator(".bk-Tooltip img, .bk-Tooltip script, .bk-Tooltip i").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("media", ["screen", "print"])
+def test_figures_are_not_blank(open_page, scheme, media):
+    page = open_page(viewport={"width": 1400, "height": 900}, color_scheme=scheme)
+    page.emulate_media(media=media, color_scheme=scheme)
+    for figure in page.locator(".interactive").all():
+        figure.scroll_into_view_if_needed()
+        pixels = mpimg.imread(io.BytesIO(figure.screenshot()))
+        assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 50
+
+
+def test_an_own_matrix_has_the_same_heat_map(open_page):
+    page = open_page("own.html", viewport={"width": 1400, "height": 900})
+    assert "prediction" in tooltip(page, row=0, column=0)
+    page.mouse.click(*cell(page, row=0, column=0))
+    page.wait_for_selector("#browser-example h4")
+
+
+def test_the_points_of_prediction_and_replay_are_read_and_opened(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    page.locator("#agreement-task").select_option("poems")
+    page.locator("#agreement-figure").scroll_into_view_if_needed()
+    point = page.evaluate(
+        """() => {
+          const [document] = Bokeh.documents.filter(
+            (one) => one.get_model_by_name("agreement-cells"));
+          const { data } = document.get_model_by_name("agreement-cells");
+          const view = Bokeh.index.get_one(document.roots()[0]);
+          const box = view.canvas_view.el.getBoundingClientRect();
+          const { xscale, yscale } = view.frame.x_scale ? { xscale: view.frame.x_scale,
+            yscale: view.frame.y_scale } : {};
+          return { x: box.x + xscale.compute(data.measured[0]),
+            y: box.y + yscale.compute(data.predicted[0]), example: data.example[0] };
+        }"""
+    )
+    page.mouse.click(point["x"], point["y"])
+    page.wait_for_selector("#browser-example h4")
+    assert "task=poems" in page.url
+    assert page.locator("#replay-0-figure").count() == 1
+    assert page.locator("#prediction-1-figure canvas").count() >= 1

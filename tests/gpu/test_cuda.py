@@ -87,3 +87,9 @@ def test_two_gpus_share_a_model(model_folders, tmp_path):
             launch.run_in_shards(shared.measure, str(tmp_path / "log"), 2, **arguments, gpus=2)
         found[processes] = rows.read_row(tmp_path / "llama.parquet").loss_after
     np.testing.assert_allclose(found[2], found[1], rtol=0, atol=TOLERANCE["float32"])
+
+
+def test_weights_in_4_bits_lack_no_tensor(model_folders):
+    pytest.importorskip("bitsandbytes")
+    model, _ = models.load_in_4_bits(model_folders["llama"], torch.bfloat16)
+    assert model.is_loaded_in_4bit

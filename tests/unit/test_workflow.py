@@ -1,5 +1,6 @@
 """Lists of files, resources and parameters of the rules, without Snakemake."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -346,6 +347,46 @@ def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):
     assert packed.encoder_files() == []
 
 
+def test_all_files_of_an_encoder_in_a_folder_are_inputs(load, tmp_path):
+    folder = tmp_path / "place/encoder"
+    folder.mkdir()
+    encoder = {"source": "folder", "path": "encoder"}
+    similarity = {"associations": ["text_encoder"], "encoder": encoder}
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
+        (folder / name).touch()
+    assert sources(load(similarity=similarity)).encoder_files() == [
+        *("encoder/config.json", "encoder/model.safetensors", "encoder/tokenizer.json"),
+    ]
+    listed = sources(load(similarity=similarity))
+    assert listed.earlier_inputs("a", ["encoder/config.json", "x"]) == [
+        *listed.encoder_files(),
+        "x",
+    ]
+    assert listed.earlier_inputs("a", ["x"]) == ["x"]
+
+
+def test_all_files_of_a_saved_dataset_are_inputs(load, tmp_path):
+    folder = tmp_path / "place/saved/train"
+    folder.mkdir(parents=True)
+    saved = {"kind": "saved", "path": "saved", "text": "{text}"}
+    experiment = load(
+        sources=TINY["sources"] | {"mine": saved},
+        upstream=TINY["upstream"] | {"domains": {"a": "mine:", "b": "mine:"}},
+    )
+    assert sources(experiment).upstream_files() == []
+    for name in ("data-00000-of-00001.arrow", "state.json"):
+        (folder / name).touch()
+    inputs = sources(experiment).upstream_files()
+    assert inputs == ["saved/train/data-00000-of-00001.arrow", "saved/train/state.json"]
+
+    # A run of an earlier version, which recorded none of them, stays up to date.
+    listed = sources(experiment)
+    assert listed.earlier_inputs(f"{FOLDER}/upstream.parquet", ["x"]) == [*inputs, "x"]
+    assert listed.earlier_inputs(f"{FOLDER}/other.parquet", ["x"]) == ["x"]
+    other = ["saved/train/other.arrow"]
+    assert listed.earlier_inputs(f"{FOLDER}/upstream.parquet", other) == other
+
+
 def test_a_small_model_asks_for_little_and_an_attempt_for_more(load):
     machine = JobResources(load())
     assert (machine.gpus("olmo"), machine.memory("olmo"), machine.rows_per_job("olmo")) == (
@@ -375,6 +416,16 @@ def test_analyses_get_memory_and_minutes_by_the_size_of_z(load):
     files = SimpleNamespace(size_mb=1000)
     assert resources["mem_mb"]({}, input=files, attempt=1) == 10000
     assert resources["runtime"]({}, input=files, attempt=2) == 260
+
+
+def test_every_rule_of_the_analysis_takes_its_resources_from_the_size_of_z():
+    rules = Path(__file__).parents[2] / "rules"
+    without = []
+    for file in sorted(rules.glob("*.smk")):
+        for text in re.split(r"^ *rule ", file.read_text(), flags=re.MULTILINE)[1:]:
+            if "envs/analysis.yaml" in text and "**MACHINE.analysis()," not in text:
+                without.append(text.split(":")[0])
+    assert without == []
 
 
 def test_a_model_in_shards_has_threads_per_process(load):
@@ -471,6 +522,17 @@ def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
 )
 def test_the_task_of_a_job_is_read_off_its_file(rule, output, task):
     assert task_of_job(rule, output) == task
+
+
+def test_token_losses_lie_beside_the_rows(load):
+    listed = files(load())
+    row = listed.row("olmo", "add")
+    tokens = listed.tokens_of_row(row)
+    assert tokens == {"file": f"{FOLDER}/olmo/token_losses/add.parquet", "examples": 20}
+    assert list(listed.token_files()) == ["olmo", "pythia"]
+    assert list(listed.token_files()["olmo"]) == ["add", "double", "upper", "reverse"]
+    assert listed.token_files()["olmo"]["add"] == tokens["file"]
+    assert files(load(token_examples=0)).tokens_of_row(row)["examples"] == 0
 
 
 def test_what_is_left_out_is_recorded_only_if_there_is_something(load):

@@ -1,5 +1,7 @@
 """The complete graph on a tiny experiment."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from helpers.experiment import Workspace, make_experiment
 
 from lethe.data.examples import read_upstream
 from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix.token_files import read_token_file
 
 pytestmark = pytest.mark.xdist_group("workflow")
 
@@ -40,6 +43,34 @@ def test_z_holds_the_rows_and_the_losses_before_are_those_of_the_base_model(fini
         row = rows.read_row(finished.results / f"olmo/rows/{task}.parquet")
         np.testing.assert_array_equal(values, row.forgetting)
         np.testing.assert_array_equal(row.loss_before, base.loss_before)
+
+
+def test_every_row_has_the_token_losses_of_its_most_forgotten_examples(finished):
+    for path in finished.rows():
+        row = rows.read_row(path)
+        examples = read_token_file(path.parent.parent / "token_losses" / path.name)
+        assert len(examples) == 20
+        number = row.example_ids.index(examples[0].example_id)
+        assert row.forgetting[number] == np.nanmax(row.forgetting)
+        mean = np.nanmean(examples[0].after.astype(np.float32))
+        np.testing.assert_allclose(mean, row.loss_after[number], rtol=2e-3)
+
+
+def test_rows_without_token_losses_and_another_number_of_them_rerun_nothing(copied):
+    """Rows of an older version have no such file."""
+    shutil.rmtree(copied.results / "olmo/token_losses")
+    assert copied.planned() == {}
+    config = yaml.safe_load((copied.folder / "tiny.yaml").read_text())
+    (copied.folder / "tiny.yaml").write_text(yaml.safe_dump(config | {"token_examples": 3}))
+    assert not copied.planned().keys() - {"write_report"}
+    before = copied.rows()
+    target = copied.results / "olmo/rows/reverse.parquet"
+    target.unlink()
+    copied.run("--", "results/tiny/olmo/rows/reverse.parquet")
+    assert len(read_token_file(copied.results / "olmo/token_losses/reverse.parquet")) == 3
+    after = rows.read_row(target)
+    assert after.settings == rows.read_row(copied.results / "olmo/rows/add.parquet").settings
+    assert copied.rows().keys() == before.keys()
 
 
 def test_replay_is_judged_on_examples_that_were_never_replayed(finished):
@@ -106,6 +137,7 @@ def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
     assert row.settings["recipe"]["processes"] == 2
     np.testing.assert_allclose(row.loss_after, before.loss_after, rtol=0, atol=1e-4)
     np.testing.assert_array_equal(row.loss_before, before.loss_before)
+    assert read_token_file(copied.results / "olmo/token_losses/reverse.parquet")
 
 
 def test_weights_are_made_when_the_recipe_keeps_them(copied):

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from lethe.errors import RowError
 from lethe.matrix import rows
+from lethe.matrix.model_cards import same_model
 
 # A rise in loss by this many nats makes each token 10 percent less probable.
 CLEAR_RISE = 0.1
@@ -287,7 +287,7 @@ def _refuse_other_measurement(base: rows.Row, base_path: Path, row: rows.Row, pa
             "differ), so the tokenizer or the chat template is another one; score both with the "
             "same"
         )
-    same = _same_card(row.settings.get("model", {}), base.settings.get("model", {}))
+    same = same_model(row.settings.get("model", {}), base.settings.get("model", {}))
     if _is_one_models(row):
         if "adapter" in row.settings and not same:
             raise RowError(
@@ -307,19 +307,6 @@ def _refuse_other_measurement(base: rows.Row, base_path: Path, row: rows.Row, pa
             f"{base_path} ({_path_of(base)}); the losses before the fine-tune differ by up to "
             f"{gap:.4f} nats. Give the base file that it was scored with"
         )
-
-
-def _same_card(card: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """True if two cards describe the same weights, read in the same way."""
-    keys = ["chat_template", "attention"]
-    if card.get("weights") or other.get("weights"):
-        # The same files in another folder are the same model.
-        keys += ["weights"]
-        keys += ["files"] if "files" in card and "files" in other else []
-    else:
-        keys += ["path", "revision"]
-        keys += ["commit"] if "commit" in card and "commit" in other else []
-    return all(card.get(key) == other.get(key) for key in keys)
 
 
 def _path_of(row: rows.Row) -> str:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 if TYPE_CHECKING:

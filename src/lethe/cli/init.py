@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 # Folder of the files as the experiment in them names it.

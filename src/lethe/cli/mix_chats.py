@@ -1,13 +1,15 @@
 """`lethe mix`: training data that replays what the model should not forget."""
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson, PoolFile
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Trainer(StrEnum):
 
 def make_mixture_files(
     chats: Annotated[Path, typer.Argument(metavar="CHATS.jsonl", help="Data of your fine-tune.")],
-    pool: Annotated[Path, typer.Option("--pool", metavar="FILE", help="Written by lethe pool.")],
+    pool: PoolFile,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write into.")
     ] = Path("mixed"),
@@ -70,8 +72,10 @@ def make_mixture_files(
 
     Without --lost and --predictor the draw is random, with the same number of examples from every
     domain. With them, examples that are forgotten more are drawn more often. Held-out examples are
-    never used. Writes new.jsonl, train_with_replay.jsonl, the replayed rows by themselves, and the
-    trainer's settings. The same files and seed give the same rows.
+    never used. With --predictor, the predicted mean forgetting of the fine-tune and of every domain
+    is printed first, with 90 percent intervals. Writes new.jsonl, train_with_replay.jsonl, the
+    replayed rows by themselves, and the trainer's settings. The same files and seed give the same
+    rows.
 
     Examples::
 
@@ -83,7 +87,13 @@ def make_mixture_files(
     from lethe.data.training_rows import read_new_data
     from lethe.files import atomic_write
     from lethe.integrations.trainer_snippets import MixtureFiles
-    from lethe.replay.mixture_files import make_mixture, write_mixture, write_replayed
+    from lethe.matrix.rows import read_row
+    from lethe.replay.mixture_files import (
+        make_mixture,
+        measured_forgetting,
+        write_mixture,
+        write_replayed,
+    )
 
     if not 0 < ratio <= 100:
         raise typer.BadParameter("--ratio is above 0 and at most 100")
@@ -93,15 +103,15 @@ def make_mixture_files(
     new = read_new_data(chats)
     upstream = read_upstream(pool)
     measure = "measured_forgetting" if lost else "predicted_forgetting"
+    forgetting = None
+    prediction = None
+    if lost is not None:
+        forgetting = measured_forgetting(read_row(lost), upstream, lost)
+    elif predictor is not None and probes is not None:
+        prediction = _predict(upstream, predictor=predictor, probes=probes, sibling=sibling)
+        forgetting = prediction.by_example
     mixture = make_mixture(
-        new,
-        upstream,
-        ratio=ratio,
-        seed=seed,
-        forgetting=_forgetting(
-            upstream, lost=lost, predictor=predictor, probes=probes, sibling=sibling
-        ),
-        measure=measure,
+        new, upstream, ratio=ratio, seed=seed, forgetting=forgetting, measure=measure
     )
     dose = _dose(mixture, model)
     rows = write_mixture(output, mixture)
@@ -126,9 +136,13 @@ def make_mixture_files(
         "settings": sorted(snippets),
         "examples": str(output / "replay.parquet"),
     }
+    if prediction is not None:
+        summary["predicted"] = prediction.facts
     if as_json:
         print_json(summary)
         return
+    if prediction is not None:
+        print(prediction.text)
     print(f"{chats}: {new.summary}")
     for reason, count in mixture.left_out.items():
         print(f"{pool}: {count} {reason}, not replayed")
@@ -154,29 +168,39 @@ def _check_sources(
         raise typer.BadParameter("--sibling needs --predictor and --probes")
 
 
-def _forgetting(
-    upstream: "UpstreamFile",
-    *,
-    lost: Path | None,
-    predictor: Path | None,
-    probes: Path | None,
-    sibling: Path | None,
-) -> dict[str, float] | None:
-    """Forgetting in nats by example id; None if neither a measurement nor a predictor is given."""
+@dataclass(frozen=True)
+class _PredictedLoss:
+    """Predicted forgetting of a fine-tune: nats by example id, its means in words and for JSON."""
+
+    by_example: dict[str, float]
+    text: str
+    facts: dict[str, Any]
+
+
+def _predict(
+    upstream: "UpstreamFile", *, predictor: Path, probes: Path, sibling: Path | None
+) -> _PredictedLoss:
     from lethe.completion.predictor import Predictor
     from lethe.matrix.rows import read_row
-    from lethe.replay.mixture_files import measured_forgetting, predicted_forgetting
+    from lethe.replay.mixture_files import by_example, predict_from_row
 
-    if lost is not None:
-        return measured_forgetting(read_row(lost), upstream, lost)
-    if predictor is None or probes is None:
-        return None
-    return predicted_forgetting(
-        Predictor.load(predictor),
+    fitted = Predictor.load(predictor)
+    prediction = predict_from_row(
+        fitted,
         read_row(probes),
         upstream,
         probes,
         sibling=read_row(sibling) if sibling else None,
+    )
+    facts = {
+        "mean": asdict(prediction.mean),
+        "domains": {name: asdict(mean) for name, mean in prediction.domains.items()},
+        "top_tenth": fitted.top_tenth,
+    }
+    return _PredictedLoss(
+        by_example=by_example(fitted, prediction),
+        text=prediction.summary(fitted.top_tenth),
+        facts=facts,
     )
 
 

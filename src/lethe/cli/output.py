@@ -2,13 +2,9 @@
 
 import json
 import sys
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from lethe.errors import LetheError
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
 
 
 def print_json(value: Any) -> None:

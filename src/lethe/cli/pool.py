@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson, OutputFile
+from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ def make_pool(
             help="The sections sources and upstream of an experiment, or a whole experiment.",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="Parquet file to write.")
-    ] = Path("pool.parquet"),
+    output: OutputFile = Path("pool.parquet"),
     as_json: AsJson = False,
 ) -> None:
     """Draw the texts that the model should not forget, and hold some of them out.

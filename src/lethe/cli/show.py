@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lethe.cli.output import AsJson, print_json
+from lethe.cli.options import AsJson
+from lethe.cli.output import print_json
 
 
 def show(

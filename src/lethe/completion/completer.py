@@ -69,10 +69,10 @@ class Completer:
             If the method is not fitted, index and values differ in length, or an index is out of
             range or stands twice.
         """
-        index, values = self._check_probes(probe_index, probe_values)
+        index, values = self.check_probes(probe_index, probe_values)
         rows = np.atleast_2d(values)
         predicted = np.empty((len(rows), self.examples_))
-        for members, columns in _group_by_known_columns(rows):
+        for members, columns in group_by_known_columns(rows):
             probed = rows[np.ix_(members, columns)]
             predicted[members] = self._predict(index[columns], probed)
         return predicted if values.ndim == 2 else predicted[0]
@@ -106,11 +106,11 @@ class Completer:
         for level in levels:
             if not 0 < level < 1:
                 raise ValueError(f"level {level} is not between 0 and 1")
-        index, values = self._check_probes(probe_index, probe_values)
+        index, values = self.check_probes(probe_index, probe_values)
         rows = np.atleast_2d(values)
         middle = np.empty((len(rows), self.examples_))
         reaches = np.empty((len(levels), *middle.shape))
-        for members, columns in _group_by_known_columns(rows):
+        for members, columns in group_by_known_columns(rows):
             probed = rows[np.ix_(members, columns)]
             middle[members], reaches[:, members] = self._intervals(index[columns], probed, levels)
         if values.ndim == 1:
@@ -118,7 +118,7 @@ class Completer:
             reaches = reaches[:, 0]
         return [(middle - reach, middle + reach) for reach in reaches]
 
-    def _check_probes(self, probe_index, probe_values) -> tuple[np.ndarray, np.ndarray]:
+    def check_probes(self, probe_index, probe_values) -> tuple[np.ndarray, np.ndarray]:
         """Sorted index (k,) and values (k,) or (R, k)."""
         if not hasattr(self, "examples_"):
             raise ValueError(f"{type(self).__name__} is not fitted; call fit(train) first")
@@ -147,7 +147,7 @@ class Completer:
         raise NotImplementedError
 
 
-def _group_by_known_columns(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def group_by_known_columns(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups rows whose NaN are in the same columns: (row numbers, columns with values)."""
     observed = np.isfinite(values)
     if observed.all():

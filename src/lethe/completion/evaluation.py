@@ -81,10 +81,10 @@ def evaluate(
 
     Methods with intervals have lines `coverage_<level>`, the share of unprobed cells inside;
     `coverage_<level>_deviation`, the mean over tasks of the distance between a task's own
-    coverage and the level; and `width_<level>` in nats. `gaussian` has lines of the mean
-    forgetting of a task, and of its domains, over the unprobed examples: `task_mean_error` (mean
-    absolute error in nats), `task_mean_coverage_90` and `task_mean_width_90` of its interval, and
-    the same for `domain_mean`.
+    coverage and the level; and `width_<level>` in nats. `gaussian` and `gaussian_sibling` have
+    lines of the mean forgetting of a task, and of its domains, over the unprobed examples:
+    `task_mean_error` (mean absolute error in nats), `task_mean_coverage_90` and
+    `task_mean_width_90` of its interval, and the same for `domain_mean`.
     F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
     (`tuned_threshold`). A Z of more than `SCORED_CELLS` test cells is fitted and scored on a
     random part of its examples, and a warning is logged.
@@ -153,7 +153,7 @@ def evaluate(
         for method in methods:
             predictors.append(_MethodPredictor(method, options or {}, domains))
         if sibling is not None:
-            predictors.append(_SiblingPredictor(sibling))
+            predictors.append(_SiblingPredictor(sibling, domains))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -225,18 +225,13 @@ class _FittedMethod:
         self._completer = self._make().fit(train)
         self._cuts: dict[int, float] = {}
         self.has_intervals = self._completer.has_intervals
-        self._means: list[MeanPredictor] = []
+        self._means: _MeanScorer | None = None
         self.interval_metrics: tuple[str, ...] = ()
         if self.has_intervals:
             self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
-        if isinstance(self._completer, Gaussian):
-            everything = np.ones((1, train.shape[1]), dtype=bool)
-            self._means.append(MeanPredictor(self._completer, everything))
-            self.interval_metrics += TASK_MEAN
-            if domains is not None:
-                _, members = domain_masks(domains)
-                self._means.append(MeanPredictor(self._completer, members))
-                self.interval_metrics += DOMAIN_MEAN
+        if self.has_intervals and isinstance(self._completer, Gaussian):
+            self._means = _MeanScorer(self._completer, domains)
+            self.interval_metrics += self._means.metrics
 
     def _make(self):
         return make(self._name, self._options)
@@ -270,19 +265,51 @@ class _FittedMethod:
 
         `truth` (R, n) holds the measured cells of these columns.
         """
-        scores = []
-        for predictor in self._means:
-            members = predictor.members[:, draw.scored]
+        if self._means is None:
+            return np.empty((len(truth), 0))
+        return self._means.score(truth, values, draw)
+
+
+class _MeanScorer:
+    """Scores the predicted mean of a task, and those of its domains if they are known."""
+
+    def __init__(self, method: Gaussian, domains: Sequence[str] | None):
+        everything = np.ones((1, method.examples_), dtype=bool)
+        members = everything
+        self.metrics = TASK_MEAN
+        if domains is not None:
+            members = np.vstack([everything, domain_masks(domains)[1]])
+            self.metrics = TASK_MEAN + DOMAIN_MEAN
+        self._predictor = MeanPredictor(method, members)
+
+    def score(
+        self,
+        truth: np.ndarray,
+        values: np.ndarray,
+        draw: "_Draw",
+        other: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Scores (R, metrics) over the scored columns, from probe values (R, k).
+
+        `truth` (R, n) holds the measured cells of these columns, `other` (R, N) the tasks' rows
+        on another model.
+        """
+        members = self._predictor.members[:, draw.scored]
+        counts = np.maximum(members.sum(axis=1), 1)
+        means = truth @ members.T.astype(float) / counts
+        predicted = self._predictor.predict(
+            draw.index, values, levels=[MEAN_LEVEL], among=draw.scored, other=other
+        )
+        low = predicted.low[0]
+        high = predicted.high[0]
+        inside = np.where(np.isfinite(low), (low <= means) & (means <= high), np.nan)
+        by_set = (np.abs(predicted.values - means), inside, high - low)
+        scores = [of_sets[:, 0] for of_sets in by_set]
+        if len(members) > 1:
             measured = members.any(axis=1)
-            counts = np.maximum(members.sum(axis=1), 1)
-            means = truth @ members.T.astype(float) / counts
-            predicted = predictor.predict(draw.index, values, [MEAN_LEVEL], among=draw.scored)
-            low = predicted.low[0]
-            high = predicted.high[0]
-            inside = np.where(np.isfinite(low), (low <= means) & (means <= high), np.nan)
-            for by_set in (np.abs(predicted.values - means), inside, high - low):
-                scores.append(by_set[:, measured].mean(axis=1))
-        return np.stack(scores, axis=1) if scores else np.empty((len(truth), 0))
+            measured[0] = False
+            scores += [of_sets[:, measured].mean(axis=1) for of_sets in by_set]
+        return np.stack(scores, axis=1)
 
 
 @dataclass(frozen=True)
@@ -299,12 +326,20 @@ class _FittedSibling:
     """The Gaussian method with the rows of another model, fitted on a split's training rows."""
 
     has_intervals = True
-    interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
 
-    def __init__(self, train: np.ndarray, train_sibling: np.ndarray, sibling: np.ndarray):
+    def __init__(
+        self,
+        train: np.ndarray,
+        train_sibling: np.ndarray,
+        sibling: np.ndarray,
+        domains: Sequence[str] | None,
+    ):
         self._sibling = sibling
         self._completer = Gaussian().fit(train, other=train_sibling)
         self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
+        self._means = _MeanScorer(self._completer, domains)
+        self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
+        self.interval_metrics += self._means.metrics
 
     def called_above(self, probes: int) -> float | None:
         """As for the Gaussian method without a sibling."""
@@ -326,17 +361,23 @@ class _FittedSibling:
         return self._completer.predict_intervals(index, values, levels, other=other)
 
     def score_means(self, truth: np.ndarray, values: np.ndarray, draw: "_Draw") -> np.ndarray:
-        """No scores (R, 0): means are predicted without a sibling."""
-        return np.empty((len(truth), 0))
+        """Scores (R, metrics) of means, with the sibling's rows of the tasks."""
+        return self._means.score(truth, values, draw, other=self._sibling[draw.rows])
 
 
 @dataclass(frozen=True)
 class _SiblingPredictor:
     sibling: np.ndarray
+    domains: Sequence[str] | None = None
     name: str = "gaussian_sibling"
 
     def fit(self, train: np.ndarray, split: Split) -> _FittedSibling:
-        return _FittedSibling(train, train_sibling=self.sibling[split.train], sibling=self.sibling)
+        return _FittedSibling(
+            train,
+            train_sibling=self.sibling[split.train],
+            sibling=self.sibling,
+            domains=self.domains,
+        )
 
 
 class _FittedAssociation:

@@ -115,7 +115,7 @@ class Gaussian(FoldIn):
         """
         if other is None:
             return super().predict(probe_index, probe_values)
-        groups = self._group_by_scale(probe_index, probe_values, other)
+        groups = self.group_by_scale(probe_index, probe_values, other)
         predicted = np.empty((sum(len(group.members) for group in groups), self.examples_))
         for group in groups:
             completed = group.method.predict(group.index, group.values)
@@ -157,7 +157,7 @@ class Gaussian(FoldIn):
         """
         if other is None:
             return super().predict_intervals(probe_index, probe_values, levels)
-        groups = self._group_by_scale(probe_index, probe_values, other)
+        groups = self.group_by_scale(probe_index, probe_values, other)
         shape = (sum(len(group.members) for group in groups), self.examples_)
         ends = [(np.empty(shape), np.empty(shape)) for _ in levels]
         for group in groups:
@@ -179,6 +179,47 @@ class Gaussian(FoldIn):
     def differences(self, probes: int) -> np.ndarray:
         """The rows (M, N) that are completed: the training rows less b times the deviations."""
         return self._method_at(self.other_scale(probes)).rows_
+
+    def group_by_scale(
+        self, probe_index: np.ndarray, probe_values: np.ndarray, other: np.ndarray
+    ) -> list["SameScale"]:
+        """The rows to predict, grouped by the scale b of the other model's deviations.
+
+        Arguments and errors are as of `predict`.
+        """
+        index, values = self.check_probes(probe_index, probe_values)
+        if self._other_mean is None:
+            raise ValueError(
+                "predict got a row of another model, but fit did not get its training rows; call "
+                "fit(train, other=rows)"
+            )
+        values = np.atleast_2d(values)
+        rows = np.atleast_2d(np.asarray(other, dtype=np.float64))
+        if rows.shape != (len(values), self.examples_):
+            raise ValueError(
+                f"other has shape {np.shape(other)}; expected one row of {self.examples_} examples "
+                f"per predicted row ({len(values)})"
+            )
+        if np.isinf(rows).any():
+            raise ValueError(f"other has {np.isinf(rows).sum()} infinite cells")
+        scales = np.array([self.other_scale(k) for k in np.isfinite(values).sum(axis=1)])
+        scales[~np.isfinite(rows).any(axis=1)] = 0.0
+        groups = []
+        for scale in np.unique(scales):
+            members = np.flatnonzero(scales == scale)
+            shift = np.zeros((len(members), self.examples_))
+            if scale:
+                shift = scale * sibling.new_deviations(rows[members], self._other_mean)
+            groups.append(
+                SameScale(
+                    members=members,
+                    method=self._method_at(float(scale)),
+                    index=index,
+                    values=values[members] - shift[:, index],
+                    shift=shift,
+                )
+            )
+        return groups
 
     def _learn(self, rows: np.ndarray, observed: np.ndarray) -> None:
         super()._learn(rows, observed)
@@ -207,42 +248,6 @@ class Gaussian(FoldIn):
             method._learn(combinations[:-1, :-1] @ self._stacked, self._observed)
             self._differences[scale] = method
         return self._differences[scale]
-
-    def _group_by_scale(self, probe_index, probe_values, other) -> list["_SameScale"]:
-        """The rows to predict, grouped by the scale b of the other model's deviations."""
-        index, values = self._check_probes(probe_index, probe_values)
-        if self._other_mean is None:
-            raise ValueError(
-                "predict got a row of another model, but fit did not get its training rows; call "
-                "fit(train, other=rows)"
-            )
-        values = np.atleast_2d(values)
-        rows = np.atleast_2d(np.asarray(other, dtype=np.float64))
-        if rows.shape != (len(values), self.examples_):
-            raise ValueError(
-                f"other has shape {np.shape(other)}; expected one row of {self.examples_} examples "
-                f"per predicted row ({len(values)})"
-            )
-        if np.isinf(rows).any():
-            raise ValueError(f"other has {np.isinf(rows).sum()} infinite cells")
-        scales = np.array([self.other_scale(k) for k in np.isfinite(values).sum(axis=1)])
-        scales[~np.isfinite(rows).any(axis=1)] = 0.0
-        groups = []
-        for scale in np.unique(scales):
-            members = np.flatnonzero(scales == scale)
-            shift = np.zeros((len(members), self.examples_))
-            if scale:
-                shift = scale * sibling.new_deviations(rows[members], self._other_mean)
-            groups.append(
-                _SameScale(
-                    members=members,
-                    method=self._method_at(float(scale)),
-                    index=index,
-                    values=values[members] - shift[:, index],
-                    shift=shift,
-                )
-            )
-        return groups
 
     def candidates(self) -> Sequence[float]:
         """Factors on the noise variance."""
@@ -281,8 +286,12 @@ class Gaussian(FoldIn):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SameScale:
-    """Numbers (R,) of rows that share a scale, the method on differences, their probes, and b V."""
+class SameScale:
+    """New rows that share a scale b of the other model's deviations.
+
+    `members` (R,) are their numbers and `method` completes their differences. `values` (R, k) are
+    differences at columns `index` (k,), sorted, and `shift` (R, N) is b times the deviations.
+    """
 
     members: np.ndarray
     method: Gaussian

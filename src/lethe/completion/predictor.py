@@ -6,16 +6,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from lethe.completion import make
+from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes
+from lethe.completion.ranking import expected_top_tenth
 from lethe.completion.sibling import read_sibling_rows
 from lethe.data.examples import Example, read_upstream
+from lethe.data.unpacked_size import refuse_large_archive
 from lethe.errors import LetheError, one_line
 from lethe.files import atomic_write, read_json
 from lethe.matrix import forgetting_matrix, rows
@@ -27,12 +31,58 @@ OPTIONAL_ARRAYS = ("base_losses", "scored_tokens", "other")
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Forgetting (N,) in nats of the upstream examples, and the ends of its interval (N,)."""
+class MeanForgetting:
+    """Mean forgetting in nats over some examples, and the ends of its interval.
 
+    The ends are NaN if the method gives no intervals of means or there are fewer than three
+    training tasks.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def text(self) -> str:
+        """The mean and its interval in words."""
+        if not np.isfinite([self.low, self.high]).all():
+            return f"{self.value:+.3f} nats (no interval)"
+        return f"{self.value:+.3f} nats [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted forgetting in nats: the mean, the mean of every domain, and single examples.
+
+    `mean` is that over all examples, and `domains` those of the domains from most to least. Probed
+    examples count in them with their measured values. `forgetting` (N,) is that of the examples,
+    with the ends of its interval (N,). All intervals contain the value with probability `level`.
+    """
+
+    level: float
+    mean: MeanForgetting
+    domains: dict[str, MeanForgetting]
     forgetting: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+    def summary(self, top_tenth: float | None = None) -> str:
+        """The means in words, one line per domain.
+
+        Parameters
+        ----------
+        top_tenth
+            Share of the most forgotten tenth that is expected to be in the predicted tenth
+            (`Predictor.top_tenth`). It is written at the end unless it is None or NaN.
+        """
+        percent = f"{100 * self.level:.0f} %"
+        lines = [f"Predicted mean forgetting, with {percent} intervals: {self.mean.text()}"]
+        lines += [f"  {name}: {mean.text()}" for name, mean in self.domains.items()]
+        if top_tenth is not None and np.isfinite(top_tenth):
+            lines.append(
+                f"The predicted tenth is expected to hold {100 * top_tenth:.0f} % of the tenth "
+                "that is most forgotten (10 % by chance)."
+            )
+        return "\n".join(lines)
 
     def by_domain(self, domains: np.ndarray) -> dict[str, float]:
         """Mean predicted forgetting in nats per domain, from most to least."""
@@ -87,6 +137,12 @@ class Predictor:
                 f"the method {self.method!r} takes no rows of another model; use gaussian, or "
                 "leave out the other model"
             )
+        self._domain_names, of_domains = domain_masks(self.domains)
+        everything = np.ones((1, self.train.shape[1]), dtype=bool)
+        self._members = np.vstack([everything, of_domains])
+        self._means: MeanPredictor | None = None
+        if isinstance(self._fitted, Gaussian) and self._fitted.has_intervals:
+            self._means = MeanPredictor(self._fitted, self._members)
 
     def __repr__(self) -> str:
         tasks, examples = self.train.shape
@@ -192,9 +248,10 @@ class Predictor:
     def predict(
         self, values: np.ndarray, level: float = 0.9, other: np.ndarray | None = None
     ) -> Prediction:
-        """Predicts the forgetting of all examples, with an interval, from that (k,) of the probes.
+        """Predicts the forgetting of all examples, and its means, from that (k,) of the probes.
 
-        The ends of the interval are NaN if the method has no intervals.
+        The intervals contain the value with probability `level`. Their ends are NaN if the method
+        has no intervals.
 
         Parameters
         ----------
@@ -216,11 +273,51 @@ class Predictor:
                 )
             with_other["other"] = other
         forgetting = self._fitted.predict(self.index, values, **with_other)
-        if not self._fitted.has_intervals:
-            unknown = np.full_like(forgetting, np.nan)
-            return Prediction(forgetting=forgetting, low=unknown, high=unknown)
-        low, high = self._fitted.predict_interval(self.index, values, level, **with_other)
-        return Prediction(forgetting=forgetting, low=low, high=high)
+        low = high = np.full_like(forgetting, np.nan)
+        if self._fitted.has_intervals:
+            low, high = self._fitted.predict_interval(self.index, values, level, **with_other)
+        mean, *of_domains = self._mean_forgetting(forgetting, values, level, with_other)
+        by_domain = dict(zip(self._domain_names, of_domains, strict=True))
+        return Prediction(
+            level=level,
+            mean=mean,
+            domains=dict(sorted(by_domain.items(), key=lambda pair: -pair[1].value)),
+            forgetting=forgetting,
+            low=low,
+            high=high,
+        )
+
+    def _mean_forgetting(
+        self,
+        forgetting: np.ndarray,
+        values: np.ndarray,
+        level: float,
+        with_other: Mapping[str, np.ndarray],
+    ) -> list[MeanForgetting]:
+        """The mean over all examples, and that over each domain."""
+        if self._means is None:
+            # The probed examples count with their measured values, as they do with intervals.
+            measured = np.where(np.isfinite(values), values, forgetting[self.index])
+            completed = forgetting.copy()
+            completed[self.index] = measured
+            means = [completed[members].mean() for members in self._members]
+            return [MeanForgetting(value=float(m), low=np.nan, high=np.nan) for m in means]
+        predicted = self._means.predict(self.index, values, levels=[level], **with_other)
+        ends = zip(predicted.values[0], predicted.low[0, 0], predicted.high[0, 0], strict=True)
+        return [MeanForgetting(float(value), float(low), float(high)) for value, low, high in ends]
+
+    @cached_property
+    def top_tenth(self) -> float:
+        """Share of the tenth of examples forgotten most that the predicted tenth should hold.
+
+        Every training task is predicted from the others and its own values at the probes. The
+        share is the mean over tasks, over the examples that are not probed; chance gives .1. NaN
+        if there are fewer than three tasks. The rows of another model are not used, and the
+        probes were chosen on all tasks, which flatters the share a little.
+        """
+        return expected_top_tenth(
+            self.train.astype(np.float64), self.index, method=self.method, options=self.options
+        )
 
     def save(self, path: Path | str) -> None:
         """Writes one .npz file atomically."""
@@ -256,8 +353,9 @@ class Predictor:
         Raises
         ------
         LetheError
-            If the file is not a saved predictor.
+            If the file is not a saved predictor, or unpacks to more bytes than it may.
         """
+        refuse_large_archive(path)
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 key = next((key for key in SETTINGS_KEYS if key in arrays), SETTINGS_KEYS[0])

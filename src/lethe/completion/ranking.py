@@ -8,6 +8,7 @@ from scipy import stats
 
 from lethe.completion import make
 from lethe.completion.probes import choose_probes
+from lethe.completion.scores import METRICS, Truth
 
 # With fewer training tasks, probes added nothing to the mean of the rows (docs/lab/completion.md).
 ENOUGH_TASKS = 5
@@ -15,13 +16,16 @@ ENOUGH_TASKS = 5
 
 @dataclass(frozen=True)
 class RankingCheck:
-    """Spearman's correlation of predicted and measured forgetting, task by task (tasks,).
+    """How well the order of forgetting is predicted, task by task (tasks,).
 
-    Each task is predicted from the others. Probed examples do not count.
+    `predicted` and `mean_of_rows` are Spearman's correlations with measured forgetting. `top_tenth`
+    is the share of the tenth that is most forgotten that is in the predicted tenth. Each task is
+    predicted from the others. Probed examples do not count.
     """
 
     predicted: np.ndarray
     mean_of_rows: np.ndarray
+    top_tenth: np.ndarray
 
     def sentence(self) -> str:
         """The two mean correlations in words."""
@@ -30,7 +34,9 @@ class RankingCheck:
             f"Each of the {tasks} tasks was predicted from the other {tasks - 1}: the predictor "
             f"ranks the examples with a correlation of {np.nanmean(self.predicted):.2f} "
             f"(Spearman), the mean of the other tasks' rows with "
-            f"{np.nanmean(self.mean_of_rows):.2f}."
+            f"{np.nanmean(self.mean_of_rows):.2f}. The predicted tenth holds "
+            f"{100 * np.nanmean(self.top_tenth):.0f} % of the tenth that is most forgotten "
+            "(10 % by chance)."
         )
 
 
@@ -60,6 +66,7 @@ def check_ranking(
         raise ValueError(f"{len(values)} tasks cannot be predicted from one another")
     predicted = []
     means = []
+    tops = []
     for number, row in enumerate(values):
         others = np.delete(values, number, axis=0)
         index = choose_probes(others, probes, "a_optimal", seed=seed)
@@ -68,7 +75,49 @@ def check_ranking(
         prediction = fitted.predict(index, row[index])
         predicted.append(_correlation(prediction[hidden], row[hidden]))
         means.append(_correlation(others.mean(axis=0)[hidden], row[hidden]))
-    return RankingCheck(predicted=np.array(predicted), mean_of_rows=np.array(means))
+        tops.append(_share_of_top_tenth(prediction[hidden], row[hidden]))
+    return RankingCheck(
+        predicted=np.array(predicted), mean_of_rows=np.array(means), top_tenth=np.array(tops)
+    )
+
+
+def expected_top_tenth(
+    values: np.ndarray, index: np.ndarray, *, method: str, options: dict[str, Any] | None = None
+) -> float:
+    """Share of the tenth that is most forgotten that is in the predicted tenth, on average.
+
+    Each row of Z is predicted from the other rows and its own values at the probes. Probed and
+    unmeasured examples do not count.
+
+    Parameters
+    ----------
+    values
+        Forgetting (tasks, N) in nats, NaN where unknown.
+    index
+        Columns (k,) of the probes.
+
+    Returns
+    -------
+    The share, or NaN if there are fewer than three tasks or nothing is left to rank.
+    """
+    if len(values) < 3:
+        return float("nan")
+    shares = []
+    for number, row in enumerate(values):
+        hidden = np.isfinite(row)
+        hidden[index] = False
+        if not hidden.any():
+            continue
+        others = np.delete(values, number, axis=0)
+        fitted = make(method, {method: options or {}}).fit(others)
+        predicted = fitted.predict(index, row[index])
+        shares.append(_share_of_top_tenth(predicted[hidden], row[hidden]))
+    return float(np.mean(shares)) if shares else float("nan")
+
+
+def _share_of_top_tenth(prediction: np.ndarray, row: np.ndarray) -> float:
+    scores = Truth(row[None], threshold=0.0).score(prediction[None])[0]
+    return float(scores[METRICS.index("top_10_percent")])
 
 
 def _correlation(prediction: np.ndarray, row: np.ndarray) -> float:

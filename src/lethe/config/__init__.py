@@ -20,7 +20,8 @@ from lethe.config.analysis_settings import (
 from lethe.config.data_settings import Source, TaskExamples, Upstream
 from lethe.config.model_settings import ModelSettings, Recipe, Scoring
 from lethe.config.replay_settings import Replay
-from lethe.config.settings import Location, Name, Seed, Settings
+from lethe.config.sequence_settings import Sequences
+from lethe.config.settings import Location, Name, NonNegativeInt, Seed, Settings
 from lethe.config.similarity_settings import Similarity
 
 
@@ -54,6 +55,11 @@ class Experiment(Settings):
         "by token: KL, most probable words, entropies (docs/explanation/forgetting.md). Rows "
         "without them are measured again.",
     )
+    token_examples: NonNegativeInt = Field(
+        20,
+        description="Most forgotten examples per row whose token losses are stored for the report; "
+        "0: none. A change reruns no finished row.",
+    )
     allow_mixed_machines: bool = Field(
         False,
         description="Allow rows from different versions of torch or transformers, or from "
@@ -68,6 +74,9 @@ class Experiment(Settings):
     )
     replay: Replay | None = Field(None, description="Replay of upstream examples.")
     similarity: Similarity | None = Field(None, description="Baselines that read the examples.")
+    sequences: Sequences | None = Field(
+        None, description="Fine-tunes on one task after the other, along orders of tasks."
+    )
     plan: PlanSettings = Field(PlanSettings(), description="Estimate of the experiment's cost.")
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from lethe.config.settings import (
+    NO_TRUTH_VALUE,
     Name,
     NonNegative,
     NonNegativeInt,
@@ -77,7 +78,7 @@ class CompletionSettings(Settings):
         "are made in one half of the examples and scored in the other half; their lines in the "
         "tables are named `<choice>_half`.",
     )
-    threshold: float = Field(
+    threshold: Annotated[float, NO_TRUTH_VALUE] = Field(
         0.1,
         allow_inf_nan=False,
         description="Nats. An example whose loss rises by more counts as forgotten (F1, AUC).",

@@ -14,6 +14,7 @@ from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
 # A task is advised from at least four others (lethe.replay.advice).
@@ -53,9 +54,11 @@ def check_settings(
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
+        *_unkept(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
+        *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
         *_missing_sibling(settings, own_matrices, folder),
     ]
@@ -64,6 +67,7 @@ def check_settings(
 
 _NEEDS_MODELS = {
     "replay": "a matrix has no model to train",
+    "sequences": "a matrix has no model to train",
     "noise": "a matrix has no model to train again",
     "similarity": "a matrix has no texts and no model",
     "upstream": "a matrix brings its own examples",
@@ -245,6 +249,12 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
         model = settings.models[name]
         if model.strategy != "fsdp":
             continue
+        for run_name, run_recipe in _recipes_of_runs(settings, recipe).items():
+            if run_recipe.memory is not None or run_recipe.router is not None:
+                problems.append(
+                    f"models.{name}.strategy: fsdp does not go with recipe.memory and "
+                    f"recipe.router, which {run_name} has; use strategy single or remove them"
+                )
         if recipe.optimizer != "adamw":
             problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
         size = recipe.micro_batch or 1
@@ -252,6 +262,32 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
             problems.append(
                 f"models.{name}.gpus: recipe.batch {recipe.batch} is no multiple of {model.gpus} "
                 f"gpus x micro_batch {size}"
+            )
+    return problems
+
+
+def _recipes_of_runs(settings: Experiment, recipe: Recipe) -> dict[str, Recipe]:
+    """A model's recipe, and those of its replay variants that change it."""
+    recipes = {"the recipe": recipe}
+    if settings.replay is not None:
+        for run in settings.replay.runs():
+            if run.recipe_changes:
+                try:
+                    recipes[f"replay.variants.{run.name}"] = run.apply_to(recipe)
+                except ValidationError:
+                    # Reported with the variants.
+                    continue
+    return recipes
+
+
+def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
+    """Weights that cannot be kept, because no file of a model holds a memory or a router."""
+    problems = []
+    for name, recipe in recipes.items():
+        if recipe.keep_weights and (recipe.memory is not None or recipe.router is not None):
+            problems.append(
+                f"recipe.keep_weights: the weights of {name} are of no use without their memory or "
+                "router, which no model file holds; set it to false"
             )
     return problems
 

@@ -132,6 +132,10 @@ class DatasetSource(Fields):
                 raise ValueError("files needs kind hub and excludes by, eval_split, shots_split")
         return self
 
+    def saved_files(self) -> list[str]:
+        """The files of a saved dataset; none if its folder is missing."""
+        return sorted(str(path) for path in Path(self.path).rglob("*") if path.is_file())
+
     def evaluation(self) -> "DatasetSource | None":
         """Source of a task's evaluation examples; None if training examples are held out."""
         if self.eval_files is not None:

@@ -11,7 +11,12 @@ from lethe.config import Experiment
 from lethe.config.checks import check_settings, model_recipe
 from lethe.config.messages import explain, shorten
 from lethe.config.model_settings import Recipe
-from lethe.config.task_table import Task, read_task_table
+from lethe.config.task_table import (
+    Task,
+    distinguishes_case,
+    names_equal_but_case,
+    read_task_table,
+)
 from lethe.config.yaml_file import YamlFile
 from lethe.errors import ExperimentError
 
@@ -60,12 +65,15 @@ def load_experiment(
     yaml_files = _parse(files)
     settings, problems = _validate(config)
     for file in yaml_files:
-        problems += [f"{file.path}, {problem}" for problem in file.repeated_keys()]
+        for problem in [*file.repeated_keys(), *file.ambiguous_numbers()]:
+            problems.append(f"{file.path}, {problem}")
     tasks: dict[str, Task] = {}
     table = config.get("tasks") if isinstance(config, dict) else None
     if isinstance(table, str):
         tasks, table_problems = read_task_table(folder / table, sources=bool(config.get("models")))
         problems += table_problems
+        if not distinguishes_case(folder / table):
+            problems += [f"{folder / table}: {problem}" for problem in names_equal_but_case(tasks)]
     own_matrices: dict[str, str] = {}
     left_out: dict[str, Task] = {}
     if settings is not None and tasks:
@@ -77,7 +85,7 @@ def load_experiment(
         problems += setting_problems
     if problems:
         located = [with_line(problem, yaml_files) for problem in problems]
-        raise ExperimentError(f"experiment {_label(config)}", located)
+        raise ExperimentError(_label(config, files), located)
     return LoadedExperiment(
         settings=settings, tasks=tasks, left_out=left_out, own_matrices=own_matrices
     )
@@ -122,9 +130,11 @@ def with_line(problem: str, files: list[YamlFile]) -> str:
     return problem
 
 
-def _label(config: Any) -> str:
+def _label(config: Any, files: Sequence[Path]) -> str:
     name = config.get("experiment") if isinstance(config, dict) else None
-    return shorten(name) if name else "without a name"
+    if name:
+        return f"experiment {shorten(name)}"
+    return str(files[0]) if files else "experiment without a name"
 
 
 def _validate(config: Any) -> tuple[Experiment | None, list[str]]:

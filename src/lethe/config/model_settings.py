@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from lethe.config.settings import (
+    NO_TRUTH_VALUE,
     SHA256,
     Fraction,
     Location,
@@ -20,6 +21,7 @@ from lethe.config.settings import (
     Version,
 )
 
+Method = Literal["full", "lora", "memory"]
 Architecture = Literal["olmo", "gpt_neox", "olmo2", "mpt", "llama"]
 
 
@@ -55,13 +57,53 @@ class LoRA(Settings):
 
     rank: PositiveInt = Field(64, description="Rank of the adapters.")
     alpha: Positive = Field(16, description="Scale of the adapters, divided by the rank.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+    dropout: Annotated[float, Field(ge=0, lt=1), NO_TRUTH_VALUE] = Field(
         0.1, description="Share of the adapters' inputs that is dropped in training."
     )
     targets: Pattern | Annotated[list[Text], Field(min_length=1)] = Field(
         "all-linear",
         description="Modules that get an adapter: all-linear, a regular expression that matches "
         "their whole names, or a list of names.",
+    )
+
+
+class Router(Settings):
+    """For which prompts the fine-tuned model is used; the base model reads all others.
+
+    A prompt is compared with the training prompts by its strongest features: the inputs of one
+    linear layer, averaged over the prompt's tokens.
+    """
+
+    layer: Text | None = Field(
+        None,
+        description="Name of the linear layer whose inputs are the features. null: the last one "
+        "that leads back to the model's width, which is the down projection of the last layer.",
+    )
+    features: Fraction = Field(
+        0.286, description="Share of the layer's input features that are in a prompt's mask."
+    )
+    prompt_tokens: PositiveInt = Field(
+        16, description="Plain text has no prompt; so many of its first tokens stand in for one."
+    )
+    quantile: Fraction = Field(
+        0.99,
+        description="Share of the replayable upstream prompts for which the base model is used. It "
+        "sets the overlap with a training prompt that other prompts need.",
+    )
+    examples: PositiveInt = Field(
+        500,
+        description="Replayable upstream examples that give the mean of the features and the "
+        "overlap. Held-out examples never do.",
+    )
+
+
+class Memory(Router):
+    """A second matrix beside one linear layer, which only the prompts of the new task use."""
+
+    routing: bool = Field(
+        True,
+        description="false: every prompt uses all of the matrix, which is then an ordinary "
+        "fine-tune of one layer.",
     )
 
 
@@ -73,7 +115,11 @@ class Recipe(Settings):
         description="Raise it when a change of the library changes numbers; all rows are then "
         "measured again.",
     )
-    method: Literal["full", "lora"] = Field("full", description="All weights, or adapters.")
+    method: Method = Field(
+        "full",
+        description="full: all weights. lora: adapters. memory: a second matrix beside one linear "
+        "layer.",
+    )
     steps: PositiveInt = Field(1000, description="Optimizer steps.")
     group_steps: dict[str, PositiveInt] = Field(
         {}, description="Steps for the tasks of a group of the task table, in place of `steps`."
@@ -92,7 +138,7 @@ class Recipe(Settings):
     weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
     max_grad_norm: Positive = Field(1.0, description="Norm that gradients are clipped to.")
     seed: Seed = Field(0, description="Seed of the order of examples, dropout and adapters.")
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         1024, description="Tokens of the longest training example; longer ones are cut."
     )
     truncation: Literal["left", "right"] = Field(
@@ -147,10 +193,51 @@ class Recipe(Settings):
         exclude_if=lambda decay: decay is None,
     )
     lora: LoRA | None = Field(None, description="Settings of the method lora.")
+    memory: Memory | None = Field(
+        None,
+        description="Settings of the method memory. null: the defaults, if the method is memory.",
+        exclude_if=lambda memory: memory is None,
+    )
+    router: Router | None = Field(
+        None,
+        description="With the methods full and lora: use the fine-tuned model for prompts like the "
+        "training prompts only, and the base model for all others. null: use it for all.",
+        exclude_if=lambda router: router is None,
+    )
     processes: PositiveInt = Field(
         1, description="Follows from a model's gpus and strategy. Never set it here."
     )
     keep_weights: bool = Field(False, description="Keep the fine-tuned weights next to the row.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _memory_has_defaults(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("method") == "memory":
+            return {**values, "memory": values.get("memory") or {}}
+        return values
+
+    @model_validator(mode="after")
+    def _memory_only_with_its_method(self):
+        if self.memory is None:
+            return self
+        if self.method != "memory":
+            raise ValueError(
+                f"the section memory belongs to method 'memory' (value seen: {self.method!r})"
+            )
+        if self.router is not None:
+            raise ValueError("method 'memory' routes by itself; set memory's keys, not router")
+        if self.ewc:
+            raise ValueError(
+                "ewc weighs the base model's weights, which method 'memory' does not train; use l2"
+            )
+        return self
+
+    @property
+    def routing(self) -> Router | None:
+        """How prompts are routed; None if the fine-tuned model is used for all of them."""
+        if self.memory is None:
+            return self.router
+        return self.memory if self.memory.routing else None
 
     @model_validator(mode="after")
     def _lora_only_with_its_method(self):
@@ -173,14 +260,17 @@ def recipe_of(parameters: Mapping[str, Any]) -> Recipe:
 class RecipeChange(Settings):
     """The recipe's keys that differ for one model."""
 
-    method: Literal["full", "lora"] | None = None
+    method: Method | None = None
     lora: LoRA | None = None
+    # Parameters of models that do not use them stay as they were.
+    memory: Memory | None = Field(None, exclude_if=lambda memory: memory is None)
+    router: Router | None = Field(None, exclude_if=lambda router: router is None)
     steps: PositiveInt | None = None
     max_epochs: Positive | None = None
     batch: PositiveInt | None = None
     lr: NonNegative | None = None
     warmup_steps: NonNegativeInt | None = None
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     micro_batch: PositiveInt | None = None
     gradient_checkpointing: bool | None = None
@@ -203,13 +293,15 @@ def apply_changes(recipe: Recipe, change: RecipeChange, processes: int = 1) -> R
 class Pretraining(Settings):
     """How a model from scratch is trained on the upstream corpus."""
 
-    vocabulary: Annotated[int, Field(ge=300, lt=2**31)] = Field(
+    vocabulary: Annotated[int, Field(ge=300, lt=2**31), NO_TRUTH_VALUE] = Field(
         4096, description="Tokens of the tokenizer."
     )
     hidden: PositiveInt = Field(128, description="Width of the model.")
     layers: PositiveInt = Field(4, description="Layers.")
     heads: PositiveInt = Field(4, description="Attention heads per layer.")
-    context: Annotated[int, Field(ge=8, lt=2**31)] = Field(128, description="Tokens per sequence.")
+    context: Annotated[int, Field(ge=8, lt=2**31), NO_TRUTH_VALUE] = Field(
+        128, description="Tokens per sequence."
+    )
     steps: PositiveInt = Field(1200, description="Optimizer steps.")
     batch: PositiveInt = Field(16, description="Sequences per step.")
     lr: Positive = Field(2e-3, description="Highest learning rate.")
@@ -323,7 +415,7 @@ class ExactMatch(Settings):
 class Scoring(Settings):
     """How losses are measured, equally before and after fine-tuning."""
 
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         64, description="Tokens of the longest example; longer ones are cut."
     )
     tokens_per_batch: PositiveInt | Literal["auto"] = Field(

@@ -1,25 +1,45 @@
 """Types that several sections of the experiment share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 # Names become names of folders and files. They hold no separator and begin with no dot, so that
 # no name can lead out of results/.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
 # Versions become part of paths and of the requirement that pip reads.
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,7}$")]
+
+
+def _refuse_truth(value: Any) -> Any:
+    """Refuses `steps: yes`, which pydantic would read as 1."""
+    if isinstance(value, bool):
+        raise ValueError(
+            "a number is needed, not a truth value (YAML reads yes, no, on and off as such)"
+        )
+    return value
+
+
+# Part of the type of every number.
+NO_TRUTH_VALUE = BeforeValidator(_refuse_truth)
 # Numbers beyond 31 bits end every job: libraries store sizes and counts in 32 or 64 bits.
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31), NO_TRUTH_VALUE]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31), NO_TRUTH_VALUE]
+Fraction = Annotated[float, Field(gt=0, lt=1), NO_TRUTH_VALUE]
 # Numbers beyond 3e38 are infinite in float32.
 MOST = 1e37
-NonNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False), NO_TRUTH_VALUE]
+Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False), NO_TRUTH_VALUE]
 # Random number generators accept at least 32 bits; the limit leaves room for seeds that are
 # derived by adding to this one.
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**31), NO_TRUTH_VALUE]
 Seeds = Annotated[list[Seed], Field(min_length=1)]
 # A file, folder, or id on the hub. Control characters are never part of a real one.
 Location = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lethe.config.settings import (
+    NO_TRUTH_VALUE,
     SHA256,
     Location,
     Positive,
@@ -50,7 +51,7 @@ Encoder = Annotated[PackageEncoder | HubEncoder, Field(discriminator="source")]
 class Projection(Settings):
     """Random projection to few dimensions, in which gradients and weight differences compare."""
 
-    dims: Annotated[int, Field(ge=1, le=2**30)] = Field(
+    dims: Annotated[int, Field(ge=1, le=2**30), NO_TRUTH_VALUE] = Field(
         8192,
         description="Number of dimensions. Inner products have a standard error of at most "
         "sqrt(2 / dims).",
@@ -72,7 +73,7 @@ class TwoTower(Settings):
         "none",
         description="Added to the dot product: nothing, or the mean forgetting of the example.",
     )
-    folds: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    folds: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         4,
         description="Number of folds of the training tasks. Each training task is predicted by "
         "networks that were trained without its fold.",
@@ -91,7 +92,7 @@ class Similarity(Settings):
         32, description="Training examples per task that are read; the paper reads up to 1,000."
     )
     encoder: Encoder = Field(PackageEncoder(), description="Encoder of the text_encoder vectors.")
-    encoder_tokens: Annotated[int, Field(ge=2, lt=2**31)] = Field(
+    encoder_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         128, description="Tokens of the longest text that the encoder reads; longer ones are cut."
     )
     projection: Projection = Field(

@@ -1,7 +1,7 @@
 """The task table: which tasks there are, where their examples come from, and their splits."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,3 +111,28 @@ def tasks_from_pairs(pairs: Mapping[str, Sequence[str]]) -> dict[str, Task]:
     for name, (group, split) in pairs.items():
         tasks[name] = Task(name=name, group=group, split=split)
     return tasks
+
+
+def names_equal_but_case(names: Iterable[str]) -> list[str]:
+    """Describes each pair of names that differ by upper and lower case only."""
+    problems = []
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            problems.append(
+                f"the tasks {other!r} and {name!r} differ by upper and lower case only, and this "
+                "file system would store both in one file; rename one"
+            )
+    return problems
+
+
+def distinguishes_case(path: Path) -> bool:
+    """Whether the file system of an existing file tells upper from lower case in names."""
+    other = path.with_name(path.name.swapcase())
+    if other.name == path.name:
+        return True
+    try:
+        return not other.samefile(path)
+    except OSError:
+        return True

@@ -1,5 +1,6 @@
 """YAML files with the lines of their keys, so that an error can name where it is."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,15 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from lethe.errors import ExperimentError
+from lethe.errors import ExperimentError, one_line
 
 # Values of an experiment, anchors written out at each of their uses. The largest experiments of
 # experiments/paper hold about a hundred.
 MOST_VALUES = 100_000
+# YAML 1.1 reads these as octal, and as hours, minutes and seconds.
+_AMBIGUOUS = re.compile(r"[-+]?(0[0-7_]*[1-7][0-7_]*|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,25 @@ class YamlFile:
                 first_lines[name] = line
                 pending.append((key, value))
 
+    def ambiguous_numbers(self) -> Iterator[str]:
+        """Describes every number that YAML 1.1 reads as another one: 010 is 8, and 1:30 is 90."""
+        visited: set[int] = set()
+        pending: list[Node | None] = [self.root]
+        while pending:
+            node = pending.pop(0)
+            if node is None or id(node) in visited:
+                continue
+            visited.add(id(node))
+            for _, name_node, value in _children(node):
+                pending += [name_node, value]
+            is_plain = isinstance(node, ScalarNode) and node.style is None
+            if is_plain and _AMBIGUOUS.fullmatch(node.value):
+                line = node.start_mark.line + 1
+                yield (
+                    f"line {line}: {node.value} is read as another number (leading zeros mean "
+                    "octal, colons base 60); write a plain number, or put it in quotes"
+                )
+
 
 def _children(node: Node | None) -> list[tuple[str, Node, Node]]:
     """Name, node of the name and node of the value of everything directly in a node."""
@@ -143,11 +165,12 @@ def read_yaml(path: Path | str) -> Any:
     Raises
     ------
     ExperimentError
-        If the file is not valid YAML, a key stands twice, or an anchor holds itself.
+        If the file is not valid YAML, a key stands twice, an anchor holds itself, or a number is
+        read as another one.
     """
     file = YamlFile.parse(path)
     file.check_aliases()
-    if problems := list(file.repeated_keys()):
+    if problems := [*file.repeated_keys(), *file.ambiguous_numbers()]:
         raise ExperimentError(str(path), problems)
     reader = YAML(typ="safe", pure=True)
     reader.version = (1, 1)
@@ -167,8 +190,10 @@ def _errors_named(path: Path) -> Iterator[None]:
     """Turns every error of reading a YAML file into one that names the file and the line."""
     try:
         yield
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ExperimentError(str(path), [f"cannot be read ({error}); save it as UTF-8"])
+    except OSError as error:
+        raise ExperimentError(str(path), [f"cannot be read ({error.strerror}); name a YAML file"])
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -176,4 +201,4 @@ def _errors_named(path: Path) -> Iterator[None]:
     except RecursionError:
         raise ExperimentError(str(path), ["holds values nested too deeply; write it flatter"])
     except (YAMLError, ValueError, TypeError) as error:
-        raise ExperimentError(str(path), [f"not valid YAML ({error})"])
+        raise ExperimentError(str(path), [f"not valid YAML ({one_line(error)})"])

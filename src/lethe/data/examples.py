@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lethe.data.unpacked_size import refuse_large_parquet
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 
@@ -310,6 +311,16 @@ def draw_upstream(
     return upstream
 
 
+def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:
+    """The upstream examples without replayable ones whose content is that of a held-out one."""
+    heldout = {e.example.digest() for e in upstream if e.split == "heldout"}
+    examples = []
+    for example in upstream:
+        if example.split == "heldout" or example.example.digest() not in heldout:
+            examples.append(example)
+    return examples
+
+
 def replayable_sample(
     upstream: Sequence[UpstreamExample], count: int, seed: int
 ) -> list[UpstreamExample]:
@@ -431,6 +442,7 @@ class UpstreamFile(Sequence[UpstreamExample]):
         self.path = Path(path)
         required = ["example_id", "domain", "split"]
         try:
+            refuse_large_parquet(path)
             with pq.ParquetFile(path) as file:
                 missing = sorted(set(required) - set(file.schema_arrow.names))
                 if missing:

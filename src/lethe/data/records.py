@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.config.csv_lines import CsvError, header_problem, shape_problem, split_csv
+from lethe.data.unpacked_size import refuse_large_parquet, unpacked_bound, unpacks_too_far
 from lethe.errors import LetheError
 
 COMPRESSED = (".gz", ".zst", ".zstd")
-# A compressed file may unpack to this many bytes, or to this many times its own size if that is
-# more. Text rarely shrinks to less than a twentieth.
-UNPACKED_BYTES = 2**30
-UNPACKED_RATIO = 200
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -124,7 +122,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, unpacked: Any, path: Path):
         self._unpacked = unpacked
         self._path = path
-        self._most = max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+        self._bound = unpacked_bound(path)
         self._count = 0
 
     def readable(self) -> bool:
@@ -133,11 +131,8 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         content = self._unpacked.read(len(buffer))
         self._count += len(content)
-        if self._count > self._most:
-            raise LetheError(
-                f"{self._path}: unpacks to more than {self._most:,} bytes, {UNPACKED_RATIO} times "
-                "its size or more; unpack it yourself if that is right"
-            )
+        if self._count > self._bound:
+            raise unpacks_too_far(self._path, self._count, self._bound)
         buffer[: len(content)] = content
         return len(content)
 
@@ -153,11 +148,27 @@ def _json_lines(path: Path) -> Iterator[Record]:
                 yield _object(line, path, number)
 
 
-def _object(line: str, path: Path, number: int) -> Record:
+def _parse(text: str, origin: str) -> Any:
+    """Values of a JSON text; a field that stands twice in one object is refused."""
+
+    def refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            counts = Counter(name for name, _ in pairs)
+            repeated = [name for name, count in counts.items() if count > 1]
+            raise LetheError(
+                f"{origin}: the field(s) {repeated} stand twice in one object; rename or remove one"
+            )
+        return fields
+
     try:
-        fields = json.loads(line)
+        return json.loads(text, object_pairs_hook=refuse_repeated)
     except (ValueError, RecursionError) as error:
-        raise LetheError(f"{path}, line {number}: not JSON ({error})")
+        raise LetheError(f"{origin}: not JSON ({error})")
+
+
+def _object(line: str, path: Path, number: int) -> Record:
+    fields = _parse(line, f"{path}, line {number}")
     if not isinstance(fields, dict):
         raise LetheError(f"{path}, line {number}: an object is wanted: {line[:80]!r}")
     return Record(fields, f"{path}, line {number}")
@@ -174,10 +185,7 @@ def _json(path: Path) -> Iterator[Record]:
                 if line.strip():
                     yield _object(line, path, number)
             return
-        try:
-            content = json.loads(first + lines.read())
-        except (ValueError, RecursionError) as error:
-            raise LetheError(f"{path}: not JSON ({error})")
+        content = _parse(first + lines.read(), str(path))
     records = content
     if isinstance(content, dict):
         _refuse_columns(content, path)
@@ -228,11 +236,24 @@ def _csv(path: Path) -> Iterator[Record]:
 
 
 def _parquet(path: Path) -> Iterator[Record]:
+    refuse_large_parquet(path)
     number = 0
     for batch in pq.ParquetFile(path).iter_batches():
-        for fields in batch.to_pylist():
+        for fields in _with_short_decimals(batch).to_pylist():
             number += 1
             yield Record(fields, f"{path}, row {number}")
+
+
+def _with_short_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Numbers of 16 and 32 bits with the fewest decimals that tell them apart: 0.1 stays 0.1.
+
+    As 64 bits, 0.1 would be written into a prompt as 0.10000000149011612.
+    """
+    for position, field in enumerate(batch.schema):
+        if pa.types.is_float32(field.type) or pa.types.is_float16(field.type):
+            column = batch.column(position).cast(pa.float32()).cast(pa.string())
+            batch = batch.set_column(position, field.name, column.cast(pa.float64()))
+    return batch
 
 
 def _paragraphs(path: Path) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from lethe.data import bigbench, prompts
 from lethe.data.conversations import ChatReader
 from lethe.data.examples import Example, draw_disjoint, draw_separately
 from lethe.data.records import Record, matching_files, read_records
+from lethe.data.unpacked_size import refuse_large_arrow
 from lethe.data.values import NotText, look_up, value_as_text
 from lethe.errors import LetheError, one_line
 
@@ -261,7 +262,10 @@ def _dataset(source: DatasetSource) -> Any:
             return datasets.load_dataset(
                 source.path, source.name, split=source.split, revision=source.revision
             )
+        refuse_large_arrow(source.path)
         rows = datasets.load_from_disk(source.path)
+    except LetheError:
+        raise
     except Exception as error:
         # Its files may hold anything, and libraries fail on that in any way.
         raise LetheError(f"dataset {source.path}: cannot be loaded: {one_line(error)}")

@@ -16,10 +16,14 @@ SLICED_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded `ids` (B, T) and `mask` (B, T), true where a token carries loss."""
+    """Right-padded `ids` (B, T) and `mask` (B, T), true where a token carries loss.
+
+    `examples` are those of the rows.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
+    examples: Sequence[Tokens] = ()
 
 
 def collate(examples: Sequence[Tokens], device: torch.device | str = "cpu") -> Batch:
@@ -34,7 +38,16 @@ def collate(examples: Sequence[Tokens], device: torch.device | str = "cpu") -> B
     for row, example in enumerate(examples):
         ids[row, : len(example.ids)] = torch.tensor(example.ids)
         mask[row, : len(example.ids)] = torch.from_numpy(example.loss_mask)
-    return Batch(ids.to(device), mask.to(device))
+    return Batch(ids.to(device), mask.to(device), examples)
+
+
+def announce_prompts(model: Any, examples: Sequence[Tokens]) -> None:
+    """Prepares a model that treats examples by their prompts for a pass over these examples.
+
+    All other models do without it (`lethe.engine.memory`).
+    """
+    if hasattr(model, "announce_prompts"):
+        model.announce_prompts(examples)
 
 
 def token_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +60,7 @@ def token_losses(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     -------
     losses (S,) in float32, and the batch row (S,) that each belongs to.
     """
+    announce_prompts(model, batch.examples)
     positions = batch.mask[:, 1:]
     logits = position_logits(model_of(model), batch.ids, positions).float()
     losses = F.cross_entropy(logits, batch.ids[:, 1:][positions], reduction="none")
@@ -66,6 +80,7 @@ def scored_losses(
     """
     if not plain:
         return token_losses(model, batch)
+    announce_prompts(model, batch.examples)
     positions = batch.mask[:, 1:]
     states, _ = head_inputs(model, batch.ids, positions)
     head = model_of(model).get_output_embeddings()
@@ -123,6 +138,7 @@ def has_plain_head(model: Any, batch: Batch) -> bool:
     if model_of(model).get_output_embeddings() is None:
         return False
     ids = batch.ids[:1, :2]
+    announce_prompts(model, [Tokens(ids[0].tolist(), 1)])
     states, logits = head_inputs(model, ids, torch.ones_like(ids[:, 1:], dtype=torch.bool))
     if states is None:
         return False

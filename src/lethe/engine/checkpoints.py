@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lethe.engine import distributed
+from lethe.errors import LetheError
 from lethe.files import atomic_write
 
 _log = logging.getLogger("lethe.engine")
@@ -235,6 +236,42 @@ def restore_weights(model: Any, tensors: dict[str, torch.Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if f"weight/{name}" in tensors:
             distributed.copy_full(parameter, tensors[f"weight/{name}"])
+
+
+def write_weights(path: Path, model: Any) -> None:
+    """Writes all weights by parameter name as one safetensors file, atomically."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[name] = parameter.detach().contiguous().cpu()
+    with atomic_write(path) as part:
+        save_file(tensors, part)
+
+
+def read_weights(path: Path, model: Any) -> None:
+    """Reads the weights of `write_weights` into a model of the same kind.
+
+    Raises
+    ------
+    LetheError
+        Naming the file, if it cannot be read or holds the weights of another kind of model.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise LetheError(
+            f"{path}: not readable as weights ({error}); move it away and run again, so that the "
+            "step that wrote it is repeated"
+        )
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
+        raise LetheError(
+            f"{path}: holds the weights of another model ({len(tensors)} tensors, and this model "
+            f"has {len(shapes)}, or their shapes differ); was the file copied?"
+        )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
 
 
 def _trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

@@ -4,6 +4,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +173,8 @@ class _Answerer:
         self, model: Any, tokenizer: Any, prompts: Sequence[list[int]], max_new_tokens: int
     ):
         self.model = model_of(model)
+        # Routes a batch of answers by its prompts, if the model does that.
+        self.answering = getattr(model, "answering", None)
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.lengths = np.array(
@@ -199,7 +202,10 @@ class _Answerer:
         for number, prompt in enumerate(prompts):
             ids[number, width - len(prompt) :] = torch.tensor(prompt)
             mask[number, width - len(prompt) :] = 1
-        return np.array([self._text(line) for line in self._continue(ids, mask)], dtype=object)
+        spans = [(width - len(prompt), width) for prompt in prompts]
+        with nullcontext() if self.answering is None else self.answering(spans):
+            lines = self._continue(ids, mask)
+        return np.array([self._text(line) for line in lines], dtype=object)
 
     def too_large(self, row: int) -> str:
         """The error of a prompt that does not fit into memory by itself."""

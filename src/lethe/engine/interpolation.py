@@ -21,8 +21,9 @@ def base_weights(model: Any, base: Any | None = None) -> dict[str, torch.Tensor]
     model
         The model before it is trained, or a fine-tuned one with `base`.
     base
-        The base model; not needed for a PEFT model. Its base has adapters B of zero, whatever A is,
-        so that a share of B is the same share of the weights' change.
+        The base model; not needed for a PEFT model or one with a memory. A PEFT model's base has
+        adapters B of zero, whatever A is, so that a share of B is the same share of the weights'
+        change.
 
     Returns
     -------
@@ -31,7 +32,8 @@ def base_weights(model: Any, base: Any | None = None) -> dict[str, torch.Tensor]
     if hasattr(model, "disable_adapter"):
         weights = {}
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            # The matrix of `lethe.engine.memory` is zero in the base model as well.
+            if "lora_B" in name or name == "memory":
                 weights[name] = torch.zeros_like(parameter)
         return weights
     named = (model if base is None else base).named_parameters()

@@ -127,28 +127,6 @@ def check_unchanged(card: Mapping[str, Any]) -> None:
         )
 
 
-def same_model(card: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
-    """True if two cards describe the same model.
-
-    Parameters
-    ----------
-    measured
-        Card of earlier measurements. It may lack the hashes of `files`, which cards of earlier
-        versions do not hold; these are then not compared. A model on the hub is only the same if
-        both cards name its commit.
-    """
-    compared = dict(card)
-    if "files" not in measured:
-        compared.pop("files", None)
-    if len(compared) < len(card):
-        _log.info(
-            "model %s: its base losses were measured by an earlier version of lethe, whose card "
-            "holds no hashes of tokenizer and settings; they are used",
-            card.get("path"),
-        )
-    return compared == measured
-
-
 def _refuse_adapter(folder: Path, name: str) -> None:
     if not (folder / ADAPTER).exists():
         return

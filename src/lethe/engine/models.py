@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+)
 
-from lethe.config.model_settings import LoRA, Pretraining
+from lethe.config.model_settings import LoRA, Memory, Pretraining
 from lethe.engine import devices, distributed, hub, model_files
 from lethe.engine.loading_report import check_loaded, check_vocabulary
+from lethe.engine.memory import MemoryModel
+from lethe.engine.memory_routing import PromptRouter, feature_layer
 from lethe.engine.pretrained import Pretrained
 from lethe.errors import LetheError, one_line
 from lethe.files import read_json, sync_folder
@@ -66,21 +73,42 @@ def load(card: dict[str, Any], dtype: str = "float32", gpus: int = 0) -> tuple[A
         those of the card, incomplete, or not those of a causal language model; if the card of a
         hub model names no commit; or if the hub does not answer and nothing was downloaded before.
     """
+    model, tokenizer = _load_checked(card, {"dtype": getattr(torch, dtype)})
+    model.to(device_for(gpus)).eval()
+    return model, tokenizer
+
+
+def load_in_4_bits(card: dict[str, Any], compute_dtype: torch.dtype) -> tuple[Any, Any]:
+    """Loads a model with weights that bitsandbytes quantises, and its tokenizer, onto the GPU.
+
+    The files are checked as by `load`, which also lists the errors.
+
+    Parameters
+    ----------
+    compute_dtype
+        Type of the numbers that quantised weights are multiplied as.
+    """
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=compute_dtype)
+    model, tokenizer = _load_checked(card, {"quantization_config": quantization})
+    return model.eval(), tokenizer
+
+
+def _load_checked(card: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """Model and tokenizer of a card, whole and unchanged; `options` say in which numbers."""
     path = card["path"]
     if Path(path).is_dir():
         model_files.check_complete(path)
     model_files.check_unchanged(card)
     _check_pinned(card)
     try:
-        model, tokenizer = _from_pretrained(card, dtype)
+        model, tokenizer = _from_pretrained(card, options)
     except LetheError as error:
         if (broken := hub.unreachable(error)) is None:
             raise
-        model, tokenizer = _downloaded(card, dtype, broken)
+        model, tokenizer = _downloaded(card, options, broken)
     check_vocabulary(model, tokenizer, path)
     if "chat_template" in card:
         tokenizer.chat_template = card["chat_template"] or None
-    model.to(device_for(gpus)).eval()
     return model, tokenizer
 
 
@@ -111,18 +139,18 @@ def files_of_card(card: Mapping[str, Any], downloaded_only: bool = False) -> Pre
 
 
 def _from_pretrained(
-    card: dict[str, Any], dtype: str, downloaded_only: bool = False
+    card: dict[str, Any], options: dict[str, Any], downloaded_only: bool = False
 ) -> tuple[Any, Any]:
     files = files_of_card(card, downloaded_only)
     tokenizer = files.load_tokenizer()
     model, report = files.load_network(
         AutoModelForCausalLM,
         attention=card.get("attention"),
-        dtype=getattr(torch, dtype),
         use_safetensors=True,
         output_loading_info=True,
         # Tensors of another shape are refused by name below.
         ignore_mismatched_sizes=True,
+        **options,
     )
     check_loaded(model, report, card["path"])
     # Outputs are read by name, whatever config.json prefers.
@@ -130,10 +158,12 @@ def _from_pretrained(
     return model, tokenizer
 
 
-def _downloaded(card: dict[str, Any], dtype: str, broken: BaseException) -> tuple[Any, Any]:
+def _downloaded(
+    card: dict[str, Any], options: dict[str, Any], broken: BaseException
+) -> tuple[Any, Any]:
     """The model as an earlier job downloaded it, because the hub does not answer now."""
     try:
-        downloaded = _from_pretrained(card, dtype, downloaded_only=True)
+        downloaded = _from_pretrained(card, options, downloaded_only=True)
     except LetheError:
         raise LetheError(
             f"model {card['path']}: cannot be loaded: the hub does not answer "
@@ -287,6 +317,23 @@ def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
             f"{one_line(error)}. Some of its layers are {', '.join(layers[:3])}; all-linear takes "
             "all of them"
         )
+
+
+def add_memory(model: Any, settings: Memory, router: PromptRouter | None) -> MemoryModel:
+    """Puts a zero matrix beside one linear layer of the model; only this matrix is trained.
+
+    Parameters
+    ----------
+    router
+        The training prompts that use it; None: every example uses all of it.
+
+    Raises
+    ------
+    LetheError
+        If the model has no such layer.
+    """
+    layer = feature_layer(model, settings.layer)
+    return MemoryModel(model, layer, router, settings.prompt_tokens)
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -12,6 +12,7 @@ from lethe.data.tokens import Tokens
 from lethe.engine import distributed
 from lethe.engine.batches import (
     Batch,
+    announce_prompts,
     collate,
     example_means,
     head_inputs,
@@ -25,6 +26,7 @@ from lethe.engine.teacher import (
     LiveTeacher,
     StoredTeacher,
     Teacher,
+    frozen,
     frozen_copy,
     has_sliceable_head,
 )
@@ -268,6 +270,7 @@ class Objective:
         scales = weight * self._scales(positions)
         with self.autocast(device):
             targets = teacher.targets(part.examples, batch, positions)
+            announce_prompts(model, part.examples)
             losses, divergence = self._terms(model, batch, text, positions, targets, scales)
         if part.text is None:
             return divergence
@@ -341,13 +344,22 @@ class Objective:
 
 
 def make_objective(
-    model: Any, recipe: Recipe, steps: Sequence[Step], replay: ReplayTerm | None
+    model: Any,
+    recipe: Recipe,
+    steps: Sequence[Step],
+    replay: ReplayTerm | None,
+    base: Any = None,
 ) -> Objective:
-    """The objective of a training of `model`, which is still the base model.
+    """The objective of a training of `model`, which is still the base model or starts from `base`.
 
     Call this before the model is sharded and before a checkpoint is restored into it: teachers are
     made from its weights. So a training that resumes finds the same teachers as it began with.
     Stored distributions are not computed here if a chooser chooses the replayed examples later.
+
+    Parameters
+    ----------
+    base
+        The base model, if `model` is already fine-tuned on something else; None: `model` itself.
     """
     replay_kl = replay is not None and replay.needs_teacher
     prompt_kl = bool(recipe.prompt_kl)
@@ -355,16 +367,20 @@ def make_objective(
         return Objective(recipe, replay)
     first = (steps[0].new + steps[0].replayed)[0]
     plain = has_sliceable_head(model, first)
+    teacher_model = model if base is None else base
     replay_teacher: Teacher | None = None
     live: LiveTeacher | None = None
     if prompt_kl or (replay_kl and replay.teacher == "live"):
         dtype = replay.teacher_dtype if replay_kl else "float32"
-        live = frozen_copy(model, plain, torch.bfloat16 if dtype == "bfloat16" else None)
+        kind = torch.bfloat16 if dtype == "bfloat16" else None
+        live = frozen_copy(model, plain, kind) if base is None else frozen(base, plain, kind)
     objective = Objective(recipe, replay, plain=plain)
     if replay_kl and replay.teacher == "stored" and replay.chooser is None:
         replayed = [example for step in steps for example in step.replayed]
         with objective.autocast(next(model.parameters()).device), torch.no_grad():
-            replay_teacher = StoredTeacher(LiveTeacher(model, plain), replayed, replay.top_k)
+            replay_teacher = StoredTeacher(
+                LiveTeacher(teacher_model, plain), replayed, replay.top_k
+            )
     elif replay_kl and replay.teacher == "live":
         replay_teacher = live
     objective.replay_teacher = replay_teacher

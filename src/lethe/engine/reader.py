@@ -12,7 +12,7 @@ from lethe.data.tokens import TokenFile, Tokenised, Tokens, lengths, tokenise
 from lethe.engine import models
 from lethe.engine.generation import generate
 from lethe.engine.loading_report import check_length
-from lethe.engine.scoring import Scores, fitting_budget, score
+from lethe.engine.scoring import Scores, fitting_budget, score, score_tokens
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ class Reader:
                 partial=partial,
                 after_batch=after_batch,
             )
+
+    def losses_of_tokens(self, examples: Sequence[Tokens], title: str) -> list[np.ndarray]:
+        """Losses (S,) of the scored tokens of each example, in nats (`score_tokens`)."""
+        with models.autocast_for(self.model, self.scoring.dtype):
+            return score_tokens(self.model, examples, self.scoring.budget, title)
 
     def answers(
         self,

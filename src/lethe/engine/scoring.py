@@ -23,6 +23,8 @@ from lethe.engine.batches import (
 _log = logging.getLogger("lethe.engine")
 # Tokens whose logits are held at once: 50 MB with a vocabulary of 50,000 in float32.
 HEAD_TOKENS = 256
+# Padded tokens per batch of a few examples that are scored token by token.
+SMALL_BATCH = 1024
 # Share of a GPU's memory that automatic batches may use; fragments and answers need the rest.
 FULL = 0.75
 
@@ -118,6 +120,38 @@ def score(
         tokens_per_batch=runner.budget,
         by_token=scorer.losses_by_token(),
     )
+
+
+def score_tokens(
+    model: Any, examples: Sequence[Tokens], tokens_per_batch: int, title: str
+) -> list[np.ndarray]:
+    """Losses of the scored tokens of each example, in nats and in the order of the tokens.
+
+    Batches are small, so memory is no concern after a scoring of the same examples. The job's other
+    processes do not take part.
+
+    Parameters
+    ----------
+    tokens_per_batch
+        Padded tokens per batch; no more than SMALL_BATCH of them are used.
+
+    Returns
+    -------
+    One array (S,) in float32 per example; S is the number of its scored tokens.
+    """
+    by_token: dict[int, np.ndarray] = {}
+    scorer = _Scorer(model, examples, title, by_token)
+    counts = scored(examples)
+    with_loss = np.flatnonzero(counts)
+    longest_first = with_loss[np.argsort(-scorer.lengths[with_loss], kind="stable")]
+    was_training = model.training
+    model.eval()
+    budget = min(tokens_per_batch, SMALL_BATCH)
+    with torch.inference_mode():
+        for rows in cut_by_length(longest_first, scorer.lengths, budget):
+            scorer.run(rows)
+    model.train(was_training)
+    return scorer.losses_by_token() or []
 
 
 class _Scorer:

@@ -13,6 +13,7 @@ from lethe.engine import distributed
 from lethe.engine.batch_runner import BatchRunner, cut_by_length
 from lethe.engine.batches import (
     Batch,
+    announce_prompts,
     collate,
     example_means,
     has_plain_head,
@@ -131,7 +132,12 @@ def frozen_copy(model: Any, plain: bool, dtype: torch.dtype | None = None) -> Li
     """
     if hasattr(model, "disable_adapter"):
         return LiveTeacher(model, plain)
-    base = copy.deepcopy(model).requires_grad_(False).eval()
+    return frozen(copy.deepcopy(model), plain, dtype)
+
+
+def frozen(base: Any, plain: bool, dtype: torch.dtype | None = None) -> LiveTeacher:
+    """A teacher out of a base model that nothing else uses, which is changed in place."""
+    base.requires_grad_(False).eval()
     if dtype is not None:
         # Buffers stay: rotary frequencies in bfloat16 would make another model of it.
         for parameter in base.parameters():
@@ -229,6 +235,7 @@ class ModelComparison:
         batch = collate(examples, self.device)
         positions = batch.mask[:, 1:]
         targets = self.teacher.targets(examples, batch, positions)
+        announce_prompts(self.model, examples)
         values = self._divergences(batch, positions, targets)
         return example_means(values, positions.nonzero()[:, 0], len(rows)).cpu().numpy()
 

@@ -82,6 +82,7 @@ def fine_tune(
     upstream: Sequence[Tokens] = (),
     replay: ReplayTerm | None = None,
     measure: Measure | None = None,
+    base: Any = None,
 ) -> Trained:
     """Trains on the examples in the given order, `recipe.batch` per step, each once.
 
@@ -100,6 +101,9 @@ def fine_tune(
     measure
         Measures the forgetting of examples by the model as it is now; for a replay term whose
         examples are chosen while the training runs.
+    base
+        The base model whose distributions a KL objective keeps, if the training starts from other
+        weights; None: `model` as it is before its first step.
 
     Raises
     ------
@@ -127,9 +131,10 @@ def fine_tune(
         count = len(planned)
     _freeze(model, recipe.frozen)
     # Teachers are made from the base model, before it is sharded or restored from a checkpoint.
-    objective = make_objective(model, recipe, planned, replay)
+    objective = make_objective(model, recipe, planned, replay, base)
     if phased is not None and replay.needs_teacher and replay.teacher == "stored":
-        phased.use_teacher(PhaseTeacher(model, objective, replay.top_k))
+        teacher_model = model if base is None else base
+        phased.use_teacher(PhaseTeacher(teacher_model, objective, replay.top_k))
     if distributed.size() > 1:
         distributed.shard(model_of(model))
     loop = _loop_of(model, recipe, steps=count, objective=objective, upstream=upstream)

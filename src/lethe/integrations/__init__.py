@@ -3,5 +3,6 @@
 May import `data`, `engine`, `completion` and `replay`.
 """
 
+from lethe.integrations.chat_rows import labelled_chats as labelled_chats
 from lethe.integrations.probe import ForgettingProbe as ForgettingProbe
 from lethe.integrations.rehearsal import Rehearsal as Rehearsal

@@ -60,8 +60,10 @@ class ForgettingProbe(TrainerCallback):
 
     Before the first step it scores the predictor's probes on the base model. Then, at every
     evaluation or every `every` steps, and on the model that comes out at the end, it scores them
-    again, predicts the forgetting of all upstream examples and logs it in nats: `forgetting/mean`
-    with `forgetting/low` and `forgetting/high`, and `forgetting/<domain>`. `probes/mean_rise` is
+    again, predicts the forgetting of all upstream examples and logs it in nats: the mean,
+    `forgetting/mean`, with its interval `forgetting/mean_low` to `forgetting/mean_high`; that of
+    every domain, `forgetting/<domain>`, with `/low` and `/high`; and `forgetting/low` and
+    `forgetting/high`, the mean ends of the intervals of single examples. `probes/mean_rise` is
     the mean rise in loss of the probes themselves; it is no estimate of forgetting, because probes
     are chosen to tell tasks apart. The training is not changed: the probe draws no random number
     and restores modes and gradients.
@@ -88,14 +90,18 @@ class ForgettingProbe(TrainerCallback):
         Losses (k,) of the probes under the base model, such as `probe.base_losses` of the first
         start. When you resume from a checkpoint, the base model is no longer in memory, so they
         are needed unless the predictor has them.
+    other
+        Row (N,) in nats of the same fine-tune on the other model whose rows the predictor holds
+        (`Predictor.predict`), such as that of a sibling which was fine-tuned before.
 
     Raises
     ------
     LetheError
         If `every` is no whole number above 0, `limit` or `risk` is NaN, `keep_below_limit` comes
-        without a limit, or `base_losses` has another length than the probes. During training: if
-        the model is not the experiment's base model, its tokenizer reads the probes differently,
-        or a loss is not finite.
+        without a limit, `base_losses` has another length than the probes, or `other` has another
+        length than the examples or the predictor holds no rows of another model. During training:
+        if the model is not the experiment's base model, its tokenizer reads the probes
+        differently, or a loss is not finite.
     """
 
     def __init__(
@@ -109,6 +115,7 @@ class ForgettingProbe(TrainerCallback):
         tokenizer: Any = None,
         base_losses: np.ndarray | None = None,
         tokens_per_batch: int = 2048,
+        other: np.ndarray | None = None,
     ):
         if every is not None and (every < 1 or every != int(every)):
             raise LetheError(
@@ -132,7 +139,10 @@ class ForgettingProbe(TrainerCallback):
                 f"ForgettingProbe: base_losses has shape {np.shape(base_losses)}, but the "
                 f"predictor has {len(predictor.probes)} probes; give one loss per probe"
             )
+        if other is not None:
+            _check_other(predictor, other)
         self.predictor = predictor
+        self.other = other
         self.every = every
         self.limit = limit
         self.keep_below_limit = keep_below_limit
@@ -165,8 +175,21 @@ class ForgettingProbe(TrainerCallback):
         """Domains that are predicted to lose more than `risk` nats, largest loss first."""
         if self.prediction is None:
             return []
-        means = self.prediction.by_domain(self.predictor.domains)
-        return [domain for domain, mean in means.items() if mean > self.risk]
+        means = self.prediction.domains
+        return [domain for domain, mean in means.items() if mean.value > self.risk]
+
+    def summary(self) -> str:
+        """The last prediction in words: mean forgetting, that of every domain, with intervals.
+
+        At the end stands how much of the most forgotten tenth the predicted tenth should hold
+        (`Predictor.top_tenth`).
+
+        Raises
+        ------
+        LetheError
+            If nothing was measured yet.
+        """
+        return self._predicted().summary(self.predictor.top_tenth)
 
     def predictions(self) -> list[dict[str, Any]]:
         """The last prediction, one record per upstream example, the largest forgetting first.
@@ -181,25 +204,36 @@ class ForgettingProbe(TrainerCallback):
         LetheError
             If nothing was measured yet.
         """
+        prediction = self._predicted()
+        probes = set(self.predictor.index.tolist())
+        records = []
+        for i in np.argsort(-prediction.forgetting, kind="stable"):
+            records.append(
+                {
+                    "example_id": self.predictor.example_ids[i],
+                    "domain": str(self.predictor.domains[i]),
+                    "forgetting": float(prediction.forgetting[i]),
+                    "low": float(prediction.low[i]),
+                    "high": float(prediction.high[i]),
+                    "probe": int(i) in probes,
+                }
+            )
+        return records
+
+    def _predicted(self) -> Prediction:
+        """The last prediction.
+
+        Raises
+        ------
+        LetheError
+            If nothing was measured yet.
+        """
         if self.prediction is None:
             raise LetheError(
                 "ForgettingProbe: nothing was predicted yet; train first, or set every to fewer "
                 "steps"
             )
-        probes = set(self.predictor.index.tolist())
-        records = []
-        for i in np.argsort(-self.prediction.forgetting, kind="stable"):
-            records.append(
-                {
-                    "example_id": self.predictor.example_ids[i],
-                    "domain": str(self.predictor.domains[i]),
-                    "forgetting": float(self.prediction.forgetting[i]),
-                    "low": float(self.prediction.low[i]),
-                    "high": float(self.prediction.high[i]),
-                    "probe": int(i) in probes,
-                }
-            )
-        return records
+        return self.prediction
 
     def draw_replay(
         self,
@@ -467,15 +501,19 @@ class ForgettingProbe(TrainerCallback):
             return
         self._last = (step, losses)
         forgetting = losses - self.base_losses
-        self.prediction = self.predictor.predict(forgetting)
+        self.prediction = self.predictor.predict(forgetting, other=self.other)
         record = {
-            "forgetting/mean": float(self.prediction.forgetting.mean()),
+            "forgetting/mean": self.prediction.mean.value,
+            "forgetting/mean_low": self.prediction.mean.low,
+            "forgetting/mean_high": self.prediction.mean.high,
             "forgetting/low": float(self.prediction.low.mean()),
             "forgetting/high": float(self.prediction.high.mean()),
             "probes/mean_rise": float(forgetting.mean()),
         }
-        for domain, mean in self.prediction.by_domain(self.predictor.domains).items():
-            record[f"forgetting/{domain}"] = mean
+        for domain, mean in self.prediction.domains.items():
+            record[f"forgetting/{domain}"] = mean.value
+            record[f"forgetting/{domain}/low"] = mean.low
+            record[f"forgetting/{domain}/high"] = mean.high
         # Scripts read the mean rise of the probes under its former name too; it is not logged so.
         former = {"forgetting/probes": record["probes/mean_rise"]}
         self.history.append({"step": step, **record, **former})
@@ -505,7 +543,7 @@ class ForgettingProbe(TrainerCallback):
         """Whether the last prediction's mean is above the limit."""
         if self.limit is None or self.prediction is None:
             return False
-        return float(self.prediction.forgetting.mean()) > self.limit
+        return self.prediction.mean.value > self.limit
 
     def _is_last(self, step: int, losses: np.ndarray) -> bool:
         """True if the last measurement was at this step and no other weights were loaded since."""
@@ -523,6 +561,21 @@ class ForgettingProbe(TrainerCallback):
         for module, mode in modes:
             module.training = mode
         return losses.astype(np.float64)
+
+
+def _check_other(predictor: Predictor, other: np.ndarray) -> None:
+    """Raises LetheError if a row of another model does not fit the predictor."""
+    if predictor.other is None:
+        raise LetheError(
+            "ForgettingProbe: other is a row of another model, but the predictor holds no rows of "
+            "one; make it by Predictor.from_results(..., sibling=folder)"
+        )
+    examples = len(predictor.example_ids)
+    if np.shape(other) != (examples,):
+        raise LetheError(
+            f"ForgettingProbe: other has shape {np.shape(other)}, but the predictor has {examples} "
+            "examples; give one value per example, in the order of predictor.example_ids"
+        )
 
 
 def tokenizer_of(processing_class: Any) -> Any:

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from lethe.data.records import refuse_lfs_pointer
+from lethe.data.unpacked_size import refuse_large_parquet
 from lethe.errors import LetheError, one_line
 from lethe.matrix.forgetting_matrix import Matrix
 
@@ -267,7 +268,11 @@ def _read_table(path: Path) -> tuple[pa.Table, list[str]]:
     """The table without index columns, and a note per column that was left out."""
     refuse_lfs_pointer(path)
     try:
-        table = _read_csv(path) if path.suffix == ".csv" else pq.read_table(path)
+        if path.suffix == ".csv":
+            table = _read_csv(path)
+        else:
+            refuse_large_parquet(path)
+            table = pq.read_table(path)
     except (OSError, pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise LetheError(f"{path}: not a readable {path.suffix[1:]} file ({error})")
     if not table.num_rows:

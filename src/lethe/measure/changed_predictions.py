@@ -9,6 +9,7 @@ from lethe.data.examples import UpstreamExample
 from lethe.engine import models
 from lethe.engine.prediction_changes import MEASURES, mean_prediction_changes
 from lethe.engine.reader import Reader
+from lethe.errors import LetheError
 from lethe.matrix.rows import Row
 from lethe.measure.forgetting import Job
 from lethe.measure.upstream_set import UpstreamSet
@@ -40,7 +41,17 @@ def measure_changed_predictions(
     Measure -> values (N,) in float32, NaN where nothing was measured. The measures are those of
     `lethe.engine.prediction_changes.MEASURES`, means over the scored tokens of each example, and
     with exact match also `answer_gained` and `answer_by_chance` (`lethe.matrix.prediction_files`).
+
+    Raises
+    ------
+    LetheError
+        If the recipe has a router.
     """
+    if job.recipe.router is not None:
+        raise LetheError(
+            f"{title}: prediction_changes does not know which examples recipe.router sends to the "
+            "fine-tuned model; set prediction_changes to false or leave out the router"
+        )
     reader = Reader(model, tokenizer, job.scoring_of_base())
     upstream_set = UpstreamSet.of(reader, upstream)
     examples = upstream_set.tokens.examples

@@ -22,22 +22,30 @@ def fine_tune_job(
     group: str = "",
     unfinished: Path | None = None,
     halvings: int = 0,
+    start: Path | None = None,
 ) -> "Job":
     """Reads everything that a fine-tune needs.
 
     Parameters
     ----------
     inputs
-        Files `card`, `base`, `train` and `evaluation`; `upstream` for EWC.
+        Files `card`, `base`, `train` and `evaluation`; `upstream` for EWC and routers.
     group
         The task's group, if steps differ between groups.
     unfinished
         Folder of the checkpoint.
     halvings
         How often batches are halved, after earlier tries that failed.
+    start
+        File of the weights that the fine-tune starts from; None: the base model's.
     """
     # Imported here because torch takes seconds, and most jobs do without it.
-    from lethe.data.examples import read_examples, read_upstream, replayable_sample
+    from lethe.data.examples import (
+        read_examples,
+        read_upstream,
+        replayable_sample,
+        without_copies_of_heldout,
+    )
     from lethe.engine import models
     from lethe.files import read_json
     from lethe.matrix import rows
@@ -50,6 +58,10 @@ def fine_tune_job(
     if recipe.ewc:
         upstream = read_upstream(inputs["upstream"])
         anchors = replayable_sample(upstream, recipe.ewc_examples, recipe.seed)
+    replayable = []
+    if recipe.routing is not None:
+        upstream = without_copies_of_heldout(read_upstream(inputs["upstream"]))
+        replayable = replayable_sample(upstream, recipe.routing.examples, recipe.seed)
     return Job(
         card=read_json(inputs["card"]),
         base=rows.read_row(inputs["base"]),
@@ -62,4 +74,6 @@ def fine_tune_job(
         unfinished=unfinished,
         group=group,
         halvings=halvings,
+        start=start,
+        replayable=replayable,
     )

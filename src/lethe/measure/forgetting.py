@@ -12,17 +12,25 @@ from lethe.config.model_settings import Recipe, Scoring
 from lethe.data.examples import Example, UpstreamExample, ids_of, upstream_digest
 from lethe.data.tokens import Tokenised, Tokens, tokenise
 from lethe.engine import distributed, models
-from lethe.engine.checkpoints import Checkpoint, fingerprint, restore_weights, weight_tensors
+from lethe.engine.checkpoints import (
+    Checkpoint,
+    fingerprint,
+    read_weights,
+    restore_weights,
+    weight_tensors,
+)
 from lethe.engine.interpolation import base_weights, interpolate
 from lethe.engine.loading_report import check_finite, check_length
-from lethe.engine.model_files import same_model
 from lethe.engine.objectives import ReplayTerm
 from lethe.engine.reader import Reader
 from lethe.engine.teacher import LiveTeacher, has_sliceable_head, mean_divergences
 from lethe.engine.training import Trained, fine_tune, planned_steps, stream
 from lethe.errors import LetheError, RowError
+from lethe.files import cached_sha256
 from lethe.matrix import rows
-from lethe.measure.own_task import measure_own_task
+from lethe.matrix.model_cards import same_model
+from lethe.measure.own_task import score_own_task
+from lethe.measure.routing import Routes
 from lethe.measure.upstream_set import UpstreamSet, upstream_tokens
 
 
@@ -99,6 +107,8 @@ class Job:
         The task's examples.
     anchors
         Upstream examples that `recipe.ewc` needs.
+    replayable
+        Upstream examples that a memory or router needs (`recipe.routing`); none is held out.
     unfinished
         Folder of the checkpoint; `finish` removes it.
     group
@@ -109,6 +119,11 @@ class Job:
     share_of_change
         Share of the fine-tune's change of the weights that is measured, from 0 (the base model) to
         1; None: all of it (`lethe.engine.interpolation`).
+    start
+        File of the weights that the fine-tune starts from, such as those of the step before in a
+        sequence (`lethe.engine.checkpoints.write_weights`); None: the base model's. Forgetting is
+        measured against the base model in both cases, and its distributions are those that a KL
+        objective keeps. Penalties on the change of the weights count from the start.
     """
 
     card: dict[str, Any]
@@ -123,6 +138,8 @@ class Job:
     group: str = ""
     halvings: int = 0
     share_of_change: float | None = None
+    replayable: Sequence[UpstreamExample] = ()
+    start: Path | None = None
 
     def run(
         self,
@@ -130,7 +147,7 @@ class Job:
         replay: ReplayTerm | None = None,
         title: str = "fine-tuning",
     ) -> tuple[Any, Any, rows.Row]:
-        """Fine-tunes the base model and scores `upstream` again.
+        """Fine-tunes the base model, or that of `start`, and scores `upstream` again.
 
         Parameters
         ----------
@@ -146,7 +163,8 @@ class Job:
         RowError
             If the base losses are of another model, or were scored with other settings.
         LetheError
-            If the training diverges, or all upstream losses are NaN after it.
+            If the training diverges, or all upstream losses are NaN after it; if a router comes
+            with a replay term that is chosen during the training.
         """
         began = time.perf_counter()
         self._check_base()
@@ -154,7 +172,8 @@ class Job:
         base = self.base.select(ids_of(upstream))
         reader = Reader.load(self.card, self.scoring, self.gpus)
         reader = reader.with_scoring(self.scoring_of_base())
-        before = measure_own_task(reader, self.evaluation, self.recipe, when="before", title=title)
+        self._read_start(reader.model)
+        before = score_own_task(reader, self.evaluation, self.recipe, when="before", title=title)
         train = tokenise(
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
         )
@@ -165,9 +184,21 @@ class Job:
             longest = max((len(example.ids) for example in examples), default=0)
             check_length(reader.model, longest, setting="recipe.max_tokens")
         upstream_set = UpstreamSet.of(reader, upstream)
+        routes = self._routes(reader, train.examples, upstream)
+        if self.recipe.router is not None and replay is not None and replay.chooser is not None:
+            raise LetheError(
+                f"{title}: recipe.router does not go with replay strategies that probe the model "
+                "during the training (online, closed_loop); use another strategy"
+            )
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             reader, trained = self._fine_tuned(
-                reader, training_stream, replay, pool=pool, title=title, checkpoint=checkpoint
+                reader,
+                training_stream,
+                replay,
+                pool=pool,
+                title=title,
+                checkpoint=checkpoint,
+                routes=routes,
             )
             scores = upstream_set.losses(reader, f"{title}, upstream", checkpoint)
             if scores.all_nan:
@@ -179,7 +210,7 @@ class Job:
             answers = upstream_set.answers(
                 reader, base.answers, f"{title}, upstream, answers", checkpoint
             )
-            after = measure_own_task(
+            after = score_own_task(
                 reader,
                 self.evaluation,
                 self.recipe,
@@ -187,11 +218,17 @@ class Job:
                 title=title,
                 checkpoint=checkpoint,
             )
+        if routes is not None:
+            # A memory leaves these examples as they are to the bit, but only in the same batches.
+            scores = routes.losses(scores, base)
+            answers = routes.answers(answers, base.answers)
+            after = after.only_where(routes.evaluation, before)
         about = {
-            **before,
-            **after,
+            **before.facts("before"),
+            **after.facts("after"),
             **upstream_set.counts(scores),
             **_training_facts(trained, train, replay),
+            **_routing_facts(reader.model, self.recipe, routes, upstream),
             "versions": models.versions(),
             "data": self._data(),
             "base_versions": self.base.about.get("versions"),
@@ -232,18 +269,25 @@ class Job:
         if teacher is None:
             return np.full(len(upstream), np.nan, dtype=np.float32)
         with models.autocast_for(model, self.scoring.dtype):
-            return mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+            values = mean_divergences(model, teacher, examples, reader.scoring.budget, title)
+        if self.recipe.router is None:
+            return values
+        train = tokenise(tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation)
+        routes = self._routes(replace(reader, model=teacher.model), train.examples, upstream)
+        return np.where(routes.upstream | np.isnan(values), values, np.float32(0))
 
     def base_teacher(self, model: Any, examples: Sequence[Tokens]) -> LiveTeacher | None:
         """The base model beside a fine-tuned one; None if no example has a scored token.
 
-        It is loaded once more. With LoRA it is the fine-tuned model without its adapters.
+        It is loaded once more, or is the fine-tuned model without its adapters.
         """
         usable = next((example for example in examples if example.scored), None)
         if usable is None:
             return None
         base = model
-        if self.recipe.lora is None:
+        # A router reads the layers of a model without adapters, and a start has adapters merged in.
+        moved = self.recipe.router is not None or self.start is not None
+        if self.recipe.method == "full" or moved:
             base, _ = models.load(self.card, self.scoring.weights, self.gpus)
         return LiveTeacher(base, has_sliceable_head(model, usable))
 
@@ -312,6 +356,10 @@ class Job:
         settings += [replay.settings(), models.device_for(self.gpus).type]
         if self.share_of_change is not None:
             settings.append(self.share_of_change)
+        if self.start is not None:
+            settings.append({"start": cached_sha256(self.start)})
+        if self.replayable:
+            settings.append(upstream_digest(self.replayable))
         return fingerprint(
             settings,
             self._data(),
@@ -329,12 +377,13 @@ class Job:
         pool: Sequence[UpstreamExample],
         title: str,
         checkpoint: Checkpoint,
+        routes: Routes | None,
     ) -> tuple[Reader, Trained]:
         """The fine-tuned model: trained here, or restored from an interrupted run.
 
         `pool` holds the examples of the replay term before they were tokenised.
         """
-        model = self._with_adapters(reader.model)
+        model = self._with_adapters(reader.model, routes)
         if (saved := checkpoint.load("weights")) is not None:
             tensors, facts = saved
             restore_weights(model, tensors)
@@ -347,7 +396,7 @@ class Job:
             trainable = self._trainable_copy()
         else:
             trainable = model
-        base = None if self.share_of_change is None else base_weights(model)
+        start = None if self.share_of_change is None else base_weights(model)
 
         def measure(numbers: Sequence[int]) -> np.ndarray:
             if trainable is not model:
@@ -371,12 +420,13 @@ class Job:
             upstream=anchors,
             replay=replay,
             measure=measure,
+            base=self._teacher_model(replay),
         )
         if trainable is not model:
             model.to(device)
             _copy_trained_weights(trainable, model)
-        if base is not None:
-            interpolate(model, base, self.share_of_change)
+        if start is not None:
+            interpolate(model, start, self.share_of_change)
         checkpoint.remember("weights", weight_tensors(model), asdict(trained))
         return replace(reader, model=model), trained
 
@@ -401,20 +451,55 @@ class Job:
         Steps of 1e-6 are lost when they are added to bfloat16 weights, so float32 weights are
         trained. Sharded models cannot score, so another copy is sharded.
         """
-        exact = self.recipe.lora is not None or self.scoring.weights == "float32"
+        exact = self.recipe.method != "full" or self.scoring.weights == "float32"
         return not exact or distributed.size() > 1
 
     def _trainable_copy(self) -> Any:
-        """A second copy of the base model in float32; its shards go to the GPUs later."""
+        """A second copy of the starting weights in float32; its shards go to the GPUs later."""
         gpus = 0 if distributed.size() > 1 else self.gpus
         model, _ = models.load(self.card, "float32", gpus)
-        return self._with_adapters(model)
+        self._read_start(model)
+        return self._with_adapters(model, None)
 
-    def _with_adapters(self, model: Any) -> Any:
-        """The model with its adapters, if the recipe trains those instead of the weights."""
-        if self.recipe.lora is None:
-            return model
-        return models.add_lora(model, self.recipe.lora, self.recipe.seed)
+    def _read_start(self, model: Any) -> None:
+        """Puts the weights that the fine-tune starts from into a base model."""
+        if self.start is not None:
+            read_weights(self.start, model)
+
+    def _teacher_model(self, replay: ReplayTerm | None) -> Any:
+        """The base model for KL objectives, where the fine-tune starts from other weights."""
+        has_kl = bool(self.recipe.prompt_kl) or (replay is not None and replay.needs_teacher)
+        if self.start is None or not has_kl:
+            return None
+        gpus = 0 if distributed.size() > 1 else self.gpus
+        return models.load(self.card, "float32", gpus)[0]
+
+    def _with_adapters(self, model: Any, routes: Routes | None) -> Any:
+        """The model with its adapters or memory, if the recipe trains those instead of weights."""
+        if self.recipe.method == "memory":
+            router = None if routes is None else routes.router
+            return models.add_memory(model, self.recipe.memory, router)
+        if self.recipe.method == "lora":
+            return models.add_lora(model, self.recipe.lora, self.recipe.seed)
+        return model
+
+    def _routes(
+        self, reader: Reader, training: Sequence[Tokens], upstream: Sequence[UpstreamExample]
+    ) -> Routes | None:
+        """The router of the recipe and its decisions; None if it has none."""
+        if distributed.size() > 1 and (self.recipe.routing or self.recipe.memory):
+            raise LetheError(
+                "recipe.memory and recipe.router run in one process only; remove them, or give "
+                "the model strategy: single"
+            )
+        return Routes.of(
+            reader,
+            self.recipe,
+            training=training,
+            replayable=self.replayable,
+            upstream=upstream,
+            evaluation=self.evaluation,
+        )
 
 
 def measure_again(
@@ -439,6 +524,24 @@ def _copy_trained_weights(source: Any, target: Any) -> None:
     for parameter, value in zip(target.parameters(), source.parameters(), strict=True):
         if value.requires_grad:
             parameter.data.copy_(distributed.full_tensor(value.detach()))
+
+
+def _routing_facts(
+    model: Any, recipe: Recipe, routes: Routes | None, upstream: Sequence[UpstreamExample]
+) -> dict[str, Any]:
+    """The shares of routed examples, and the bytes kept beside the base model; or nothing."""
+    if routes is None and recipe.memory is None:
+        return {}
+    if recipe.memory is not None:
+        stored = model.stored_bytes
+    else:
+        stored = routes.router.stored_bytes
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                stored += parameter.numel() * parameter.element_size()
+    everything = {"heldout_routed": 1.0, "eval_routed": 1.0}
+    facts = everything if routes is None else routes.facts(upstream)
+    return facts | {"memory_bytes": stored}
 
 
 def _training_facts(

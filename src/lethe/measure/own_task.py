@@ -1,6 +1,7 @@
 """How well a model does the task that it is fine-tuned on, before and after."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,36 @@ from lethe.data.examples import Example
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
 from lethe.measure.exact_match import Questions
+
+
+@dataclass(frozen=True)
+class OwnTaskScores:
+    """Results of each evaluation example.
+
+    Attributes
+    ----------
+    losses
+        Mean loss (E,) in nats per scored token; NaN for an example without one.
+    right
+        True (E,) where the answer is right; None where exact match is not measured.
+    """
+
+    losses: np.ndarray
+    right: np.ndarray | None = None
+
+    def only_where(self, routed: np.ndarray, base: "OwnTaskScores") -> "OwnTaskScores":
+        """These results where `routed` (E,) is true, and those of the base model elsewhere."""
+        right = None if self.right is None else np.where(routed, self.right, base.right)
+        return OwnTaskScores(np.where(routed, self.losses, base.losses), right)
+
+    def facts(self, when: str) -> dict[str, Any]:
+        """The means, with the keys that `measure_own_task` describes."""
+        facts: dict[str, Any] = {f"eval_loss_{when}": mean_loss(self.losses)}
+        if when == "after":
+            facts["eval_missing"] = int(np.isnan(self.losses).sum())
+        if self.right is not None:
+            facts[f"eval_exact_match_{when}"] = float(self.right.mean())
+        return facts
 
 
 def measure_own_task(
@@ -35,6 +66,22 @@ def measure_own_task(
     `eval_loss_<when>` in nats per scored token; `eval_missing`, the number of examples without a
     loss, after the fine-tune; `eval_exact_match_<when>` from 0 to 1 where exact match is measured.
     """
+    scores = score_own_task(
+        reader, evaluation, recipe, when=when, title=title, checkpoint=checkpoint
+    )
+    return scores.facts(when)
+
+
+def score_own_task(
+    reader: Reader,
+    evaluation: Sequence[Example],
+    recipe: Recipe,
+    *,
+    when: str,
+    title: str,
+    checkpoint: Checkpoint | None = None,
+) -> OwnTaskScores:
+    """The results of each evaluation example; the parameters are those of `measure_own_task`."""
     checkpoint = checkpoint or Checkpoint()
 
     def after_batch(_losses: np.ndarray) -> None:
@@ -46,9 +93,7 @@ def measure_own_task(
         evaluation, max_tokens=recipe.max_tokens, truncation=recipe.truncation
     ).examples
     losses = reader.losses(tokens, f"{title}, own task {when}", after_batch=after_batch).losses
-    facts: dict[str, Any] = {f"eval_loss_{when}": mean_loss(losses)}
-    if when == "after":
-        facts["eval_missing"] = int(np.isnan(losses).sum())
+    right = None
     if reader.scoring.exact_match is not None:
         longest = reader.scoring.model_copy(update={"max_tokens": recipe.max_tokens})
         questions = Questions.of(reader.tokenizer, evaluation, longest)
@@ -58,8 +103,8 @@ def measure_own_task(
             checkpoint=checkpoint,
             part="own_answers",
         )
-        facts[f"eval_exact_match_{when}"] = float(questions.right(answers).mean())
-    return facts
+        right = questions.right(answers)
+    return OwnTaskScores(losses, right)
 
 
 def mean_loss(losses: np.ndarray) -> float:

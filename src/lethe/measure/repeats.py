@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lethe.data.examples import UpstreamExample
-from lethe.errors import RowError
+from lethe.errors import LetheError, RowError
 from lethe.matrix import rows
 
 if TYPE_CHECKING:
@@ -23,11 +23,21 @@ def repeat(
     The first row is measured in the same way as rows of Z. Each further row scores the same weights
     in batches of half as many tokens as the row before, so that only the engine's arithmetic
     differs.
+
+    Raises
+    ------
+    LetheError
+        If weights of a fine-tune with a router are to be scored again.
     """
     # Imported here: torch takes seconds, and reading repeats does without it.
     from lethe.engine.reader import Reader
     from lethe.measure.forgetting import measure_again
 
+    if measurements and job.recipe.router is not None:
+        raise LetheError(
+            f"{task}: recipe.router does not go with noise.measurements, because the weights alone "
+            "are measured again; set noise.measurements to 0"
+        )
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     title = f"{task}, seed {seed}"
     model, tokenizer, row = replace(job, recipe=recipe).run(upstream, title=title)

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import UpstreamFile, read_upstream, upstream_digest
-from lethe.engine.model_files import ADAPTER, same_model
-from lethe.engine.models import files_of_card
+from lethe.engine.model_files import ADAPTER
+from lethe.engine.models import load_in_4_bits
 from lethe.engine.pretrained import Pretrained
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
 from lethe.files import atomic_write, read_json, sha256
 from lethe.matrix import rows
+from lethe.matrix.model_cards import same_model
 from lethe.measure.forgetting import base_losses
 
 # Files of a PEFT folder that define the adapter.
@@ -137,16 +138,9 @@ def _load_in_4_bits(card: Mapping[str, Any], scoring: Scoring) -> Reader:
             f"model {card['path']}: 4-bit weights need {' and '.join(missing)}; leave out "
             "--quantize, or use --dtype bfloat16"
         )
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    files = files_of_card(card)
     kind = torch.float32 if scoring.dtype == "float32" else torch.bfloat16
-    model = files.load_network(
-        AutoModelForCausalLM,
-        quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=kind),
-        use_safetensors=True,
-    )
-    return Reader(model.eval(), files.load_tokenizer(), scoring)
+    model, tokenizer = load_in_4_bits(dict(card), kind)
+    return Reader(model, tokenizer, scoring)
 
 
 def score_pool(

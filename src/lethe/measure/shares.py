@@ -10,6 +10,7 @@ from lethe.data.examples import UpstreamExample
 from lethe.engine import models
 from lethe.engine.interpolation import base_weights, interpolated
 from lethe.engine.reader import Reader
+from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.measure.forgetting import Job, measure_again
 from lethe.measure.own_task import measure_own_task
@@ -41,13 +42,23 @@ def rows_at_shares(
     shares
         Shares of the change, from 0 (the base model) to 1 (the fine-tuned model).
 
+    Raises
+    ------
+    LetheError
+        If the fine-tune has a memory or router, which is applied when the job runs.
+
     Yields
     ------
     The row of each share, in their order. Seconds and training tokens of the fine-tune count in the
     first row; the others are marked as further measurements of it.
     """
+    if job.recipe.routing is not None:
+        raise LetheError(
+            f"{title}: a memory or router does not go with several shares of the weights' change; "
+            "give the variant's interpolate one share"
+        )
     base = None
-    if job.recipe.lora is None:
+    if job.recipe.method == "full":
         base, _ = models.load(job.card, job.scoring.weights, job.gpus)
     weights = base_weights(model, base)
     del base

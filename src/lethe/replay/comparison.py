@@ -14,6 +14,8 @@ from lethe.statistics import bootstrap_interval, holm, paired_difference
 MEASURES = ("heldout_forgetting", "eval_loss_after")
 # Measures of what happened to single examples; a run without such a description lacks them.
 RISE_MEASURES = ("worst_domain_forgetting", "rise_share", "rise_mean", "drift", "heldout_kl")
+# Shares of examples that a memory or router uses the fine-tuned model for; other runs have none.
+ROUTING_SHARES = ("heldout_routed", "eval_routed")
 REFERENCE = "random"
 
 
@@ -39,7 +41,9 @@ def compare(
     same task (seeds averaged) with its interval, Wilcoxon's p, and p corrected by Holm over all
     names. Then the number of tasks with less held-out forgetting than `random`, the largest
     difference of the new-task loss with its task, the mean share of loss tokens that replay
-    carries, and the interval of the held-out difference over tasks and examples.
+    carries, and the interval of the held-out difference over tasks and examples. If a run has a
+    memory or router, also the shares of routed examples with an interval over tasks, and the mean
+    bytes that are kept beside the base model.
     """
     names = list(dict.fromkeys(run["strategy"] for run in runs))
     tasks = list(dict.fromkeys(run["task"] for run in runs))
@@ -55,7 +59,28 @@ def compare(
         record |= _tasks_of(runs, tasks, record["strategy"])
         if forgetting is not None:
             record |= _two_level(forgetting, record["strategy"])
+    if any("memory_bytes" in run for run in runs):
+        for record in records:
+            record |= _describe_routing(runs, tasks, record["strategy"])
     return records
+
+
+def _describe_routing(
+    runs: Sequence[Mapping[str, Any]], tasks: Sequence[str], strategy: str
+) -> dict[str, float]:
+    """Means of the routing columns; NaN for a run without a memory or router."""
+    of_strategy = [run for run in runs if run["strategy"] == strategy and "memory_bytes" in run]
+    described: dict[str, float] = {}
+    for share in ROUTING_SHARES:
+        values = _by_task(of_strategy, strategy, tasks, share)
+        measured = values[np.isfinite(values)]
+        low, high = bootstrap_interval(values)
+        described[share] = float(measured.mean()) if len(measured) else float("nan")
+        described[f"{share}_low"] = low
+        described[f"{share}_high"] = high
+    sizes = [run["memory_bytes"] for run in of_strategy]
+    described["memory_bytes"] = float(np.mean(sizes)) if sizes else float("nan")
+    return described
 
 
 def _add_measure(

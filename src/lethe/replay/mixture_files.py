@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lethe.completion.predictor import Predictor
+from lethe.completion.predictor import Prediction, Predictor
 from lethe.data.examples import Example, UpstreamExample, upstream_digest, write_upstream
 from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
 from lethe.engine.mixture import mix
@@ -102,7 +102,25 @@ def predicted_forgetting(
     path: Path,
     sibling: Row | None = None,
 ) -> dict[str, float]:
-    """Forgetting in nats by example id, predicted from the probes' losses after the fine-tune.
+    """Forgetting in nats by example id; arguments and errors as of `predict_from_row`."""
+    prediction = predict_from_row(predictor, probes, upstream, path, sibling=sibling)
+    return by_example(predictor, prediction)
+
+
+def by_example(predictor: Predictor, prediction: Prediction) -> dict[str, float]:
+    """Predicted forgetting in nats by example id."""
+    values = np.asarray(prediction.forgetting, float).tolist()
+    return dict(zip(predictor.example_ids, values, strict=True))
+
+
+def predict_from_row(
+    predictor: Predictor,
+    probes: Row,
+    upstream: Sequence[UpstreamExample],
+    path: Path,
+    sibling: Row | None = None,
+) -> Prediction:
+    """Predicts forgetting from the probes' losses after the fine-tune.
 
     Parameters
     ----------
@@ -143,8 +161,7 @@ def predicted_forgetting(
     other = None
     if sibling is not None:
         other = sibling.select(predictor.example_ids).forgetting.astype(float)
-    forgetting = predictor.predict(values, other=other).forgetting
-    return dict(zip(predictor.example_ids, np.asarray(forgetting, float).tolist(), strict=True))
+    return predictor.predict(values, other=other)
 
 
 def _check_pool(row: Row, upstream: Sequence[UpstreamExample], path: Path) -> None:

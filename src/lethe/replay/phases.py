@@ -15,20 +15,9 @@ import numpy as np
 from lethe.completion import make
 from lethe.completion.probes import choose_probes
 from lethe.config.replay_settings import ReplayRun
-from lethe.data.examples import UpstreamExample
 from lethe.engine.phased_steps import Measure, PhaseDraw
 from lethe.errors import LetheError
 from lethe.replay.strategies import STRATEGIES, ByForgetting, Choice, Pool
-
-
-def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:
-    """The upstream examples without replayable ones whose content is that of a held-out one."""
-    heldout = {e.example.digest() for e in upstream if e.split == "heldout"}
-    examples = []
-    for example in upstream:
-        if example.split == "heldout" or example.example.digest() not in heldout:
-            examples.append(example)
-    return examples
 
 
 def scale_of_forgetting(training_rows: np.ndarray, measured: np.ndarray) -> float:

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
 from lethe.config.replay_settings import ReplayRun
-from lethe.data.examples import UpstreamExample
+from lethe.data.examples import UpstreamExample, without_copies_of_heldout
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
@@ -45,6 +45,10 @@ _ADDED_COLUMNS = (
     "random_in_effect",
     "heldout_kl",
     "probe_passes",
+    "heldout_routed",
+    "eval_routed",
+    "memory_bytes",
+    "routing_seconds",
 )
 
 
@@ -132,50 +136,28 @@ def fine_tune_at_shares(
     title = f"{task}, replay {run.name}"
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + seed})
     heldout = [example for example in upstream if example.split == "heldout"]
-    replayed: list[UpstreamExample] = []
-    choice = term = None
-    costs = {}
-    if run.replays:
-        # Imported here because torch takes seconds, and `without_replay` does without it.
-        from lethe.engine.training import planned_steps
-        from lethe.replay.phases import PhasedChoice, without_copies_of_heldout
-
-        new_examples = planned_steps(recipe, len(job.train), job.group) * recipe.batch
-        count = count_replayed(new_examples, run.ratio)
-        draw_seed = [seed, crc32(task.encode())]
-        if run.strategy == "mir":
-            forgetting = rises_after_virtual_step(
-                replace(job, recipe=recipe),
-                upstream,
-                candidates=run.mir_candidates * count,
-                seed=draw_seed,
-                title=title,
-            )
-            costs["probe_passes"] = int(np.isfinite(list(forgetting.values())).sum())
-        losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
-        pool = Pool.of(
-            without_copies_of_heldout(upstream) if run.chooses_during_training else upstream,
-            forgetting=forgetting,
-            base_losses=dict(losses),
-            training_rows=training_rows,
-            gradient_products=gradient_products,
-        )
-        if run.chooses_during_training:
-            chooser = PhasedChoice.of(
-                pool, run, count=count, seed=draw_seed, options=completion_options
-            )
-            term = _replay_term(run, chooser.pool.examples, chooser)
-        else:
-            replayed, choice = choose_replayed(pool, run, count=count, seed=draw_seed)
-            _report_random_draw(run, choice, title)
-            _refuse_heldout(replayed, heldout, run)
-            term = _replay_term(run, replayed)
+    chosen = choose_replay(
+        replace(job, recipe=recipe),
+        upstream,
+        run,
+        task=task,
+        seed=seed,
+        title=title,
+        forgetting=forgetting,
+        training_rows=training_rows,
+        gradient_products=gradient_products,
+        completion_options=completion_options,
+    )
+    term = chosen.term
+    replayed = chosen.replayed
+    choice = chosen.choice
+    costs = dict(chosen.costs)
     shares = run.interpolate if isinstance(run.interpolate, list) else []
     share = None if shares else run.interpolate
     seeded = replace(job, recipe=recipe, share_of_change=share)
     model, tokenizer, row = seeded.run(heldout, term, title=title)
     if run.chooses_during_training:
-        row, replayed, choice = _read_phases(row, term.examples)
+        row, replayed, choice = read_phases(row, term.examples)
         _report_random_draw(run, choice, title)
         _refuse_heldout(replayed, heldout, run)
         costs["probe_passes"] = sum(len(record["probes"]) for record in row.about["replay_phases"])
@@ -208,7 +190,100 @@ def fine_tune_at_shares(
     return labelled
 
 
-def _replay_term(
+@dataclass(frozen=True)
+class ChosenReplay:
+    """The replay of one fine-tune before it begins.
+
+    Attributes
+    ----------
+    term
+        The replayed examples, or those that may be, and how they enter the loss; None without
+        replay.
+    replayed, choice
+        The replayed examples in their order and how they were drawn; empty and None if they are
+        chosen during the training.
+    costs
+        Passes of probes that the choice took, for the row's record.
+    """
+
+    term: "ReplayTerm | None" = None
+    replayed: Sequence[UpstreamExample] = ()
+    choice: Choice | None = None
+    costs: Mapping[str, int] = field(default_factory=dict)
+
+
+def choose_replay(
+    job: "Job",
+    upstream: Sequence[UpstreamExample],
+    run: ReplayRun,
+    *,
+    task: str,
+    seed: int,
+    title: str,
+    share: float = 1.0,
+    forgetting: Mapping[str, float] | None = None,
+    training_rows: Mapping[str, np.ndarray] | None = None,
+    gradient_products: Mapping[str, float] | None = None,
+    completion_options: Mapping[str, dict] | None = None,
+) -> ChosenReplay:
+    """Chooses the upstream examples that a fine-tune replays, by the run's strategy.
+
+    Parameters
+    ----------
+    job
+        The fine-tune. Its recipe already has the changes of the run and the seed.
+    share
+        Share of the run's replayed examples that are chosen here. A sequence of tasks replays
+        examples of earlier tasks as well.
+
+    The other parameters and the errors are those of `fine_tune_with_replay`.
+    """
+    if not run.replays:
+        return ChosenReplay()
+    # Imported here because torch takes seconds, and `without_replay` does without it.
+    from lethe.engine.training import planned_steps
+    from lethe.replay.phases import PhasedChoice
+
+    heldout = [example for example in upstream if example.split == "heldout"]
+    costs = {}
+    new_examples = planned_steps(job.recipe, len(job.train), job.group) * job.recipe.batch
+    count = count_replayed(new_examples, run.ratio)
+    if share < 1:
+        count = round(share * count)
+        if count == 0:
+            return ChosenReplay()
+    draw_seed = [seed, crc32(task.encode())]
+    if run.strategy == "mir":
+        forgetting = rises_after_virtual_step(
+            job,
+            upstream,
+            candidates=run.mir_candidates * count,
+            seed=draw_seed,
+            title=title,
+        )
+        costs["probe_passes"] = int(np.isfinite(list(forgetting.values())).sum())
+    losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
+    pool = Pool.of(
+        without_copies_of_heldout(upstream) if run.chooses_during_training else upstream,
+        forgetting=forgetting,
+        base_losses=dict(losses),
+        training_rows=training_rows,
+        gradient_products=gradient_products,
+    )
+    if run.chooses_during_training:
+        chooser = PhasedChoice.of(
+            pool, run, count=count, seed=draw_seed, options=completion_options
+        )
+        return ChosenReplay(term=replay_term(run, chooser.pool.examples, chooser), costs=costs)
+    replayed, choice = choose_replayed(pool, run, count=count, seed=draw_seed)
+    _report_random_draw(run, choice, title)
+    _refuse_heldout(replayed, heldout, run)
+    return ChosenReplay(
+        term=replay_term(run, replayed), replayed=replayed, choice=choice, costs=costs
+    )
+
+
+def replay_term(
     run: ReplayRun, examples: Sequence[UpstreamExample], chooser: "PhasedChoice | None" = None
 ) -> "ReplayTerm":
     """The replay term of a run, with its examples or those that the chooser may choose."""
@@ -240,7 +315,7 @@ def _refuse_heldout(
         raise LetheError(f"replay {run.name}: held-out examples would be replayed: {leaked}")
 
 
-def _read_phases(
+def read_phases(
     row: rows.Row, candidates: Sequence[UpstreamExample]
 ) -> tuple[rows.Row, list[UpstreamExample], Choice]:
     """Reads the choices of a training's phases.

@@ -1,4 +1,4 @@
-// Fills the example browser, shows one example, and keeps both in the page's address.
+// Fills the example browser, and keeps it and the chosen example in the page's address.
 // Text from data is only ever set as textContent, or passed through DataTables' escape.
 
 const page = JSON.parse(document.getElementById("browser-data").textContent);
@@ -96,61 +96,6 @@ function fillTable() {
   table.draw();
 }
 
-function element(name, text) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function showExample() {
-  const panel = control("example");
-  const position = positions.get(state.example);
-  panel.hidden = position === undefined;
-  panel.replaceChildren();
-  if (position === undefined) return;
-  const example = page.examples[position];
-  panel.append(element("h4", example.id));
-  const about = [example.domain, example.split, state.model].filter((part) => part !== "");
-  panel.append(element("p", about.join(" · ")));
-  if (example.text !== "") panel.append(element("blockquote", example.text));
-  panel.append(element("h5", `Forgetting by task (${page.unit})`), taskList(position));
-  panel.append(element("h5", "Forgotten by the same tasks"), neighbourList(position));
-}
-
-function taskList(position) {
-  const values = page.forgetting[state.model][position];
-  const known = page.tasks[state.model].map((task, number) => [task, values[number]]);
-  known.sort((one, other) => (other[1] ?? -Infinity) - (one[1] ?? -Infinity));
-  const largest = Math.max(1e-9, ...values.map((value) => Math.abs(value ?? 0)));
-  const list = element("ol");
-  for (const [task, value] of known) {
-    const item = element("li");
-    const bar = element("meter");
-    bar.max = largest;
-    bar.value = Math.max(0, value ?? 0);
-    bar.title = `${task}: ${format(value)}`;
-    const link = element("a", task);
-    link.href = `#${address({ task })}`;
-    item.append(bar, " ", format(value), " ", link);
-    if (task === state.task) item.classList.add("chosen");
-    list.append(item);
-  }
-  return list;
-}
-
-function neighbourList(position) {
-  const list = element("ul");
-  for (const neighbour of page.neighbours[state.model][position]) {
-    const example = page.examples[neighbour];
-    const item = element("li");
-    const link = element("a", example.id);
-    link.href = `#${address({ example: example.id })}`;
-    item.append(link, ` ${example.domain} `, element("small", example.text.slice(0, 100)));
-    list.append(item);
-  }
-  return list;
-}
-
 // The address of the present view with some parts changed.
 function address(changes) {
   const parts = new URLSearchParams({ view: "browser" });
@@ -180,12 +125,13 @@ function update(names) {
 
 function readAddress() {
   const parts = new URLSearchParams(location.hash.slice(1));
-  if (parts.get("view") !== "browser") return;
+  // A link to an example needs no view: #example=ID&task=TASK&model=MODEL.
+  if (parts.get("view") !== "browser" && !parts.has("example")) return;
   for (const name of Object.keys(state)) state[name] = parts.get(name) ?? "";
   if (!models.includes(state.model)) state.model = models[0];
   if (!page.tasks[state.model].includes(state.task)) state.task = "";
   update(["model"]);
-  control("section").scrollIntoView();
+  control(state.example === "" ? "section" : "example").scrollIntoView();
 }
 
 function moveChoice(step) {

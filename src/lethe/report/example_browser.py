@@ -2,8 +2,8 @@
 
 The table is DataTables, which comes inside the package itables, so the page needs no network. Bokeh
 and Plotly draw tables too, but theirs are no HTML tables, which can be printed and read aloud, and
-they are two and eight times as large. The page's own script, example_browser.js, only fills the
-table and follows links.
+they are two and eight times as large. The page's own scripts only fill the table, follow links
+(example_browser.js) and show one example (example_page.js).
 """
 
 import base64
@@ -19,6 +19,7 @@ import numpy as np
 
 from lethe.data.examples import UpstreamExample
 from lethe.matrix.forgetting_matrix import Matrix
+from lethe.report.example_page import content_text, token_content
 from lethe.report.findings import Findings
 
 # Of more examples than three times this number, only some are shown.
@@ -98,11 +99,13 @@ def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
         "forgetting": {},
         "base_loss": {},
         "neighbours": {},
+        "tokens": token_content(findings.tokens, {ids[number] for number in shown}),
+        "training": findings.training,
     }
     for model, z in matrices.items():
         columns = z.values[:, shown]
         content["forgetting"][model] = [_rounded(column) for column in columns.T]
-        content["neighbours"][model] = find_neighbours(z.values, shown)
+        content["neighbours"][model] = find_neighbours(compared_rows(z, findings), shown)
         if model in findings.base_losses:
             losses = findings.base_losses[model]
             content["base_loss"][model] = _rounded([losses.get(ids[i], np.nan) for i in shown])
@@ -132,6 +135,13 @@ def _means(values: np.ndarray) -> np.ndarray:
     """Column means (N,) of the cells that there are, 0 for a column without any."""
     finite = np.isfinite(values)
     return np.where(finite, values, 0).sum(0) / np.maximum(1, finite.sum(0))
+
+
+def compared_rows(z: Matrix, findings: Findings) -> np.ndarray:
+    """The rows of Z of the training tasks; all rows if fewer than two tasks are for training."""
+    training = {name for name, task in findings.tasks.items() if task.split == "train"}
+    tasks = [task for task in z.tasks if task in training]
+    return z.values if len(tasks) < 2 else z.values[z.rows(tasks)]
 
 
 def find_neighbours(values: np.ndarray, shown: list[int]) -> list[list[int]]:
@@ -174,8 +184,7 @@ def _describe(example_id: str, findings: Findings) -> dict[str, str]:
 
 def text_of(example: UpstreamExample) -> str:
     """An example as text to read: plain text, or a prompt and its answer."""
-    content = example.example
-    return content.text or f"{content.prompt} → {content.answer}"
+    return content_text(example.example)
 
 
 def _rounded(values: Any) -> list[float | None]:
@@ -191,7 +200,9 @@ def _library(name: str) -> str:
 
 def _module() -> str:
     """The library as a module that hands its table to the page's own script."""
-    own = (resources.files("lethe.report") / "example_browser.js").read_text("utf-8")
+    own = ""
+    for name in ("example_page.js", "example_browser.js"):
+        own += (resources.files("lethe.report") / name).read_text("utf-8")
     library, exports = re.subn(r"export\s*\{([^}]*)\}", _as_constants, _library("dt_bundle.js"))
     if exports != 1:
         raise RuntimeError("itables' bundle has another form; see lethe.report.example_browser")

@@ -4,15 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from lethe.config.task_table import Task
-from lethe.data.examples import UpstreamExample, read_upstream
+from lethe.data.examples import UpstreamExample, read_examples, read_upstream
 from lethe.files import read_json
 from lethe.matrix import forgetting_matrix
 from lethe.matrix.rows import read_row
+from lethe.matrix.token_files import TokenLosses, read_token_file
+from lethe.report.example_page import training_texts
+from lethe.report.sequence_section import SequenceTables
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,13 @@ class Findings:
     associations: dict[str, pd.DataFrame] = field(default_factory=dict)
     finer: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
+    sequences: dict[str, SequenceTables] = field(default_factory=dict)
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
+    tokens: dict[str, dict[str, list[TokenLosses]]] = field(default_factory=dict)
+    """Model -> task -> token losses of the most forgotten examples."""
+    training: dict[str, list[str]] = field(default_factory=dict)
+    """Task -> texts of a few of its training examples."""
 
     @cached_property
     def examples(self) -> dict[str, UpstreamExample]:
@@ -81,6 +90,10 @@ NAMES = (
     "measure",
     "status",
     "frontier",
+    "order",
+    "prediction",
+    "unit",
+    "chosen",
     "worst_domain",
     "lethe_version",
     "largest_difference_task",
@@ -101,8 +114,46 @@ def _read_table(path: str | Path) -> pd.DataFrame:
     )
 
 
-def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Task]) -> Findings:
+def _read_sequences(paths: Sequence[str]) -> dict[str, SequenceTables]:
+    """The tables on sequences by model, from paths `<model>/sequence_<table>.csv`."""
+    by_model: dict[str, dict[str, pd.DataFrame]] = {}
+    for path in map(Path, paths):
+        name = path.stem.removeprefix("sequence_")
+        by_model.setdefault(path.parent.name, {})[name] = _read_table(path)
+    return {model: SequenceTables(**tables) for model, tables in by_model.items()}
+
+
+def read_tokens(
+    files: Mapping[str, Mapping[str, str]],
+) -> dict[str, dict[str, list[TokenLosses]]]:
+    """Reads token losses, model -> task -> file; rows of an older version have no file.
+
+    Raises
+    ------
+    RowError
+        Naming the file, if one is damaged.
+    """
+    tokens: dict[str, dict[str, list[TokenLosses]]] = {}
+    for model, of_model in files.items():
+        tokens[model] = {}
+        for task, path in of_model.items():
+            if Path(path).exists():
+                tokens[model][task] = read_token_file(path)
+    return tokens
+
+
+def read_findings(
+    inputs: Mapping,
+    models: Sequence[str],
+    tasks: Mapping[str, Task],
+    token_files: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> Findings:
     """Reads the tables in `inputs`, which holds lists of paths in the order of `models`.
+
+    Parameters
+    ----------
+    token_files
+        Model -> task -> file of token losses. A file may be absent.
 
     Raises
     ------
@@ -128,6 +179,9 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
     for model, path in zip(models, paths("bases"), strict=False):
         base = read_row(path)
         base_losses[model] = dict(zip(base.example_ids, base.loss_before.tolist(), strict=True))
+    training = {}
+    for task, path in zip(tasks, paths("training"), strict=False):
+        training[task] = training_texts(read_examples(path))
     transfer = paths("transfer")
     return Findings(
         tasks=dict(tasks),
@@ -145,6 +199,9 @@ def read_findings(inputs: Mapping, models: Sequence[str], tasks: Mapping[str, Ta
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,
+        sequences=_read_sequences(paths("sequences")),
         base_losses=base_losses,
+        tokens=read_tokens(token_files),
+        training=training,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],
     )

@@ -13,6 +13,7 @@ from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.planned_contrasts import tasks_needed
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
+from lethe.report.sequence_section import sequence_headlines
 from lethe.statistics import Difference, bootstrap_interval
 
 # Level of p after Holm's correction, below which a headline calls a difference significant.
@@ -34,6 +35,8 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
             sentences += replay_headlines(
                 findings.comparisons[model], findings.unit, findings.contrasts.get(model)
             )
+        if model in findings.sequences:
+            sentences += sequence_headlines(findings.sequences[model])
         headlines[model] = sentences
     return headlines
 

@@ -22,6 +22,7 @@ from lethe.report.figure_style import (
 )
 from lethe.report.findings import Findings
 from lethe.report.heat_map import draw_heatmap, draw_matrix
+from lethe.report.sequence_section import draw_sequences
 
 
 def draw_spectrum(findings: Findings) -> Figure:
@@ -267,6 +268,7 @@ FIGURES: dict[str, Callable[[Findings], Figure]] = {
     "completion": draw_completion,
     "forgetting_by_task": draw_forgetting_by_task,
     "replay": draw_replay,
+    "sequences": lambda findings: draw_sequences(findings.sequences),
 }
 
 

@@ -12,37 +12,33 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import lethe
 from lethe.analysis import transfer
+from lethe.config.replay_settings import Replay
 from lethe.config.task_table import Task
-from lethe.report.example_browser import make_browser, text_of
+from lethe.replay.planned_contrasts import frontier_runs
+from lethe.report.cell_predictions import PROBES
+from lethe.report.example_browser import choose_shown, make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
+from lethe.report.interactive_figures import make_figures
+from lethe.report.replay_figures import DOSES, summarise_runs
+from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import make_verdicts
 
 CAPTIONS = {
     "overview": "The first model at a glance: forgetting by task and text, its rank, the error of "
     "the prediction, and the effect of replay.",
-    "heatmap": "Z, the matrix of forgetting. It has one row per fine-tuning task and one column "
-    "per upstream example, sorted by domain and then by mean forgetting. Red cells were forgotten. "
-    "Colours are cut at the 98th percentile.",
     "forgetting_by_task": "Left: mean forgetting of the upstream examples per fine-tune. Right: "
     "fall of the loss on the task's own evaluation examples. A fine-tune near 0 on the right "
     "learned nothing.",
     "spectrum": "Squares of the singular values of Z as shares of their sum.",
     "rank_curves": "R² of the best approximation of Z of each rank (uncentred SVD, centred "
     "denominator). Dotted: task mean plus example mean, without factors.",
-    "completion": "Error of the predicted forgetting, over examples that were not probed, of tasks "
-    "that the method was not fitted on. Bands are 95 percent bootstrap intervals over tasks. "
-    "In-domain: the test tasks of the task table. Out-of-domain: each group of tasks, predicted "
-    "from the other groups. With 10 probes or fewer, intervals are valid for tasks like the "
-    "training tasks only: so few probes cannot show that a task is of another kind.",
-    "replay": "Left: mean forgetting of held-out upstream examples, which no strategy may replay. "
-    "Middle: paired difference to random replay on the same tasks; left of 0, less is forgotten. "
-    "Error bars are 95 percent intervals over tasks, each on its own. With several strategies, one "
-    "interval is likely to exclude zero by chance, so the table has p corrected for their number. "
-    "Right: mean forgetting against the mean loss on the new task after fine-tuning. The best "
-    "strategies are at the lower left.",
+    "sequences": "Left: mean forgetting of held-out upstream examples after each task of an order, "
+    "against the original base model; thin lines are single orders. Dotted: the sum of the rows of "
+    "the tasks learned alone, without replay. Right: R² of a sequence's rows, without replay, "
+    "predicted from the rows of its tasks. Above 0, a prediction is better than the mean.",
 }
 
 
@@ -105,13 +101,32 @@ def render_page(
         associations=_by_model(_records, findings.associations),
         finer=_by_model(finer_lines, findings.finer),
         finer_columns=COLUMNS,
+        sequences={model: tables.lines() for model, tables in findings.sequences.items()},
+        sequence_measures=SEQUENCE_MEASURES,
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),
+        interactive=make_figures(
+            findings, choose_shown(findings.matrices), _frontiers(settings.get("replay"))
+        ),
+        run_summaries=_by_model(_run_summaries, findings.runs),
+        doses=DOSES,
         threshold=threshold,
+        probes=PROBES,
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )
+
+
+def _frontiers(replay: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Names of the runs of each frontier; none for an experiment without strategies."""
+    if not replay or "strategies" not in replay:
+        return {}
+    return frontier_runs(Replay.model_validate(replay))
+
+
+def _run_summaries(runs: pd.DataFrame) -> list[dict]:
+    return _records(summarise_runs(runs))
 
 
 def _transfer_lines(findings: Findings) -> list[dict]:

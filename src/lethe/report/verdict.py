@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lethe.config.replay_settings import Replay, ReplayRun
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect, format_interval
@@ -24,21 +25,22 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
     Parameters
     ----------
     settings
-        The experiment; its section `replay` gives the ratio.
+        The experiment; its section `replay` gives the ratio and describes the runs.
     """
     verdicts = {}
     for model, z in findings.matrices.items():
         sentences = [forgetting_effect(z, binary=findings.binary)]
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
-            sentences += _prevention(contrasts, settings["replay"]["ratio"])
+            replay = Replay.model_validate(settings["replay"])
+            sentences += _prevention(contrasts, replay)
             sentences += _price(contrasts, findings.runs.get(model))
         verdicts[model] = sentences
     return verdicts
 
 
-def _prevention(contrasts: pd.DataFrame, ratio: float) -> list[str]:
-    """What random replay and the primary run take away of the forgetting without replay."""
+def _prevention(contrasts: pd.DataFrame, settings: Replay) -> list[str]:
+    """How much of the forgetting without replay random replay and the primary run take away."""
     planned = contrasts[contrasts.measure == _FORGETTING].set_index("question")
     if "replay" not in planned.index:
         return []
@@ -50,10 +52,10 @@ def _prevention(contrasts: pd.DataFrame, ratio: float) -> list[str]:
     without = replay.reference_mean
     if without <= 0:
         return ["The held-out examples were not forgotten, so there was nothing to prevent."]
-    amount = f"Replaying 1 example per {1 / ratio:.3g} new ones"
-    removed = [_share_removed(replay, without)]
+    amount = f"Replaying 1 example per {1 / settings.ratio:.3g} new ones"
+    removed = [_share_removed(replay, without, settings)]
     if "default" in planned.index:
-        removed.insert(0, _share_removed(planned.loc["default"], without))
+        removed.insert(0, _share_removed(planned.loc["default"], without, settings))
     sentences = [
         f"{amount} takes away {' and '.join(removed)} of the {without:.3f} nats that the held-out "
         f"examples lose without replay ({replay.tasks:.0f} tasks)."
@@ -63,8 +65,27 @@ def _prevention(contrasts: pd.DataFrame, ratio: float) -> list[str]:
     return sentences
 
 
-def _share_removed(line: pd.Series, without: float) -> str:
-    return f"{100 * (1 - line['mean'] / without):.0f} % ({label_of(line.run)})"
+def _share_removed(line: pd.Series, without: float, settings: Replay) -> str:
+    removed = f"{100 * (1 - line['mean'] / without):.0f} % with {label_of(line.run)}"
+    if line.run not in settings.names:
+        return removed
+    return f"{removed} ({describe_replay(settings.resolve(line.run))})"
+
+
+def describe_replay(run: ReplayRun) -> str:
+    """Which examples a run replays and what the training keeps of them, for a sentence."""
+    if run.prediction_method is not None:
+        examples = "examples predicted to be forgotten"
+    elif run.strategy == "random":
+        examples = "random examples"
+    else:
+        examples = f"examples drawn by {label_of(run.strategy)}"
+    objectives = {
+        "text": "the text of",
+        "kl": "KL to the base model on",
+        "both": "the text of, and KL to the base model on,",
+    }
+    return f"{objectives[run.objective]} {examples}"
 
 
 def _against_random_text(line: pd.Series) -> str:

@@ -73,8 +73,8 @@ def test_every_command_of_the_page_runs_with_a_tiny_model(folder, capsys):
     base, after = commands("score")
     run(base)
     (script,) = blocks("python")
-    script = script.replace("MODEL", "base").replace("max_steps=200", "max_steps=3, use_cpu=True")
-    script = script.replace("max_steps=3", "max_steps=3, logging_steps=1, bf16=False")
+    script = script.replace("MODEL", "base").replace("max_steps=40", "max_steps=3")
+    script = script.replace("max_steps=3", "max_steps=3, logging_steps=1")
     exec(compile(script, "keep-a-chat-model.md", "exec"), {"__name__": "__main__"})
     assert "replay/kl" in capsys.readouterr().out
     run(after)
@@ -110,3 +110,32 @@ def test_the_computed_table_is_right():
     for billions, weights, full in table:
         assert int(weights) == 2 * float(billions)
         assert int(full) == 12 * float(billions)
+
+
+def test_the_computed_table_with_activations_is_right():
+    pattern = (
+        r"^\| ([\d.]+) billion \| (\d+) × ([\d,]+), ([\d,]+) \| ([\d.]+) GB "
+        r"\| ([\d.]+) GB \| (yes|no) \| (yes|no) \| ([\d.]+) GB \| (yes|no) \| (yes|no) \|$"
+    )
+    table = re.findall(pattern, PAGE, re.M)
+    assert len(table) == 4
+    for billions, layers, width, words, activations, lora, *fits_lora, full, small, large in table:
+        sizes = [int(text.replace(",", "")) for text in (layers, width, words)]
+        expected = _activations(*sizes)
+        assert float(activations) == round(expected, 1)
+        weights = float(billions)
+        assert float(lora) == round(2.16 * weights + expected, 1)
+        assert float(full) == round(14 * weights + expected, 1)
+        assert [small, large] == [_fits(full, 24), _fits(full, 80)]
+        assert fits_lora == [_fits(lora, 24), _fits(lora, 80)]
+    halved = 2.16 * 8 + _activations(32, 4096, 128256) / 2
+    assert f"{halved:.1f} GB" in PAGE
+
+
+def _activations(layers, width, words):
+    """Gigabytes of 4 chats of 1,024 tokens with gradient checkpointing."""
+    return 4 * 1024 * (2 * layers * width + 34 * width + 10 * words) / 1e9
+
+
+def _fits(gigabytes, card):
+    return "yes" if float(gigabytes) <= card else "no"

@@ -7,6 +7,7 @@ import pytest
 from helpers.chats import pool, tokenizer, write_records
 
 from lethe.cli.application import main
+from lethe.completion.predictor import Predictor
 from lethe.data.examples import ids_of, upstream_digest, write_upstream
 from lethe.data.tokens import tokenise
 from lethe.data.training_rows import read_new_data
@@ -55,6 +56,29 @@ def test_what_was_lost_decides_what_is_replayed(folder, capsys):
     losses = [json.loads(line)["measured_forgetting"] for line in lines]
     assert min(losses) > 3.5
     assert summary["settings"] == []
+
+
+def test_a_predictor_gives_the_mean_of_the_fine_tune_and_of_every_domain_first(folder, capsys):
+    index = np.arange(0, len(POOL), 5)
+    predictor = Predictor(
+        train=np.random.default_rng(0).normal(1, 0.3, size=(6, len(POOL))),
+        example_ids=ids_of(POOL),
+        domains=np.array([example.domain for example in POOL]),
+        index=index,
+        probes=[POOL[i].example for i in index],
+        max_tokens=40,
+    )
+    predictor.save(folder / "predictor.npz")
+    predicted = ("--predictor", "predictor.npz", "--probes", "lost.parquet")
+    assert mix(*predicted) == 0
+    text = capsys.readouterr().out
+    values = np.linspace(0, 5, len(POOL), dtype=np.float32)[index]
+    assert text.startswith(predictor.predict(values).summary(predictor.top_tenth))
+    assert mix(*predicted, "--json", "-o", "other") == 0
+    summary = json.loads(capsys.readouterr().out)["predicted"]
+    assert summary["mean"]["low"] < summary["mean"]["value"] < summary["mean"]["high"]
+    assert set(summary["domains"]) == {example.domain for example in POOL}
+    assert 0 <= summary["top_tenth"] <= 1
 
 
 def test_the_dose_counts_the_tokens_of_a_model(folder, capsys):

@@ -67,6 +67,50 @@ def test_an_experiment_is_checked_before_snakemake_starts(folder, capfd):
     assert "tiny.yaml: 1 problem(s), nothing was started: line " in capfd.readouterr().err
 
 
+ALIASES = ["a0: &a0 [x]"]
+for number in range(1, 40):
+    ALIASES.append(f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]")
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"experiment: x\nmodels: {a: [\n", "line 3, column 1: not valid YAML"),
+        (b"experiment: x\n\tmodels: a\n", "line 2, column 1: not valid YAML"),
+        (b"experiment: \x00x\n", "not valid YAML"),
+        (b"experiment: \xff\n", "save it as UTF-8"),
+        (b"experiment: &a [*a]\n", "line 1: an anchor (&name) holds itself"),
+        ("\n".join(ALIASES).encode(), "its aliases (*name) stand for more than 100,000 values"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"experiment: x\nexperiment: y\n", "line 2: experiment stands twice"),
+        (b"- a\n", "an experiment is a mapping of keys, not list"),
+        (b"", "an experiment is a mapping of keys, not NoneType"),
+        (b"experiment: !!python/object/apply:os.system ['touch run']\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_experiment_ends_the_run_with_one_line(
+    tmp_path, monkeypatch, capfd, content, cause
+):
+    """Snakemake itself would end with a traceback, or without the file's name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.yaml").write_bytes(content)
+    assert main(["run", "bad.yaml", "-n"]) == 1
+    message = capfd.readouterr().err
+    assert message.startswith("error: bad.yaml: ") and cause in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_or_a_missing_file_ends_the_run_with_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.yaml").mkdir()
+    for name, cause in {"folder.yaml": "name a YAML file", "none.yaml": "no such file"}.items():
+        assert main(["run", name, "-n"]) == 1
+        message = capfd.readouterr().err
+        assert message.startswith(f"error: {name}: ") and cause in message
+        assert message.count("\n") == 1
+
+
 def test_without_an_experiment_it_is_config_yaml(folder, capfd):
     assert main(["run", "-n"]) == 1
     assert "error: config.yaml: no such file" in capfd.readouterr().err

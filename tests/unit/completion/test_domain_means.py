@@ -72,3 +72,55 @@ def test_many_training_tasks_are_calibrated_on_some_of_them(monkeypatch):
     method = METHODS["gaussian"]().fit(tasks(30))
     predicted = MeanPredictor(method, domain_masks(DOMAINS)[1]).predict([0, 5], [1.0, 2.0])
     assert (predicted.low < predicted.high).all()
+
+
+def test_the_mean_of_the_task_does_not_depend_on_the_domains_beside_it(method):
+    everything = np.ones((1, 240), dtype=bool)
+    both = np.vstack([everything, domain_masks(DOMAINS)[1]])
+    new = tasks(2, seed=1)
+    index = np.arange(0, 240, 11)
+    alone = MeanPredictor(method, everything).predict(index, new[:, index])
+    beside = MeanPredictor(method, both).predict(index, new[:, index])
+    np.testing.assert_allclose(beside.low[:, :, 0], alone.low[:, :, 0], atol=1e-12)
+
+
+def test_calibration_draws_other_probes_for_every_left_out_task(method, monkeypatch):
+    drawn = []
+    of_row = MeanPredictor._scores_of_row
+
+    def remember(self, model, row, indexes):
+        drawn.extend(tuple(index) for index in indexes)
+        return of_row(self, model, row, indexes)
+
+    monkeypatch.setattr(MeanPredictor, "_scores_of_row", remember)
+    new = tasks(1, seed=1)[0]
+    MeanPredictor(method, np.ones((1, 240), dtype=bool)).predict([3, 70, 150], new[[3, 70, 150]])
+    assert len(drawn) == 400 and len(set(drawn)) > 390
+
+
+def test_a_row_of_another_model_gives_the_means_of_the_row_predicted_with_it():
+    everything = tasks(21)
+    other = everything + 0.3 * np.random.default_rng(4).normal(size=everything.shape)
+    method = METHODS["gaussian"]().fit(everything[:19], other=other[:19])
+    _, members = domain_masks(DOMAINS)
+    index = np.array([200, 5, 90, 31])
+    new = everything[19:]
+    predictor = MeanPredictor(method, members)
+    predicted = predictor.predict(index, new[:, index], other=other[19:])
+    row = method.predict(index, new[:, index], other=other[19:])
+    row[:, index] = new[:, index]
+    expected = np.stack([row[:, mask].mean(axis=1) for mask in members], axis=1)
+    np.testing.assert_allclose(predicted.values, expected, atol=1e-10)
+    without = predictor.predict(index, new[:, index])
+    assert (predicted.high - predicted.low).mean() < 0.6 * (without.high - without.low).mean()
+    unknown = predictor.predict(index, new[:, index], other=np.full((2, 240), np.nan))
+    np.testing.assert_array_equal(unknown.low, without.low)
+
+
+def test_a_probe_without_a_value_is_no_probe(method):
+    _, members = domain_masks(DOMAINS)
+    new = tasks(1, seed=3)[0]
+    predictor = MeanPredictor(method, members)
+    predicted = predictor.predict([7, 80, 100], [new[7], np.nan, new[100]])
+    expected = predictor.predict([7, 100], new[[7, 100]])
+    np.testing.assert_array_equal(predicted.low, expected.low)

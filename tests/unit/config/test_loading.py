@@ -1,6 +1,7 @@
 import copy
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -309,11 +310,48 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             "sources.local: answer names no field of the record",
         ),
         ({"tasks": ""}, "tasks: must be a file, folder or id"),
+        ({"seed": True}, "seed: a number is needed, not a truth value"),
+        ({"recipe": {"steps": True}}, "recipe.steps: a number is needed, not a truth value"),
+        ({"recipe": {"lr": False}}, "recipe.lr: a number is needed, not a truth value"),
+        (
+            {"recipe": {"group_steps": {"g": True}}},
+            "group_steps.g: a number is needed, not a truth",
+        ),
+        ({"completion": {"seeds": [True]}}, "completion.seeds.0: a number is needed, not a truth"),
     ],
 )
 def test_settings_that_no_job_survives_are_refused_at_the_start(experiment, change, part):
     config, folder = experiment
     assert part in problems({**config, **change}, folder)
+
+
+@pytest.mark.parametrize("number", ["010", "-07", "0_17", "12:30", "1:00:00", "1:30.5"])
+def test_numbers_that_yaml_reads_as_others_are_refused(experiment, number):
+    config, folder = experiment
+    path = folder / "numbers.yaml"
+    path.write_text(f"a:\n- 1\n- {number}\n")
+    for read in (lambda: load_experiment(config, folder, [path]), lambda: read_yaml(path)):
+        with pytest.raises(ExperimentError, match=f"line 3: {number} is read as another number"):
+            read()
+
+
+def test_numbers_that_yaml_reads_as_meant_are_read(experiment):
+    _, folder = experiment
+    path = folder / "numbers.yaml"
+    path.write_text("a: [0, 00, 1_000, 1e3, '010', \"12:30\", 0.5, 08x, a:1, 10:x]\n")
+    assert read_yaml(path)["a"][:4] == [0, 0, 1000, 1000]
+
+
+def test_tasks_that_differ_by_case_only_need_a_file_system_that_tells_it(experiment, monkeypatch):
+    config, folder = experiment
+    table = folder / config["tasks"]
+    lines = table.read_text().splitlines()
+    name, rest = lines[1].split(",", 1)
+    table.write_text("\n".join([*lines, f"{name.upper()},{rest}"]))
+    load_experiment(config, folder)
+    monkeypatch.setattr(Path, "samefile", lambda path, other: True)
+    with pytest.raises(ExperimentError, match=f"{name!r} and {name.upper()!r} differ by upper"):
+        load_experiment(config, folder)
 
 
 def test_a_source_cannot_leave_its_folder(experiment):
@@ -469,6 +507,46 @@ def test_one_model_can_be_trained_by_adapters_and_another_whole(experiment):
 
     del adapters["lora"]
     assert "method 'lora' and the section lora go together" in problems(config, folder)
+
+
+def test_a_memory_has_defaults_and_finished_recipes_stay_as_they_were(experiment):
+    config, folder = experiment
+    assert (
+        not {"memory", "router"}
+        & load_experiment(config, folder).recipe("olmo").model_dump().keys()
+    )
+    config["models"]["edited"] = {**SCRATCH, "recipe": {"method": "memory"}}
+    config["models"]["routed"] = {**SCRATCH, "recipe": {"router": {"quantile": 0.9}}}
+    loaded = load_experiment(config, folder)
+    assert loaded.recipe("edited").memory == loaded.recipe("edited").routing
+    assert loaded.recipe("routed").routing.quantile == 0.9
+    config["models"]["edited"]["recipe"]["memory"] = {"routing": False}
+    assert load_experiment(config, folder).recipe("edited").routing is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"memory": {}}, "belongs to method 'memory'"),
+        ({"method": "memory", "router": {}}, "routes by itself"),
+        ({"method": "memory", "ewc": 1.0}, "use l2"),
+        ({"method": "memory", "keep_weights": True}, "recipe.keep_weights"),
+        ({"router": {"quantile": 1}}, "quantile"),
+    ],
+)
+def test_a_memory_that_cannot_be_trained_is_refused(experiment, recipe, message):
+    config, folder = experiment
+    config["recipe"] = {**config.get("recipe", {}), **recipe}
+    assert message in problems(config, folder)
+
+
+def test_a_memory_in_shards_is_refused(experiment):
+    config, folder = experiment
+    config["models"]["large"] = {
+        **{"source": "hub", "path": "a/b", "gpus": 4, "strategy": "fsdp"},
+        "recipe": {"method": "memory"},
+    }
+    assert "fsdp does not go with recipe.memory" in problems(config, folder)
 
 
 def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):

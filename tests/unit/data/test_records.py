@@ -2,9 +2,10 @@ import gzip
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from lethe.data import records
+from lethe.data import records, unpacked_size
 from lethe.errors import LetheError
 
 LINES = '{"text": "é", "source": "s"}\n\n{"text": "b", "source": "t"}\n'
@@ -48,9 +49,9 @@ def test_a_json_file_is_a_list_or_an_object_with_examples(tmp_path, wrap, indent
 @pytest.mark.parametrize(("name", "write"), [("a.txt.gz", gz), ("a.jsonl.zst", zst)])
 def test_a_file_that_unpacks_without_bound_is_refused(tmp_path, monkeypatch, name, write):
     write(tmp_path / name, b" " * 300_000)
-    monkeypatch.setattr(records, "UNPACKED_BYTES", 300_000)
+    monkeypatch.setattr(unpacked_size, "UNPACKED_BYTES", 300_000)
     assert list(records.read_records(tmp_path / name)) == []
-    monkeypatch.setattr(records, "UNPACKED_BYTES", 200_000)
+    monkeypatch.setattr(unpacked_size, "UNPACKED_BYTES", 200_000)
     with pytest.raises(LetheError, match=rf"{name}: unpacks to more than 200,000 bytes"):
         list(records.read_records(tmp_path / name))
 
@@ -64,6 +65,38 @@ def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
     for where in ("*.csv", "d.txt"):
         with pytest.raises(LetheError, match="no such file"):
             records.matching_files(tmp_path, where)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        (
+            "a.jsonl",
+            '{"t": 1}\n{"t": "a", "u": "b", "t": "c"}\n',
+            r"line 2: the field\(s\) \['t'\]",
+        ),
+        ("a.jsonl", '{"m": {"t": "a", "t": "c"}}\n', r"line 1: the field\(s\) \['t'\] stand twice"),
+        ("a.json", '[{"t": "a", "t": "c"}]', r"a\.json: the field\(s\) \['t'\] stand twice"),
+        ("a.json", '{"t": "a", "t": "c"}\n{"t": "b"}\n', r"line 1: the field\(s\) \['t'\]"),
+        ("a.json", '{"examples": [], "examples": [{"t": 1}]}', r"\['examples'\] stand twice"),
+    ],
+)
+def test_a_field_that_stands_twice_is_refused(tmp_path, name, text, part):
+    """JSON itself would keep the last one without a word."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LetheError, match=part):
+        list(records.read_records(tmp_path / name))
+
+
+def test_numbers_of_few_bits_are_written_as_they_were_meant(tmp_path):
+    numbers = pa.array([0.1, None, float("nan"), 2.0], pa.float32())
+    table = pa.table({"x": numbers, "y": pa.array([0.1, 1.5, 3.0, -2.0]).cast(pa.float16())})
+    pq.write_table(table, tmp_path / "a.parquet")
+    fields = [dict(record) for record in records.read_records(tmp_path / "a.parquet")]
+    assert str(fields[0]["x"]) == "0.1"
+    assert fields[1] == {"x": None, "y": 1.5}
+    assert str(fields[2]["x"]) == "nan"
+    assert fields[3] == {"x": 2.0, "y": -2.0}
 
 
 def test_a_csv_cell_may_have_any_length_and_hold_line_breaks(tmp_path):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from lethe.config.model_settings import LoRA, Scoring
 from lethe.engine import models
 from lethe.engine.loading_report import check_finite, positions_of
+from lethe.engine.pretrained import Pretrained
 from lethe.engine.reader import Reader
 from lethe.engine.scoring import score
 from lethe.errors import LetheError
@@ -202,3 +203,37 @@ def test_tabulated_positions_are_counted_without_reserved_ones(kind, sizes):
     model(torch.ones((1, 16), dtype=torch.long) * 7)
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.ones((1, 17), dtype=torch.long) * 7)
+
+
+@pytest.fixture
+def without_bitsandbytes(monkeypatch):
+    """Loads weights as they are wherever bitsandbytes would quantise them; the requests."""
+    requests = []
+    load_network = Pretrained.load_network
+
+    def load_plain(files, auto_class, **options):
+        requests.append(options.pop("quantization_config"))
+        return load_network(files, auto_class, **options)
+
+    monkeypatch.setattr(models, "BitsAndBytesConfig", dict)
+    monkeypatch.setattr(Pretrained, "load_network", load_plain)
+    return requests
+
+
+def test_weights_in_4_bits_are_checked_as_others_are(saved, without_bitsandbytes):
+    folder = saved(untied())
+    card = models.card(str(folder)) | {"chat_template": "{{ messages[0].content }}"}
+    _, tokenizer = models.load_in_4_bits(card, torch.bfloat16)
+    assert tokenizer.chat_template == "{{ messages[0].content }}"
+    assert without_bitsandbytes == [
+        {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16}
+    ]
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(LetheError, match=r"model\.safetensors"):
+        models.load_in_4_bits(card, torch.bfloat16)
+    with pytest.raises(LetheError, match=r"without lm_head\.weight.*without its output layer"):
+        models.load_in_4_bits({"path": str(folder)}, torch.bfloat16)

@@ -8,8 +8,9 @@ import shutil
 import pytest
 from helpers import tiny
 
-from lethe.engine import model_files, models
+from lethe.engine import models
 from lethe.errors import LetheError
+from lethe.matrix.model_cards import same_model
 
 
 @pytest.fixture
@@ -83,11 +84,11 @@ def test_cards_without_hashes_of_settings_are_accepted_with_a_sentence(folder, c
     with caplog.at_level(logging.INFO, logger="lethe"):
         models.load(older)
     assert "written by an earlier version of lethe" in caplog.text
-    assert model_files.same_model(card, older)
-    assert not model_files.same_model(older, card)
-    assert not model_files.same_model(card, older | {"weights": {"model.safetensors": "0"}})
+    assert same_model(card, older)
+    assert not same_model(older, card)
+    assert not same_model(card, older | {"weights": {"model.safetensors": "0"}})
     other = {"files": card["files"] | {"config.json": "0"}}
-    assert not model_files.same_model(card, card | other)
+    assert not same_model(card, card | other)
     tiny.model("llama", seed=7).save_pretrained(folder)
     with pytest.raises(LetheError, match=r"model\.safetensors has other content"):
         models.load(older)
@@ -122,12 +123,3 @@ def test_a_missing_shard_is_named(folder):
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(LetheError, match=r"1 shard.*model-00001-of-00002\.safetensors"):
         models.card(str(folder))
-
-
-def test_models_of_the_hub_are_the_same_only_if_both_cards_name_the_commit():
-    card = {"path": "org/model", "revision": None, "weights": {}, "commit": "0" * 40}
-    assert model_files.same_model(card, dict(card))
-    assert not model_files.same_model(card, card | {"commit": "1" * 40})
-    without = {key: value for key, value in card.items() if key != "commit"}
-    assert not model_files.same_model(card, without)
-    assert not model_files.same_model(without, card)

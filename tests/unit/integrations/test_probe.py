@@ -73,12 +73,40 @@ def test_it_logs_what_the_completion_model_makes_of_the_probes(predictor, tokeni
     expected = predictor.predict(values)
     logged = [line for line in trainer.state.log_history if "forgetting/mean" in line]
     assert [line["step"] for line in logged] == [2, 4, 6]
-    assert logged[-1]["forgetting/mean"] == pytest.approx(expected.forgetting.mean(), abs=1e-6)
-    assert logged[-1]["forgetting/low"] < logged[-1]["forgetting/mean"]
-    mean_of_a = expected.forgetting[predictor.domains == "a"].mean()
-    assert logged[-1]["forgetting/a"] == pytest.approx(mean_of_a, abs=1e-6)
+    last = logged[-1]
+    # Probed examples count with their measured values.
+    completed = expected.forgetting.copy()
+    completed[predictor.index] = values
+    assert last["forgetting/mean"] == pytest.approx(completed.mean(), abs=1e-6)
+    assert last["forgetting/low"] < last["forgetting/mean"]
+    assert last["forgetting/mean_low"] == pytest.approx(expected.mean.low, abs=1e-6)
+    assert last["forgetting/mean_low"] < last["forgetting/mean"] < last["forgetting/mean_high"]
+    mean_of_a = completed[predictor.domains == "a"].mean()
+    assert last["forgetting/a"] == pytest.approx(mean_of_a, abs=1e-6)
+    assert last["forgetting/a/low"] < mean_of_a < last["forgetting/a/high"]
+    assert probe.summary() == probe.prediction.summary(predictor.top_tenth)
     assert abs(np.mean(values)) > 1e-3
     assert probe.history[-1]["step"] == 6
+
+
+def test_the_row_of_a_sibling_enters_every_prediction(predictor, tokenizer, tmp_path):
+    # Noise that both models share is all that the probes cannot tell.
+    shared = 0.1 * np.random.default_rng(1).normal(size=predictor.train.shape)
+    train = predictor.train + shared
+    other = train + 0.01 * np.random.default_rng(2).normal(size=train.shape)
+    both = replace(predictor, train=train, other=other)
+    row = np.linspace(0, 1, 40)
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
+    probe = ForgettingProbe.attach(trainer, both, other=row)
+    trainer.train()
+    values = forgetting_by_probe(probe, trainer)
+    expected = both.predict(values, other=row).mean.value
+    assert probe.history[-1]["forgetting/mean"] == pytest.approx(expected, abs=1e-6)
+    assert expected != pytest.approx(both.predict(values).mean.value, abs=1e-6)
+    with pytest.raises(LetheError, match="holds no rows of one"):
+        ForgettingProbe(predictor, other=row)
+    with pytest.raises(LetheError, match=r"shape \(3,\), but the predictor has 40 examples"):
+        ForgettingProbe(both, other=row[:3])
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.5)])
@@ -146,10 +174,14 @@ class FirstIsBest(transformers.Trainer):
         return metrics
 
 
-def forgetting_of_probes(probe, trainer):
+def forgetting_by_probe(probe, trainer):
     tokens = tokenise(trainer.processing_class, probe.predictor.probes, 24).examples
     losses = score(trainer.model, tokens, 2048).losses
-    return float((losses - probe.base_losses).mean())
+    return losses - probe.base_losses
+
+
+def forgetting_of_probes(probe, trainer):
+    return float(forgetting_by_probe(probe, trainer).mean())
 
 
 def test_the_last_measurement_is_of_the_best_model_if_that_is_loaded(
@@ -494,7 +526,7 @@ def test_the_last_weights_below_the_limit_are_kept(predictor, tokenizer, tmp_pat
     remaining = forgetting_of_probes(probe, trainer)
     expected = probe.history[crossing - 1]["probes/mean_rise"]
     assert remaining == pytest.approx(expected, abs=1e-6)
-    assert float(probe.prediction.forgetting.mean()) <= limit
+    assert probe.prediction.mean.value <= limit
     with pytest.raises(LetheError, match="keep_below_limit needs a limit"):
         ForgettingProbe(predictor, keep_below_limit=True)
 

@@ -96,3 +96,21 @@ def test_the_order_of_the_runs_does_not_matter_but_for_the_order_of_strategies()
     keys = [key for key in first["oracle"] if not key.endswith(("_low", "_high"))]
     for key in keys:
         assert first["oracle"][key] == pytest.approx(second["oracle"][key], nan_ok=True)
+
+
+def test_shares_of_routed_examples_are_averaged_for_runs_that_have_them():
+    runs = []
+    for task, share in (("a", 0.0), ("b", 0.1), ("c", 0.2)):
+        for strategy in ("random", "memory"):
+            run = {"strategy": strategy, "task": task, "seed": 0}
+            run |= {"heldout_forgetting": share, "eval_loss_after": 1.0}
+            if strategy == "memory":
+                run |= {"heldout_routed": share, "eval_routed": 1.0, "memory_bytes": 10}
+            runs.append(run)
+    random, memory = compare(runs)
+    assert memory["heldout_routed"] == pytest.approx(0.1)
+    assert memory["heldout_routed_low"] <= 0.1 <= memory["heldout_routed_high"]
+    assert (memory["eval_routed"], memory["memory_bytes"]) == (1.0, 10)
+    assert np.isnan(random["heldout_routed"])
+    without = compare([run for run in runs if run["strategy"] == "random"])
+    assert "heldout_routed" not in without[0]

@@ -11,7 +11,7 @@ from helpers.experiment import ROOT
 
 from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.config.replay_settings import Replay
-from lethe.data.examples import UpstreamExample
+from lethe.data.examples import UpstreamExample, without_copies_of_heldout
 from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
@@ -19,7 +19,7 @@ from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix, write_matrix
 from lethe.measure import forgetting as measurement
 from lethe.measure.forgetting import Job, base_losses
-from lethe.replay.phases import PhasedChoice, scale_of_forgetting, without_copies_of_heldout
+from lethe.replay.phases import PhasedChoice, scale_of_forgetting
 from lethe.replay.runs import fine_tune_with_replay, replay_line
 from lethe.replay.strategies import Pool, choose_replayed
 
@@ -267,7 +267,7 @@ def test_killed_after_the_training_it_still_reports_its_phases(job, tmp_path, mo
     uninterrupted = run(resumable)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "due", lambda checkpoint: checkpoint.folder is not None)
-        patch.setattr(measurement, "measure_own_task", stop_after_training)
+        patch.setattr(measurement, "score_own_task", stop_after_training)
         with pytest.raises(KeyboardInterrupt):
             run(resumable)
     row = run(resumable)

@@ -17,7 +17,7 @@ SETTINGS = {
     "experiment": "tiny",
     "note": tiny_findings.SCRIPT,
     "completion": {"threshold": 0.2},
-    "replay": {"ratio": 0.125},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
 }
 PNG = b"\x89PNG not really"
 
@@ -51,8 +51,14 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-# The data of the example browser, and its module, whose hash the security policy names.
-OWN_SCRIPTS = [{"type": "application/json", "id": "browser-data"}, {"type": "module"}]
+# Data and scripts of the example browser and of the figures.
+OWN_SCRIPTS = [
+    {"type": "application/json", "id": "browser-data"},
+    {"type": "module"},
+    {"type": "application/json", "id": "figure-data"},
+    {},
+    {"type": "module"},
+]
 
 
 def scripts(page: str) -> list[dict]:
@@ -75,7 +81,8 @@ def test_names_of_models_tasks_and_groups_are_escaped(findings):
         for key in ("curves", "completions", "summaries", "comparisons", "runs")
     }
     tables["summaries"] = {name: findings.summaries["one"].assign(task=name, group=name)}
-    marked = replace(findings, matrices={name: z}, **tables)
+    tasks = findings.tasks | {name: Task(name=name, group=name, split="test")}
+    marked = replace(findings, tasks=tasks, matrices={name: z}, **tables)
     page = report_page.render_page(marked, {}, SETTINGS | {"experiment": name})
     assert scripts(page) == OWN_SCRIPTS
     assert page.count("&gt;&lt;script&gt;") > 8
@@ -91,9 +98,13 @@ def test_the_page_needs_nothing_but_itself(page):
     for style in re.findall("<style>(.*?)</style>", page, re.S):
         assert "@import" not in style
         assert not re.search(r"url\((?!.?data:)", style)
-    module = page.rsplit('<script type="module">', 1)[1].split("</script>")[0]
-    digest = base64.b64encode(hashlib.sha256(module.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page
+    policy = page.split("script-src ", 1)[1].split('"')[0].split()
+    hashes = []
+    for script in re.findall(r'<script(?: type="module")?>(.*?)</script>', page, re.S):
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        hashes.append(f"'sha256-{digest}'")
+    assert len(hashes) == 3
+    assert policy == hashes
 
 
 def test_links_within_the_page_lead_somewhere(page):
@@ -264,3 +275,19 @@ def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(f
     assert "0.250 <small>[0.200, 0.300]</small>" in section
     assert "<td>4</td>" in section
     assert "<td>0.500</td>" in section
+
+
+def test_runs_with_a_router_have_a_table_of_what_they_route(findings, page):
+    assert "runs with a memory or router" not in page
+    table = findings.comparisons["one"].copy()
+    for share in ("heldout_routed", "eval_routed"):
+        for end in ("", "_low", "_high"):
+            table[f"{share}{end}"] = np.where(table.strategy == "random", 0.25, np.nan)
+    table["memory_bytes"] = np.where(table.strategy == "random", 166_656, np.nan)
+    routed = replace(findings, comparisons={"one": table})
+    text = report_page.render_page(routed, {}, SETTINGS)
+    Elements(text)
+    part = text[text.index("runs with a memory or router") :].split("</table>")[0]
+    assert part.count("<tr>") == 2
+    assert "<td>167</td>" in part
+    assert "0.250" in part

@@ -13,7 +13,13 @@ CONTRASTS = [
     Contrast("default", "gaussian", "random-text"),
     Contrast("selection", "gaussian", "random"),
 ]
-SETTINGS = {"replay": {"ratio": 0.125}}
+REPLAY = {
+    "strategies": ["none", "random", "gaussian"],
+    "ratio": 0.125,
+    "objective": "kl",
+    "variants": {"random-text": {"strategy": "random", "objective": "text", "dose": "mixed"}},
+}
+SETTINGS = {"replay": REPLAY}
 FORGETTING = {"none": 0.4, "random-text": 0.2, "random": 0.11, "gaussian": 0.1}
 
 
@@ -40,8 +46,9 @@ def verdict(findings, forgetting: dict[str, float], tasks: int = 8) -> str:
 def test_the_verdict_says_what_replay_takes_away_and_at_which_price(findings):
     text = verdict(findings, FORGETTING)
     assert (
-        "Replaying 1 example per 8 new ones takes away 75 % (Gaussian) and 50 % (random-text) of "
-        "the 0.400 nats that the held-out examples lose without replay (8 tasks)."
+        "Replaying 1 example per 8 new ones takes away 75 % with Gaussian (KL to the base model on "
+        "examples predicted to be forgotten) and 50 % with random-text (the text of random "
+        "examples) of the 0.400 nats that the held-out examples lose without replay (8 tasks)."
     ) in text
     assert "The difference between Gaussian and random-text is -0.100 nats [-0.10" in text
     assert "The loss on the new tasks changes by +0.031 nats" in text

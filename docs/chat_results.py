@@ -1,0 +1,240 @@
+"""Prints the tables of docs/lab/keep-chats.md, in Markdown, from the tables of the runs.
+
+    python benchmarks/keep_chat_model.py MODEL --folder work --tables docs/lab/tables/keep-chats
+    python docs/chat_results.py docs/lab/tables/keep-chats docs/lab/keep-chats.md
+
+With a page, the tables replace what stands between its two marks.
+
+Intervals of 95 percent are percentiles of a bootstrap over texts and seeds together: every draw
+takes texts with replacement and seeds with replacement.
+"""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ARMS = {
+    "none": "no replay",
+    "mix": "random mix",
+    "mix_lost": "mix by measured loss",
+    "rehearsal": "Rehearsal",
+    "prompt": "prompt_kl, 8 positions",
+    "prompt_all": "prompt_kl, all positions",
+}
+METHODS = {"lora": "LoRA", "full": "full fine-tuning"}
+DRAWS = 4000
+# A rise in loss by this many nats makes each token 10 percent less probable.
+CLEAR_RISE = 0.1
+BEGIN = "<!-- tables of docs/chat_results.py begin -->"
+END = "<!-- tables of docs/chat_results.py end -->"
+
+
+def matrix(texts: pd.DataFrame, method: str, arm: str, *, split: str, value: str) -> pd.DataFrame:
+    """A value by text and seed."""
+    part = texts.query("method == @method and arm == @arm and split == @split")
+    return part.pivot(index="example_id", columns="seed", values=value).dropna()
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of values (texts, seeds) with the interval of a bootstrap over both."""
+    rng = np.random.default_rng(0)
+    count, seeds = values.shape
+    weights = rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count
+    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    means = np.einsum("dt,ts,ds->d", weights, values, chosen)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(values.mean()), float(low), float(high)
+
+
+def as_text(values: np.ndarray, sign: str = "+") -> str:
+    """Mean and interval, as the tables show them."""
+    mean, low, high = interval(values)
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def present(texts: pd.DataFrame, method: str) -> Iterator[str]:
+    """The arms of a method that have runs."""
+    arms = set(texts.query("method == @method")["arm"])
+    return (arm for arm in ARMS if arm in arms)
+
+
+def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The values of two arms on the texts and seeds that both have."""
+    rows = first.index.intersection(second.index)
+    seeds = first.columns.intersection(second.columns)
+    return first.loc[rows, seeds].to_numpy(), second.loc[rows, seeds].to_numpy()
+
+
+def forgetting_table(texts: pd.DataFrame, method: str) -> None:
+    """Rise, drift and divergence on held-out texts, and the loss of new chats."""
+    floor = noise_floor(texts, method)
+    print(
+        "| | seeds | rise of the loss | mean absolute change | KL to the base | texts that rise "
+        f"above {floor:.2f} nats | loss of new chats | to no replay |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for arm in present(texts, method):
+        rise = matrix(texts, method, arm, split="heldout", value="rise")
+        kl = matrix(texts, method, arm, split="heldout", value="kl")
+        new = matrix(texts, method, arm, split="new", value="loss_after")
+        without = matrix(texts, method, "none", split="new", value="loss_after")
+        ours, others = shared_seeds(new, without)
+        above = (rise > floor).to_numpy().mean()
+        difference = "" if arm == "none" else as_text(ours - others)
+        print(
+            f"| {ARMS[arm]} | {rise.shape[1]} | {as_text(rise.to_numpy())} "
+            f"| {as_text(rise.abs().to_numpy(), '')} | {as_text(kl.to_numpy(), '')} "
+            f"| {above:.0%} | {new.to_numpy().mean():.3f} | {difference} |"
+        )
+
+
+def noise_floor(texts: pd.DataFrame, method: str) -> float:
+    """Two standard deviations of a text's rise between seeds without replay, in nats.
+
+    It is the median over texts, because a few texts with short answers change much more.
+    """
+    rise = matrix(texts, method, "none", split="heldout", value="rise")
+    if rise.shape[1] < 2:
+        return CLEAR_RISE
+    return 2 * float(rise.std(axis=1, ddof=1).median())
+
+
+def domain_table(texts: pd.DataFrame, method: str) -> None:
+    """Rise on held-out texts by domain."""
+    heldout = texts.query("split == 'heldout'")
+    domains = sorted(heldout["domain"].unique())
+    print("| | " + " | ".join(domains) + " |")
+    print("|---" * (len(domains) + 1) + "|")
+    for arm in present(texts, method):
+        cells = []
+        for domain in domains:
+            part = heldout[heldout["domain"] == domain]
+            values = matrix(part, method, arm, split="heldout", value="rise").to_numpy()
+            cells.append(as_text(values))
+        print(f"| {ARMS[arm]} | " + " | ".join(cells) + " |")
+
+
+def ratios_to_mix(texts: pd.DataFrame, method: str) -> None:
+    """Drift of each arm as a share of the random mix's, and the difference of the rise."""
+    print("| | mean absolute change / random mix's | KL / random mix's | rise - random mix's |")
+    print("|---|---|---|---|")
+    for arm in present(texts, method):
+        if arm == "mix":
+            continue
+        shares = []
+        for value in ("change", "kl"):
+            ours = matrix(texts, method, arm, split="heldout", value=value)
+            mix = matrix(texts, method, "mix", split="heldout", value=value)
+            shares.append(share_text(*shared_seeds(ours, mix)))
+        ours = matrix(texts, method, arm, split="heldout", value="rise")
+        mix = matrix(texts, method, "mix", split="heldout", value="rise")
+        first, second = shared_seeds(ours, mix)
+        print(f"| {ARMS[arm]} | {shares[0]} | {shares[1]} | {as_text(first - second)} |")
+
+
+def share_text(values: np.ndarray, others: np.ndarray) -> str:
+    """Ratio of two means with the interval of a bootstrap over the same texts and seeds."""
+    rng = np.random.default_rng(0)
+    count, seeds = values.shape
+    ratios = []
+    for _ in range(DRAWS):
+        rows = rng.integers(count, size=count)
+        columns = rng.integers(seeds, size=seeds)
+        picked = np.ix_(rows, columns)
+        ratios.append(values[picked].mean() / others[picked].mean())
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return f"{values.mean() / others.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def cost_table(runs: pd.DataFrame) -> None:
+    """Processor seconds of training and peak memory, beside those without replay."""
+    print(
+        "| | | steps | s per step | to no replay | s of training | to no replay | peak memory | "
+        "to no replay |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for method, title in METHODS.items():
+        part = runs[runs["method"] == method]
+        without = part[part["arm"] == "none"].set_index("seed")
+        for arm in ARMS:
+            lines = part[part["arm"] == arm].set_index("seed")
+            if lines.empty:
+                continue
+            seconds = lines["train_processor_seconds"]
+            per_step = seconds / lines["steps"]
+            base = without["train_processor_seconds"].loc[lines.index]
+            base_step = base / without["steps"].loc[lines.index]
+            memory = lines["peak_gigabytes"]
+            extra = (memory - without["peak_gigabytes"].loc[lines.index]).median()
+            print(
+                f"| {title} | {ARMS[arm]} | {lines['steps'].iloc[0]} | {per_step.median():.2f} "
+                f"| {(per_step / base_step).median():.2f} | {seconds.median():.0f} "
+                f"| {(seconds / base).median():.2f} | {memory.median():.1f} GB | {extra:+.1f} GB |"
+            )
+
+
+def precision_line(folder: Path) -> None:
+    """How much the scores in bfloat16 differ from those in float32 for the same model."""
+    path = folder / "precision.parquet"
+    if not path.exists():
+        return
+    table = pd.read_parquet(path)
+    gap = (table["autocast"] - table["float32"]).dropna()
+    print(
+        f"Base model in autocast and in float32, {len(gap)} texts: mean difference "
+        f"{gap.mean():+.4f}, mean absolute {gap.abs().mean():.4f}, largest {gap.abs().max():.4f}"
+    )
+
+
+def write_into(page: Path, text: str) -> None:
+    """Replaces the lines between the marks of a page."""
+    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page}: has no lines {BEGIN} and {END}")
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+
+
+def print_tables(folder: Path) -> None:
+    """Prints all tables."""
+    texts = pd.read_parquet(folder / "texts.parquet")
+    texts["rise"] = texts["loss_after"] - texts["loss_before"]
+    texts["change"] = texts["rise"].abs()
+    texts["domain"] = texts["example_id"].str.rpartition("-")[0]
+    runs = pd.read_parquet(folder / "runs.parquet")
+    new = texts[texts["split"] == "new"]
+    print(f"Loss of new chats before: {new['loss_before'].mean():.3f}\n")
+    for method, title in METHODS.items():
+        if not (texts["method"] == method).any():
+            continue
+        for name, table in (
+            ("held-out texts and new chats", forgetting_table),
+            ("beside the random mix", ratios_to_mix),
+            ("rise by domain", domain_table),
+        ):
+            print(f"### {title}: {name}\n")
+            table(texts, method)
+            print()
+    print("### Cost\n")
+    cost_table(runs)
+    print()
+    precision_line(folder)
+
+
+def main(folder: Path, page: Path | None = None) -> None:
+    """Prints the tables, and writes them into a page if there is one."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        print_tables(folder)
+    print(output.getvalue())
+    if page is not None:
+        write_into(page, output.getvalue())
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""How much a model learns and forgets along an order of tasks: ACC, BWT, forgetting and FWT.
+
+The definitions, with the variants that others compute, are in docs/explanation/sequences.md.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lethe.matrix.sequence_rows import MeasuredSequence, MixedFineTune, TaskScores
+from lethe.statistics import bootstrap_interval
+
+# The name, in the column `run`, of the fine-tune on all tasks mixed.
+MULTITASK = "multitask"
+UPSTREAM_MEASURES = ("upstream_forgetting", "heldout_forgetting")
+TASK_MEASURES = ("acc", "bwt", "forgetting", "fwt", "fwt_single", "learning")
+
+
+def task_measures(scores: TaskScores) -> dict[str, float]:
+    """The measures of one sequence of T tasks, in the unit of the scores (higher is better).
+
+    With R[t, i] the score on task i after step t:
+
+    - `acc`: mean over i of R[T, i].
+    - `bwt`: 1 / (T - 1) sum over i < T of R[T, i] - R[i, i] (Lopez-Paz and Ranzato, 2017).
+    - `forgetting`: 1 / (T - 1) sum over i < T of max over l < T of R[l, i] - R[T, i] (Chaudhry et
+      al., 2018). The maximum is over the steps from the one before task i was learned.
+    - `fwt`: 1 / (T - 1) sum over i > 1 of R[i - 1, i] - R[0, i], with R[0] of the base model.
+    - `fwt_single`: mean over i of R[i, i] minus the score of task i learned alone.
+    - `learning`: mean over i of R[i, i] - R[0, i].
+
+    A measure over T - 1 tasks is NaN for a sequence of one task.
+    """
+    after = scores.after
+    learned = np.diagonal(after)
+    last = after[-1]
+    measures = {
+        "acc": float(last.mean()),
+        "fwt_single": float((learned - scores.single).mean()),
+        "learning": float((learned - scores.base).mean()),
+        "bwt": float("nan"),
+        "forgetting": float("nan"),
+        "fwt": float("nan"),
+    }
+    count = len(last)
+    if count > 1:
+        lost = []
+        for task in range(count - 1):
+            best = max(scores.before[task], after[task:-1, task].max())
+            lost.append(best - last[task])
+        measures["bwt"] = float((last - learned)[:-1].mean())
+        measures["forgetting"] = float(np.mean(lost))
+        measures["fwt"] = float((scores.before - scores.base)[1:].mean())
+    return {name: measures[name] for name in TASK_MEASURES}
+
+
+def measure_lines(
+    sequences: Sequence[MeasuredSequence],
+    mixed: Sequence[MixedFineTune],
+    heldout: np.ndarray,
+    orders: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """The lines of sequence_measures.csv: one per order, run, seed and measure.
+
+    Parameters
+    ----------
+    heldout
+        Boolean (N,), true for the upstream examples that are never replayed.
+    orders
+        Order -> the order whose fine-tune on all tasks mixed has the same tasks.
+    """
+    lines = []
+    for sequence in sequences:
+        label = {"order": sequence.order, "run": sequence.run, "seed": sequence.seed}
+        for name, value in _upstream_measures(sequence.forgetting[-1], heldout).items():
+            lines.append({**label, "measure": name, "unit": "nats", "value": value})
+        for unit, scores in sequence.scores.items():
+            for name, value in task_measures(scores).items():
+                lines.append({**label, "measure": name, "unit": unit, "value": value})
+    by_order = {(run.order, run.seed): run for run in mixed}
+    for order, shared in orders.items():
+        for seed in sorted({sequence.seed for sequence in sequences}):
+            run = by_order.get((shared, seed))
+            if run is None:
+                continue
+            label = {"order": order, "run": MULTITASK, "seed": seed}
+            for name, value in _upstream_measures(run.forgetting, heldout).items():
+                lines.append({**label, "measure": name, "unit": "nats", "value": value})
+            for unit, values in run.scores.items():
+                acc = float(np.mean(list(values.values())))
+                lines.append({**label, "measure": "acc", "unit": unit, "value": acc})
+    return lines
+
+
+def _upstream_measures(forgetting: np.ndarray, heldout: np.ndarray) -> dict[str, float]:
+    return {
+        "upstream_forgetting": float(np.nanmean(forgetting)),
+        "heldout_forgetting": float(np.nanmean(forgetting[heldout])),
+    }
+
+
+def compare_runs(lines: Iterable[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
+    """The lines of sequence_comparison.csv: each measure of a run over orders.
+
+    A mean is over orders, and each order is the mean of its seeds. `sd` is the standard deviation
+    between orders (n - 1), `low` and `high` a 95 percent bootstrap interval over orders.
+    `difference` is the mean paired difference to the reference run on the orders of both, with its
+    interval `difference_low` to `difference_high`.
+
+    Parameters
+    ----------
+    reference
+        Name of the run that the others are compared with.
+    """
+    values: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for line in lines:
+        key = (line["run"], line["unit"], line["measure"])
+        values.setdefault(key, {}).setdefault(line["order"], []).append(line["value"])
+    means: dict[tuple[str, str, str], dict[str, float]] = {}
+    for key, by_order in values.items():
+        means[key] = {order: float(np.mean(part)) for order, part in by_order.items()}
+    compared = []
+    for (run, unit, measure), by_order in means.items():
+        of_orders = np.array(list(by_order.values()))
+        low, high = bootstrap_interval(of_orders)
+        spread = float(of_orders.std(ddof=1)) if len(of_orders) > 1 else float("nan")
+        line = {
+            "run": run,
+            "unit": unit,
+            "measure": measure,
+            "orders": len(of_orders),
+            "mean": float(of_orders.mean()),
+            "sd": spread,
+            "low": low,
+            "high": high,
+        }
+        of_reference = means.get((reference, unit, measure), {})
+        shared = [order for order in by_order if order in of_reference]
+        if run != reference and shared:
+            differences = np.array([by_order[order] - of_reference[order] for order in shared])
+            low, high = bootstrap_interval(differences)
+            line["difference"] = float(differences.mean())
+            line["difference_low"] = low
+            line["difference_high"] = high
+        compared.append(line)
+    return compared
+
+
+def step_lines(
+    sequences: Sequence[MeasuredSequence],
+    heldout: np.ndarray,
+    single: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The lines of sequence_steps.csv: one per step, with its forgetting and its own task.
+
+    `mean_forgetting` and `heldout_forgetting` are against the original base model;
+    `single_forgetting` is that of the step's task learned alone, `sum_of_single` the sum of these
+    up to the step. All are means over upstream examples.
+
+    Parameters
+    ----------
+    single
+        Task -> forgetting (N,) of the base model fine-tuned on that task alone.
+    """
+    lines = []
+    for sequence in sequences:
+        total = np.zeros(sequence.forgetting.shape[1])
+        for number, task in enumerate(sequence.tasks):
+            row = sequence.forgetting[number]
+            total = total + single[task]
+            line = {
+                "order": sequence.order,
+                "run": sequence.run,
+                "seed": sequence.seed,
+                "step": number + 1,
+                "task": task,
+                "mean_forgetting": float(np.nanmean(row)),
+                "heldout_forgetting": float(np.nanmean(row[heldout])),
+                "single_forgetting": float(np.nanmean(single[task])),
+                "sum_of_single": float(np.nanmean(total)),
+                "replayed": sequence.replayed[number],
+            }
+            for unit, scores in sequence.scores.items():
+                line[f"score_base_{unit}"] = float(scores.base[number])
+                line[f"score_before_{unit}"] = float(scores.before[number])
+                line[f"score_after_{unit}"] = float(scores.after[number, number])
+                line[f"score_single_{unit}"] = float(scores.single[number])
+                line[f"score_at_end_{unit}"] = float(scores.after[-1, number])
+            lines.append(line)
+    return lines
+
+
+def task_lines(sequences: Sequence[MeasuredSequence]) -> list[dict[str, Any]]:
+    """The lines of sequence_tasks.csv: the score on each task, `task`, after each step.
+
+    Step 0 is the base model. The step before a task's own step has the task as well; later tasks
+    are not measured.
+    """
+    lines = []
+    for sequence in sequences:
+        label = {"order": sequence.order, "run": sequence.run, "seed": sequence.seed}
+        for unit, scores in sequence.scores.items():
+            for position, task in enumerate(sequence.tasks):
+                values = {0: scores.base[position]}
+                if position:
+                    values[position] = scores.before[position]
+                for number in range(position, len(sequence.tasks)):
+                    values[number + 1] = scores.after[number, position]
+                for step, value in values.items():
+                    cell = {"task": task, "step": step, "unit": unit, "score": float(value)}
+                    lines.append({**label, **cell})
+    return lines

@@ -1,0 +1,210 @@
+"""Reads the rows of sequences of fine-tunes, and refuses files that are not those of their names.
+
+A sequence is a matrix of forgetting of its own: one row per step, measured against the original
+base model, and one column per upstream example.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lethe.config.sequence_settings import Sequences
+from lethe.errors import RowError
+from lethe.matrix.rows import Row, read_row
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of the T tasks of a sequence, in its order; higher is better.
+
+    Attributes
+    ----------
+    after
+        (T, T): after step t, the score on task i. NaN above the diagonal, where task i comes later.
+    before
+        (T,): the score on task i right before its own step.
+    base
+        (T,): the score of the base model on task i.
+    single
+        (T,): the score on task i of the base model fine-tuned on task i alone.
+    """
+
+    after: np.ndarray
+    before: np.ndarray
+    base: np.ndarray
+    single: np.ndarray
+
+
+@dataclass(frozen=True)
+class MeasuredSequence:
+    """One order, followed once.
+
+    Attributes
+    ----------
+    order, run, seed
+        The names of the order and of the way of training, and the number added to the seed.
+    tasks
+        The T tasks in their order.
+    forgetting
+        (T, N): rise of the loss of each upstream example after each step, against the base model,
+        in nats; or right answers lost, where exact match is measured.
+    scores
+        Unit -> scores on the tasks: `nats` (minus the loss) and, where it is measured,
+        `exact_match`.
+    replayed
+        (T,): number of replayed examples in each step.
+    """
+
+    order: str
+    run: str
+    seed: int
+    tasks: list[str]
+    forgetting: np.ndarray
+    scores: Mapping[str, TaskScores]
+    replayed: list[int]
+
+
+@dataclass(frozen=True)
+class MixedFineTune:
+    """The fine-tune on all tasks of an order mixed: mean forgetting and the scores by task."""
+
+    order: str
+    seed: int
+    forgetting: np.ndarray
+    scores: Mapping[str, Mapping[str, float]]
+
+
+def read_sequences(
+    files: Sequence[Path], settings: Sequences, single_rows: Mapping[str, Row]
+) -> list[MeasuredSequence]:
+    """Reads the steps of all sequences of a model.
+
+    Parameters
+    ----------
+    files
+        The rows of all steps, as the section sequences orders them: by run, order, seed and step.
+    single_rows
+        The rows of the single fine-tunes, by task.
+
+    Raises
+    ------
+    RowError
+        Naming, in one message, every row that is missing, broken, or of another step.
+    """
+    remaining = iter(files)
+    problems: list[str] = []
+    sequences = []
+    for run, order, seed in _sequences_of(settings):
+        tasks = settings.orders[order]
+        steps = []
+        for number, task in enumerate(tasks, start=1):
+            path = next(remaining)
+            expected = {"order": order, "run": run, "seed": seed, "step": number, "task": task}
+            row = _read_step(path, expected, problems)
+            if row is not None:
+                steps.append(row)
+        if len(steps) == len(tasks):
+            sequences.append(_sequence(steps, tasks, single_rows))
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RowError(
+            f"sequences: {len(problems)} problem(s) with {len(files)} steps, nothing was "
+            f"gathered\n{listed}\nmove these files away and run again to measure them"
+        )
+    return sequences
+
+
+def read_mixed(files: Sequence[Path]) -> list[MixedFineTune]:
+    """Reads the fine-tunes on all tasks of an order mixed.
+
+    Raises
+    ------
+    RowError
+        If a file is missing, broken, or no such fine-tune.
+    """
+    mixed = []
+    for path in files:
+        row = read_row(path)
+        if "task_losses" not in row.about or "order" not in row.about:
+            raise RowError(f"{path}: is not a fine-tune on all tasks of an order mixed")
+        losses = row.about["task_losses"]
+        scores = {"nats": {task: -loss for task, loss in losses.items()}}
+        if "task_exact_match" in row.about:
+            scores["exact_match"] = row.about["task_exact_match"]
+        mixed.append(
+            MixedFineTune(
+                order=row.about["order"],
+                seed=row.about["seed"],
+                forgetting=row.forgetting,
+                scores=scores,
+            )
+        )
+    return mixed
+
+
+def _sequences_of(settings: Sequences) -> Iterator[tuple[str, str, int]]:
+    """Run, order and seed of every sequence, in the order in which their files are listed."""
+    for run in settings.runs:
+        for order in settings.orders_of(run):
+            for seed in settings.seeds:
+                yield run, order, seed
+
+
+def _read_step(path: Path, expected: Mapping[str, object], problems: list[str]) -> Row | None:
+    try:
+        row = read_row(path)
+    except RowError as error:
+        problems.append(str(error))
+        return None
+    for key, value in expected.items():
+        if row.about.get(key) != value:
+            problems.append(
+                f"{path}: was measured for {key} {row.about.get(key)!r}, expected {value!r}; was "
+                "the file renamed or copied?"
+            )
+            return None
+    return row
+
+
+def _sequence(
+    steps: Sequence[Row], tasks: Sequence[str], single_rows: Mapping[str, Row]
+) -> MeasuredSequence:
+    about = steps[0].about
+    single = [single_rows[task] for task in tasks]
+    scores = {"nats": _scores(steps, tasks, single, key="task_losses", own="eval_loss", sign=-1)}
+    if "task_exact_match" in about:
+        scores["exact_match"] = _scores(
+            steps, tasks, single, key="task_exact_match", own="eval_exact_match", sign=1
+        )
+    return MeasuredSequence(
+        order=about["order"],
+        run=about["run"],
+        seed=about["seed"],
+        tasks=list(tasks),
+        forgetting=np.array([row.forgetting for row in steps], dtype=np.float64),
+        scores=scores,
+        replayed=[row.about["replayed"] for row in steps],
+    )
+
+
+def _scores(
+    steps: Sequence[Row],
+    tasks: Sequence[str],
+    single: Sequence[Row],
+    *,
+    key: str,
+    own: str,
+    sign: int,
+) -> TaskScores:
+    after = np.full((len(tasks), len(tasks)), np.nan)
+    for number, row in enumerate(steps):
+        for position, task in enumerate(tasks[: number + 1]):
+            after[number, position] = sign * row.about[key][task]
+    before = [sign * row.about[f"{own}_before"] for row in steps]
+    base = [sign * row.about[f"{own}_before"] for row in single]
+    alone = [sign * row.about[f"{own}_after"] for row in single]
+    return TaskScores(
+        after=after, before=np.array(before), base=np.array(base), single=np.array(alone)
+    )

@@ -1,0 +1,80 @@
+"""One fine-tune on several tasks mixed: the upper bound of what a sequence of them can learn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lethe.data.examples import Example, UpstreamExample
+from lethe.matrix import rows
+
+if TYPE_CHECKING:
+    from lethe.measure.forgetting import Job
+
+
+@dataclass(frozen=True)
+class MixedTask:
+    """A task's share of the mixture: its examples and the steps that a sequence takes on it."""
+
+    training: Sequence[Example]
+    evaluation: Sequence[Example]
+    steps: int
+
+
+def measure_multitask(
+    job: "Job",
+    upstream: Sequence[UpstreamExample],
+    tasks: Mapping[str, MixedTask],
+    *,
+    seed: int,
+    title: str,
+) -> rows.Row:
+    """Fine-tunes on the tasks mixed, and measures all upstream examples and each task.
+
+    The mixture holds the examples that a sequence of these tasks trains on, each as often, in one
+    random order. So only the order differs from a sequence, and the schedule of the learning rate,
+    which runs once over all steps.
+
+    Parameters
+    ----------
+    job
+        A fine-tune of the base model; its task's examples are replaced.
+    seed
+        Added to the recipe's seed.
+
+    Returns
+    -------
+    The row of the upstream examples. Its `about` holds `task_losses`, in nats, and
+    `task_exact_match` where it is measured, by task.
+    """
+    # Imported here because torch takes seconds.
+    from lethe.engine.reader import Reader
+    from lethe.engine.training import stream
+    from lethe.measure.own_task import measure_own_task
+
+    seed_of_mixture = job.recipe.seed + seed
+    training: list[Example] = []
+    evaluation: list[Example] = []
+    for task in tasks.values():
+        length = task.steps * job.recipe.batch
+        for position in stream(len(task.training), length, seed_of_mixture):
+            training.append(task.training[position])
+        evaluation += task.evaluation
+    steps = sum(task.steps for task in tasks.values())
+    changes = {"seed": seed_of_mixture, "steps": steps, "max_epochs": None, "group_steps": {}}
+    recipe = job.recipe.model_copy(update=changes)
+    mixed = replace(job, train=training, evaluation=evaluation, recipe=recipe)
+    model, tokenizer, row = mixed.run(upstream, title=title)
+    reader = Reader(model, tokenizer, mixed.scoring_of_base())
+    losses: dict[str, Any] = {}
+    exact: dict[str, Any] = {}
+    for name, task in tasks.items():
+        measured = measure_own_task(
+            reader, task.evaluation, recipe, when="after", title=f"{title}, {name}"
+        )
+        losses[name] = measured["eval_loss_after"]
+        if "eval_exact_match_after" in measured:
+            exact[name] = measured["eval_exact_match_after"]
+    about = {"tasks": list(tasks), "seed": seed, "task_losses": losses}
+    if exact:
+        about["task_exact_match"] = exact
+    return replace(row, about=row.about | about)

@@ -1,0 +1,97 @@
+"""The interactive figures of the report: their data, their scripts and the scripts' hashes."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from lethe.report.bokeh_figures import read_library
+from lethe.report.cell_predictions import predict_cells
+from lethe.report.findings import Findings
+from lethe.report.heat_map_figure import domains_of, heat_map_data, make_heat_map
+from lethe.report.prediction_figures import make_agreement_figure, make_prediction_figure
+from lethe.report.replay_figures import make_replay_figure
+
+
+@dataclass(frozen=True)
+class InteractiveFigures:
+    """What the page needs to show the figures.
+
+    Attributes
+    ----------
+    prediction, replay
+        By model, the names of its figures. The page has an element `<name>-figure` for each, and
+        for `heat-map` and `agreement`.
+    data
+        JSON for the script, safe inside an HTML element.
+    library, script
+        Bokeh, and the page's own module.
+    hashes
+        Hashes of the two for the content security policy.
+    """
+
+    prediction: dict[str, str]
+    replay: dict[str, str]
+    data: str
+    library: str
+    script: str
+    hashes: list[str]
+
+
+def make_figures(
+    findings: Findings, shown: Sequence[int], frontiers: Mapping[str, Sequence[str]]
+) -> InteractiveFigures:
+    """Prepares all figures.
+
+    Parameters
+    ----------
+    shown
+        Columns of Z that the page shows, in the order of the example browser.
+    frontiers
+        Names of the runs of each frontier of random replay.
+    """
+    measured = {model: z.values[:, shown] for model, z in findings.matrices.items()}
+    predicted = {model: predict_cells(values) for model, values in measured.items()}
+    items: dict[str, Any] = {
+        "heat-map": make_heat_map(findings),
+        "agreement": make_agreement_figure(findings),
+    }
+    prediction = {}
+    replay = {}
+    for number, (model, z) in enumerate(findings.matrices.items()):
+        prediction[model] = f"prediction-{number}"
+        items[prediction[model]] = make_prediction_figure(
+            findings.completions[model],
+            findings.unit,
+            measured=measured[model],
+            predicted=predicted[model],
+            domains=domains_of(z, findings, shown),
+        )
+        if model in findings.runs:
+            replay[model] = f"replay-{number}"
+            items[replay[model]] = make_replay_figure(
+                findings.runs[model], findings.unit, frontiers
+            )
+    heat_map = heat_map_data(findings, shown, measured=measured, predicted=predicted)
+    content = {"heat_map": heat_map, "items": items}
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    library = read_library().replace("</script", "<\\/script")
+    script = (resources.files("lethe.report") / "figures.js").read_text("utf-8")
+    return InteractiveFigures(
+        prediction=prediction,
+        replay=replay,
+        # "</script>" in a name would end the element; as an escape it stays text.
+        data=text.replace("<", "\\u003c"),
+        library=library,
+        script=script,
+        hashes=[hash_script(library), hash_script(script)],
+    )
+
+
+def hash_script(script: str) -> str:
+    """The hash by which a content security policy allows a script."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"sha256-{digest}"

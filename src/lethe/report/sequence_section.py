@@ -1,0 +1,187 @@
+"""The section on sequences in the report: its sentences, its table and its figure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lethe.report.figure_style import FAINT, colours_of, label_of, new_panels
+
+# Measures of the table, with their headings.
+SEQUENCE_MEASURES = {
+    "heldout_forgetting": "held-out forgetting",
+    "acc": "ACC",
+    "bwt": "BWT",
+    "forgetting": "forgetting of tasks",
+    "fwt": "FWT",
+    "learning": "learning",
+}
+# Predictions from single rows, with their labels in the figure.
+_PREDICTIONS = {
+    "sum": "sum",
+    "scaled_sum": "scaled sum",
+    "recency": "recency",
+    "last_task": "last task alone",
+}
+# With fewer orders, a sentence gives the mean and the orders' spread, and no interval.
+_ENOUGH_ORDERS = 5
+
+
+@dataclass(frozen=True)
+class SequenceTables:
+    """The tables on the sequences of one model, as `sequence_<name>.csv` has them."""
+
+    steps: pd.DataFrame
+    comparison: pd.DataFrame
+    additivity: pd.DataFrame
+    prediction: pd.DataFrame
+    choice: pd.DataFrame
+
+    @property
+    def unreplayed(self) -> str:
+        """The run that the others are compared with: `none`, or else the first."""
+        runs = list(dict.fromkeys(self.steps.run))
+        return "none" if "none" in runs else runs[0]
+
+    def value(self, run: str, measure: str, unit: str = "nats") -> pd.Series | None:
+        """The line of a run and a measure in the comparison; None if it has none."""
+        table = self.comparison
+        of_run = (table.run == run) & (table.measure == measure) & (table.unit == unit)
+        lines = table[of_run]
+        return None if lines.empty else lines.iloc[0]
+
+    def lines(self, unit: str = "nats") -> list[dict[str, Any]]:
+        """The lines of the page's table: one per run, with all measures."""
+        lines = []
+        for run in dict.fromkeys(self.comparison.run):
+            line: dict[str, Any] = {"run": run}
+            for measure in SEQUENCE_MEASURES:
+                found = self.value(run, measure, unit)
+                if found is None:
+                    found = self.value(run, measure)
+                line[measure] = None if found is None else float(found["mean"])
+                line[f"{measure}_sd"] = None if found is None else float(found["sd"])
+                if found is not None:
+                    line["orders"] = int(found["orders"])
+            lines.append(line)
+        return lines
+
+
+def sequence_headlines(tables: SequenceTables) -> list[str]:
+    """States what sequences forget, whether rows add up, and whether an order can be chosen."""
+    run = tables.unreplayed
+    return [
+        *_forgetting_headlines(tables, run),
+        _sum_headline(tables, run),
+        _prediction_headline(tables, run),
+        *_choice_headlines(tables, run),
+    ]
+
+
+def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
+    reference = tables.value(run, "heldout_forgetting")
+    steps = int(tables.steps.step.max())
+    sentences = [
+        f"After {steps} tasks in a row ({label_of(run)}), the held-out upstream loss is "
+        f"{reference['mean']:+.3f} nats from that of the base model (sd {reference['sd']:.3f} over "
+        f"{int(reference['orders'])} orders)."
+    ]
+    others = []
+    for other in dict.fromkeys(tables.steps.run):
+        line = tables.value(other, "heldout_forgetting")
+        if other != run and np.isfinite(line.get("difference", np.nan)):
+            others.append(
+                f"{label_of(other)} {line['mean']:+.3f} (difference {line['difference']:+.3f}, "
+                f"{int(line['orders'])} orders)"
+            )
+    if others:
+        sentences.append(f"With replay along the same orders: {'; '.join(others)}.")
+    return sentences
+
+
+def _sum_headline(tables: SequenceTables, run: str) -> str:
+    table = tables.additivity
+    pooled = table[(table.run == run) & (table.order == "all")].set_index("prediction")
+    values = []
+    for name, label in _PREDICTIONS.items():
+        if name in pooled.index:
+            line = pooled.loc[name]
+            values.append(f"{label} {line.r2:.2f} [{line.low:.2f}, {line.high:.2f}]")
+    return f"R² of a sequence's rows predicted from its tasks' own rows: {', '.join(values)}."
+
+
+def _prediction_headline(tables: SequenceTables, run: str) -> str:
+    table = tables.prediction
+    pooled = table[(table.run == run) & (table.order == "all")].set_index("method")
+    values = []
+    for name in pooled.rmse.sort_values().index:
+        values.append(f"{label_of(name)} {pooled.rmse[name]:.3f}")
+    return f"RMSE in nats of a sequence's rows, by prediction: {', '.join(values)}."
+
+
+def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
+    table = tables.choice
+    judged = table[(table.run == run) & (table.order == "all")]
+    if judged.empty or "spearman" not in judged:
+        return []
+    line = judged.iloc[0]
+    orders = table[(table.run == run) & (table.order != "all")]
+    effect = (
+        f"Order chosen from the rows of other orders: {line.chosen}, {line.above_best:.3f} nats "
+        f"above the best of {len(orders)} and {line.below_mean:+.3f} below their mean"
+    )
+    if len(orders) < _ENOUGH_ORDERS:
+        return [f"{effect}. No test possible: at least {_ENOUGH_ORDERS} orders needed."]
+    spread = orders.measured.max() - orders.measured.min()
+    return [
+        f"{effect}; rank correlation of predicted and measured forgetting {line.spearman:.2f} "
+        f"(p = {line.p:.2g}). The orders span {spread:.3f} nats."
+    ]
+
+
+def draw_sequences(tables: Mapping[str, SequenceTables]) -> Figure:
+    """Draws, per model, held-out forgetting by step, and R2 of the rows that are predicted."""
+    figure, axes = new_panels(len(tables), 2, width=5.2, height=3.4)
+    for line, (model, of_model) in zip(axes, tables.items(), strict=True):
+        _draw_steps(line[0], of_model)
+        line[0].set_title(f"{model}: forgetting along an order")
+        _draw_sums(line[1], of_model)
+        line[1].set_title(f"{model}: rows predicted from single tasks")
+    return figure
+
+
+def _draw_steps(axis: Axes, tables: SequenceTables) -> None:
+    """Mean over orders by step, thin lines for single orders, dotted the sum of single rows."""
+    runs = list(dict.fromkeys(tables.steps.run))
+    for run, colour in zip(runs, colours_of(runs), strict=True):
+        of_run = tables.steps[tables.steps.run == run]
+        for _, order in of_run.groupby(["order", "seed"]):
+            axis.plot(order.step, order.heldout_forgetting, color=colour, alpha=0.25, lw=0.7)
+        means = of_run.groupby("step").heldout_forgetting.mean()
+        axis.plot(means.index, means, "o-", ms=3.5, color=colour, label=label_of(run))
+    of_run = tables.steps[tables.steps.run == tables.unreplayed]
+    sums = of_run.groupby("step").sum_of_single.mean()
+    axis.plot(sums.index, sums, ":", color=FAINT, label="sum of single rows")
+    axis.axhline(0, color=FAINT, linewidth=0.8)
+    axis.set(xlabel="tasks learned", ylabel="held out: rise in loss (nats)")
+    axis.grid(axis="y")
+    axis.legend(fontsize=7)
+
+
+def _draw_sums(axis: Axes, tables: SequenceTables) -> None:
+    """R2 of each prediction of the run without replay: one point per order, a line at the mean."""
+    table = tables.additivity
+    of_run = table[(table.run == tables.unreplayed) & (table.step.astype(str) == "all")]
+    names = [name for name in _PREDICTIONS if name in set(of_run.prediction)]
+    for position, name in enumerate(names):
+        values = of_run[(of_run.prediction == name) & (of_run.order != "all")].r2
+        axis.plot([position] * len(values), values, "o", ms=4, color=FAINT, alpha=0.7)
+        axis.hlines(values.mean(), position - 0.25, position + 0.25, color="#0b6e99", lw=2)
+    axis.set_xticks(range(len(names)), [_PREDICTIONS[name] for name in names])
+    axis.axhline(0, color=FAINT, linewidth=0.8)
+    axis.set(ylabel="R² of the rows, one point per order", ylim=(None, 1.02))
+    axis.grid(axis="y")

@@ -1,0 +1,208 @@
+"""The view of one example, with its tokens, in a real browser."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import findings as tiny_findings
+
+from lethe.data.examples import Example, UpstreamExample
+from lethe.matrix.token_files import TokenLosses
+from lethe.report.report_page import render_page
+
+pytestmark = pytest.mark.browser
+SETTINGS = {
+    "experiment": "tiny",
+    "completion": {"threshold": 0.2},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
+}
+SVG = "<svg onload=\"document.title='broken'\"></svg>"
+TOKENS = ["<s>", "<svg", " onload", "=\"document.title='broken'\">", "", "🦜", "\u202e</svg>", "\n"]
+BEFORE = [np.nan, 1.0, 2.0, 3.0, 0.5, 0.5, 1.0, 2.0]
+RISES = [np.nan, 4.0, -1.0, 0.1, 0.0, 2.0, 0.75, np.nan]
+LONG = 3000
+
+
+def losses(example_id: str, tokens=TOKENS, before=BEFORE, rises=RISES) -> TokenLosses:
+    first = np.array(before, dtype=np.float16)
+    last = first + np.array(rises, dtype=np.float16)
+    return TokenLosses(example_id=example_id, tokens=list(tokens), before=first, after=last)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Folder with reports of an experiment with token losses, of one without, and of a matrix."""
+    folder = tmp_path_factory.mktemp("report")
+    findings = tiny_findings.make_findings(folder / "tables")
+    examples = []
+    for number, old in enumerate(findings.upstream):
+        text = SVG if number == 0 else f"a plain text, number {number}"
+        examples.append(UpstreamExample(old.example_id, old.domain, old.split, Example(text=text)))
+    long = losses(
+        "a-00003",
+        tokens=["word "] * LONG,
+        before=[1.0] * LONG,
+        rises=np.linspace(-4, 4, LONG),
+    )
+    one = {
+        "sums": [losses("a-00000"), losses("a-00002", rises=[0] * 8)],
+        "poems": [losses("a-00000", rises=[0] * 8), long],
+    }
+    training = {"sums": ["1 + 1 → 2", "<img src=x onerror=\"document.title='broken'\"> → 3"]}
+    with_tokens = replace(
+        findings, upstream=examples, tokens={"one": one, "two": {}}, training=training
+    )
+    (folder / "report.html").write_text(render_page(with_tokens, {}, SETTINGS), "utf-8")
+    own = tiny_findings.make_findings(folder / "own", imported=True)
+    (folder / "own.html").write_text(render_page(own, {}, SETTINGS), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def open_page(chromium, report):
+    """Opens a report; afterwards there was no error, no warning and no request."""
+    problems = []
+    pages = []
+
+    def open_at(address: str = "report.html", **options):
+        page = chromium.new_page(**options)
+        pages.append(page)
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"file://{report}/{address}")
+        page.wait_for_selector("html[data-browser=ready]")
+        return page
+
+    yield open_at
+    for page in pages:
+        assert page.title() == "tiny · lethe"
+        page.close()
+    assert problems == []
+
+
+def panel(page):
+    return page.locator("#browser-example")
+
+
+def tokens(page):
+    return panel(page).locator(".tokens .token")
+
+
+def test_a_row_of_the_table_leads_to_the_coloured_tokens_of_its_example(open_page):
+    page = open_page()
+    page.locator("#browser-task").select_option("sums")
+    page.locator("input[type=search]").fill("onload")
+    page.locator("#browser-table tbody tr").first.click()
+    assert tokens(page).all_text_contents() == TOKENS
+    changes = tokens(page).evaluate_all("spans => spans.map(span => span.dataset.change ?? '')")
+    assert changes == ["", "rise", "fall", "rise", "fall", "rise", "rise", ""]
+    colours = tokens(page).evaluate_all(
+        "spans => spans.map(span => getComputedStyle(span).backgroundColor)"
+    )
+    # Not scored, a large rise, a large fall and a small rise differ.
+    assert len({colours[0], colours[1], colours[2], colours[3]}) == 4
+    assert "<svg +4.00" in panel(page).inner_text().replace("“", "").replace("”", "")
+
+
+def test_pointing_at_a_token_reads_its_losses(open_page):
+    page = open_page("report.html#example=a-00000&task=sums&model=one")
+    tokens(page).nth(1).hover()
+    detail = panel(page).locator(".token-detail").inner_text()
+    assert "before 1.00, after 5.00, change +4.00 nats" in detail
+    assert "54.6 times less probable" in detail
+    tokens(page).nth(2).hover()
+    assert "2.7 times more probable" in panel(page).locator(".token-detail").inner_text()
+    tokens(page).nth(0).hover()
+    assert "not scored" in panel(page).locator(".token-detail").inner_text()
+
+
+def test_the_keyboard_moves_from_token_to_token(open_page):
+    page = open_page("report.html#example=a-00000&task=sums&model=one")
+    tokens(page).first.focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert "“ onload”" in panel(page).locator(".token-detail").inner_text()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert "+0.75" in panel(page).locator(".token-detail").inner_text()
+    # All tokens are one stop of the tab key.
+    assert panel(page).locator(".token[tabindex='0']").count() == 1
+    page.keyboard.press("Escape")
+    assert panel(page).is_hidden()
+
+
+def test_hostile_tokens_and_training_texts_are_text(open_page):
+    page = open_page("report.html#example=a-00000&task=sums")
+    assert panel(page).locator("svg, img, script").count() == 0
+    assert "sums trains on" in panel(page).inner_text()
+    assert "<img src=x onerror" in panel(page).inner_text()
+    assert panel(page).locator("blockquote").count() == 3
+
+
+def test_a_link_names_example_task_and_model_and_leads_back(open_page):
+    page = open_page("report.html#example=a-00000&task=poems&model=one")
+    assert panel(page).locator("h4").inner_text() == "a-00000"
+    assert page.locator("#browser-task").input_value() == "poems"
+    assert page.locator("#browser-model").input_value() == "one"
+    assert "fine-tune on poems" in panel(page).inner_text()
+    page.evaluate("location.hash = 'example=a-00002&task=sums&model=one'")
+    page.wait_for_function("document.querySelector('#browser-example h4').textContent == 'a-00002'")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#browser-example h4').textContent == 'a-00000'")
+
+
+def test_without_a_task_the_one_that_forgets_the_example_most_is_shown(open_page):
+    page = open_page("report.html#example=a-00000")
+    values = {}
+    for item in panel(page).locator("ol li").all():
+        value, task = item.inner_text().split()[:2]
+        if "tokens" in item.inner_text():
+            values[task] = float(value)
+    assert set(values) == {"sums", "poems"}
+    largest = max(values, key=values.get)
+    assert f"fine-tune on {largest}" in panel(page).inner_text()
+
+
+def test_examples_and_models_without_token_losses_say_so(open_page):
+    page = open_page("report.html#example=a-00001&task=sums")
+    assert tokens(page).count() == 0
+    assert "2 most forgotten examples of each task" in panel(page).inner_text()
+    assert "This example has none." in panel(page).inner_text()
+    page = open_page("report.html#example=a-00003&task=sums&model=one")
+    panel(page).get_by_role("link", name="poems").first.click()
+    assert tokens(page).count() == LONG
+    page = open_page("report.html#example=a-00000&model=two")
+    assert "no token losses" in panel(page).inner_text()
+    page = open_page("report.html#example=nothing")
+    assert "not among those" in panel(page).inner_text()
+    page = open_page("own.html#example=a-00001")
+    assert panel(page).locator("ol li").count() == len(tiny_findings.TASKS)
+    assert "token" not in panel(page).inner_text()
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tokens_are_legible_on_every_screen(open_page, width, scheme):
+    page = open_page(
+        "report.html#example=a-00000&task=sums",
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert tokens(page).first.is_visible()
+    columns = (
+        panel(page)
+        .locator(".example-columns > div")
+        .evaluate_all("parts => new Set(parts.map(part => part.getBoundingClientRect().x)).size")
+    )
+    assert columns == (1 if width == 420 else 2)
+
+
+def test_on_paper_the_tokens_are_whole_and_coloured(open_page):
+    page = open_page("report.html#example=a-00003&task=poems")
+    page.emulate_media(media="print")
+    box = panel(page).locator(".tokens")
+    assert box.evaluate("box => box.scrollHeight <= box.clientHeight + 1")
+    adjust = tokens(page).last.evaluate("span => getComputedStyle(span).printColorAdjust")
+    assert adjust == "exact"

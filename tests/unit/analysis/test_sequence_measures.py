@@ -1,0 +1,111 @@
+import math
+
+import numpy as np
+import pytest
+
+from lethe.analysis.sequence_measures import (
+    compare_runs,
+    measure_lines,
+    step_lines,
+    task_lines,
+    task_measures,
+)
+from lethe.matrix.sequence_rows import MeasuredSequence, MixedFineTune, TaskScores
+
+NAN = math.nan
+# Three tasks; every number below is worked out by hand.
+SCORES = TaskScores(
+    after=np.array([[0.8, NAN, NAN], [0.9, 0.7, NAN], [0.5, 0.4, 0.6]]),
+    before=np.array([0.1, 0.3, 0.2]),
+    base=np.array([0.1, 0.2, 0.3]),
+    single=np.array([0.8, 0.8, 0.8]),
+)
+
+
+def sequence(order="o", run="none", seed=0, scores=SCORES, shift=0.0):
+    forgetting = np.arange(12, dtype=float).reshape(3, 4) / 10 + shift
+    return MeasuredSequence(
+        order=order,
+        run=run,
+        seed=seed,
+        tasks=["x", "y", "z"],
+        forgetting=forgetting,
+        scores={"nats": scores},
+        replayed=[0, 4, 4],
+    )
+
+
+def test_the_measures_are_those_of_their_formulas():
+    measures = task_measures(SCORES)
+    assert measures["acc"] == pytest.approx(0.5)
+    # (0.5 - 0.8 + 0.4 - 0.7) / 2, and not / 3 as some code divides.
+    assert measures["bwt"] == pytest.approx(-0.3)
+    # The best of x is 0.9, after the second step.
+    assert measures["forgetting"] == pytest.approx((0.4 + 0.3) / 2)
+    assert measures["fwt"] == pytest.approx((0.1 - 0.1) / 2)
+    assert measures["fwt_single"] == pytest.approx((0 - 0.1 - 0.2) / 3)
+    assert measures["learning"] == pytest.approx((0.7 + 0.5 + 0.3) / 3)
+
+
+def test_forgetting_can_be_negative_because_the_last_step_is_no_earlier_one():
+    better = TaskScores(
+        after=np.array([[0.5, NAN], [0.9, 0.7]]),
+        before=np.array([0.1, 0.1]),
+        base=np.array([0.1, 0.1]),
+        single=np.array([0.5, 0.5]),
+    )
+    assert task_measures(better)["forgetting"] == pytest.approx(-0.4)
+    assert task_measures(better)["bwt"] == pytest.approx(0.4)
+
+
+def test_a_sequence_of_one_task_has_no_backward_transfer():
+    one = TaskScores(
+        after=np.array([[0.5]]),
+        before=np.array([0.1]),
+        base=np.array([0.1]),
+        single=np.array([0.5]),
+    )
+    measures = task_measures(one)
+    assert measures["acc"] == 0.5
+    assert all(math.isnan(measures[name]) for name in ("bwt", "forgetting", "fwt"))
+
+
+def test_every_run_is_compared_over_orders_and_paired_with_the_reference():
+    heldout = np.array([True, False, False, True])
+    sequences = [
+        sequence("o"),
+        sequence("p", shift=0.2),
+        sequence("o", "replay", shift=-0.1),
+        sequence("p", "replay", shift=-0.1),
+    ]
+    mixed = [MixedFineTune("o", 0, np.full(4, 0.5), {"nats": {"x": -1.0, "y": -2.0, "z": -3.0}})]
+    lines = measure_lines(sequences, mixed, heldout, {"o": "o", "p": "o"})
+    compared = {}
+    for line in compare_runs(lines, "none"):
+        compared[line["run"], line["unit"], line["measure"]] = line
+    base = compared["none", "nats", "upstream_forgetting"]
+    assert base["mean"] == pytest.approx(np.mean([0.95, 1.15]))
+    assert base["sd"] == pytest.approx(0.2 / math.sqrt(2))
+    assert base["orders"] == 2 and "difference" not in base
+    replay = compared["replay", "nats", "heldout_forgetting"]
+    assert replay["difference"] == pytest.approx(-0.2)
+    assert compared["multitask", "nats", "acc"]["mean"] == pytest.approx(-2)
+    assert compared["multitask", "nats", "upstream_forgetting"]["mean"] == pytest.approx(0.5)
+
+
+def test_a_step_has_its_own_forgetting_and_the_sum_of_the_rows_so_far():
+    single = {"x": np.full(4, 0.1), "y": np.full(4, 0.2), "z": np.full(4, 0.4)}
+    lines = step_lines([sequence()], np.array([True, False, False, False]), single)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert [line["sum_of_single"] for line in lines] == pytest.approx([0.1, 0.3, 0.7])
+    assert lines[2]["mean_forgetting"] == pytest.approx(0.95)
+    assert lines[2]["heldout_forgetting"] == pytest.approx(0.8)
+    assert lines[1]["score_before_nats"] == 0.3 and lines[1]["score_at_end_nats"] == 0.4
+
+
+def test_the_table_of_tasks_has_the_steps_that_were_measured():
+    lines = task_lines([sequence()])
+    of_y = {line["step"]: line["score"] for line in lines if line["task"] == "y"}
+    assert of_y == {0: 0.2, 1: 0.3, 2: 0.7, 3: 0.4}
+    of_x = {line["step"]: line["score"] for line in lines if line["task"] == "x"}
+    assert of_x == {0: 0.1, 1: 0.8, 2: 0.9, 3: 0.5}

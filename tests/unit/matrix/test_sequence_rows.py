@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lethe.config.sequence_settings import Sequences
+from lethe.errors import RowError
+from lethe.matrix import rows
+from lethe.matrix.sequence_rows import read_mixed, read_sequences
+
+SETTINGS = Sequences(orders={"o": ["x", "y"]}, seeds=[3])
+
+
+def row(**about):
+    losses = np.array([1.0, 2.0, 3.0], dtype=np.float32)
+    return rows.Row(
+        example_ids=["a", "b", "c"],
+        loss_before=losses,
+        loss_after=losses + np.float32(0.5),
+        n_tokens=np.array([4, 4, 4]),
+        settings={},
+        about=about,
+    )
+
+
+def step(number, task, **losses):
+    own = {"eval_loss_before": 2.0, "eval_loss_after": losses[task], "replayed": 0}
+    labels = {"order": "o", "run": "none", "seed": 3, "step": number, "task": task}
+    return row(**own, **labels, task_losses=losses)
+
+
+SINGLE = {
+    "x": row(eval_loss_before=4.0, eval_loss_after=1.0),
+    "y": row(eval_loss_before=5.0, eval_loss_after=2.0),
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    steps = {"step1-x": step(1, "x", x=1.0), "step2-y": step(2, "y", x=1.5, y=0.5)}
+    for name, measured in steps.items():
+        rows.write_row(tmp_path / f"{name}.parquet", measured)
+    return [tmp_path / f"{name}.parquet" for name in steps]
+
+
+def test_a_sequence_is_a_matrix_of_its_steps_with_scores_that_grow_when_better(files):
+    (sequence,) = read_sequences(files, SETTINGS, SINGLE)
+    assert (sequence.order, sequence.run, sequence.seed) == ("o", "none", 3)
+    assert sequence.forgetting.shape == (2, 3) and (sequence.forgetting == 0.5).all()
+    scores = sequence.scores["nats"]
+    np.testing.assert_array_equal(scores.after, [[-1.0, np.nan], [-1.5, -0.5]])
+    assert scores.base.tolist() == [-4.0, -5.0]
+    assert scores.single.tolist() == [-1.0, -2.0]
+    assert scores.before.tolist() == [-2.0, -2.0]
+
+
+def test_every_row_of_another_step_is_named(files):
+    rows.write_row(files[1], step(1, "y", x=1.0, y=1.0))
+    files[0].write_bytes(b"no row")
+    with pytest.raises(RowError) as error:
+        read_sequences(files, SETTINGS, SINGLE)
+    message = str(error.value)
+    assert "2 problem(s)" in message and "step1-x.parquet: not a readable row" in message
+    assert "step2-y.parquet: was measured for step 1, expected 2" in message
+
+
+def test_a_mixture_has_scores_by_task(tmp_path):
+    mixed = row(order="o", seed=0, task_losses={"x": 1.0, "y": 2.0}, task_exact_match={"x": 0.5})
+    rows.write_row(tmp_path / "mixed.parquet", mixed)
+    (read,) = read_mixed([tmp_path / "mixed.parquet"])
+    assert read.scores == {"nats": {"x": -1.0, "y": -2.0}, "exact_match": {"x": 0.5}}
+    rows.write_row(tmp_path / "other.parquet", replace(mixed, about={}))
+    with pytest.raises(RowError, match="other.parquet: is not a fine-tune on all tasks"):
+        read_mixed([tmp_path / "other.parquet"])

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from helpers.findings import TASKS, write_tables
+
+from lethe import tables
+from lethe.analysis.sequence_measures import compare_runs, measure_lines, step_lines
+from lethe.analysis.sequence_sums import additivity_lines, choice_lines, prediction_lines
+from lethe.matrix.sequence_rows import MeasuredSequence, TaskScores
+from lethe.report.findings import read_findings
+from lethe.report.headlines import make_headlines
+from lethe.report.plots import draw_figure
+from lethe.report.report_page import render_page
+from lethe.report.sequence_section import sequence_headlines
+
+RNG = np.random.default_rng(1)
+ROWS = {name: RNG.normal(0.3, 0.2, size=12) for name in TASKS}
+NAMES = list(TASKS)
+
+
+def followed(run, orders, factor):
+    """Sequences of one run; every row is a share of the last task's and of the sum."""
+    sequences = []
+    for number in range(orders):
+        tasks = [NAMES[(position + number) % 4] for position in range(4)]
+        if number >= 4:
+            tasks = tasks[::-1]
+        rows = np.array([ROWS[task] for task in tasks])
+        after = np.full((4, 4), np.nan)
+        after[np.tril_indices(4)] = -1.0 - 0.1 * np.arange(10)
+        sequences.append(
+            MeasuredSequence(
+                order=f"order {number}",
+                run=run,
+                seed=0,
+                tasks=tasks,
+                forgetting=factor * (rows + 0.2 * np.cumsum(rows, axis=0)),
+                scores={
+                    "nats": TaskScores(
+                        after=after,
+                        before=np.full(4, -2.0),
+                        base=np.full(4, -3.0),
+                        single=np.full(4, -1.0),
+                    )
+                },
+                replayed=[0] * 4,
+            )
+        )
+    return sequences
+
+
+def write_sequences(folder, orders=6):
+    sequences = followed("none", orders, 1.0) + followed("gaussian", 3, 0.4)
+    heldout = np.arange(12) % 4 == 0
+    lines = measure_lines(sequences, [], heldout, {})
+    written = {
+        "steps": step_lines(sequences, heldout, ROWS),
+        "comparison": compare_runs(lines, "none"),
+        "additivity": additivity_lines(sequences, ROWS),
+        "prediction": prediction_lines(sequences, ROWS, probes=4),
+        "choice": choice_lines(sequences, ROWS),
+    }
+    paths = []
+    for name, records in written.items():
+        paths.append(str(folder / "one" / f"sequence_{name}.csv"))
+        tables.write_csv(paths[-1], records)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("findings")
+    inputs = write_tables(folder) | {"sequences": write_sequences(folder)}
+    return read_findings(inputs, ["one", "two"], TASKS)
+
+
+def test_the_headlines_give_the_numbers_of_the_tables(findings):
+    of_one = findings.sequences["one"]
+    first, replayed, sums, probes, chosen = sequence_headlines(of_one)
+    mean = of_one.value("none", "heldout_forgetting")["mean"]
+    assert first.startswith("After 4 tasks in a row (no replay)") and f"{mean:+.3f}" in first
+    assert "6 orders" in first
+    assert "Gaussian" in replayed and "3 orders" in replayed
+    assert "recency" in sums and "last task alone" in sums
+    assert probes.startswith("RMSE in nats")
+    assert "rank correlation" in chosen and "above the best of 6" in chosen
+    assert "After 4 tasks in a row" in " ".join(make_headlines(findings)["one"])
+    assert "in a row" not in " ".join(make_headlines(findings)["two"])
+
+
+def test_few_orders_are_not_tested(tmp_path):
+    inputs = write_tables(tmp_path) | {"sequences": write_sequences(tmp_path, orders=3)}
+    headlines = sequence_headlines(read_findings(inputs, ["one", "two"], TASKS).sequences["one"])
+    assert headlines[-1].endswith("No test possible: at least 5 orders needed.")
+
+
+def test_the_page_has_a_section_where_there_are_sequences(findings, tmp_path):
+    settings = {"experiment": "x", "completion": {"threshold": 0.5}}
+    page = render_page(findings, {}, settings)
+    assert '<h2 id="sequences">Sequences of tasks</h2>' in page
+    assert "<h3>one: means over orders" in page and "<h3>two: means over orders" not in page
+    other = read_findings(write_tables(tmp_path), ["one", "two"], TASKS)
+    assert 'id="sequences"' not in render_page(other, {}, settings)
+
+
+def test_the_figure_has_two_panels_per_model(findings):
+    figure = draw_figure("sequences", findings)
+    assert len(figure.axes) == 2
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["no replay", "Gaussian", "sum of single rows"]

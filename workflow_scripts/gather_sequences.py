@@ -1,0 +1,69 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lethe import tables
+from lethe.analysis.sequence_measures import compare_runs, measure_lines, step_lines, task_lines
+from lethe.analysis.sequence_sums import additivity_lines, choice_lines, prediction_lines
+from lethe.config.sequence_settings import WITHOUT_REPLAY, Sequences
+from lethe.data.examples import read_upstream
+from lethe.jobs.running import run
+from lethe.matrix.forgetting_matrix import read_matrix
+from lethe.matrix.rows import read_row
+from lethe.matrix.sequence_rows import read_mixed, read_sequences
+
+
+def gather_sequences(
+    step_files: list[Path],
+    mixed_files: list[Path],
+    row_files: list[Path],
+    matrix: Path,
+    upstream: Path,
+    settings: Sequences,
+    seed: int,
+    outputs: Mapping[str, Path],
+) -> None:
+    """Writes the tables on a model's sequences: measures, sums of single rows, and predictions."""
+    single_rows = {path.stem: read_row(path) for path in row_files}
+    single = {task: row.forgetting.astype(np.float64) for task, row in single_rows.items()}
+    sequences = read_sequences(step_files, settings, single_rows)
+    heldout = np.array([example.split == "heldout" for example in read_upstream(upstream)])
+    z = read_matrix(matrix)
+    measures = measure_lines(
+        sequences,
+        read_mixed(mixed_files),
+        heldout,
+        orders={order: settings.multitask_order(order) for order in settings.orders},
+    )
+    tables.write_csv(outputs["steps"], step_lines(sequences, heldout, single))
+    tables.write_csv(outputs["tasks"], task_lines(sequences))
+    tables.write_csv(outputs["measures"], measures)
+    reference = WITHOUT_REPLAY if WITHOUT_REPLAY in settings.runs else next(iter(settings.runs))
+    tables.write_csv(outputs["comparison"], compare_runs(measures, reference))
+    tables.write_csv(outputs["additivity"], additivity_lines(sequences, single, seed))
+    tables.write_csv(
+        outputs["prediction"],
+        prediction_lines(
+            sequences,
+            dict(zip(z.tasks, z.values.astype(np.float64), strict=True)),
+            probes=min(settings.probes, z.values.shape[1] - 1),
+            seed=seed,
+        ),
+    )
+    tables.write_csv(outputs["choice"], choice_lines(sequences, single))
+
+
+if __name__ == "__main__":
+    run(
+        gather_sequences,
+        snakemake.log[0],
+        step_files=[Path(path) for path in snakemake.input.steps],
+        mixed_files=[Path(path) for path in snakemake.input.multitask],
+        row_files=[Path(path) for path in snakemake.input.rows],
+        matrix=Path(snakemake.input.matrix),
+        upstream=Path(snakemake.input.upstream),
+        settings=Sequences(**snakemake.params.sequences),
+        seed=snakemake.params.seed,
+        outputs={name: Path(path) for name, path in snakemake.output.items()},
+    )

@@ -1,0 +1,88 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lethe.config.model_settings import Recipe, Scoring, recipe_of
+from lethe.data.examples import read_examples, read_upstream
+from lethe.engine import distributed
+from lethe.jobs.running import run
+from lethe.matrix import rows
+from lethe.measure.fine_tune_job import fine_tune_job
+from lethe.measure.multitask import MixedTask, measure_multitask
+from lethe.replay.sequence_step import recipe_with_epochs
+
+
+def multitask_row(
+    inputs: Mapping[str, str],
+    row: Path,
+    checkpoint: Path,
+    model_name: str,
+    order: str,
+    seed: int,
+    tasks: list[str],
+    epochs: dict[str, float],
+    groups: dict[str, str],
+    recipe: Recipe,
+    scoring: Scoring,
+    halvings: int,
+    threads: int,
+    gpus: int,
+) -> None:
+    """Fine-tunes on all tasks of an order mixed and measures what every upstream example lost."""
+    from lethe.engine.training import planned_steps
+
+    mixture = {}
+    files = zip(tasks, inputs["training"], inputs["evaluation"], strict=True)
+    for task, training_file, evaluation_file in files:
+        training = read_examples(training_file)
+        of_task = recipe_with_epochs(recipe, epochs.get(task), len(training))
+        mixture[task] = MixedTask(
+            training=training,
+            evaluation=read_examples(evaluation_file),
+            steps=planned_steps(of_task, len(training), groups[task]),
+        )
+    first = {"train": inputs["training"][0], "evaluation": inputs["evaluation"][0]}
+    files_of_job = {key: inputs[key] for key in ("card", "base", "upstream")}
+    job = fine_tune_job(
+        files_of_job | first,
+        recipe=recipe,
+        scoring=scoring,
+        threads=threads,
+        gpus=gpus,
+        unfinished=checkpoint,
+        halvings=halvings,
+    )
+    measured = measure_multitask(
+        job,
+        read_upstream(inputs["upstream"]),
+        mixture,
+        seed=seed,
+        title=f"{order}, all tasks mixed",
+    )
+    if distributed.rank() == 0:
+        about = measured.about | {"model": model_name, "order": order}
+        rows.write_row(row, replace(measured, about=about))
+        job.finish()
+
+
+if __name__ == "__main__":
+    run(
+        multitask_row,
+        snakemake.log[0],
+        warm_start=True,
+        processes=snakemake.params.recipe["processes"],
+        inputs=snakemake.input,
+        row=Path(snakemake.output.row),
+        checkpoint=Path(snakemake.params.checkpoint),
+        model_name=snakemake.wildcards.model,
+        order=snakemake.wildcards.order,
+        seed=int(snakemake.wildcards.seed),
+        tasks=snakemake.params.multitask["tasks"],
+        epochs=snakemake.params.multitask["epochs"],
+        groups=snakemake.params.multitask["groups"],
+        recipe=recipe_of(snakemake.params.recipe),
+        scoring=Scoring(**snakemake.params.scoring),
+        halvings=snakemake.resources.halvings,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )

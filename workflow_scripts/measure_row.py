@@ -45,6 +45,11 @@ def measure_row(
     )
     upstream = read_upstream(inputs["upstream"])
     model, tokenizer, measured = job.run(upstream, title=task)
+    if changes is not None:
+        # All processes take part in the scoring.
+        measures = measure_changed_predictions(
+            job, model, tokenizer, upstream=upstream, row=measured, title=task
+        )
     if distributed.rank():
         return
     # A file of an earlier row does not belong to this one.
@@ -54,9 +59,6 @@ def measure_row(
         tokenizer.save_pretrained(weights)
         sync_folder(weights)
     if changes is not None:
-        measures = measure_changed_predictions(
-            job, model, tokenizer, upstream=upstream, row=measured, title=task
-        )
         write_prediction_file(changes, measured.example_ids, measures)
     rows.write_row(row, with_identity(measured, model=model_name, task=task))
     if token_examples:

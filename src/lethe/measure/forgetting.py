@@ -279,7 +279,7 @@ class Job:
     def base_teacher(self, model: Any, examples: Sequence[Tokens]) -> LiveTeacher | None:
         """The base model beside a fine-tuned one; None if no example has a scored token.
 
-        It is loaded once more. With LoRA it is the fine-tuned model without its adapters.
+        It is loaded once more, or is the fine-tuned model without its adapters.
         """
         usable = next((example for example in examples if example.scored), None)
         if usable is None:

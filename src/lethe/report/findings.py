@@ -35,6 +35,7 @@ class Findings:
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
     frontiers: dict[str, pd.DataFrame] = field(default_factory=dict)
     advice: dict[str, pd.DataFrame] = field(default_factory=dict)
+    precision: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
@@ -193,6 +194,7 @@ def read_findings(
         contrasts=tables("contrasts"),
         frontiers=tables("frontiers"),
         advice=tables("advice"),
+        precision=tables("precision"),
         runs=tables("runs"),
         associations=tables("associations"),
         finer=tables("finer"),

@@ -35,6 +35,10 @@ CAPTIONS = {
     "spectrum": "Squares of the singular values of Z as shares of their sum.",
     "rank_curves": "R² of the best approximation of Z of each rank (uncentred SVD, centred "
     "denominator). Dotted: task mean plus example mean, without factors.",
+    "precision": "How many probes and training tasks a wanted precision needs. Every training task "
+    "is predicted from so many others and from random probes. Left: share of the most forgotten "
+    "tenth that is in the predicted tenth (chance: 0.1). Dotted: by the means of the examples "
+    "alone, without probes. Right: absolute error of the predicted mean forgetting of the task.",
     "sequences": "Left: mean forgetting of held-out upstream examples after each task of an order, "
     "against the original base model; thin lines are single orders. Dotted: the sum of the rows of "
     "the tasks learned alone, without replay. Right: R² of a sequence's rows, without replay, "
@@ -96,6 +100,7 @@ def render_page(
         curves=_by_model(rank_values, findings.curves),
         f1_by_rank=_by_model(_f1_values, findings.curves),
         completions=_by_model(_scores, findings.completions),
+        precision=_by_model(_records, findings.precision),
         comparisons=_by_model(_records, findings.comparisons),
         replay_measures=_by_model(_replay_measures, findings.comparisons),
         measures=MEASURES,

@@ -118,3 +118,15 @@ def test_a_run_has_one_colour_in_all_panels_of_replay(findings):
     assert drawn == expected
     markers = [line for line in differences.lines if line.get_marker() == "o"]
     assert [to_hex(line.get_color()) for line in markers] == expected[2:]
+
+
+def test_the_curve_of_precision_has_a_line_per_number_of_training_tasks(findings):
+    figure = plots.draw_figure("precision", findings)
+    top, error = figure.axes[:2]
+    assert [text.get_text() for text in top.get_legend().get_texts()] == [
+        "2 training tasks",
+        "20 training tasks",
+    ]
+    np.testing.assert_allclose(top.lines[2].get_ydata(), [0.1, 0.3])
+    np.testing.assert_allclose(error.lines[1].get_ydata(), [0.05, 0.05 / 3], rtol=1e-6)
+    assert "(nats)" in error.get_ylabel()

@@ -425,12 +425,19 @@ class ResultFiles:
             parts.append(re.escape(order) + last)
         return "|".join(parts)
 
+    def component_tables(self, folder: str) -> dict[str, str]:
+        """Output name -> tables of the components of Z; an own matrix has no domains to test."""
+        tables = {"loadings": f"{folder}/components.csv", "tree": f"{folder}/task_tree.csv"}
+        if self.experiment.settings.models:
+            tables["domain_tests"] = f"{folder}/component_domains.csv"
+        return tables
+
     # ---- report
 
     @cached_property
     def figures(self) -> list[str]:
         """Names of the report's figures."""
-        names = ["overview", "heatmap", "spectrum", "rank_curves", "completion"]
+        names = ["overview", "heatmap", "spectrum", "rank_curves", "task_tree", "completion"]
         if self.precision_tables():
             names.append("precision")
         if self.experiment.settings.models:
@@ -483,6 +490,8 @@ class ResultFiles:
         settings = self.experiment.settings
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
+            "loadings": self.of_models("components.csv"),
+            "domain_tests": self.of_models("component_domains.csv") if settings.models else [],
             "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],

@@ -254,8 +254,12 @@ def test_the_report_reads_the_tables_that_exist(load, own_matrix):
         "heatmap",
         "spectrum",
         "rank_curves",
+        "task_tree",
         "completion",
     ]
+    # An own matrix has no domains.
+    assert tables["domain_tests"] == [] and tables["training"] == []
+    assert list(files(own_matrix).component_tables("x")) == ["loadings", "tree"]
 
 
 def test_the_report_of_models_has_their_tables_and_no_sanity(load):

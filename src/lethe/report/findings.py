@@ -43,6 +43,8 @@ class Findings:
     finer: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
     sequences: dict[str, SequenceTables] = field(default_factory=dict)
+    loadings: dict[str, pd.DataFrame] = field(default_factory=dict)
+    domain_tests: dict[str, pd.DataFrame] = field(default_factory=dict)
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
     tokens: dict[str, dict[str, list[TokenLosses]]] = field(default_factory=dict)
@@ -99,6 +101,10 @@ NAMES = (
     "lethe_version",
     "largest_difference_task",
     "eval_loss_after_largest_difference_task",
+    "kind",
+    "end",
+    "name",
+    "domain",
 )
 
 
@@ -198,6 +204,8 @@ def read_findings(
         runs=tables("runs"),
         associations=tables("associations"),
         finer=tables("finer"),
+        loadings=tables("loadings"),
+        domain_tests=tables("domain_tests"),
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,

@@ -8,7 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from scipy.cluster import hierarchy
 
+from lethe.analysis.component_reading import grow_task_tree
 from lethe.report.figure_style import (
     COLOURS,
     FAINT,
@@ -294,11 +296,37 @@ def draw_overview(findings: Findings) -> Figure:
     return figure
 
 
+def draw_task_tree(findings: Findings) -> Figure:
+    """Draws one tree of tasks per model; tasks that forget the same examples are joined early."""
+    trees = {model: grow_task_tree(z) for model, z in findings.matrices.items()}
+    most = max(len(tree.tasks) for tree in trees.values())
+    figure, axes = new_panels(1, len(trees), width=5.2, height=1.2 + 0.16 * most)
+    for axis, (model, tree) in zip(axes[0], trees.items(), strict=True):
+        axis.set_title(model)
+        if not len(tree.merges):
+            axis.text(0.5, 0.5, "too few tasks that share examples", ha="center")
+            axis.set_axis_off()
+            continue
+        hierarchy.dendrogram(
+            tree.merges,
+            labels=tree.tasks,
+            orientation="left",
+            color_threshold=0,
+            above_threshold_color=INK,
+            leaf_font_size=7 if most <= 60 else 4,
+            ax=axis,
+        )
+        axis.set_xlabel("distance (1 − correlation of two rows of Z)")
+        axis.spines["left"].set_visible(False)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Findings], Figure]] = {
     "overview": draw_overview,
     "heatmap": draw_heatmap,
     "spectrum": draw_spectrum,
     "rank_curves": draw_rank_curves,
+    "task_tree": draw_task_tree,
     "completion": draw_completion,
     "precision": draw_precision,
     "forgetting_by_task": draw_forgetting_by_task,

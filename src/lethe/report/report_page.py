@@ -16,6 +16,7 @@ from lethe.config.replay_settings import Replay
 from lethe.config.task_table import Task
 from lethe.replay.planned_contrasts import frontier_runs
 from lethe.report.cell_predictions import PROBES
+from lethe.report.component_section import describe_components
 from lethe.report.example_browser import choose_shown, make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
@@ -35,6 +36,9 @@ CAPTIONS = {
     "spectrum": "Squares of the singular values of Z as shares of their sum.",
     "rank_curves": "R² of the best approximation of Z of each rank (uncentred SVD, centred "
     "denominator). Dotted: task mean plus example mean, without factors.",
+    "task_tree": "Tasks that make a model forget the same examples are joined early. The distance "
+    "is 1 minus Pearson's correlation of two rows of Z, averaged over the pairs of tasks of two "
+    "branches (average linkage).",
     "precision": "How many probes and training tasks a wanted precision needs. Every training task "
     "is predicted from so many others and from random probes. Left: share of the most forgotten "
     "tenth that is in the predicted tenth (chance: 0.1). Dotted: by the means of the examples "
@@ -112,6 +116,8 @@ def render_page(
         sequence_measures=SEQUENCE_MEASURES,
         finer=_by_model(finer_lines, findings.finer),
         finer_columns=COLUMNS,
+        components=describe_components(findings),
+        domain_tests=bool(findings.domain_tests),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),

@@ -32,13 +32,20 @@ def test_a_figure_has_the_same_bytes_every_time_and_escapes_names(name, findings
     assert not re.search(r'(?:href|src)="(?!#|data:)', text)
 
 
-IMPORTED = ("overview", "heatmap", "spectrum", "rank_curves", "completion")
+IMPORTED = ("overview", "heatmap", "spectrum", "rank_curves", "task_tree", "completion")
 
 
 @pytest.mark.parametrize("name", IMPORTED)
 def test_an_imported_matrix_has_its_figures(name, tmp_path):
     imported = tiny_findings.make_findings(tmp_path, ["own"], imported=True)
     assert all(image_bytes(name, imported, tmp_path))
+
+
+def test_tasks_that_share_no_example_have_no_tree(findings, tmp_path):
+    z = tiny_findings.z()
+    values = np.full_like(z.values, np.nan)
+    nothing = replace(findings, matrices={"one": replace(z, values=values)})
+    assert all(image_bytes("task_tree", nothing, tmp_path))
 
 
 def test_intervals_that_are_unknown_or_rounded_over_the_mean_can_be_drawn(findings, tmp_path):

@@ -4,12 +4,12 @@ import pytest
 from helpers import findings as tiny_findings
 
 from lethe import tables
-from lethe.analysis.component_reading import domain_records, find_factors, loading_records
+from lethe.analysis.component_reading import domain_records, find_components, loading_records
 from lethe.report.component_section import describe_components
 from lethe.report.findings import read_findings
 from lethe.report.report_page import render_page
 
-SETTINGS = {"experiment": "tiny", "completion": {"threshold": 0.2}, "replay": {"ratio": 0.125}}
+SETTINGS = tiny_findings.SETTINGS
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def inputs(tmp_path):
     domains = {example.example_id: example.domain for example in tiny_findings.upstream()}
     written |= {"loadings": [], "domain_tests": []}
     for seed, model in enumerate(("one", "two")):
-        factors = find_factors(tiny_findings.z(seed))
+        factors = find_components(tiny_findings.z(seed))
         for kind, lines in (
             ("loadings", loading_records(factors, domains)),
             ("domain_tests", domain_records(factors, domains)),

@@ -13,12 +13,7 @@ from lethe.config.task_table import Task
 from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
-SETTINGS = {
-    "experiment": "tiny",
-    "note": tiny_findings.SCRIPT,
-    "completion": {"threshold": 0.2},
-    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
-}
+SETTINGS = tiny_findings.SETTINGS | {"note": tiny_findings.SCRIPT}
 PNG = b"\x89PNG not really"
 
 

@@ -88,13 +88,16 @@ def _bad_earlier(key: str, run: SequenceRun, replay: ReplayRun) -> list[str]:
 
 def _unmergeable(key: str, settings: Experiment, replay: ReplayRun) -> list[str]:
     """Recipes whose result is more than a model's weights, so that no step could hand it on."""
-    values = settings.recipe.model_dump() | replay.recipe_changes
-    if values["method"] != "memory" and values.get("router") is None:
-        return []
-    return [
-        f"{key}: a memory or a router stands beside the model's weights, and a step hands on "
-        "weights only; follow the orders with method full or lora, and without router"
-    ]
+    for model in settings.sequences.of_models(list(settings.models)):
+        changes = settings.models[model].recipe.model_dump(exclude_unset=True)
+        values = settings.recipe.model_dump() | changes | replay.recipe_changes
+        if values["method"] == "memory" or values.get("router") is not None:
+            return [
+                f"{key}: a memory or a router stands beside the weights of {model}, and a step "
+                "hands on weights only; follow the orders with method full or lora, and without "
+                "router"
+            ]
+    return []
 
 
 def _unpredicted_tasks(

@@ -10,6 +10,7 @@ from lethe.data.tokens import Tokens, scored
 from lethe.engine.batch_runner import BatchRunner
 from lethe.engine.batches import (
     Batch,
+    announce_prompts,
     collate,
     example_means,
     head_inputs,
@@ -91,6 +92,7 @@ class _TokenComparison(ModelComparison):
         positions = batch.mask[:, 1:]
         targets = self.teacher.targets(examples, batch, positions)
         words = batch.ids[:, 1:][positions]
+        announce_prompts(self.model, examples)
         measured = []
         first = 0
         for base, logits in self._logits(batch, positions, targets):

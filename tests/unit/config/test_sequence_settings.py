@@ -87,6 +87,15 @@ def test_a_bad_section_is_refused_with_its_key(folder, section, problem):
     assert problem in str(error.value)
 
 
+def test_a_router_of_one_model_is_refused_unless_the_model_follows_no_order(folder):
+    config = copy.deepcopy(TINY) | {"sequences": {"orders": ORDERS}}
+    config["models"]["pythia"]["recipe"] = {"router": {}}
+    with pytest.raises(ExperimentError, match="stands beside the weights of pythia"):
+        load_experiment(config, folder)
+    config["sequences"]["models"] = ["olmo"]
+    load_experiment(config, folder)
+
+
 def test_a_task_that_is_left_out_is_in_no_order(folder):
     config = copy.deepcopy(TINY) | {"leave_out": ["upper"]}
     config["sequences"] = {"orders": {"a": ["add", "upper"]}}

@@ -142,7 +142,7 @@ def _fit_on_others(
     sequences: Sequence[MeasuredSequence],
     single: Mapping[str, np.ndarray],
 ) -> dict[str, Recency]:
-    """What is fitted on the other orders; on the order itself if there is no other."""
+    """The factor and the share, fitted on the other orders; on the order itself without others."""
     others = [other for other in sequences if other.order != sequence.order] or [sequence]
     return {
         "scaled_sum": fit_recency(others, single, shares=[1.0]),

@@ -20,15 +20,17 @@ def sequence_problems(settings: Experiment, tasks: dict[str, Task]) -> list[str]
 def _unknown_names(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     sequences = settings.sequences
     problems = []
-    named = []
+    in_orders: set[str] = set()
     for order, members in sequences.orders.items():
-        named += [(f"sequences.orders.{order}", task) for task in members]
-    in_orders = {task for members in sequences.orders.values() for task in members}
-    for key, task in named:
-        if task in settings.leave_out:
-            problems.append(f"{key}: {task!r} is left out by leave_out; take it out of one list")
-        elif tasks and task not in tasks:
-            problems.append(f"{key}: {task!r} is not in the task table{suggest(task, tasks)}")
+        key = f"sequences.orders.{order}"
+        in_orders.update(members)
+        for task in members:
+            if task in settings.leave_out:
+                problems.append(
+                    f"{key}: {task!r} is left out by leave_out; take it out of one list"
+                )
+            elif tasks and task not in tasks:
+                problems.append(f"{key}: {task!r} is not in the task table{suggest(task, tasks)}")
     for task in sequences.epochs:
         if task not in in_orders:
             problems.append(
@@ -72,7 +74,10 @@ def _bad_earlier(key: str, run: SequenceRun, replay: ReplayRun) -> list[str]:
     if not run.earlier:
         return []
     if not replay.replays:
-        return [f"{key}.earlier: {run.earlier:g} of no replay; name a replay run that replays"]
+        return [
+            f"{key}.earlier: is {run.earlier:g}, but {run.replay!r} replays nothing; name a replay "
+            "run that replays, or give earlier 0"
+        ]
     if replay.chooses_during_training:
         return [
             f"{key}.earlier: strategy {replay.strategy} chooses upstream examples while the "

@@ -68,7 +68,10 @@ def test_the_section_survives_its_way_through_json(folder):
         ({"runs": {"x": {}, "y": {}}}, "runs.y: has the settings of 'x'"),
         ({"runs": {"x": {"replay": "randon"}}}, "sequences.runs.x.replay: 'randon' is neither"),
         ({"runs": {"x": {"orders": ["z"]}}}, "runs.x.orders: 'z' is none of orders: a, b"),
-        ({"runs": {"x": {"earlier": 0.5}}}, "sequences.runs.x.earlier: 0.5 of no replay"),
+        (
+            {"runs": {"x": {"earlier": 0.5}}},
+            "sequences.runs.x.earlier: is 0.5, but 'none' replays nothing",
+        ),
         ({"runs": {"x": {"earlier": 2}}}, "sequences.runs.x.earlier"),
         ({"runs": {"x": {"replay": "kl", "earlier": 1}}}, "x.earlier: objective kl would keep"),
         ({"runs": {"x": {"replay": "during", "earlier": 1}}}, "x.earlier: strategy online chooses"),

@@ -53,12 +53,7 @@ if FILES.association_names(["weight_difference"]):
         """Repeats the fine-tune of a row and sketches how it moved the weights."""
         input:
             **FINE_TUNE,
-            # Elastic weight consolidation and routers read the base model on upstream examples.
-            upstream=(
-                f"{RESULTS}/upstream.parquet"
-                if SETTINGS.recipe.ewc or SETTINGS.recipe.routing
-                else []
-            ),
+            upstream=lambda wildcards: FILES.upstream_of_recipe(wildcards.model),
             row=f"{RESULTS}/{{model}}/rows/{{task}}.parquet",
         output:
             direction=f"{RESULTS}/{{model}}/directions/{{task}}.parquet",

@@ -74,7 +74,7 @@ def check_each_script_once(processor, job, check=ScriptProcessor.process_job):
 
 
 def split_patterns_once():
-    """Snakemake searches a pattern for its wildcards again for every job and every file.
+    """Makes Snakemake search a pattern for its wildcards once, not for every job and every file.
 
     The pattern holds the names of all tasks, so that the time would grow with the square of the
     task table.
@@ -85,7 +85,7 @@ def split_patterns_once():
 
 @lru_cache(maxsize=10_000)
 def split_pattern(pattern):
-    """The text between the wildcards of a pattern, one more than wildcards, and their names."""
+    """The names of the n wildcards of a pattern, after the n + 1 texts around them."""
     texts = []
     names = []
     end = 0
@@ -97,6 +97,7 @@ def split_pattern(pattern):
 
 
 def insert_wildcards(pattern, wildcards):
+    """Does the same as Snakemake's `apply_wildcards`."""
     (first, *texts), names = split_pattern(pattern)
     parts = [first]
     for name, text in zip(names, texts):

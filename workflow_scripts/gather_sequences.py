@@ -11,12 +11,12 @@ from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix.forgetting_matrix import read_matrix
 from lethe.matrix.rows import read_row
-from lethe.matrix.sequence_rows import read_mixed, read_sequences
+from lethe.matrix.sequence_rows import read_multitask, read_sequences
 
 
 def gather_sequences(
     step_files: list[Path],
-    mixed_files: list[Path],
+    multitask_files: list[Path],
     row_files: list[Path],
     matrix: Path,
     upstream: Path,
@@ -32,7 +32,7 @@ def gather_sequences(
     z = read_matrix(matrix)
     measures = measure_lines(
         sequences,
-        read_mixed(mixed_files),
+        read_multitask(multitask_files),
         heldout,
         orders={order: settings.multitask_order(order) for order in settings.orders},
     )
@@ -59,7 +59,7 @@ if __name__ == "__main__":
         gather_sequences,
         snakemake.log[0],
         step_files=[Path(path) for path in snakemake.input.steps],
-        mixed_files=[Path(path) for path in snakemake.input.multitask],
+        multitask_files=[Path(path) for path in snakemake.input.multitask],
         row_files=[Path(path) for path in snakemake.input.rows],
         matrix=Path(snakemake.input.matrix),
         upstream=Path(snakemake.input.upstream),

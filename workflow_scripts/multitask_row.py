@@ -8,7 +8,7 @@ from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.measure.multitask import MixedTask, measure_multitask
+from lethe.measure.multitask import MultitaskPart, measure_multitask
 from lethe.replay.sequence_step import recipe_with_epochs
 
 
@@ -36,7 +36,7 @@ def multitask_row(
     for task, training_file, evaluation_file in files:
         training = read_examples(training_file)
         of_task = recipe_with_epochs(recipe, epochs.get(task), len(training))
-        mixture[task] = MixedTask(
+        mixture[task] = MultitaskPart(
             training=training,
             evaluation=read_examples(evaluation_file),
             steps=planned_steps(of_task, len(training), groups[task]),

@@ -288,6 +288,14 @@ class ResultFiles:
         tasks = self.experiment.tasks
         return [f"{self.folder}/{model}/directions/{task}.parquet" for task in tasks]
 
+    def upstream_of_recipe(self, model: str) -> str | list[str]:
+        """The upstream examples that a model's training reads; no file if it reads none.
+
+        Elastic weight consolidation and routers read the base model on upstream examples.
+        """
+        recipe = self.experiment.recipe(model)
+        return f"{self.folder}/upstream.parquet" if recipe.ewc or recipe.routing else []
+
     def tower_embeddings(self, model: str) -> str:
         """The embeddings that the two-tower network of a model reads."""
         name = self.experiment.settings.similarity.two_tower.embeddings

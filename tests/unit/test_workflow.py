@@ -528,6 +528,15 @@ def test_the_task_of_a_job_is_read_off_its_file(rule, output, task):
     assert task_of_job(rule, output) == task
 
 
+def test_a_direction_reads_upstream_examples_if_the_recipe_of_its_model_does(load):
+    models = dict(TINY["models"])
+    models["olmo"] = {**models["olmo"], "recipe": {"router": {}}}
+    listed = files(load(models=models))
+    assert listed.upstream_of_recipe("olmo") == "results/tiny/upstream.parquet"
+    other = next(model for model in models if model != "olmo")
+    assert listed.upstream_of_recipe(other) == []
+
+
 def test_token_losses_lie_beside_the_rows(load):
     listed = files(load())
     row = listed.row("olmo", "add")

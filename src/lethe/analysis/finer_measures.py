@@ -76,8 +76,10 @@ def _describe(name: str, values: np.ndarray, forgetting: np.ndarray) -> list[dic
     lines += _rank_lines(name, values)
     if values is forgetting:
         return lines
-    lines.append(_line(name, "pearson_within", _within(values, forgetting, _pearson)))
-    lines.append(_line(name, "spearman_within", _within(values, forgetting, _spearman)))
+    lines.append(_line(name, "pearson_within", _correlations_within(values, forgetting, _pearson)))
+    lines.append(
+        _line(name, "spearman_within", _correlations_within(values, forgetting, _spearman))
+    )
     lines.append(_task_correlation(name, values, forgetting))
     lines.append(_line(name, "from_forgetting", explained_by_line(values, forgetting)))
     lines.append(_line(name, "to_forgetting", explained_by_line(forgetting, values)))
@@ -116,7 +118,7 @@ def _row_means(values: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def _within(
+def _correlations_within(
     values: np.ndarray,
     forgetting: np.ndarray,
     correlation: Callable[[np.ndarray, np.ndarray], float],

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lethe.matrix.sequence_rows import MeasuredSequence, MixedFineTune, TaskScores
+from lethe.matrix.sequence_rows import MeasuredSequence, MultitaskFineTune, TaskScores
 from lethe.statistics import bootstrap_interval
 
 # The name, in the column `run`, of the fine-tune on all tasks mixed.
@@ -57,7 +57,7 @@ def task_measures(scores: TaskScores) -> dict[str, float]:
 
 def measure_lines(
     sequences: Sequence[MeasuredSequence],
-    mixed: Sequence[MixedFineTune],
+    multitask: Sequence[MultitaskFineTune],
     heldout: np.ndarray,
     orders: Mapping[str, str],
 ) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def measure_lines(
         for unit, scores in sequence.scores.items():
             for name, value in task_measures(scores).items():
                 lines.append({**label, "measure": name, "unit": unit, "value": value})
-    by_order = {(run.order, run.seed): run for run in mixed}
+    by_order = {(run.order, run.seed): run for run in multitask}
     for order, shared in orders.items():
         for seed in sorted({sequence.seed for sequence in sequences}):
             run = by_order.get((shared, seed))

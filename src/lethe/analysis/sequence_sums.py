@@ -142,7 +142,7 @@ def _fit_on_others(
     sequences: Sequence[MeasuredSequence],
     single: Mapping[str, np.ndarray],
 ) -> dict[str, Recency]:
-    """What is fitted on the other orders; on the order itself if there is no other."""
+    """The factor and the share, fitted on the other orders; on the order itself without others."""
     others = [other for other in sequences if other.order != sequence.order] or [sequence]
     return {
         "scaled_sum": fit_recency(others, single, shares=[1.0]),
@@ -156,7 +156,7 @@ def _predicted_rows(
     single: Mapping[str, np.ndarray],
     fitted: Mapping[str, Recency],
 ) -> np.ndarray:
-    """(T, N) by one prediction."""
+    """The rows (T, N) after each step, by one prediction."""
     rows = np.array([single[task] for task in sequence.tasks])
     if name == "last_task":
         return rows
@@ -171,7 +171,7 @@ def _r2_by_step(
     """R2 and its interval after each step from the second on, then of these steps together."""
     usable = np.isfinite(sequence.forgetting).all(axis=0) & np.isfinite(predicted).all(axis=0)
     target = sequence.forgetting[1:, usable]
-    rest = np.square(target - predicted[1:, usable])
+    squared_errors = np.square(target - predicted[1:, usable])
     if not len(target):
         return []
     weights = np.random.default_rng(seed).multinomial(
@@ -180,21 +180,23 @@ def _r2_by_step(
     results: list[tuple[int | str, float, tuple[float, float]]] = []
     for number in range(len(target)):
         part = slice(number, number + 1)
-        results.append((number + 2, *_r2_with_interval(target[part], rest[part], weights)))
-    results.append(("all", *_r2_with_interval(target, rest, weights)))
+        results.append(
+            (number + 2, *_r2_with_interval(target[part], squared_errors[part], weights))
+        )
+    results.append(("all", *_r2_with_interval(target, squared_errors, weights)))
     return results
 
 
 def _r2_with_interval(
-    target: np.ndarray, rest: np.ndarray, weights: np.ndarray
+    target: np.ndarray, squared_errors: np.ndarray, weights: np.ndarray
 ) -> tuple[float, tuple[float, float]]:
     """R2 of rows (t, n) with squared errors (t, n), and its interval over resampled columns."""
     rows, columns = target.shape
-    errors = weights @ rest.sum(axis=0)
+    errors = weights @ squared_errors.sum(axis=0)
     sums = weights @ target.sum(axis=0)
     squares = weights @ np.square(target).sum(axis=0)
     drawn_r2 = 1 - errors / (squares - np.square(sums) / (rows * columns))
-    value = 1 - rest.sum() / np.square(target - target.mean()).sum()
+    value = 1 - squared_errors.sum() / np.square(target - target.mean()).sum()
     low, high = np.quantile(drawn_r2, [0.025, 0.975])
     return float(value), (float(low), float(high))
 
@@ -291,9 +293,9 @@ def _line_through(total: np.ndarray, index: np.ndarray, values: np.ndarray) -> n
 def _errors(target: np.ndarray, predicted: np.ndarray) -> tuple[float, float, float]:
     """RMSE, R2, and the absolute error of the mean forgetting."""
     usable = np.isfinite(target) & np.isfinite(predicted)
-    rest = target[usable] - predicted[usable]
-    rmse = float(np.sqrt(np.square(rest).mean()))
-    return rmse, r_squared(target, predicted), float(abs(rest.mean()))
+    residuals = target[usable] - predicted[usable]
+    rmse = float(np.sqrt(np.square(residuals).mean()))
+    return rmse, r_squared(target, predicted), float(abs(residuals.mean()))
 
 
 def _means_of_predictions(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ class Completer:
         index, values = self.check_probes(probe_index, probe_values)
         rows = np.atleast_2d(values)
         predicted = np.empty((len(rows), self.examples_))
-        for members, columns in group_by_known_columns(rows):
+        for members, columns in group_by_measured_columns(rows):
             probed = rows[np.ix_(members, columns)]
             predicted[members] = self._predict(index[columns], probed)
         return predicted if values.ndim == 2 else predicted[0]
@@ -110,7 +110,7 @@ class Completer:
         rows = np.atleast_2d(values)
         middle = np.empty((len(rows), self.examples_))
         reaches = np.empty((len(levels), *middle.shape))
-        for members, columns in group_by_known_columns(rows):
+        for members, columns in group_by_measured_columns(rows):
             probed = rows[np.ix_(members, columns)]
             middle[members], reaches[:, members] = self._intervals(index[columns], probed, levels)
         if values.ndim == 1:
@@ -147,7 +147,7 @@ class Completer:
         raise NotImplementedError
 
 
-def group_by_known_columns(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def group_by_measured_columns(values: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Groups rows whose NaN are in the same columns: (row numbers, columns with values)."""
     observed = np.isfinite(values)
     if observed.all():

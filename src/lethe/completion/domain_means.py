@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from lethe.completion.completer import group_by_known_columns
+from lethe.completion.completer import group_by_measured_columns
 from lethe.completion.foldin import FoldInModel, Solver, with_ones
 from lethe.completion.gaussian import Gaussian
 from lethe.matrix.moments import column_slices
@@ -128,9 +128,9 @@ class MeanPredictor:
     ) -> PredictedMeans:
         """Predicts from values (R, k), with NaN for no probe, at sorted columns (k,)."""
         means = _empty_means(len(levels), tasks=len(values), sets=len(self.members))
-        for rows, known in group_by_known_columns(values):
-            probed = values[np.ix_(rows, known)]
-            middle, half_widths = self._predict_probed(index[known], probed, levels, among)
+        for rows, columns in group_by_measured_columns(values):
+            probed = values[np.ix_(rows, columns)]
+            middle, half_widths = self._predict_probed(index[columns], probed, levels, among)
             means.values[rows] = middle
             means.low[:, rows] = middle - half_widths
             means.high[:, rows] = middle + half_widths

@@ -51,7 +51,7 @@ class LogisticStack(Completer):
 
     def weights(self, probes: int) -> np.ndarray:
         """Weights w0 to w3 for this number of probes; zeros with fewer than three tasks."""
-        self._choose(probes)
+        self._fit_weights(probes)
         return self._weights[probes]
 
     def threshold(self, probes: int) -> float:
@@ -59,7 +59,7 @@ class LogisticStack(Completer):
 
         It stands for `tuned_threshold`, which would leave every task out once more.
         """
-        self._choose(probes)
+        self._fit_weights(probes)
         return self._thresholds[probes]
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -71,7 +71,8 @@ class LogisticStack(Completer):
             predicted.append(bounded_probability(base + features @ weights))
         return np.array(predicted)
 
-    def _choose(self, probes: int) -> None:
+    def _fit_weights(self, probes: int) -> None:
+        """Fits the weights and the threshold for this number of probes, unless they are fitted."""
         if probes in self._weights:
             return
         self._weights[probes] = np.zeros(4)

@@ -19,8 +19,8 @@ class RankingCheck:
     """How well the order of forgetting is predicted, task by task (tasks,).
 
     `predicted` and `mean_of_rows` are Spearman's correlations with measured forgetting. `top_tenth`
-    is the share of the tenth that is most forgotten that is in the predicted tenth. Each task is
-    predicted from the others. Probed examples do not count.
+    is the share of the most forgotten tenth of the examples that the predicted tenth holds. Each
+    task is predicted from the others. Probed examples do not count.
     """
 
     predicted: np.ndarray
@@ -84,7 +84,7 @@ def check_ranking(
 def expected_top_tenth(
     values: np.ndarray, index: np.ndarray, *, method: str, options: dict[str, Any] | None = None
 ) -> float:
-    """Share of the tenth that is most forgotten that is in the predicted tenth, on average.
+    """Mean share of the most forgotten tenth of the examples that the predicted tenth holds.
 
     Each row of Z is predicted from the other rows and its own values at the probes. Probed and
     unmeasured examples do not count.
@@ -116,6 +116,7 @@ def expected_top_tenth(
 
 
 def _share_of_top_tenth(prediction: np.ndarray, row: np.ndarray) -> float:
+    """Share of the most forgotten tenth of a row (n,) that the predicted tenth holds."""
     scores = Truth(row[None], threshold=0.0).score(prediction[None])[0]
     return float(scores[METRICS.index("top_10_percent")])
 

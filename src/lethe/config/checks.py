@@ -54,7 +54,7 @@ def check_settings(
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
         *_unshardable(settings, recipes),
-        *_unkept(settings, recipes),
+        *_bad_routing(settings, recipes),
         *_bad_sizes(settings, tasks),
         *_bad_lengths(settings, recipes),
         *_unknown_tasks(settings, tasks),
@@ -280,19 +280,61 @@ def _recipes_of_runs(settings: Experiment, recipe: Recipe) -> dict[str, Recipe]:
     return recipes
 
 
-def _unkept(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
-    """Weights that cannot be kept, or compared, without the memory or the router beside them."""
+def _bad_routing(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
+    """Settings that need a model's weights alone, where a memory or a router belongs to them."""
     problems = []
     for name, recipe in recipes.items():
-        if settings.prediction_changes and recipe.router is not None:
-            problems.append(
-                f"prediction_changes: {name} has recipe.router, and a router's choice is not part "
-                "of the model whose predictions are compared; remove one of the two"
-            )
+        if recipe.router is not None:
+            problems += _without_router(settings, name)
         if recipe.keep_weights and (recipe.memory is not None or recipe.router is not None):
             problems.append(
                 f"recipe.keep_weights: the weights of {name} are of no use without their memory or "
                 "router, which no model file holds; set it to false"
+            )
+        similarity = settings.similarity
+        if recipe.memory and similarity and "weight_difference" in similarity.associations:
+            problems.append(
+                "similarity.associations: weight_difference compares the weights of a model, and "
+                f"the method memory of {name} changes none; remove weight_difference"
+            )
+        problems += _bad_routing_of_runs(settings, recipe)
+    return list(dict.fromkeys(problems))
+
+
+def _without_router(settings: Experiment, model: str) -> list[str]:
+    """Measurements of a model's weights, which a router is no part of."""
+    problems = []
+    if settings.prediction_changes:
+        problems.append(
+            f"prediction_changes: {model} has recipe.router, and a router's choice is not part "
+            "of the model whose predictions are compared; remove one of the two"
+        )
+    if settings.noise is not None and settings.noise.measurements:
+        problems.append(
+            f"noise.measurements: {model} has recipe.router, and the weights alone are measured "
+            "again; set it to 0"
+        )
+    return problems
+
+
+def _bad_routing_of_runs(settings: Experiment, recipe: Recipe) -> list[str]:
+    """Replay runs that do not go with their memory or router."""
+    problems = []
+    for run in settings.replay.runs() if settings.replay else []:
+        try:
+            run_recipe = run.apply_to(recipe)
+        except ValidationError:
+            # Reported with the variants.
+            continue
+        if run_recipe.router is not None and run.chooses_during_training:
+            problems.append(
+                f"replay: {run.name} measures the model during the training (strategy "
+                f"{run.strategy}), which a router is no part of; use another strategy, or no router"
+            )
+        if run_recipe.routing is not None and isinstance(run.interpolate, list):
+            problems.append(
+                f"replay: {run.name} has several shares in `interpolate`, which do not go with a "
+                "memory or router; give one share"
             )
     return problems
 

@@ -20,15 +20,17 @@ def sequence_problems(settings: Experiment, tasks: dict[str, Task]) -> list[str]
 def _unknown_names(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     sequences = settings.sequences
     problems = []
-    named = []
+    in_orders: set[str] = set()
     for order, members in sequences.orders.items():
-        named += [(f"sequences.orders.{order}", task) for task in members]
-    in_orders = {task for members in sequences.orders.values() for task in members}
-    for key, task in named:
-        if task in settings.leave_out:
-            problems.append(f"{key}: {task!r} is left out by leave_out; take it out of one list")
-        elif tasks and task not in tasks:
-            problems.append(f"{key}: {task!r} is not in the task table{suggest(task, tasks)}")
+        key = f"sequences.orders.{order}"
+        in_orders.update(members)
+        for task in members:
+            if task in settings.leave_out:
+                problems.append(
+                    f"{key}: {task!r} is left out by leave_out; take it out of one list"
+                )
+            elif tasks and task not in tasks:
+                problems.append(f"{key}: {task!r} is not in the task table{suggest(task, tasks)}")
     for task in sequences.epochs:
         if task not in in_orders:
             problems.append(
@@ -72,7 +74,10 @@ def _bad_earlier(key: str, run: SequenceRun, replay: ReplayRun) -> list[str]:
     if not run.earlier:
         return []
     if not replay.replays:
-        return [f"{key}.earlier: {run.earlier:g} of no replay; name a replay run that replays"]
+        return [
+            f"{key}.earlier: is {run.earlier:g}, but {run.replay!r} replays nothing; name a replay "
+            "run that replays, or give earlier 0"
+        ]
     if replay.chooses_during_training:
         return [
             f"{key}.earlier: strategy {replay.strategy} chooses upstream examples while the "
@@ -88,13 +93,16 @@ def _bad_earlier(key: str, run: SequenceRun, replay: ReplayRun) -> list[str]:
 
 def _unmergeable(key: str, settings: Experiment, replay: ReplayRun) -> list[str]:
     """Recipes whose result is more than a model's weights, so that no step could hand it on."""
-    values = settings.recipe.model_dump() | replay.recipe_changes
-    if values["method"] != "memory" and values.get("router") is None:
-        return []
-    return [
-        f"{key}: a memory or a router stands beside the model's weights, and a step hands on "
-        "weights only; follow the orders with method full or lora, and without router"
-    ]
+    for model in settings.sequences.of_models(list(settings.models)):
+        changes = settings.models[model].recipe.model_dump(exclude_unset=True)
+        values = settings.recipe.model_dump() | changes | replay.recipe_changes
+        if values["method"] == "memory" or values.get("router") is not None:
+            return [
+                f"{key}: a memory or a router stands beside the weights of {model}, and a step "
+                "hands on weights only; follow the orders with method full or lora, and without "
+                "router"
+            ]
+    return []
 
 
 def _unpredicted_tasks(

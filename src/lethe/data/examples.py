@@ -432,7 +432,7 @@ def _not_examples(path: Path | str, reason: object) -> str:
 
 
 def _label_problem(table: pa.Table) -> str | None:
-    """The reason why ids, domains and splits cannot be right, if there is one."""
+    """The reason why ids, domains or splits cannot be right; None if there is none."""
     for name in ("example_id", "domain"):
         column = table[name].cast(pa.string())
         empty = pc.sum(pc.fill_null(pc.equal(column, ""), True)).as_py()
@@ -445,7 +445,8 @@ def _label_problem(table: pa.Table) -> str | None:
         return f"{len(repeated)} example id(s) stand more than once, such as {example_id!r}"
     unknown = {split for split in pc.unique(table["split"]).to_pylist() if split not in SPLITS}
     if unknown:
-        return f"has the split {unknown.pop()!r}; an upstream example is one of {SPLITS}"
+        split = min(unknown, key=str)
+        return f"has the split {split!r}, but a split is {' or '.join(SPLITS)}"
     return None
 
 

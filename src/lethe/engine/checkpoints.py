@@ -267,7 +267,8 @@ def read_weights(path: Path, model: Any) -> None:
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
         raise LetheError(
             f"{path}: holds the weights of another model ({len(tensors)} tensors, and this model "
-            f"has {len(shapes)}, or their shapes differ); was the file copied?"
+            f"has {len(shapes)}, or their shapes differ); was the file copied? Move it away and "
+            "run again, so that the step that wrote it is repeated"
         )
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -72,7 +72,7 @@ class MemoryModel(torch.nn.Module):
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
-        """The base model meanwhile, to the bit."""
+        """Inside the context, the model is the base model to the bit."""
         before = self._disabled
         self._disabled = True
         try:
@@ -81,12 +81,18 @@ class MemoryModel(torch.nn.Module):
             self._disabled = before
 
     def announce_prompts(self, examples: Sequence[Tokens]) -> None:
-        """Says where the prompts of the next pass are; its rows are these examples."""
+        """Sets the prompts of the next forward pass, whose rows are these examples."""
         self._spans = [prompt_span(example, self.prompt_tokens) for example in examples]
 
     @contextmanager
     def answering(self, spans: Sequence[tuple[int, int]]) -> Iterator[None]:
-        """Routes a generation by its prompts: first token and end of each row's, in the padding."""
+        """Routes a generation by its prompts.
+
+        Parameters
+        ----------
+        spans
+            First token and end of each row's prompt, counted in the left-padded batch.
+        """
         self._spans = list(spans)
         self._generates = True
         try:
@@ -105,7 +111,7 @@ class MemoryModel(torch.nn.Module):
     def _add_memory(
         self, _layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
     ) -> torch.Tensor | None:
-        """The layer's output (B, T, width) with the memory's, or None to leave it unchanged."""
+        """The layer's output (B, T, width) plus that of the memory; None leaves it unchanged."""
         if self._disabled:
             return None
         states = inputs[0]

@@ -40,7 +40,7 @@ class PromptRouter(torch.nn.Module):
     def __init__(self, background: torch.Tensor, count: int, seed: int):
         super().__init__()
         self.count = count
-        # Above 1, so that no prompt is routed before `store` and `set_threshold`.
+        # No overlap is above 1, so no prompt is routed before `set_threshold`.
         self.threshold = 1.0
         order = np.random.default_rng(seed).permutation(len(background))
         self.register_buffer("background", background, persistent=False)

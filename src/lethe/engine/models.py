@@ -94,7 +94,10 @@ def load_in_4_bits(card: dict[str, Any], compute_dtype: torch.dtype) -> tuple[An
 
 
 def _load_checked(card: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
-    """Model and tokenizer of a card, whole and unchanged; `options` say in which numbers."""
+    """Model and tokenizer of a card whose files are complete and unchanged.
+
+    `options` are those of `from_pretrained` that set the numbers of the weights.
+    """
     path = card["path"]
     if Path(path).is_dir():
         model_files.check_complete(path)

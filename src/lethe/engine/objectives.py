@@ -26,8 +26,8 @@ from lethe.engine.teacher import (
     LiveTeacher,
     StoredTeacher,
     Teacher,
-    frozen,
     frozen_copy,
+    frozen_teacher,
     has_sliceable_head,
 )
 from lethe.errors import LetheError
@@ -372,8 +372,11 @@ def make_objective(
     live: LiveTeacher | None = None
     if prompt_kl or (replay_kl and replay.teacher == "live"):
         dtype = replay.teacher_dtype if replay_kl else "float32"
-        kind = torch.bfloat16 if dtype == "bfloat16" else None
-        live = frozen_copy(model, plain, kind) if base is None else frozen(base, plain, kind)
+        weights = torch.bfloat16 if dtype == "bfloat16" else None
+        if base is None:
+            live = frozen_copy(model, plain, weights)
+        else:
+            live = frozen_teacher(base, plain, weights)
     objective = Objective(recipe, replay, plain=plain)
     if replay_kl and replay.teacher == "stored" and replay.chooser is None:
         replayed = [example for step in steps for example in step.replayed]

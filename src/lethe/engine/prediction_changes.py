@@ -9,6 +9,7 @@ import torch
 from lethe.data.tokens import Tokens
 from lethe.engine.batches import (
     Batch,
+    announce_prompts,
     collate,
     example_means,
     head_inputs,
@@ -78,6 +79,7 @@ class _TokenComparison(ModelComparison):
         positions = batch.mask[:, 1:]
         targets = self.teacher.targets(examples, batch, positions)
         words = batch.ids[:, 1:][positions]
+        announce_prompts(self.model, examples)
         measured = []
         first = 0
         for base, logits in self._logits(batch, positions, targets):

@@ -132,11 +132,14 @@ def frozen_copy(model: Any, plain: bool, dtype: torch.dtype | None = None) -> Li
     """
     if hasattr(model, "disable_adapter"):
         return LiveTeacher(model, plain)
-    return frozen(copy.deepcopy(model), plain, dtype)
+    return frozen_teacher(copy.deepcopy(model), plain, dtype)
 
 
-def frozen(base: Any, plain: bool, dtype: torch.dtype | None = None) -> LiveTeacher:
-    """A teacher out of a base model that nothing else uses, which is changed in place."""
+def frozen_teacher(base: Any, plain: bool, dtype: torch.dtype | None = None) -> LiveTeacher:
+    """Makes a base model, which nothing else uses, a teacher by freezing it in place.
+
+    The parameters are those of `frozen_copy`.
+    """
     base.requires_grad_(False).eval()
     if dtype is not None:
         # Buffers stay: rotary frequencies in bfloat16 would make another model of it.

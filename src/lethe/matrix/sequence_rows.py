@@ -67,8 +67,16 @@ class MeasuredSequence:
 
 
 @dataclass(frozen=True)
-class MixedFineTune:
-    """The fine-tune on all tasks of an order mixed: mean forgetting and the scores by task."""
+class MultitaskFineTune:
+    """The fine-tune on all tasks of an order mixed.
+
+    Attributes
+    ----------
+    forgetting
+        (N,): forgetting of each upstream example.
+    scores
+        Unit -> task -> score, as in `MeasuredSequence`.
+    """
 
     order: str
     seed: int
@@ -102,7 +110,7 @@ def read_sequences(
         for number, task in enumerate(tasks, start=1):
             path = next(remaining)
             expected = {"order": order, "run": run, "seed": seed, "step": number, "task": task}
-            row = _read_step(path, expected, problems)
+            row = _read_step(path, expected, single_rows[task], problems)
             if row is not None:
                 steps.append(row)
         if len(steps) == len(tasks):
@@ -116,32 +124,37 @@ def read_sequences(
     return sequences
 
 
-def read_mixed(files: Sequence[Path]) -> list[MixedFineTune]:
-    """Reads the fine-tunes on all tasks of an order mixed.
+def read_multitask(files: Sequence[Path]) -> list[MultitaskFineTune]:
+    """Reads the fine-tunes on all tasks of an order mixed: `<order>/multitask-seed<seed>.parquet`.
 
     Raises
     ------
     RowError
-        If a file is missing, broken, or no such fine-tune.
+        If a file is missing, broken, no such fine-tune, or that of another order or seed.
     """
-    mixed = []
+    fine_tunes = []
     for path in files:
         row = read_row(path)
         if "task_losses" not in row.about or "order" not in row.about:
-            raise RowError(f"{path}: is not a fine-tune on all tasks of an order mixed")
+            raise RowError(
+                f"{path}: is not a fine-tune on all tasks of an order mixed; move it away and run "
+                "again to measure it"
+            )
+        order = row.about["order"]
+        seed = row.about["seed"]
+        if (order, f"multitask-seed{seed}") != (path.parent.name, path.stem):
+            raise RowError(
+                f"{path}: was measured for order {order!r} and seed {seed}; was the file renamed "
+                "or copied? Move it away and run again to measure it"
+            )
         losses = row.about["task_losses"]
         scores = {"nats": {task: -loss for task, loss in losses.items()}}
         if "task_exact_match" in row.about:
             scores["exact_match"] = row.about["task_exact_match"]
-        mixed.append(
-            MixedFineTune(
-                order=row.about["order"],
-                seed=row.about["seed"],
-                forgetting=row.forgetting,
-                scores=scores,
-            )
+        fine_tunes.append(
+            MultitaskFineTune(order=order, seed=seed, forgetting=row.forgetting, scores=scores)
         )
-    return mixed
+    return fine_tunes
 
 
 def _sequences_of(settings: Sequences) -> Iterator[tuple[str, str, int]]:
@@ -152,7 +165,13 @@ def _sequences_of(settings: Sequences) -> Iterator[tuple[str, str, int]]:
                 yield run, order, seed
 
 
-def _read_step(path: Path, expected: Mapping[str, object], problems: list[str]) -> Row | None:
+def _read_step(
+    path: Path, expected: Mapping[str, object], single: Row, problems: list[str]
+) -> Row | None:
+    """The row of a step; None, and a problem more, if it is not the expected one.
+
+    It must measure the same examples as the row of the step's task learned alone.
+    """
     try:
         row = read_row(path)
     except RowError as error:
@@ -165,6 +184,12 @@ def _read_step(path: Path, expected: Mapping[str, object], problems: list[str]) 
                 "the file renamed or copied?"
             )
             return None
+    if row.example_ids != single.example_ids:
+        problems.append(
+            f"{path}: its {len(row.example_ids)} examples are not the {len(single.example_ids)} of "
+            "the task's single row in their order"
+        )
+        return None
     return row
 
 
@@ -173,10 +198,10 @@ def _sequence(
 ) -> MeasuredSequence:
     about = steps[0].about
     single = [single_rows[task] for task in tasks]
-    scores = {"nats": _scores(steps, tasks, single, key="task_losses", own="eval_loss", sign=-1)}
+    scores = {"nats": _scores(steps, tasks, single, key="task_losses", prefix="eval_loss", sign=-1)}
     if "task_exact_match" in about:
         scores["exact_match"] = _scores(
-            steps, tasks, single, key="task_exact_match", own="eval_exact_match", sign=1
+            steps, tasks, single, key="task_exact_match", prefix="eval_exact_match", sign=1
         )
     return MeasuredSequence(
         order=about["order"],
@@ -195,16 +220,17 @@ def _scores(
     single: Sequence[Row],
     *,
     key: str,
-    own: str,
+    prefix: str,
     sign: int,
 ) -> TaskScores:
+    """Scores in one unit: `key` of all tasks so far, `prefix` of a row's own task."""
     after = np.full((len(tasks), len(tasks)), np.nan)
     for number, row in enumerate(steps):
         for position, task in enumerate(tasks[: number + 1]):
             after[number, position] = sign * row.about[key][task]
-    before = [sign * row.about[f"{own}_before"] for row in steps]
-    base = [sign * row.about[f"{own}_before"] for row in single]
-    alone = [sign * row.about[f"{own}_after"] for row in single]
+    before = [sign * row.about[f"{prefix}_before"] for row in steps]
+    base = [sign * row.about[f"{prefix}_before"] for row in single]
+    alone = [sign * row.about[f"{prefix}_after"] for row in single]
     return TaskScores(
         after=after, before=np.array(before), base=np.array(base), single=np.array(alone)
     )

@@ -1,4 +1,4 @@
-"""What changed beside the loss: predictions of tokens, and wrong answers that became right."""
+"""Changes beside the loss: predictions of tokens, and wrong answers that became right."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +25,8 @@ def measure_changed_predictions(
     """Compares a fine-tuned model with its base model, token by token, on the upstream examples.
 
     It costs a forward pass of each of the two models. A full fine-tune also needs memory for the
-    base model. Where exact match is measured, the questions that the base model had wrong are
-    asked as well.
+    base model. Where exact match is measured, the model also answers the questions that the base
+    model answered wrongly.
 
     Parameters
     ----------

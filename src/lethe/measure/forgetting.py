@@ -285,9 +285,10 @@ class Job:
         if usable is None:
             return None
         base = model
-        # A router reads the layers of a model without adapters, and a start has adapters merged in.
-        moved = self.recipe.router is not None or self.start is not None
-        if self.recipe.method == "full" or moved:
+        # A router reads the layers of a model without adapters, and without its adapters a model
+        # with a start is the start.
+        is_other = self.recipe.router is not None or self.start is not None
+        if self.recipe.method == "full" or is_other:
             base, _ = models.load(self.card, self.scoring.weights, self.gpus)
         return LiveTeacher(base, has_sliceable_head(model, usable))
 
@@ -396,7 +397,7 @@ class Job:
             trainable = self._trainable_copy()
         else:
             trainable = model
-        start = None if self.share_of_change is None else base_weights(model)
+        before = None if self.share_of_change is None else base_weights(model)
 
         def measure(numbers: Sequence[int]) -> np.ndarray:
             if trainable is not model:
@@ -425,8 +426,8 @@ class Job:
         if trainable is not model:
             model.to(device)
             _copy_trained_weights(trainable, model)
-        if start is not None:
-            interpolate(model, start, self.share_of_change)
+        if before is not None:
+            interpolate(model, before, self.share_of_change)
         checkpoint.remember("weights", weight_tensors(model), asdict(trained))
         return replace(reader, model=model), trained
 

@@ -40,8 +40,9 @@ def measure_tokens(
 ) -> list[TokenLosses]:
     """Scores the most forgotten examples of a row once more, token by token.
 
-    The base model is loaded once more. Adapters are switched off instead. The fine-tuned model
-    leaves a GPU before that, so call this last and in one process.
+    The base model is loaded once more, unless adapters can be switched off instead. The fine-tuned
+    model leaves a GPU before that, so call this last and in one process. With a router, examples
+    that the fine-tuned model is not used for keep the losses of the base model.
 
     Parameters
     ----------
@@ -64,6 +65,11 @@ def measure_tokens(
         model.to("cpu")
         base, _ = models.load(job.card, job.scoring.weights, job.gpus)
         before = replace(reader, model=base).losses_of_tokens(examples, f"{title}, tokens before")
+    if job.recipe.routing is not None:
+        for position, number in enumerate(numbers):
+            # The row has the loss before, to the bit, where the prompt is not routed.
+            if row.loss_after[number] == row.loss_before[number]:
+                after[position] = before[position]
     measured = []
     for position, number in enumerate(numbers):
         tokens = examples[position]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MixedTask:
-    """A task's share of the mixture: its examples and the steps that a sequence takes on it."""
+class MultitaskPart:
+    """A task's part of the mixture: its examples and the steps that a sequence takes on it."""
 
     training: Sequence[Example]
     evaluation: Sequence[Example]
@@ -23,7 +23,7 @@ class MixedTask:
 def measure_multitask(
     job: "Job",
     upstream: Sequence[UpstreamExample],
-    tasks: Mapping[str, MixedTask],
+    tasks: Mapping[str, MultitaskPart],
     *,
     seed: int,
     title: str,
@@ -62,9 +62,9 @@ def measure_multitask(
     steps = sum(task.steps for task in tasks.values())
     changes = {"seed": seed_of_mixture, "steps": steps, "max_epochs": None, "group_steps": {}}
     recipe = job.recipe.model_copy(update=changes)
-    mixed = replace(job, train=training, evaluation=evaluation, recipe=recipe)
-    model, tokenizer, row = mixed.run(upstream, title=title)
-    reader = Reader(model, tokenizer, mixed.scoring_of_base())
+    mixture = replace(job, train=training, evaluation=evaluation, recipe=recipe)
+    model, tokenizer, row = mixture.run(upstream, title=title)
+    reader = Reader(model, tokenizer, mixture.scoring_of_base())
     losses: dict[str, Any] = {}
     exact: dict[str, Any] = {}
     for name, task in tasks.items():

@@ -101,7 +101,7 @@ class Routes:
         )
 
     def facts(self, upstream: Sequence[UpstreamExample]) -> dict[str, Any]:
-        """What a row records of the router.
+        """The routing columns of a row.
 
         `heldout_routed` is the share of the held-out examples that are routed to the fine-tuned
         model, which is wrong for all of them. `eval_routed` is the share of the task's evaluation

@@ -1,4 +1,4 @@
-"""What strategies of replay choose by, read from the files that a rule names."""
+"""Values that strategies of replay choose examples by, read from the files that a rule names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lethe.matrix import forgetting_matrix, rows
 
 @dataclass(frozen=True)
 class ReplayInputs:
-    """What strategies choose by, as in `lethe.replay.runs.fine_tune_with_replay`."""
+    """Values that strategies choose by; see `lethe.replay.runs.fine_tune_with_replay`."""
 
     forgetting: Mapping[str, float] | None = None
     training_rows: Mapping[str, np.ndarray] | None = None

@@ -10,7 +10,7 @@ from lethe.analysis.sequence_measures import (
     task_lines,
     task_measures,
 )
-from lethe.matrix.sequence_rows import MeasuredSequence, MixedFineTune, TaskScores
+from lethe.matrix.sequence_rows import MeasuredSequence, MultitaskFineTune, TaskScores
 
 NAN = math.nan
 # Three tasks; every number below is worked out by hand.
@@ -78,7 +78,9 @@ def test_every_run_is_compared_over_orders_and_paired_with_the_reference():
         sequence("o", "replay", shift=-0.1),
         sequence("p", "replay", shift=-0.1),
     ]
-    mixed = [MixedFineTune("o", 0, np.full(4, 0.5), {"nats": {"x": -1.0, "y": -2.0, "z": -3.0}})]
+    mixed = [
+        MultitaskFineTune("o", 0, np.full(4, 0.5), {"nats": {"x": -1.0, "y": -2.0, "z": -3.0}})
+    ]
     lines = measure_lines(sequences, mixed, heldout, {"o": "o", "p": "o"})
     compared = {}
     for line in compare_runs(lines, "none"):

@@ -547,6 +547,40 @@ def test_predictions_behind_a_router_are_not_compared(experiment):
     assert "prediction_changes: olmo has recipe.router" in problems(config, folder)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "section", "message"),
+    [
+        ({"router": {}}, {"noise": {"tasks": ["add"]}}, "noise.measurements: olmo has recipe."),
+        (
+            {"router": {}},
+            {"replay": {"strategies": ["none", "random", "online"]}},
+            "online measures",
+        ),
+        (
+            {"method": "memory"},
+            {
+                "replay": {
+                    "strategies": ["none", "random"],
+                    "variants": {"line": {"strategy": "none", "interpolate": [0.5, 1]}},
+                }
+            },
+            "line has several shares",
+        ),
+        (
+            {"method": "memory"},
+            {"similarity": {"associations": ["weight_difference"]}},
+            "the method memory of olmo changes none",
+        ),
+    ],
+)
+def test_measurements_that_need_the_weights_alone_are_refused(experiment, recipe, section, message):
+    config, folder = experiment
+    config["recipe"] = {**config.get("recipe", {}), **recipe}
+    for key, values in section.items():
+        config[key] = {**config.get(key, {}), **values}
+    assert message in problems(config, folder)
+
+
 def test_a_memory_in_shards_is_refused(experiment):
     config, folder = experiment
     config["models"]["large"] = {

@@ -68,7 +68,10 @@ def test_the_section_survives_its_way_through_json(folder):
         ({"runs": {"x": {}, "y": {}}}, "runs.y: has the settings of 'x'"),
         ({"runs": {"x": {"replay": "randon"}}}, "sequences.runs.x.replay: 'randon' is neither"),
         ({"runs": {"x": {"orders": ["z"]}}}, "runs.x.orders: 'z' is none of orders: a, b"),
-        ({"runs": {"x": {"earlier": 0.5}}}, "sequences.runs.x.earlier: 0.5 of no replay"),
+        (
+            {"runs": {"x": {"earlier": 0.5}}},
+            "sequences.runs.x.earlier: is 0.5, but 'none' replays nothing",
+        ),
         ({"runs": {"x": {"earlier": 2}}}, "sequences.runs.x.earlier"),
         ({"runs": {"x": {"replay": "kl", "earlier": 1}}}, "x.earlier: objective kl would keep"),
         ({"runs": {"x": {"replay": "during", "earlier": 1}}}, "x.earlier: strategy online chooses"),
@@ -85,6 +88,15 @@ def test_a_bad_section_is_refused_with_its_key(folder, section, problem):
     with pytest.raises(ExperimentError) as error:
         load(folder, **section)
     assert problem in str(error.value)
+
+
+def test_a_router_of_one_model_is_refused_unless_the_model_follows_no_order(folder):
+    config = copy.deepcopy(TINY) | {"sequences": {"orders": ORDERS}}
+    config["models"]["pythia"]["recipe"] = {"router": {}}
+    with pytest.raises(ExperimentError, match="stands beside the weights of pythia"):
+        load_experiment(config, folder)
+    config["sequences"]["models"] = ["olmo"]
+    load_experiment(config, folder)
 
 
 def test_a_task_that_is_left_out_is_in_no_order(folder):

@@ -6,7 +6,7 @@ import pytest
 from lethe.config.sequence_settings import Sequences
 from lethe.errors import RowError
 from lethe.matrix import rows
-from lethe.matrix.sequence_rows import read_mixed, read_sequences
+from lethe.matrix.sequence_rows import read_multitask, read_sequences
 
 SETTINGS = Sequences(orders={"o": ["x", "y"]}, seeds=[3])
 
@@ -64,11 +64,24 @@ def test_every_row_of_another_step_is_named(files):
     assert "step2-y.parquet: was measured for step 1, expected 2" in message
 
 
+def test_a_step_on_other_examples_than_the_single_row_is_named(files):
+    other = replace(SINGLE["y"], example_ids=["a", "c", "b"])
+    with pytest.raises(RowError, match="step2-y.parquet: its 3 examples are not the 3 of the task"):
+        read_sequences(files, SETTINGS, {**SINGLE, "y": other})
+
+
 def test_a_mixture_has_scores_by_task(tmp_path):
-    mixed = row(order="o", seed=0, task_losses={"x": 1.0, "y": 2.0}, task_exact_match={"x": 0.5})
-    rows.write_row(tmp_path / "mixed.parquet", mixed)
-    (read,) = read_mixed([tmp_path / "mixed.parquet"])
+    about = {"order": "o", "seed": 0, "task_losses": {"x": 1.0, "y": 2.0}}
+    mixed = row(**about, task_exact_match={"x": 0.5})
+    path = tmp_path / "o" / "multitask-seed0.parquet"
+    path.parent.mkdir()
+    rows.write_row(path, mixed)
+    (read,) = read_multitask([path])
     assert read.scores == {"nats": {"x": -1.0, "y": -2.0}, "exact_match": {"x": 0.5}}
-    rows.write_row(tmp_path / "other.parquet", replace(mixed, about={}))
-    with pytest.raises(RowError, match="other.parquet: is not a fine-tune on all tasks"):
-        read_mixed([tmp_path / "other.parquet"])
+    renamed = path.with_name("multitask-seed1.parquet")
+    rows.write_row(renamed, mixed)
+    with pytest.raises(RowError, match="was measured for order 'o' and seed 0"):
+        read_multitask([renamed])
+    rows.write_row(path, replace(mixed, about={}))
+    with pytest.raises(RowError, match="multitask-seed0.parquet: is not a fine-tune on all tasks"):
+        read_multitask([path])

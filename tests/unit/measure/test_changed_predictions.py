@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import tiny
 
-from lethe.config.model_settings import LoRA, Recipe, Scoring
+from lethe.config.model_settings import LoRA, Memory, Recipe, Scoring
 from lethe.engine import models
 from lethe.engine.prediction_changes import MEASURES
 from lethe.engine.reader import Reader
@@ -88,6 +88,19 @@ def test_divergences_are_those_of_a_replay_run_and_the_row_stays(model_folders):
     np.testing.assert_allclose(measured["kl"], alone, rtol=1e-4)
     *_, again = job.run(UPSTREAM)
     np.testing.assert_array_equal(row.loss_after, again.loss_after)
+
+
+def test_a_memory_is_routed_by_the_prompts_of_each_batch(model_folders):
+    memory = Memory(prompt_tokens=8, quantile=0.8)
+    job = make_job(model_folders["llama"], method="memory", memory=memory)
+    replayable = [example for example in UPSTREAM if example.split == "replayable"]
+    job = replace(job, replayable=replayable)
+    model, tokenizer, row = job.run(UPSTREAM)
+    measured = measure(job, model, tokenizer, row)
+    alone = job.divergences(model, tokenizer, UPSTREAM, "t")
+    np.testing.assert_allclose(measured["kl"], alone, rtol=1e-2)
+    np.testing.assert_array_equal(measured["kl"] != 0, row.forgetting != 0)
+    assert 0 < (row.forgetting != 0).mean() < 1
 
 
 def test_half_as_much_at_a_time_measures_the_same(model_folders):

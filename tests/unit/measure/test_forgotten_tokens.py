@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from lethe.config.model_settings import LoRA, Recipe, Scoring
+from lethe.config.model_settings import LoRA, Memory, Recipe, Router, Scoring
 from lethe.data.tokens import Tokens
 from lethe.engine.reader import Reader
 from lethe.engine.scoring import score, score_tokens
@@ -61,6 +61,24 @@ def test_the_same_job_writes_the_same_bytes_and_leaves_the_row_as_it_is(model_fo
         np.testing.assert_array_equal(row.loss_after, alone.loss_after)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert len(read_token_file(tmp_path / "one")) == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"router": Router(prompt_tokens=8, quantile=0.8)},
+        {"method": "memory", "memory": Memory(prompt_tokens=8, quantile=0.8)},
+    ],
+)
+def test_tokens_of_an_example_that_is_not_routed_are_those_of_the_base(model_folders, changes):
+    replayable = [example for example in UPSTREAM if example.split == "replayable"]
+    job = replace(make_job(model_folders["llama"], **changes), replayable=replayable)
+    row, examples = measure(job, count=len(UPSTREAM))
+    assert 0 < (row.forgetting != 0).mean() < 1
+    for example in examples:
+        number = row.example_ids.index(example.example_id)
+        changed = not np.array_equal(example.before, example.after, equal_nan=True)
+        assert changed == (row.forgetting[number] != 0)
 
 
 def test_a_count_above_the_number_of_examples_takes_all_with_a_value(model_folders):

@@ -14,7 +14,7 @@ from lethe.engine.reader import Reader
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.measure.forgetting import Job, base_losses
-from lethe.measure.multitask import MixedTask, measure_multitask
+from lethe.measure.multitask import MultitaskPart, measure_multitask
 from lethe.replay import sequence_step
 from lethe.replay.sequence_step import (
     EarlierExamples,
@@ -193,7 +193,7 @@ def test_the_mixture_holds_each_task_as_often_as_a_sequence_trains_on_it(job, mo
     monkeypatch.setattr(Job, "run", spy)
     tasks = {}
     for name, steps in {"a": 4, "b": 2}.items():
-        tasks[name] = MixedTask(training=TRAIN[name], evaluation=EVALUATION[name], steps=steps)
+        tasks[name] = MultitaskPart(training=TRAIN[name], evaluation=EVALUATION[name], steps=steps)
     row = measure_multitask(job, UPSTREAM, tasks, seed=0, title="mixed")
     assert row.about["steps"] == 6
     counts = []

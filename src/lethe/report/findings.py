@@ -46,6 +46,7 @@ class Findings:
     loadings: dict[str, pd.DataFrame] = field(default_factory=dict)
     domain_tests: dict[str, pd.DataFrame] = field(default_factory=dict)
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
     tokens: dict[str, dict[str, list[TokenLosses]]] = field(default_factory=dict)
     """Model -> task -> token losses of the most forgotten examples."""
@@ -183,8 +184,10 @@ def read_findings(
     for model, path in zip(models, paths("matrices"), strict=True):
         matrices[model] = forgetting_matrix.read_matrix(path)
     base_losses = {}
+    versions = {}
     for model, path in zip(models, paths("bases"), strict=False):
         base = read_row(path)
+        versions[model] = base.about.get("versions", {})
         base_losses[model] = dict(zip(base.example_ids, base.loss_before.tolist(), strict=True))
     training = {}
     for task, path in zip(tasks, paths("training"), strict=False):
@@ -211,6 +214,7 @@ def read_findings(
         transfer=_read_table(transfer[0]) if transfer else None,
         sequences=_read_sequences(paths("sequences")),
         base_losses=base_losses,
+        versions=versions,
         tokens=read_tokens(token_files),
         training=training,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],

@@ -25,7 +25,7 @@ from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
 from lethe.report.replay_figures import DOSES, summarise_runs
 from lethe.report.sequence_section import SEQUENCE_MEASURES
-from lethe.report.verdict import make_verdicts
+from lethe.report.verdict import describe_origin, make_verdicts
 
 CAPTIONS = {
     "overview": "The first model at a glance: forgetting by task and text, its rank, the error of "
@@ -95,6 +95,7 @@ def render_page(
         binary=findings.binary,
         unit=findings.unit,
         verdicts=make_verdicts(findings, settings),
+        origins=describe_origin(findings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
         left_out=describe_left_out(left_out),

@@ -7,6 +7,7 @@ import matplotlib.image as mpimg
 import numpy as np
 import pytest
 from helpers import findings as tiny_findings
+from playwright.sync_api import expect
 
 from lethe.data.examples import Example, UpstreamExample, write_upstream
 from lethe.report.findings import read_findings
@@ -187,7 +188,9 @@ def test_the_heat_map_is_ordered_and_the_order_is_the_same_for_both_models(open_
         text = tooltip(page, row=0, column=1)
         examples.append(re.search(r"a-\d{5}", text)[0])
         page.mouse.click(*cell(page, row=0, column=1))
-        assert f"model={model}" in page.url
+        expect(page).to_have_url(re.compile(f"model={model}"))
+        # The page moves to the example, and only then the map can be clicked again.
+        expect(page.locator("#browser-example h4")).to_be_in_viewport()
     assert examples[0] == examples[1]
 
 

@@ -98,7 +98,7 @@ def test_a_matrix_of_ones_own_trains_nothing(shipped):
     counts = planned(shipped, "--configfile", str(shipped / "experiments/own-matrix.yaml"))
     assert counts == {
         **{"import_matrix": 1, "rank_curve": 1, "score_completion": 1},
-        **{"draw_plots": 1, "write_report": 1},
+        **{"read_components": 1, "draw_plots": 1, "write_report": 1},
     }
 
 

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from helpers.experiment import TINY, make_experiment
+from pydantic import BaseModel
 
 from lethe import workflow
 from lethe.config.loading import load_experiment
+from lethe.config.yaml_file import read_yaml
 from lethe.errors import LetheError
 from lethe.workflow import (
     JobResources,
@@ -589,3 +591,32 @@ def test_a_curve_of_precision_has_a_table_and_a_figure_only_where_it_is_asked_fo
     listed = files(experiment)
     assert "precision" in listed.figures and "precision" not in files(load()).figures
     assert listed.report_tables()["precision"] == listed.of_models("precision.csv")
+
+
+def names_of_settings(settings: BaseModel, values: dict, prefix: str = "") -> set[str]:
+    """Dotted names of the settings in `values`; `*` stands for the name of a model, say."""
+    names = set()
+    for name in type(settings).model_fields:
+        if name not in values:
+            continue
+        names.add(prefix + name)
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            names |= names_of_settings(value, values[name], f"{prefix}{name}.")
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                if isinstance(entry, BaseModel):
+                    names |= names_of_settings(entry, values[name][key], f"{prefix}{name}.*.")
+    return names
+
+
+def test_a_new_setting_with_its_default_reruns_no_report_of_a_finished_run(monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    # The settings that reports recorded in November 2026. The list does not grow.
+    recorded = set((root / "tests/unit/recorded_settings.txt").read_text("utf-8").split())
+    path = Path("experiments/replay-study.yaml")
+    experiment = load_experiment(read_yaml(path), files=[path])
+    names = names_of_settings(experiment.settings, RuleParameters(experiment).settings())
+    new = sorted(names - recorded)
+    assert not new, f"give these settings an exclude_if for their default: {new}"

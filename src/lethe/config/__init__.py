@@ -24,6 +24,9 @@ from lethe.config.sequence_settings import Sequences
 from lethe.config.settings import Location, Name, NonNegativeInt, Seed, Settings
 from lethe.config.similarity_settings import Similarity
 
+# Most forgotten examples per row whose token losses are stored.
+TOKEN_EXAMPLES = 20
+
 
 class Experiment(Settings):
     """One complete experiment."""
@@ -49,7 +52,9 @@ class Experiment(Settings):
     task_examples: TaskExamples = Field(TaskExamples(), description="Examples per task.")
     scoring: Scoring = Field(Scoring(), description="How losses are measured.")
     token_examples: NonNegativeInt = Field(
-        20,
+        TOKEN_EXAMPLES,
+        # Reports of older runs recorded all settings, and stay up to date without this one.
+        exclude_if=lambda count: count == TOKEN_EXAMPLES,
         description="Most forgotten examples per row whose token losses are stored for the report; "
         "0: none. A change reruns no finished row.",
     )

@@ -180,16 +180,26 @@ class Estimate:
             return Work(disk=scoring.disk, loads=0)
         recipe = run.apply_to(self.recipe)
         work = _sum(self._training(task, recipe=recipe), scoring)
-        if not run.replays or run.accounting == "swap":
+        if not run.replays:
             return work
         examples = self.calibration["tasks"][task]["examples"]
         steps = planned_steps(recipe, examples, self.sizes.tasks[task].group)
-        tokens = (
-            count_replayed(steps * recipe.batch, run.ratio) * self.calibration["upstream_tokens"]
-        )
+        replayed = count_replayed(steps * recipe.batch, run.ratio)
+        probing = self._probe_passes(run, replayed) * self.calibration["upstream_tokens"]
+        work = _sum(work, Work(scored=probing, loads=0))
+        if run.accounting == "swap":
+            return work
+        tokens = replayed * self.calibration["upstream_tokens"]
         if run.objective != "text":
             tokens *= 1 + TEACHER_SHARE
         return _sum(work, Work(trained=tokens, loads=0))
+
+    def _probe_passes(self, run: ReplayRun, replayed: int) -> int:
+        """Forward passes over single examples that choosing this many replayed ones takes."""
+        if run.strategy == "mir":
+            replayable = self.sizes.examples - self.sizes.heldout
+            return min(run.mir_candidates * replayed, replayable)
+        return len(run.probe_after) * run.probes
 
 
 def _sum(*works: Work) -> Work:

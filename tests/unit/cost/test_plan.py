@@ -104,6 +104,19 @@ def test_replay_with_the_base_model_beside_it_costs_its_forward_passes():
     assert trained == pytest.approx(expected)
 
 
+def test_strategies_that_probe_the_model_cost_their_forward_passes():
+    strategies = ["random", "online", "closed_loop", "mir"]
+    replay = Replay(
+        strategies=strategies, ratio=0.25, tasks="all", probes=3, closed_loop_after=[0.3, 0.6]
+    )
+    works = estimate(replay=replay).jobs()["replay_run"]
+    scored = [work.scored for work in works[::3]]
+    tokens = CALIBRATION["upstream_tokens"]
+    # Of eight upstream examples two are held out, and mir has no more than six candidates.
+    expected = [0, 3 * tokens, 2 * 3 * tokens, 6 * tokens]
+    assert [value - scored[0] for value in scored] == pytest.approx(expected)
+
+
 def test_answers_take_their_time_and_a_model_in_two_copies_is_loaded_twice():
     asking = CALIBRATION | {"answer_seconds": 2.0, "loads": 2}
     row = estimate(asking).row("a")

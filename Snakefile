@@ -27,6 +27,7 @@ else:
 
 
 include: "rules/rank.smk"  # the rank of Z
+include: "rules/components.smk"  # the tasks, texts and domains of its components
 include: "rules/completion.smk"  # how well a few probes predict a row
 include: "rules/report.smk"  # figures and page
 

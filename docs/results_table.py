@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.statistics import bootstrap_interval
 
 PROBES = 30
@@ -168,17 +169,6 @@ def print_routing(model: Path) -> None:
             effect = interval(by_task.mean(), *bootstrap_interval(by_task))
             cells.append("-" if name == line.strategy else effect)
         print_line(line.strategy, *cells)
-
-
-# Measure of sequence_comparison.csv -> its heading.
-SEQUENCE_MEASURES = {
-    "heldout_forgetting": "held-out forgetting",
-    "acc": "ACC",
-    "bwt": "BWT",
-    "forgetting": "forgetting of tasks",
-    "fwt": "FWT",
-    "learning": "learning",
-}
 
 
 def print_sequences(model: Path) -> None:

@@ -25,3 +25,22 @@ rule score_completion:
         ),
     script:
         "../workflow_scripts/score_completion.py"
+
+
+rule estimate_precision:
+    """Estimates the precision to expect by number of probes and of training tasks."""
+    input:
+        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+    output:
+        precision=f"{RESULTS}/{{model}}/precision.csv",
+    log:
+        f"{LOGS}/estimate_precision/{{model}}.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        **MACHINE.analysis(),
+    params:
+        **PARAMETERS.precision(),
+        tasks=TASKS,
+    script:
+        "../workflow_scripts/estimate_precision.py"

@@ -4,9 +4,15 @@ rule draw_plots:
     input:
         **FILES.figure_tables(),
     output:
-        png=report(
-            FILES.plots("png"), caption="../report/figure.rst", category="Figures"
-        ),
+        png=[
+            report(
+                path,
+                caption="../report/figure.rst",
+                category="2 Figures",
+                labels={"figure": Path(path).stem.replace("_", " ")},
+            )
+            for path in FILES.plots("png")
+        ],
         svg=FILES.plots("svg"),
     log:
         f"{LOGS}/draw_plots.log",
@@ -30,7 +36,10 @@ rule write_report:
     output:
         **FILES.left_out,
         page=report(
-            f"{RESULTS}/report.html", caption="../report/page.rst", category="Report"
+            f"{RESULTS}/report.html",
+            caption="../report/page.rst",
+            category="1 Report",
+            labels={"page": "all findings"},
         ),
     log:
         f"{LOGS}/write_report.log",

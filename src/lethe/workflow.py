@@ -433,12 +433,21 @@ class ResultFiles:
             parts.append(re.escape(order) + last)
         return "|".join(parts)
 
+    def component_tables(self, folder: str) -> dict[str, str]:
+        """Output name -> tables of the components of Z; an own matrix has no domains to test."""
+        tables = {"loadings": f"{folder}/components.csv", "tree": f"{folder}/task_tree.csv"}
+        if self.experiment.settings.models:
+            tables["domain_tests"] = f"{folder}/component_domains.csv"
+        return tables
+
     # ---- report
 
     @cached_property
     def figures(self) -> list[str]:
         """Names of the report's figures."""
-        names = ["overview", "heatmap", "spectrum", "rank_curves", "completion"]
+        names = ["overview", "heatmap", "spectrum", "rank_curves", "task_tree", "completion"]
+        if self.precision_tables():
+            names.append("precision")
         if self.experiment.settings.models:
             names.append("forgetting_by_task")
         if self.experiment.settings.replay:
@@ -474,15 +483,23 @@ class ResultFiles:
             "summaries": self.of_models("rows.csv") if settings.models else [],
             "comparisons": self.of_models("replay_comparison.csv") if settings.replay else [],
             "noise": self.of_models("noise.json") if settings.noise else [],
+            "precision": self.precision_tables(),
             "upstream": self.upstream.get("upstream", []),
             "sequences": self.reported_tables_of_sequences(),
         }
+
+    def precision_tables(self) -> list[str]:
+        """The precision to expect by number of probes and training tasks, one table per model."""
+        wanted = self.experiment.settings.completion.precision_tasks
+        return self.of_models("precision.csv") if wanted else []
 
     def report_tables(self) -> dict[str, Any]:
         """Input name -> the tables that the report shows; empty lists for absent parts."""
         settings = self.experiment.settings
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
+            "loadings": self.of_models("components.csv"),
+            "domain_tests": self.of_models("component_domains.csv") if settings.models else [],
             "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
@@ -883,11 +900,18 @@ class RuleParameters:
         return {name: [task.group, task.split] for name, task in self.experiment.tasks.items()}
 
     def completion(self) -> dict[str, Any]:
-        """The settings of completion; a sibling only if there is one."""
+        """The settings that scores depend on; a sibling only if there is one."""
         completion = self.experiment.settings.completion
+        excluded = {"precision_tasks"}
         # Finished runs have no such value, and stay up to date without it.
-        excluded = {"sibling"} if completion.sibling is None else None
+        if completion.sibling is None:
+            excluded.add("sibling")
         return completion.model_dump(mode="json", exclude=excluded)
+
+    def precision(self) -> dict[str, list[int]]:
+        """Numbers of probes and of training tasks of the curve of precision."""
+        completion = self.experiment.settings.completion
+        return {"probes": completion.probes, "training_tasks": completion.precision_tasks}
 
     def settings(self) -> dict[str, Any]:
         """All settings, as the report shows them; without `leave_out` if nothing is left out."""

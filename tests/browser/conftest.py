@@ -17,3 +17,28 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, report):
+    """Opens a report; afterwards there was no error, no warning and no request."""
+    problems = []
+    pages = []
+
+    def open_at(address: str = "report.html", **options):
+        page = chromium.new_page(**options)
+        pages.append(page)
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        requests = []
+        page.goto(f"file://{report}/{address}")
+        page.wait_for_selector("html[data-browser=ready][data-figures=ready]")
+        problems.extend(url for url in requests if not url.startswith(f"file://{report}/"))
+        return page
+
+    yield open_at
+    for page in pages:
+        assert page.title() == "tiny · lethe"
+        page.close()
+    assert problems == []

@@ -11,11 +11,7 @@ from lethe.matrix.token_files import TokenLosses
 from lethe.report.report_page import render_page
 
 pytestmark = pytest.mark.browser
-SETTINGS = {
-    "experiment": "tiny",
-    "completion": {"threshold": 0.2},
-    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
-}
+SETTINGS = tiny_findings.SETTINGS
 SVG = "<svg onload=\"document.title='broken'\"></svg>"
 TOKENS = ["<s>", "<svg", " onload", "=\"document.title='broken'\">", "", "🦜", "\u202e</svg>", "\n"]
 BEFORE = [np.nan, 1.0, 2.0, 3.0, 0.5, 0.5, 1.0, 2.0]
@@ -56,28 +52,6 @@ def report(tmp_path_factory):
     own = tiny_findings.make_findings(folder / "own", imported=True)
     (folder / "own.html").write_text(render_page(own, {}, SETTINGS), "utf-8")
     return folder
-
-
-@pytest.fixture
-def open_page(chromium, report):
-    """Opens a report; afterwards there was no error, no warning and no request."""
-    problems = []
-    pages = []
-
-    def open_at(address: str = "report.html", **options):
-        page = chromium.new_page(**options)
-        pages.append(page)
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(f"file://{report}/{address}")
-        page.wait_for_selector("html[data-browser=ready]")
-        return page
-
-    yield open_at
-    for page in pages:
-        assert page.title() == "tiny · lethe"
-        page.close()
-    assert problems == []
 
 
 def panel(page):

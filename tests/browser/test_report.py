@@ -2,25 +2,18 @@
 
 import io
 import re
-import shutil
 
 import matplotlib.image as mpimg
 import numpy as np
 import pytest
 from helpers import findings as tiny_findings
-from playwright.sync_api import sync_playwright
 
 from lethe.data.examples import Example, UpstreamExample, write_upstream
 from lethe.report.findings import read_findings
 from lethe.report.report_page import render_page
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SETTINGS = {
-    "experiment": "tiny",
-    "completion": {"threshold": 0.2},
-    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
-}
+SETTINGS = tiny_findings.SETTINGS
 SVG = "<svg onload=\"document.title='broken'\"><script>document.title='broken'</script></svg>"
 TEXTS = [
     SVG,
@@ -28,17 +21,6 @@ TEXTS = [
     "\u202egnirts desrever\u202c and 🦜🦜",
     "long " * 200_000,
 ]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with sync_playwright() as playwright:
-        # As root, Chromium starts without its sandbox only.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -58,31 +40,6 @@ def report(tmp_path_factory):
     own = tiny_findings.make_findings(folder / "own", imported=True)
     (folder / "own.html").write_text(render_page(own, {}, SETTINGS), "utf-8")
     return folder
-
-
-@pytest.fixture
-def open_page(chromium, report):
-    """Opens a report; afterwards there was no error, no warning and no request."""
-    problems = []
-    pages = []
-
-    def open_at(address: str = "report.html", **options):
-        page = chromium.new_page(**options)
-        pages.append(page)
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        requests = []
-        page.goto(f"file://{report}/{address}")
-        page.wait_for_selector("html[data-browser=ready][data-figures=ready]")
-        problems.extend(url for url in requests if not url.startswith(f"file://{report}/"))
-        return page
-
-    yield open_at
-    for page in pages:
-        assert page.title() == "tiny · lethe"
-        page.close()
-    assert problems == []
 
 
 def rows(page):

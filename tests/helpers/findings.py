@@ -6,6 +6,7 @@ import numpy as np
 
 from lethe import tables
 from lethe.analysis import low_rank
+from lethe.completion.evaluation import DOMAIN_MEAN, TASK_MEAN
 from lethe.config.task_table import Task
 from lethe.data.examples import Example, UpstreamExample, write_upstream
 from lethe.matrix import forgetting_matrix, rows
@@ -20,6 +21,12 @@ TASKS = {
     "poems": Task(name="poems", group="words", split="test"),
 }
 METRICS = ("rmse", "mae", "spearman", "top_1_percent", "top_10_percent", "f1", "auc")
+# Settings of the experiment that these tables come from, as far as the page reads them.
+SETTINGS = {
+    "experiment": "tiny",
+    "completion": {"threshold": 0.2},
+    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
+}
 SCRIPT = "<script>alert('x')</script>"
 
 
@@ -55,6 +62,27 @@ def completion(value: float = 0.2) -> list[dict]:
                     lines.append(line | {"seed": "0"})
                     interval = {"low": value / k - 0.01, "high": value / k + 0.01}
                     lines.append(line | interval | {"seed": "all", "sd_over_seeds": 0.001})
+    return lines
+
+
+def means(value: float = 0.02) -> list[dict]:
+    """Lines of completion.csv for the means of tasks and domains, from one probe of `gaussian`."""
+    lines = []
+    for metric in (*METRICS, *TASK_MEAN, *DOMAIN_MEAN):
+        line = {"split": "in_domain", "method": "gaussian", "k": 1, "probes": "random"}
+        line |= {"metric": metric, "value": value, "low": value, "high": value}
+        lines.append(line | {"seed": "all", "sd_over_seeds": 0.001})
+    return lines
+
+
+def precision() -> list[dict]:
+    """Lines of precision.csv for two numbers of training tasks and of probes."""
+    lines = []
+    for count in (2, 20):
+        for k in (1, 3):
+            line = {"training_tasks": count, "k": k, "top_10_percent": 0.1 * k}
+            line |= {"column_mean_top_10_percent": 0.15, "task_mean_error": 0.05 / k}
+            lines.append(line | {"rmse": 0.2 / k})
     return lines
 
 
@@ -147,7 +175,7 @@ def write_tables(
     `imported` writes the tables of an experiment on an imported matrix, without fine-tunes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = ["matrices", "curves", "completions"]
+    kinds = ["matrices", "curves", "completions", "precision"]
     if not imported:
         kinds += ["summaries", "comparisons", "runs"]
     paths: dict = {kind: [] for kind in kinds}
@@ -157,6 +185,7 @@ def write_tables(
         forgetting_matrix.write_matrix(path["matrices"], values)
         tables.write_csv(path["curves"], low_rank.rank_curve(values.values).records())
         tables.write_csv(path["completions"], completion())
+        tables.write_csv(path["precision"], precision())
         if not imported:
             tables.write_csv(path["summaries"], summaries(values))
             tables.write_csv(path["comparisons"], compare(runs()))

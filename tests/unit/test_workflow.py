@@ -254,8 +254,12 @@ def test_the_report_reads_the_tables_that_exist(load, own_matrix):
         "heatmap",
         "spectrum",
         "rank_curves",
+        "task_tree",
         "completion",
     ]
+    # An own matrix has no domains.
+    assert tables["domain_tests"] == [] and tables["training"] == []
+    assert list(files(own_matrix).component_tables("x")) == ["loadings", "tree"]
 
 
 def test_the_report_of_models_has_their_tables_and_no_sanity(load):
@@ -572,3 +576,16 @@ def test_changed_predictions_have_files_and_tables_only_where_they_are_measured(
     assert listed.prediction_changes("olmo")[0] == f"{FOLDER}/olmo/prediction_changes/add.parquet"
     assert listed.report_tables()["finer"][0] == f"{FOLDER}/olmo/prediction_changes.csv"
     assert listed.finer_matrices("x")["kl"] == "x/Z_kl.parquet"
+
+
+def test_a_curve_of_precision_has_a_table_and_a_figure_only_where_it_is_asked_for(load):
+    assert "precision_tasks" not in RuleParameters(load()).settings()["completion"]
+    completion = TINY.get("completion", {}) | {"precision_tasks": [1, 2]}
+    experiment = load(completion=completion)
+    parameters = RuleParameters(experiment)
+    assert parameters.settings()["completion"]["precision_tasks"] == [1, 2]
+    assert parameters.completion() == RuleParameters(load()).completion()
+    assert parameters.precision()["training_tasks"] == [1, 2]
+    listed = files(experiment)
+    assert "precision" in listed.figures and "precision" not in files(load()).figures
+    assert listed.report_tables()["precision"] == listed.of_models("precision.csv")

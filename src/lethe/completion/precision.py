@@ -1,6 +1,6 @@
 """The precision to expect, by number of probes and of training tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,17 @@ import numpy as np
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import random_probes
 from lethe.completion.scores import METRICS, Truth
+from lethe.completion.splits import names_in_split
+from lethe.config.task_table import Task
+from lethe.errors import LetheError
+from lethe.matrix.forgetting_matrix import Matrix
+
+# With fewer training tasks none can be left out and predicted from others.
+FEWEST_TASKS = 3
+# A curve of precision needs no more examples than this.
+LARGEST_COLUMNS = 20_000
+# With more training tasks, this many of them are left out, drawn at random.
+LARGEST_LEFT_OUT = 64
 
 
 def precision_curve(
@@ -19,8 +30,8 @@ def precision_curve(
 ) -> list[dict[str, Any]]:
     """The precision to expect on an unseen task, from the training rows alone.
 
-    Every training row is left out in turn. It is predicted by `gaussian` from random probes and
-    from so many of the other rows, drawn at random for each seed.
+    Every training row, or `LARGEST_LEFT_OUT` of more rows, is left out in turn. It is predicted by
+    `gaussian` from random probes and from so many of the other rows, drawn at random for each seed.
 
     Parameters
     ----------
@@ -47,14 +58,17 @@ def precision_curve(
     rows = np.asarray(train, dtype=np.float64)
     tasks = len(rows)
     counts = [tasks - 1] if training_tasks is None else list(training_tasks)
-    if tasks < 3:
+    if tasks < FEWEST_TASKS:
         raise ValueError(f"{tasks} training tasks; a curve of precision needs at least 3")
     if min(counts) < 1 or max(counts) >= tasks:
         raise ValueError(f"training_tasks {counts}; each must be from 1 to {tasks - 1}")
+    left_out = np.arange(tasks)
+    if tasks > LARGEST_LEFT_OUT:
+        left_out = np.sort(np.random.default_rng(73).choice(tasks, LARGEST_LEFT_OUT, False))
     lines = []
     for count in counts:
         scores: dict[int, list[list[float]]] = {k: [] for k in probes}
-        for row in range(tasks):
+        for row in left_out:
             others = np.delete(np.arange(tasks), row)
             for seed in seeds:
                 order = np.random.default_rng([seed, row, 71]).permutation(others)
@@ -74,6 +88,39 @@ def precision_curve(
                 }
             )
     return lines
+
+
+def curve_of_table(
+    matrix: Matrix,
+    tasks: Mapping[str, Task],
+    probes: Sequence[int],
+    training_tasks: Sequence[int],
+) -> list[dict[str, Any]]:
+    """The curve of the training tasks of a table; the lines of precision.csv.
+
+    Numbers of training tasks that the table does not have are left out, and the number of all
+    others is added. At most `LARGEST_COLUMNS` examples, drawn at random, stand for a larger Z.
+
+    Raises
+    ------
+    LetheError
+        If the table has fewer than three training tasks.
+    """
+    names = names_in_split(tasks, "train")
+    if len(names) < FEWEST_TASKS:
+        raise LetheError(
+            f"completion.precision_tasks: the task table has {len(names)} training tasks; the "
+            f"curve of precision needs at least {FEWEST_TASKS}. Add training tasks, or leave the "
+            "setting out"
+        )
+    train = matrix.values[matrix.rows(names)]
+    examples = train.shape[1]
+    if examples > LARGEST_COLUMNS:
+        rng = np.random.default_rng(67)
+        train = train[:, np.sort(rng.choice(examples, LARGEST_COLUMNS, replace=False))]
+    largest = len(names) - 1
+    counts = sorted({count for count in training_tasks if count < largest} | {largest})
+    return precision_curve(train, probes, counts)
 
 
 def _score(method: Gaussian, row: np.ndarray, k: int, seed: int) -> list[float]:

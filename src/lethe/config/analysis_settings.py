@@ -89,6 +89,13 @@ class CompletionSettings(Settings):
         "examples, as <experiment>/<model>. The method gaussian_sibling completes the difference "
         "from its rows (docs/reference/completion-methods.md).",
     )
+    precision_tasks: list[PositiveInt] = Field(
+        [],
+        exclude_if=lambda value: not value,
+        description="Numbers of training tasks for the curve of precision: how many probes and "
+        "training tasks a wanted precision needs. The number of all others is added. Empty: no "
+        "such table and figure.",
+    )
     mf: MFSettings = Field(MFSettings(), description="Settings of the method mf.")
     knn: KNNSettings = Field(KNNSettings(), description="Settings of the method knn.")
 
@@ -109,7 +116,9 @@ class CompletionSettings(Settings):
 
     @model_validator(mode="after")
     def _no_duplicates(self):
-        refuse_repeated_values(self, "methods", "probes", "seeds", "probe_choice")
+        refuse_repeated_values(
+            self, "methods", "probes", "seeds", "probe_choice", "precision_tasks"
+        )
         return self
 
 

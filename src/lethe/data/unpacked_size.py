@@ -63,20 +63,27 @@ def refuse_large_parquet(path: Path | str) -> None:
     ------
     LetheError
         Naming the file and both sizes, if it does not.
-    OSError, pyarrow.ArrowException
-        If it is no Parquet file.
+    OSError, ValueError, pyarrow.ArrowException
+        If it is no Parquet file, or a damaged one.
     """
     path = Path(path)
     bound = unpacked_bound(path)
     with pq.ParquetFile(path, pre_buffer=False) as file:
         metadata = file.metadata
+        groups = [g for g in range(metadata.num_row_groups) if metadata.row_group(g).num_rows]
+        count = sum(metadata.row_group(g).total_byte_size for g in groups)
+        if count > bound:
+            raise unpacks_too_far(path, count, bound, exact=True)
+        # pyarrow's metadata ends the whole process at a damaged column, and its reader raises.
+        for group in groups:
+            next(file.iter_batches(1, row_groups=[group]), None)
     count = VALUE_BYTES * metadata.num_rows
     # Column -> the most bytes that its texts can have.
     repeated: dict[str, int] = {}
     # Column whose texts share beginnings -> the most bytes of one text.
     longest: dict[str, int] = {}
     schema = metadata.schema
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+    for group in map(metadata.row_group, groups):
         for position in range(metadata.num_columns):
             chunk = group.column(position)
             size = chunk.total_uncompressed_size

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lethe.data.tokens import Tokens, scored
-from lethe.engine.batch_runner import BatchRunner
+from lethe.data.tokens import Tokens
 from lethe.engine.batches import (
     Batch,
     announce_prompts,
@@ -66,19 +65,7 @@ def mean_prediction_changes(
         If a single example does not fit into memory.
     """
     means = np.full((len(examples), len(MEASURES)), np.nan, dtype=np.float32)
-    runner = BatchRunner(
-        _TokenComparison(model, teacher, examples),
-        results=means,
-        finished=np.zeros(len(examples), dtype=bool),
-        rows=np.flatnonzero(scored(examples)),
-        tokens_per_batch=tokens_per_batch,
-        title=title,
-    )
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        runner.run()
-    model.train(was_training)
+    _TokenComparison(model, teacher, examples).fill(means, tokens_per_batch, title)
     return means
 
 

@@ -206,19 +206,7 @@ def mean_divergences(
         If a single example does not fit into memory.
     """
     means = np.full(len(examples), np.nan, dtype=np.float32)
-    runner = BatchRunner(
-        ModelComparison(model, teacher, examples),
-        results=means,
-        finished=np.zeros(len(examples), dtype=bool),
-        rows=np.flatnonzero(scored(examples)),
-        tokens_per_batch=tokens_per_batch,
-        title=title,
-    )
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        runner.run()
-    model.train(was_training)
+    ModelComparison(model, teacher, examples).fill(means, tokens_per_batch, title)
     return means
 
 
@@ -231,6 +219,22 @@ class ModelComparison:
         self.examples = examples
         self.lengths = lengths(examples)
         self.device = next(model.parameters()).device
+
+    def fill(self, results: np.ndarray, tokens_per_batch: int, title: str) -> None:
+        """Compares the models on every example with scored tokens, in their row of `results`."""
+        runner = BatchRunner(
+            self,
+            results=results,
+            finished=np.zeros(len(self.examples), dtype=bool),
+            rows=np.flatnonzero(scored(self.examples)),
+            tokens_per_batch=tokens_per_batch,
+            title=title,
+        )
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            runner.run()
+        self.model.train(was_training)
 
     def run(self, rows: np.ndarray) -> np.ndarray:
         """Mean divergences of the examples at these rows."""

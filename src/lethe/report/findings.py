@@ -35,6 +35,7 @@ class Findings:
     contrasts: dict[str, pd.DataFrame] = field(default_factory=dict)
     frontiers: dict[str, pd.DataFrame] = field(default_factory=dict)
     advice: dict[str, pd.DataFrame] = field(default_factory=dict)
+    precision: dict[str, pd.DataFrame] = field(default_factory=dict)
     runs: dict[str, pd.DataFrame] = field(default_factory=dict)
     noise: dict[str, dict] = field(default_factory=dict)
     sanity: dict[str, dict] = field(default_factory=dict)
@@ -42,7 +43,10 @@ class Findings:
     finer: dict[str, pd.DataFrame] = field(default_factory=dict)
     transfer: pd.DataFrame | None = None
     sequences: dict[str, SequenceTables] = field(default_factory=dict)
+    loadings: dict[str, pd.DataFrame] = field(default_factory=dict)
+    domain_tests: dict[str, pd.DataFrame] = field(default_factory=dict)
     base_losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
     upstream: list[UpstreamExample] = field(default_factory=list)
     tokens: dict[str, dict[str, list[TokenLosses]]] = field(default_factory=dict)
     """Model -> task -> token losses of the most forgotten examples."""
@@ -98,6 +102,10 @@ NAMES = (
     "lethe_version",
     "largest_difference_task",
     "eval_loss_after_largest_difference_task",
+    "kind",
+    "end",
+    "name",
+    "domain",
 )
 
 
@@ -176,8 +184,10 @@ def read_findings(
     for model, path in zip(models, paths("matrices"), strict=True):
         matrices[model] = forgetting_matrix.read_matrix(path)
     base_losses = {}
+    versions = {}
     for model, path in zip(models, paths("bases"), strict=False):
         base = read_row(path)
+        versions[model] = base.about.get("versions", {})
         base_losses[model] = dict(zip(base.example_ids, base.loss_before.tolist(), strict=True))
     training = {}
     for task, path in zip(tasks, paths("training"), strict=False):
@@ -193,14 +203,18 @@ def read_findings(
         contrasts=tables("contrasts"),
         frontiers=tables("frontiers"),
         advice=tables("advice"),
+        precision=tables("precision"),
         runs=tables("runs"),
         associations=tables("associations"),
         finer=tables("finer"),
+        loadings=tables("loadings"),
+        domain_tests=tables("domain_tests"),
         noise=records("noise"),
         sanity=records("sanity"),
         transfer=_read_table(transfer[0]) if transfer else None,
         sequences=_read_sequences(paths("sequences")),
         base_losses=base_losses,
+        versions=versions,
         tokens=read_tokens(token_files),
         training=training,
         upstream=read_upstream(Path(inputs["upstream"])) if inputs["upstream"] else [],

@@ -8,7 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from scipy.cluster import hierarchy
 
+from lethe.analysis.component_reading import grow_task_tree
 from lethe.report.figure_style import (
     COLOURS,
     FAINT,
@@ -120,6 +122,40 @@ def draw_errors(axis: Axes, scores: pd.DataFrame, unit: str) -> None:
     axis.set(xlabel="probes of the unseen task", ylabel=f"RMSE ({unit})")
     axis.set_ylim(bottom=0)
     axis.grid(axis="y")
+
+
+def draw_precision(findings: Findings) -> Figure:
+    """Draws the precision to expect by number of probes, one line per number of training tasks.
+
+    Left: the share of the most forgotten tenth that is predicted, with that of the example means,
+    which need no probe, as dotted lines. Right: the error of the task's mean forgetting.
+    """
+    figure, axes = new_panels(len(findings.precision), 2, width=4.8, height=3.5)
+    for (top, error), (model, table) in zip(axes, findings.precision.items(), strict=True):
+        counts = sorted(table.training_tasks.unique())
+        colours = mpl.colormaps["viridis"](np.linspace(0.85, 0.0, len(counts)))
+        for count, colour in zip(counts, colours, strict=True):
+            line = table[table.training_tasks == count].sort_values("k")
+            label = f"{count} training tasks"
+            top.plot(line.k, line.top_10_percent, "o-", ms=3.5, color=colour, label=label)
+            of_means = line.column_mean_top_10_percent
+            top.plot(line.k, of_means, ":", lw=1, color=colour)
+            error.plot(line.k, line.task_mean_error, "o-", ms=3.5, color=colour)
+        for axis in (top, error):
+            ticks = sorted(table.k.unique())
+            axis.set_xscale("log")
+            axis.set_xticks(ticks, ticks)
+            axis.minorticks_off()
+            axis.set_xlabel("probes of the unseen task")
+            axis.grid(axis="y")
+        top.set(title=f"{model}: most forgotten tenth", ylabel="share that is predicted")
+        top.set_ylim(0, 1)
+        error.set(
+            title=f"{model}: mean of the task", ylabel=f"error of its forgetting ({findings.unit})"
+        )
+        error.set_ylim(bottom=0)
+        top.legend()
+    return figure
 
 
 def draw_forgetting_by_task(findings: Findings) -> Figure:
@@ -260,12 +296,39 @@ def draw_overview(findings: Findings) -> Figure:
     return figure
 
 
+def draw_task_tree(findings: Findings) -> Figure:
+    """Draws one tree of tasks per model; tasks that forget the same examples are joined early."""
+    trees = {model: grow_task_tree(z) for model, z in findings.matrices.items()}
+    most = max(len(tree.tasks) for tree in trees.values())
+    figure, axes = new_panels(1, len(trees), width=5.2, height=1.2 + 0.16 * most)
+    for axis, (model, tree) in zip(axes[0], trees.items(), strict=True):
+        axis.set_title(model)
+        if not len(tree.merges):
+            axis.text(0.5, 0.5, "too few tasks that share examples", ha="center")
+            axis.set_axis_off()
+            continue
+        hierarchy.dendrogram(
+            tree.merges,
+            labels=tree.tasks,
+            orientation="left",
+            color_threshold=0,
+            above_threshold_color=INK,
+            leaf_font_size=7 if most <= 60 else 4,
+            ax=axis,
+        )
+        axis.set_xlabel("distance (1 − correlation of two rows of Z)")
+        axis.spines["left"].set_visible(False)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Findings], Figure]] = {
     "overview": draw_overview,
     "heatmap": draw_heatmap,
     "spectrum": draw_spectrum,
     "rank_curves": draw_rank_curves,
+    "task_tree": draw_task_tree,
     "completion": draw_completion,
+    "precision": draw_precision,
     "forgetting_by_task": draw_forgetting_by_task,
     "replay": draw_replay,
     "sequences": lambda findings: draw_sequences(findings.sequences),

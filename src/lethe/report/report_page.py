@@ -16,6 +16,7 @@ from lethe.config.replay_settings import Replay
 from lethe.config.task_table import Task
 from lethe.replay.planned_contrasts import frontier_runs
 from lethe.report.cell_predictions import PROBES
+from lethe.report.component_section import describe_components
 from lethe.report.example_browser import choose_shown, make_browser, text_of
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
@@ -24,7 +25,7 @@ from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
 from lethe.report.replay_figures import DOSES, summarise_runs
 from lethe.report.sequence_section import SEQUENCE_MEASURES
-from lethe.report.verdict import make_verdicts
+from lethe.report.verdict import describe_origin, make_verdicts
 
 CAPTIONS = {
     "overview": "The first model at a glance: forgetting by task and text, its rank, the error of "
@@ -35,6 +36,13 @@ CAPTIONS = {
     "spectrum": "Squares of the singular values of Z as shares of their sum.",
     "rank_curves": "R² of the best approximation of Z of each rank (uncentred SVD, centred "
     "denominator). Dotted: task mean plus example mean, without factors.",
+    "task_tree": "Tasks that make a model forget the same examples are joined early. The distance "
+    "is 1 minus Pearson's correlation of two rows of Z, averaged over the pairs of tasks of two "
+    "branches (average linkage).",
+    "precision": "How many probes and training tasks a wanted precision needs. Every training task "
+    "is predicted from so many others and from random probes. Left: share of the most forgotten "
+    "tenth that is in the predicted tenth (chance: 0.1). Dotted: by the means of the examples "
+    "alone, without probes. Right: absolute error of the predicted mean forgetting of the task.",
     "sequences": "Left: mean forgetting of held-out upstream examples after each task of an order, "
     "against the original base model; thin lines are single orders. Dotted: the sum of the rows of "
     "the tasks learned alone, without replay. Right: R² of a sequence's rows, without replay, "
@@ -87,6 +95,7 @@ def render_page(
         binary=findings.binary,
         unit=findings.unit,
         verdicts=make_verdicts(findings, settings),
+        origins=describe_origin(findings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
         left_out=describe_left_out(left_out),
@@ -96,6 +105,7 @@ def render_page(
         curves=_by_model(rank_values, findings.curves),
         f1_by_rank=_by_model(_f1_values, findings.curves),
         completions=_by_model(_scores, findings.completions),
+        precision=_by_model(_records, findings.precision),
         comparisons=_by_model(_records, findings.comparisons),
         replay_measures=_by_model(_replay_measures, findings.comparisons),
         measures=MEASURES,
@@ -107,6 +117,8 @@ def render_page(
         sequence_measures=SEQUENCE_MEASURES,
         finer=_by_model(finer_lines, findings.finer),
         finer_columns=COLUMNS,
+        components=describe_components(findings),
+        domain_tests=bool(findings.domain_tests),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, threshold),

@@ -1,4 +1,4 @@
-"""The verdict at the top of the report: what was lost, what prevents it, and at which price.
+"""The top of the report: what was lost, what prevents it, at which price, and what made it.
 
 One paragraph per model. It says an effect in words where the numbers support it; otherwise it names
 what is not known and why.
@@ -120,3 +120,37 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
     if run not in seconds.index or "none" not in seconds.index or not seconds["none"] > 0:
         return []
     return [f"Training takes {seconds[run] / seconds['none']:.2f} times as long as without replay."]
+
+
+def describe_origin(findings: Findings) -> dict[str, str]:
+    """Per model, the software, the device and the time that its results come from.
+
+    The base model's file records versions, commit and device. A date would differ between two runs
+    with equal results, so none is recorded.
+    """
+    origins = {}
+    for model, versions in findings.versions.items():
+        if not versions:
+            continue
+        commit = versions.get("commit")
+        library = f"lethe {versions.get('lethe', 'of unknown version')}"
+        if commit:
+            library += f" (commit {commit[:10]})"
+        parts = [library]
+        if "torch" in versions:
+            parts.append(f"torch {versions['torch']}")
+        if "device" in versions:
+            parts.append(f"device {versions['device']}")
+        parts += _minutes(findings.summaries.get(model), "fine-tunes")
+        parts += _minutes(findings.runs.get(model), "replay runs")
+        origins[model] = ", ".join(parts)
+    return origins
+
+
+def _minutes(table: pd.DataFrame | None, name: str) -> list[str]:
+    """How many jobs of a table took how long in all, if it records seconds."""
+    if table is None or "training_seconds" not in table:
+        return []
+    columns = table.columns.intersection(["training_seconds", "scoring_seconds"])
+    minutes = float(table[columns].sum().sum()) / 60
+    return [f"{len(table)} {name} in {minutes:.1f} minutes of training and scoring"]

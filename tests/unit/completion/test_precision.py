@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 
-from lethe.completion.precision import precision_curve
+from lethe.completion.precision import curve_of_table, precision_curve
 from lethe.completion.probes import probes_needed
+from lethe.config.task_table import Task
+from lethe.errors import LetheError
+from lethe.matrix.forgetting_matrix import Matrix
 
 
 def rows(tasks):
@@ -42,3 +45,17 @@ def test_too_few_rows_or_too_many_training_tasks_are_refused():
         precision_curve(rows(2), [5])
     with pytest.raises(ValueError, match="each must be from 1 to 5"):
         precision_curve(rows(6), [5], [6])
+
+
+def test_the_curve_of_a_table_uses_its_training_tasks():
+    values = rows(6)
+    names = [f"t{number}" for number in range(6)]
+    table = {name: Task(name=name, group="a", split="train") for name in names}
+    table["t5"] = Task(name="t5", group="a", split="test")
+    z = Matrix(values=values, tasks=names, example_ids=[f"e{j}" for j in range(200)])
+    lines = curve_of_table(z, table, [20], [2, 9])
+    assert [line["training_tasks"] for line in lines] == [2, 4]
+    assert lines == precision_curve(values[:5], [20], [2, 4])
+    few = {name: table[name] for name in ("t0", "t1", "t5")}
+    with pytest.raises(LetheError, match="has 2 training tasks"):
+        curve_of_table(z, few, [20], [1])

@@ -1,5 +1,6 @@
 """Files of some kilobytes that unpack to gigabytes are refused before they are read."""
 
+import contextlib
 import zipfile
 
 import datasets
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import tiny
 
 from lethe.completion.predictor import Predictor
 from lethe.config.data_settings import DatasetSource
@@ -128,3 +130,16 @@ def test_unreadable_archives_are_left_to_their_reader(tmp_path):
     with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
         archive.writestr("a", b"b")
     unpacked_size.refuse_large_archive(tmp_path / "c.npz")
+
+
+def test_a_damaged_footer_raises_and_does_not_end_the_process(tmp_path):
+    path = tmp_path / "a.parquet"
+    write_upstream(path, tiny.upstream(3))
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    for position in range(len(content) - 8 - length, len(content) - 8):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(LetheError, OSError, ValueError, pa.ArrowException):
+            unpacked_size.refuse_large_parquet(path)

@@ -10,11 +10,7 @@ from lethe.report.example_browser import browser_data, compared_rows
 from lethe.report.findings import read_findings
 from lethe.report.report_page import render_page
 
-SETTINGS = {
-    "experiment": "tiny",
-    "completion": {"threshold": 0.2},
-    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
-}
+SETTINGS = tiny_findings.SETTINGS
 
 
 def losses(example_id: str, change: float = 1.0, size: int = 3) -> TokenLosses:

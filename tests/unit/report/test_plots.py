@@ -32,13 +32,20 @@ def test_a_figure_has_the_same_bytes_every_time_and_escapes_names(name, findings
     assert not re.search(r'(?:href|src)="(?!#|data:)', text)
 
 
-IMPORTED = ("overview", "heatmap", "spectrum", "rank_curves", "completion")
+IMPORTED = ("overview", "heatmap", "spectrum", "rank_curves", "task_tree", "completion")
 
 
 @pytest.mark.parametrize("name", IMPORTED)
 def test_an_imported_matrix_has_its_figures(name, tmp_path):
     imported = tiny_findings.make_findings(tmp_path, ["own"], imported=True)
     assert all(image_bytes(name, imported, tmp_path))
+
+
+def test_tasks_that_share_no_example_have_no_tree(findings, tmp_path):
+    z = tiny_findings.z()
+    values = np.full_like(z.values, np.nan)
+    nothing = replace(findings, matrices={"one": replace(z, values=values)})
+    assert all(image_bytes("task_tree", nothing, tmp_path))
 
 
 def test_intervals_that_are_unknown_or_rounded_over_the_mean_can_be_drawn(findings, tmp_path):
@@ -118,3 +125,15 @@ def test_a_run_has_one_colour_in_all_panels_of_replay(findings):
     assert drawn == expected
     markers = [line for line in differences.lines if line.get_marker() == "o"]
     assert [to_hex(line.get_color()) for line in markers] == expected[2:]
+
+
+def test_the_curve_of_precision_has_a_line_per_number_of_training_tasks(findings):
+    figure = plots.draw_figure("precision", findings)
+    top, error = figure.axes[:2]
+    assert [text.get_text() for text in top.get_legend().get_texts()] == [
+        "2 training tasks",
+        "20 training tasks",
+    ]
+    np.testing.assert_allclose(top.lines[2].get_ydata(), [0.1, 0.3])
+    np.testing.assert_allclose(error.lines[1].get_ydata(), [0.05, 0.05 / 3], rtol=1e-6)
+    assert "(nats)" in error.get_ylabel()

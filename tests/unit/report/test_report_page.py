@@ -13,12 +13,7 @@ from lethe.config.task_table import Task
 from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
-SETTINGS = {
-    "experiment": "tiny",
-    "note": tiny_findings.SCRIPT,
-    "completion": {"threshold": 0.2},
-    "replay": {"strategies": ["none", "random"], "ratio": 0.125},
-}
+SETTINGS = tiny_findings.SETTINGS | {"note": tiny_findings.SCRIPT}
 PNG = b"\x89PNG not really"
 
 
@@ -304,3 +299,20 @@ def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(f
     assert "0.250 <small>[0.200, 0.300]</small>" in section
     assert "<td>4</td>" in section
     assert "<td>0.500</td>" in section
+
+
+def test_the_section_of_prediction_leads_with_means_and_has_the_precision(findings):
+    completions = {}
+    for model, table in findings.completions.items():
+        completions[model] = pd.concat([pd.DataFrame(tiny_findings.means()), table])
+    changed = replace(findings, completions=completions)
+    page = report_page.render_page(changed, {"precision": PNG}, SETTINGS)
+    section = page[page.index('<h2 id="prediction"') : page.index('<h2 id="replay"')]
+    means = section.index("one: mean forgetting of an unseen task")
+    precision = section.index('alt="How many probes and training tasks')
+    assert means < precision < section.index('id="agreement-section"')
+    assert "one: table of precision" in section and section.count("<td>20</td>") == 4
+    without = replace(findings, precision={})
+    before = report_page.render_page(without, {}, SETTINGS)
+    assert "mean forgetting of an unseen task" not in before
+    assert "table of precision" not in before

@@ -6,7 +6,7 @@ from helpers import findings as tiny_findings
 
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.planned_contrasts import Contrast
-from lethe.report.verdict import make_verdicts
+from lethe.report.verdict import describe_origin, make_verdicts
 
 CONTRASTS = [
     Contrast("replay", "random-text", "none"),
@@ -77,3 +77,15 @@ def test_without_planned_comparisons_the_verdict_is_about_forgetting(findings):
     assert set(sentences) == set(findings.matrices)
     for model in sentences:
         assert len(sentences[model]) == 1 and "pstream loss" in sentences[model][0]
+
+
+def test_the_page_says_what_the_results_were_made_by(findings):
+    versions = {"lethe": "1.2.3", "commit": "0123456789abcdef", "torch": "2.0", "device": "cuda"}
+    rows = pd.DataFrame({"training_seconds": [60.0, 30.0], "scoring_seconds": [20.0, 10.0]})
+    measured = replace(
+        findings, versions={"one": versions, "old": {}}, summaries={"one": rows}, runs={}
+    )
+    assert describe_origin(measured) == {
+        "one": "lethe 1.2.3 (commit 0123456789), torch 2.0, device cuda, 2 fine-tunes in 2.0 "
+        "minutes of training and scoring"
+    }

@@ -87,6 +87,10 @@ def _missing_parts(settings: Experiment) -> list[str]:
         for key, reason in _NEEDS_MODELS.items():
             if getattr(settings, key) is not None:
                 problems.append(f"{key}: {reason}; remove the section")
+        if settings.prediction_changes:
+            problems.append(
+                "prediction_changes: a matrix has no model whose predictions change; remove the key"
+            )
     return problems
 
 

@@ -222,7 +222,8 @@ class Recipe(Settings):
             return self
         if self.method != "memory":
             raise ValueError(
-                f"the section memory belongs to method 'memory' (value seen: {self.method!r})"
+                f"the section memory belongs to method 'memory' (value seen: {self.method!r}); "
+                "set memory to null, or the method to memory"
             )
         if self.router is not None:
             raise ValueError("method 'memory' routes by itself; set memory's keys, not router")

@@ -250,9 +250,10 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 def _with_short_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Numbers of 16 and 32 bits with the fewest decimals that tell them apart: 0.1 stays 0.1.
+    """Numbers of 32 bits with the fewest decimals that tell them apart: 0.1 stays 0.1.
 
-    As 64 bits, 0.1 would be written into a prompt as 0.10000000149011612.
+    As 64 bits, 0.1 would be written into a prompt as 0.10000000149011612. Numbers of 16 bits are
+    written as their values in 32 bits. Numbers within lists and structs stay as they are.
     """
     for position, field in enumerate(batch.schema):
         if pa.types.is_float32(field.type) or pa.types.is_float16(field.type):

@@ -159,7 +159,7 @@ def fine_tune_at_shares(
     if run.chooses_during_training:
         row, replayed, choice = read_phases(row, term.examples)
         _report_random_draw(run, choice, title)
-        _refuse_heldout(replayed, heldout, run)
+        refuse_heldout(replayed, heldout, run)
         costs["probe_passes"] = sum(len(record["probes"]) for record in row.about["replay_phases"])
     measured: Iterable[rows.Row] = [row]
     if shares:
@@ -277,7 +277,7 @@ def choose_replay(
         return ChosenReplay(term=replay_term(run, chooser.pool.examples, chooser), costs=costs)
     replayed, choice = choose_replayed(pool, run, count=count, seed=draw_seed)
     _report_random_draw(run, choice, title)
-    _refuse_heldout(replayed, heldout, run)
+    refuse_heldout(replayed, heldout, run)
     return ChosenReplay(
         term=replay_term(run, replayed), replayed=replayed, choice=choice, costs=costs
     )
@@ -302,17 +302,25 @@ def replay_term(
     )
 
 
-def _refuse_heldout(
+def refuse_heldout(
     replayed: Sequence[UpstreamExample], heldout: Sequence[UpstreamExample], run: ReplayRun
 ) -> None:
-    """Refuses held-out examples among the replayed: they would make the comparison worthless.
+    """Refuses held-out examples among the replayed, which would make the comparison worthless.
 
     A text may stand under another id, so contents are compared. The check is cheap.
+
+    Raises
+    ------
+    LetheError
+        Naming the run and the ids.
     """
     contents = {example.example.digest() for example in heldout}
     leaked = {e.example_id for e in replayed if e.example.digest() in contents}
     if leaked:
-        raise LetheError(f"replay {run.name}: held-out examples would be replayed: {leaked}")
+        raise LetheError(
+            f"replay {run.name}: held-out examples would be replayed: {sorted(leaked)}; replay "
+            "only examples whose text is not held out"
+        )
 
 
 def read_phases(

@@ -18,7 +18,13 @@ from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import count_replayed
 from lethe.replay.replay_inputs import ReplayInputs
-from lethe.replay.runs import ChosenReplay, choose_replay, read_phases, replay_term
+from lethe.replay.runs import (
+    ChosenReplay,
+    choose_replay,
+    read_phases,
+    refuse_heldout,
+    replay_term,
+)
 
 if TYPE_CHECKING:
     from lethe.measure.forgetting import Job
@@ -142,6 +148,8 @@ def run_step(
     replayed = list(chosen.replayed)
     if run.chooses_during_training and term is not None:
         row, replayed, _ = read_phases(row, term.examples)
+        heldout = [example for example in upstream if example.split == "heldout"]
+        refuse_heldout(replayed, heldout, run)
     reader = Reader(model, tokenizer, seeded.scoring_of_base())
     about = {
         "task": step.task,

@@ -106,6 +106,17 @@ def test_a_task_that_is_left_out_is_in_no_order(folder):
         load_experiment(config, folder)
 
 
+def test_changed_predictions_need_models(folder):
+    config = {
+        "experiment": "own",
+        "tasks": "tasks.csv",
+        "matrix": {"path": "tiny.yaml", "layout": "tasks_in_rows"},
+        "prediction_changes": True,
+    }
+    with pytest.raises(ExperimentError, match="prediction_changes: a matrix has no model"):
+        load_experiment(config, folder)
+
+
 def test_sequences_need_models(folder):
     config = {
         "experiment": "own",

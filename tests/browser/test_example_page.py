@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import findings as tiny_findings
+from playwright.sync_api import expect
 
 from lethe.data.examples import Example, UpstreamExample
 from lethe.matrix.token_files import TokenLosses
@@ -67,6 +68,7 @@ def test_a_row_of_the_table_leads_to_the_coloured_tokens_of_its_example(open_pag
     page.locator("#browser-task").select_option("sums")
     page.locator("input[type=search]").fill("onload")
     page.locator("#browser-table tbody tr").first.click()
+    expect(tokens(page)).to_have_count(len(TOKENS))
     assert tokens(page).all_text_contents() == TOKENS
     changes = tokens(page).evaluate_all("spans => spans.map(span => span.dataset.change ?? '')")
     assert changes == ["", "rise", "fall", "rise", "fall", "rise", "rise", ""]
@@ -75,19 +77,19 @@ def test_a_row_of_the_table_leads_to_the_coloured_tokens_of_its_example(open_pag
     )
     # Not scored, a large rise, a large fall and a small rise differ.
     assert len({colours[0], colours[1], colours[2], colours[3]}) == 4
-    assert "<svg +4.00" in panel(page).inner_text().replace("“", "").replace("”", "")
+    expect(panel(page)).to_contain_text("“<svg” +4.00")
 
 
 def test_pointing_at_a_token_reads_its_losses(open_page):
     page = open_page("report.html#example=a-00000&task=sums&model=one")
     tokens(page).nth(1).hover()
-    detail = panel(page).locator(".token-detail").inner_text()
-    assert "before 1.00, after 5.00, change +4.00 nats" in detail
-    assert "54.6 times less probable" in detail
+    detail = panel(page).locator(".token-detail")
+    expect(detail).to_contain_text("before 1.00, after 5.00, change +4.00 nats")
+    expect(detail).to_contain_text("54.6 times less probable")
     tokens(page).nth(2).hover()
-    assert "2.7 times more probable" in panel(page).locator(".token-detail").inner_text()
+    expect(detail).to_contain_text("2.7 times more probable")
     tokens(page).nth(0).hover()
-    assert "not scored" in panel(page).locator(".token-detail").inner_text()
+    expect(detail).to_contain_text("not scored")
 
 
 def test_the_keyboard_moves_from_token_to_token(open_page):
@@ -95,35 +97,35 @@ def test_the_keyboard_moves_from_token_to_token(open_page):
     tokens(page).first.focus()
     for _ in range(2):
         page.keyboard.press("ArrowRight")
-    assert "“ onload”" in panel(page).locator(".token-detail").inner_text()
+    expect(panel(page).locator(".token-detail")).to_contain_text("“ onload”")
     page.keyboard.press("End")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
-    assert "+0.75" in panel(page).locator(".token-detail").inner_text()
+    expect(panel(page).locator(".token-detail")).to_contain_text("+0.75")
     # All tokens are one stop of the tab key.
-    assert panel(page).locator(".token[tabindex='0']").count() == 1
+    expect(panel(page).locator(".token[tabindex='0']")).to_have_count(1)
     page.keyboard.press("Escape")
-    assert panel(page).is_hidden()
+    expect(panel(page)).to_be_hidden()
 
 
 def test_hostile_tokens_and_training_texts_are_text(open_page):
     page = open_page("report.html#example=a-00000&task=sums")
-    assert panel(page).locator("svg, img, script").count() == 0
-    assert "sums trains on" in panel(page).inner_text()
-    assert "<img src=x onerror" in panel(page).inner_text()
-    assert panel(page).locator("blockquote").count() == 3
+    expect(panel(page).locator("svg, img, script")).to_have_count(0)
+    expect(panel(page)).to_contain_text("sums trains on")
+    expect(panel(page)).to_contain_text("<img src=x onerror")
+    expect(panel(page).locator("blockquote")).to_have_count(3)
 
 
 def test_a_link_names_example_task_and_model_and_leads_back(open_page):
     page = open_page("report.html#example=a-00000&task=poems&model=one")
-    assert panel(page).locator("h4").inner_text() == "a-00000"
-    assert page.locator("#browser-task").input_value() == "poems"
-    assert page.locator("#browser-model").input_value() == "one"
-    assert "fine-tune on poems" in panel(page).inner_text()
+    expect(panel(page).locator("h4")).to_have_text("a-00000")
+    expect(page.locator("#browser-task")).to_have_value("poems")
+    expect(page.locator("#browser-model")).to_have_value("one")
+    expect(panel(page)).to_contain_text("fine-tune on poems")
     page.evaluate("location.hash = 'example=a-00002&task=sums&model=one'")
-    page.wait_for_function("document.querySelector('#browser-example h4').textContent == 'a-00002'")
+    expect(panel(page).locator("h4")).to_have_text("a-00002")
     page.go_back()
-    page.wait_for_function("document.querySelector('#browser-example h4').textContent == 'a-00000'")
+    expect(panel(page).locator("h4")).to_have_text("a-00000")
 
 
 def test_without_a_task_the_one_that_forgets_the_example_most_is_shown(open_page):
@@ -135,24 +137,24 @@ def test_without_a_task_the_one_that_forgets_the_example_most_is_shown(open_page
             values[task] = float(value)
     assert set(values) == {"sums", "poems"}
     largest = max(values, key=values.get)
-    assert f"fine-tune on {largest}" in panel(page).inner_text()
+    expect(panel(page)).to_contain_text(f"fine-tune on {largest}")
 
 
 def test_examples_and_models_without_token_losses_say_so(open_page):
     page = open_page("report.html#example=a-00001&task=sums")
-    assert tokens(page).count() == 0
-    assert "2 most forgotten examples of each task" in panel(page).inner_text()
-    assert "This example has none." in panel(page).inner_text()
+    expect(tokens(page)).to_have_count(0)
+    expect(panel(page)).to_contain_text("2 most forgotten examples of each task")
+    expect(panel(page)).to_contain_text("This example has none.")
     page = open_page("report.html#example=a-00003&task=sums&model=one")
     panel(page).get_by_role("link", name="poems").first.click()
-    assert tokens(page).count() == LONG
+    expect(tokens(page)).to_have_count(LONG)
     page = open_page("report.html#example=a-00000&model=two")
-    assert "no token losses" in panel(page).inner_text()
+    expect(panel(page)).to_contain_text("no token losses")
     page = open_page("report.html#example=nothing")
-    assert "not among those" in panel(page).inner_text()
+    expect(panel(page)).to_contain_text("not among those")
     page = open_page("own.html#example=a-00001")
-    assert panel(page).locator("ol li").count() == len(tiny_findings.TASKS)
-    assert "token" not in panel(page).inner_text()
+    expect(panel(page).locator("ol li")).to_have_count(len(tiny_findings.TASKS))
+    expect(panel(page)).not_to_contain_text("token")
 
 
 @pytest.mark.parametrize("width", [420, 1400])
@@ -164,7 +166,7 @@ def test_tokens_are_legible_on_every_screen(open_page, width, scheme):
         color_scheme=scheme,
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert tokens(page).first.is_visible()
+    expect(tokens(page).first).to_be_visible()
     columns = (
         panel(page)
         .locator(".example-columns > div")

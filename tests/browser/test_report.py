@@ -50,13 +50,13 @@ def rows(page):
 def test_a_click_on_a_row_shows_the_whole_text_as_text_and_all_tasks(open_page):
     page = open_page()
     page.locator("input[type=search]").fill("onload")
-    assert rows(page).count() == 1
+    expect(rows(page)).to_have_count(1)
     rows(page).first.click()
     example = page.locator("#browser-example")
-    assert example.locator("blockquote").inner_text() == SVG
-    assert example.locator("ol li").count() == len(tiny_findings.TASKS)
-    assert example.locator("svg, script, img").count() == 0
-    assert "example=a-00000" in page.url
+    expect(example.locator("blockquote")).to_have_text(SVG)
+    expect(example.locator("ol li")).to_have_count(len(tiny_findings.TASKS))
+    expect(example.locator("svg, script, img")).to_have_count(0)
+    expect(page).to_have_url(re.compile("example=a-00000"))
 
 
 def test_rows_are_sorted_and_filtered_by_task_domain_and_threshold(open_page):
@@ -78,26 +78,27 @@ def test_the_address_leads_back_to_the_same_view(open_page):
     page.locator("#browser-model").select_option("two")
     page.locator("#browser-task").select_option("poems")
     rows(page).nth(1).click()
+    expect(page).to_have_url(re.compile("task=poems&example="))
     address = page.url
     text = page.locator("#browser-example").inner_text()
     again = open_page("report.html" + address[address.index("#") :])
-    assert again.locator("#browser-example").inner_text() == text
-    assert again.locator("#browser-task").input_value() == "poems"
+    expect(again.locator("#browser-example")).to_have_text(text, use_inner_text=True)
+    expect(again.locator("#browser-task")).to_have_value("poems")
     again.locator("#browser-example ul a").first.click()
-    assert again.locator("#browser-example").inner_text() != text
+    expect(again.locator("#browser-example")).not_to_have_text(text, use_inner_text=True)
 
 
 def test_the_keyboard_searches_moves_and_closes(open_page):
     page = open_page()
     page.keyboard.press("/")
     page.keyboard.type('"number 7"')
-    assert rows(page).count() == 1
+    expect(rows(page)).to_have_count(1)
     page.keyboard.press("Escape")
     page.locator("#browser-section .scroll").focus()
     page.keyboard.press("ArrowDown")
-    assert page.locator("#browser-example h4").inner_text() == "a-00007"
+    expect(page.locator("#browser-example h4")).to_have_text("a-00007")
     page.keyboard.press("Escape")
-    assert page.locator("#browser-example").is_hidden()
+    expect(page.locator("#browser-example")).to_be_hidden()
 
 
 @pytest.mark.parametrize("width", [420, 1400])
@@ -118,7 +119,7 @@ def test_on_paper_every_fold_is_open_and_the_table_whole(open_page):
     page = open_page()
     page.emulate_media(media="print")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert rows(page).count() == 12
+    expect(rows(page)).to_have_count(12)
     heights = page.evaluate(
         "[...document.querySelectorAll('details > :not(summary)')].map(e => e.offsetHeight)"
     )
@@ -127,10 +128,10 @@ def test_on_paper_every_fold_is_open_and_the_table_whole(open_page):
 
 def test_an_own_matrix_has_the_same_browser_without_texts(open_page):
     page = open_page("own.html")
-    assert rows(page).count() == 12
+    expect(rows(page)).to_have_count(12)
     rows(page).first.click()
-    assert page.locator("#browser-example blockquote").count() == 0
-    assert page.locator("#browser-example ol li").count() == len(tiny_findings.TASKS)
+    expect(page.locator("#browser-example blockquote")).to_have_count(0)
+    expect(page.locator("#browser-example ol li")).to_have_count(len(tiny_findings.TASKS))
 
 
 def cell(page, row: int, column: int):
@@ -172,10 +173,9 @@ def test_a_cell_names_its_task_example_and_values_and_a_click_opens_the_example(
     assert re.search(r"forgetting:?\s+-?0\.\d{3}", text)
     example = re.search(r"a-\d{5}", text)[0]
     page.mouse.click(*cell(page, row=1, column=2))
-    page.wait_for_selector("#browser-example h4")
-    assert page.locator("#browser-example h4").inner_text() == example
-    assert page.locator("#browser-task").input_value() == "sums"
-    assert f"example={example}" in page.url and "task=sums" in page.url
+    expect(page.locator("#browser-example h4")).to_have_text(example)
+    expect(page.locator("#browser-task")).to_have_value("sums")
+    expect(page).to_have_url(re.compile(f"task=sums&example={example}"))
 
 
 def test_the_heat_map_is_ordered_and_the_order_is_the_same_for_both_models(open_page):
@@ -223,7 +223,7 @@ def test_hostile_texts_are_text_in_tooltips(open_page):
         texts.append(tooltip(page, row=2, column=column))
     assert any("<svg onload" in text for text in texts)
     assert any("<i>odd</i>" in text for text in texts)
-    assert page.locator(".bk-Tooltip img, .bk-Tooltip script, .bk-Tooltip i").count() == 0
+    expect(page.locator(".bk-Tooltip img, .bk-Tooltip script, .bk-Tooltip i")).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -262,7 +262,7 @@ def test_the_points_of_prediction_and_replay_are_read_and_opened(open_page):
         }"""
     )
     page.mouse.click(point["x"], point["y"])
-    page.wait_for_selector("#browser-example h4")
-    assert "task=poems" in page.url
-    assert page.locator("#replay-0-figure").count() == 1
-    assert page.locator("#prediction-1-figure canvas").count() >= 1
+    expect(page).to_have_url(re.compile("task=poems&example="))
+    expect(page.locator("#browser-example h4")).to_have_count(1)
+    expect(page.locator("#replay-0-figure")).to_have_count(1)
+    expect(page.locator("#prediction-1-figure canvas").first).to_be_attached()

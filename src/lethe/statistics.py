@@ -10,6 +10,12 @@ from scipy import stats
 DRAWS = 10_000
 
 
+def finite_means(values: np.ndarray, axis: int) -> np.ndarray:
+    """Means of the finite values along an axis, 0 where there are none."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, 0).sum(axis) / np.maximum(1, finite.sum(axis))
+
+
 def tail(n: int, level: float = 0.95) -> float:
     """Share of resampled means of n >= 2 values to leave out on either side of an interval.
 

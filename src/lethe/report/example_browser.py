@@ -6,9 +6,6 @@ they are two and eight times as large. The page's own scripts only fill the tabl
 (example_browser.js) and show one example (example_page.js).
 """
 
-import base64
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +18,8 @@ from lethe.data.examples import UpstreamExample
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.example_page import content_text, token_content
 from lethe.report.findings import Findings
+from lethe.report.page_scripts import hash_script, script_data
+from lethe.statistics import finite_means
 
 # Of more examples than three times this number, only some are shown.
 MOST_OF_A_KIND = 1000
@@ -65,14 +64,11 @@ def make_browser(findings: Findings, threshold: float) -> ExampleBrowser:
         Nats. An example counts as forgotten in a task if its loss rose by more.
     """
     script = _module()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     content = browser_data(findings, threshold)
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     return ExampleBrowser(
-        # "</script>" in a text would end the element; as an escape it stays text.
-        data=text.replace("<", "\\u003c"),
+        data=script_data(content),
         script=script,
-        script_hash=f"sha256-{digest}",
+        script_hash=hash_script(script),
         styles=_library("dt_bundle.css"),
         total=len(next(iter(findings.matrices.values())).example_ids),
         shown=len(content["examples"]),
@@ -123,18 +119,12 @@ def choose_shown(matrices: Mapping[str, Matrix]) -> list[int]:
         return list(range(total))
     sums = np.zeros(total)
     for z in matrices.values():
-        sums += _means(z.values)
+        sums += finite_means(z.values, axis=0)
     order = np.argsort(sums, kind="stable")
     extreme = [*order[:MOST_OF_A_KIND], *order[-MOST_OF_A_KIND:]]
     others = order[MOST_OF_A_KIND:-MOST_OF_A_KIND]
     rng = np.random.default_rng(0)
     return sorted(int(i) for i in [*extreme, *rng.choice(others, MOST_OF_A_KIND, replace=False)])
-
-
-def _means(values: np.ndarray) -> np.ndarray:
-    """Column means (N,) of the cells that there are, 0 for a column without any."""
-    finite = np.isfinite(values)
-    return np.where(finite, values, 0).sum(0) / np.maximum(1, finite.sum(0))
 
 
 def compared_rows(z: Matrix, findings: Findings) -> np.ndarray:
@@ -157,7 +147,8 @@ def find_neighbours(values: np.ndarray, shown: list[int]) -> list[list[int]]:
     shown
         Columns that are compared.
     """
-    centred = np.where(np.isfinite(values), values - _means(values), 0).astype(np.float64)
+    means = finite_means(values, axis=0)
+    centred = np.where(np.isfinite(values), values - means, 0).astype(np.float64)
     _, directions = np.linalg.eigh(centred @ centred.T)
     factors = centred[:, shown].T @ directions[:, ::-1][:, :_RANK]
     sizes = np.linalg.norm(factors, axis=1, keepdims=True)

@@ -8,6 +8,7 @@ from matplotlib.image import AxesImage
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.figure_style import INK, new_panels
 from lethe.report.findings import Findings
+from lethe.statistics import finite_means
 
 
 def draw_heatmap(findings: Findings) -> Figure:
@@ -26,7 +27,7 @@ def draw_matrix(axis: Axes, z: Matrix, findings: Findings, names: bool = True) -
     groups = [findings.tasks[task].group for task in z.tasks]
     row_order = sorted(range(len(z.tasks)), key=lambda row: (groups[row], z.tasks[row]))
     domains = _domains(z, findings)
-    means = np.nan_to_num(_column_means(z.values))
+    means = finite_means(z.values, axis=0)
     # A column without any value is left out, such as an example that the base model answers wrong.
     columns = np.flatnonzero(np.isfinite(z.values).any(axis=0)).tolist()
     column_order = sorted(columns, key=lambda column: (domains[column], -means[column]))
@@ -58,8 +59,3 @@ def _label_domains(axis: Axes, ordered: list[str]) -> None:
     axis.set_xticks(middles, names)
     for start in starts[1:]:
         axis.axvline(start - 0.5, color=INK, linewidth=0.5)
-
-
-def _column_means(values: np.ndarray) -> np.ndarray:
-    counts = np.isfinite(values).sum(axis=0)
-    return np.nansum(values, axis=0) / np.maximum(counts, 1)

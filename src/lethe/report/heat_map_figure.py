@@ -24,6 +24,7 @@ from bokeh.plotting import figure
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.report.bokeh_figures import add_hover, as_item, new_figure
 from lethe.report.findings import Findings
+from lethe.statistics import finite_means
 
 VIEWS = {
     "measured": "measured forgetting",
@@ -108,8 +109,8 @@ def make_orders(
     """
     model, z = next(iter(findings.matrices.items()))
     stacked = np.concatenate(list(values.values()))
-    example_means = nan_means(stacked, axis=0)
-    task_means = nan_means(values[model], axis=1)
+    example_means = finite_means(stacked, axis=0)
+    task_means = finite_means(values[model], axis=1)
     groups = [findings.tasks[task].group for task in z.tasks]
     numbers = range(len(z.tasks))
     by_group = sorted(numbers, key=lambda row: (groups[row], z.tasks[row]))
@@ -118,7 +119,8 @@ def make_orders(
     by_domain = sorted(positions, key=lambda column: (domains[column], -example_means[column]))
     columns = {"domain": by_domain, "mean": np.argsort(-example_means, kind="stable").tolist()}
     first = values[model]
-    centred = np.where(np.isfinite(first), first - nan_means(first, axis=0), 0).astype(np.float64)
+    means = finite_means(first, axis=0)
+    centred = np.where(np.isfinite(first), first - means, 0).astype(np.float64)
     tasks, _, examples = np.linalg.svd(centred, full_matrices=False)
     for component in range(min(COMPONENTS, len(examples))):
         # The sign of a component is arbitrary. Its largest task is put first.
@@ -127,12 +129,6 @@ def make_orders(
         rows[name] = np.argsort(-sign * tasks[:, component], kind="stable").tolist()
         columns[name] = np.argsort(-sign * examples[component], kind="stable").tolist()
     return {name: [z.tasks[row] for row in order] for name, order in rows.items()}, columns
-
-
-def nan_means(values: np.ndarray, axis: int) -> np.ndarray:
-    """Means of the measured cells along an axis, 0 where there are none."""
-    finite = np.isfinite(values)
-    return np.where(finite, values, 0).sum(axis) / np.maximum(1, finite.sum(axis))
 
 
 def make_heat_map(findings: Findings) -> dict[str, Any]:

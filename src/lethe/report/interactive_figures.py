@@ -1,8 +1,5 @@
 """The interactive figures of the report: their data, their scripts and the scripts' hashes."""
 
-import base64
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,6 +9,7 @@ from lethe.report.bokeh_figures import read_library
 from lethe.report.cell_predictions import predict_cells
 from lethe.report.findings import Findings
 from lethe.report.heat_map_figure import domains_of, heat_map_data, make_heat_map
+from lethe.report.page_scripts import hash_script, script_data
 from lethe.report.prediction_figures import make_agreement_figure, make_prediction_figure
 from lethe.report.replay_figures import make_replay_figure
 
@@ -77,21 +75,13 @@ def make_figures(
             )
     heat_map = heat_map_data(findings, shown, measured=measured, predicted=predicted)
     content = {"heat_map": heat_map, "items": items}
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     library = read_library().replace("</script", "<\\/script")
     script = (resources.files("lethe.report") / "figures.js").read_text("utf-8")
     return InteractiveFigures(
         prediction=prediction,
         replay=replay,
-        # "</script>" in a name would end the element; as an escape it stays text.
-        data=text.replace("<", "\\u003c"),
+        data=script_data(content),
         library=library,
         script=script,
         hashes=[hash_script(library), hash_script(script)],
     )
-
-
-def hash_script(script: str) -> str:
-    """The hash by which a content security policy allows a script."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"sha256-{digest}"

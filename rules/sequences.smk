@@ -122,7 +122,6 @@ rule gather_sequences:
         **MACHINE.analysis(),
     params:
         sequences=PARAMETERS.sequences(),
-        tasks=TASKS,
         seed=SETTINGS.seed,
     script:
         "../workflow_scripts/gather_sequences.py"

@@ -2,13 +2,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.config.model_settings import Recipe, Scoring, recipe_of
-from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.replay.replay_inputs import read_products, read_scores, read_training_rows
+from lethe.replay.replay_inputs import read_replay
 from lethe.replay.runs import fine_tune_at_shares, without_replay
 
 
@@ -20,8 +19,6 @@ def replay_run(
     seed: int,
     strategy: str,
     replay_settings: dict,
-    training_tasks: list[str],
-    completion_options: dict,
     recipe: Recipe,
     scoring: Scoring,
     group: str,
@@ -31,12 +28,12 @@ def replay_run(
 ) -> None:
     """Fine-tunes on one task with replay and measures the held-out examples, once per share."""
     upstream = read_upstream(inputs["upstream"])
-    run_settings = ReplayRun.from_parameters(strategy, replay_settings)
     if inputs["measured"]:
         row = without_replay(rows.read_row(inputs["measured"]), upstream, task=task, name=strategy)
         if distributed.rank() == 0:
             rows.write_row(run_file, row)
         return
+    run_settings, replay_inputs = read_replay(strategy, replay_settings, inputs, task)
     job = fine_tune_job(
         inputs,
         recipe=recipe,
@@ -53,10 +50,7 @@ def replay_run(
         run_settings,
         task=task,
         seed=seed,
-        forgetting=read_scores(inputs["scores"], run_settings, task),
-        training_rows=read_training_rows(inputs["training_rows"], training_tasks),
-        gradient_products=read_products(inputs["gradients"], task),
-        completion_options=completion_options,
+        inputs=replay_inputs,
     )
     if distributed.rank() == 0:
         if len(measured) == 1:
@@ -67,9 +61,6 @@ def replay_run(
 
 
 if __name__ == "__main__":
-    replay_settings = dict(snakemake.params.replay)
-    training_tasks = replay_settings.pop("training_tasks", [])
-    completion_options = replay_settings.pop("completion", {})
     run(
         replay_run,
         snakemake.log[0],
@@ -81,9 +72,7 @@ if __name__ == "__main__":
         task=snakemake.wildcards.task,
         seed=int(snakemake.wildcards.seed),
         strategy=snakemake.wildcards.strategy,
-        replay_settings=replay_settings,
-        training_tasks=training_tasks,
-        completion_options=completion_options,
+        replay_settings=snakemake.params.replay,
         recipe=recipe_of(snakemake.params.recipe),
         scoring=Scoring(**snakemake.params.scoring),
         group=snakemake.params.recipe.get("group", ""),

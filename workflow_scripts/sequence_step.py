@@ -2,19 +2,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lethe.config.model_settings import Recipe, Scoring, recipe_of
-from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import read_examples, read_upstream
 from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.replay.replay_inputs import (
-    ReplayInputs,
-    read_products,
-    read_scores,
-    read_training_rows,
-)
+from lethe.replay.replay_inputs import read_replay
 from lethe.replay.sequence_step import (
     EarlierExamples,
     SequenceStep,
@@ -50,10 +44,9 @@ def sequence_step(
         tasks=step_settings["tasks"],
         earlier=step_settings["earlier"],
     )
-    replay_settings = dict(step_settings["replay"])
-    training_tasks = replay_settings.pop("training_tasks", [])
-    completion_options = replay_settings.pop("completion", {})
-    replay_run = ReplayRun.from_parameters(step_settings["strategy"], replay_settings)
+    replay_run, replay_inputs = read_replay(
+        step_settings["strategy"], step_settings["replay"], inputs, step.task
+    )
     train = read_examples(inputs["train"])
     job = fine_tune_job(
         inputs,
@@ -78,12 +71,7 @@ def sequence_step(
             evaluation={task: read_examples(path) for task, path in evaluation},
             training={task: read_examples(path) for task, path in training},
         ),
-        inputs=ReplayInputs(
-            forgetting=read_scores(inputs["scores"], replay_run, step.task),
-            training_rows=read_training_rows(inputs["training_rows"], training_tasks),
-            gradient_products=read_products(inputs["gradients"], step.task),
-            completion_options=completion_options,
-        ),
+        inputs=replay_inputs,
     )
     if distributed.rank():
         return

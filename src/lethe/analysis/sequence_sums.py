@@ -239,23 +239,14 @@ def prediction_lines(
         total = np.zeros(sequence.forgetting.shape[1])
         for number, task in enumerate(sequence.tasks):
             total = total + rows[task]
-            row = sequence.forgetting[number]
-            errors: dict[str, list[tuple[float, float, float]]] = {}
-            for draw in range(PROBE_SEEDS):
-                index = random_probes(len(row), probes, seed + draw)
-                index = index[np.isfinite(row[index])]
-                predicted = {}
-                for name, completer in completers.items():
-                    predicted[name] = completer.predict(index, row[index])
-                predicted["sum"] = total
-                predicted["sum_and_probes"] = _line_through(total, index, row[index])
-                unprobed = np.ones(len(row), dtype=bool)
-                unprobed[index] = False
-                for name, values in predicted.items():
-                    scores = _errors(row[unprobed], values[unprobed])
-                    errors.setdefault(name, []).append(scores)
-            for name, scores in errors.items():
-                rmse, r2, error_of_mean = np.mean(scores, axis=0)
+            errors = _prediction_errors(
+                sequence.forgetting[number],
+                total,
+                completers=completers,
+                probes=probes,
+                seed=seed,
+            )
+            for name, (rmse, r2, error_of_mean) in errors.items():
                 lines.append(
                     {
                         "run": sequence.run,
@@ -269,6 +260,40 @@ def prediction_lines(
                     }
                 )
     return lines + _means_of_predictions(lines)
+
+
+def _prediction_errors(
+    row: np.ndarray,
+    total: np.ndarray,
+    *,
+    completers: Mapping[str, Completer],
+    probes: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """RMSE, R2 and error of the mean (3,) of every method, as means over draws of probes.
+
+    Parameters
+    ----------
+    row
+        Forgetting (N,) after the step.
+    total
+        Sum (N,) of the single rows of the tasks so far.
+    """
+    errors: dict[str, list[tuple[float, float, float]]] = {}
+    for draw in range(PROBE_SEEDS):
+        index = random_probes(len(row), probes, seed + draw)
+        index = index[np.isfinite(row[index])]
+        predicted = {}
+        for name, completer in completers.items():
+            predicted[name] = completer.predict(index, row[index])
+        predicted["sum"] = total
+        predicted["sum_and_probes"] = _line_through(total, index, row[index])
+        unprobed = np.ones(len(row), dtype=bool)
+        unprobed[index] = False
+        for name, values in predicted.items():
+            scores = _errors(row[unprobed], values[unprobed])
+            errors.setdefault(name, []).append(scores)
+    return {name: np.mean(scores, axis=0) for name, scores in errors.items()}
 
 
 def _fit_completers(

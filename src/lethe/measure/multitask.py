@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lethe.data.examples import Example, UpstreamExample
 from lethe.matrix import rows
@@ -49,7 +49,7 @@ def measure_multitask(
     # Imported here because torch takes seconds.
     from lethe.engine.reader import Reader
     from lethe.engine.training import stream
-    from lethe.measure.own_task import measure_own_task
+    from lethe.measure.own_task import measure_tasks
 
     seed_of_mixture = job.recipe.seed + seed
     training: list[Example] = []
@@ -65,16 +65,7 @@ def measure_multitask(
     mixture = replace(job, train=training, evaluation=evaluation, recipe=recipe)
     model, tokenizer, row = mixture.run(upstream, title=title)
     reader = Reader(model, tokenizer, mixture.scoring_of_base())
-    losses: dict[str, Any] = {}
-    exact: dict[str, Any] = {}
-    for name, task in tasks.items():
-        measured = measure_own_task(
-            reader, task.evaluation, recipe, when="after", title=f"{title}, {name}"
-        )
-        losses[name] = measured["eval_loss_after"]
-        if "eval_exact_match_after" in measured:
-            exact[name] = measured["eval_exact_match_after"]
-    about = {"tasks": list(tasks), "seed": seed, "task_losses": losses}
-    if exact:
-        about["task_exact_match"] = exact
+    own = {name: task.evaluation for name, task in tasks.items()}
+    about = {"tasks": list(tasks), "seed": seed}
+    about |= measure_tasks(reader, own, recipe, title=title)
     return replace(row, about=row.about | about)

@@ -1,6 +1,6 @@
 """How well a model does the task that it is fine-tuned on, before and after."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,3 +110,33 @@ def score_own_task(
 def mean_loss(losses: np.ndarray) -> float:
     """Mean in nats of the losses that are not NaN; NaN if all are."""
     return float(np.nanmean(losses)) if np.isfinite(losses).any() else float("nan")
+
+
+def measure_tasks(
+    reader: Reader,
+    evaluation: Mapping[str, Sequence[Example]],
+    recipe: Recipe,
+    *,
+    title: str,
+) -> dict[str, dict[str, float]]:
+    """The results of a fine-tuned model on several tasks.
+
+    Parameters
+    ----------
+    evaluation
+        Evaluation examples by task.
+
+    Returns
+    -------
+    `task_losses`, in nats by task, and `task_exact_match` where it is measured.
+    """
+    losses = {}
+    exact = {}
+    for task, examples in evaluation.items():
+        measured = measure_own_task(
+            reader, examples, recipe, when="after", title=f"{title}, {task}"
+        )
+        losses[task] = measured["eval_loss_after"]
+        if "eval_exact_match_after" in measured:
+            exact[task] = measured["eval_exact_match_after"]
+    return {"task_losses": losses} | ({"task_exact_match": exact} if exact else {})

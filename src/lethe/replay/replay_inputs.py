@@ -1,7 +1,8 @@
-"""Values that strategies of replay choose examples by, read from the files that a rule names."""
+"""The values that strategies of replay choose examples by, and the files they are read from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,21 @@ from lethe.matrix import forgetting_matrix, rows
 
 @dataclass(frozen=True)
 class ReplayInputs:
-    """Values that strategies choose by; see `lethe.replay.runs.fine_tune_with_replay`."""
+    """Values that strategies choose by. A strategy says which of them it needs.
+
+    Attributes
+    ----------
+    forgetting
+        Predicted or measured forgetting of the task by example_id, nats; for strategies that draw
+        by it.
+    training_rows
+        Forgetting (M,) by the tasks that a prediction rests on, by example_id, nats; never the
+        task's own. For the strategies `coverage`, `online` and `closed_loop`.
+    gradient_products
+        Inner products of gradients by example_id. For the strategy `gradient`.
+    completion_options
+        Settings of the method that `online` and `closed_loop` predict with, by its name.
+    """
 
     forgetting: Mapping[str, float] | None = None
     training_rows: Mapping[str, np.ndarray] | None = None
@@ -19,7 +34,37 @@ class ReplayInputs:
     completion_options: Mapping[str, dict] | None = None
 
 
-def read_scores(path: str | None, run: ReplayRun, task: str) -> dict[str, float] | None:
+def read_replay(
+    strategy: str, parameters: Mapping[str, Any], files: Mapping[str, str], task: str
+) -> tuple[ReplayRun, ReplayInputs]:
+    """The settings of a replay run, and the values that its strategy chooses by.
+
+    Parameters
+    ----------
+    strategy
+        Name of the run.
+    parameters
+        The settings that the rule records (`lethe.workflow.RuleParameters.replay`).
+    files
+        The rule's inputs `scores`, `training_rows` and `gradients`; empty where the strategy needs
+        none.
+    task
+        The task that is fine-tuned on.
+    """
+    settings = dict(parameters)
+    training_tasks = settings.pop("training_tasks", [])
+    completion_options = settings.pop("completion", {})
+    run = ReplayRun.from_parameters(strategy, settings)
+    inputs = ReplayInputs(
+        forgetting=_read_scores(files["scores"], run, task),
+        training_rows=read_training_rows(files["training_rows"], training_tasks),
+        gradient_products=_read_products(files["gradients"], task),
+        completion_options=completion_options,
+    )
+    return run, inputs
+
+
+def _read_scores(path: str | None, run: ReplayRun, task: str) -> dict[str, float] | None:
     """Forgetting by example id that a strategy draws by: measured for the oracle, or predicted."""
     if not path:
         return None
@@ -29,8 +74,8 @@ def read_scores(path: str | None, run: ReplayRun, task: str) -> dict[str, float]
     return dict(zip(row.example_ids, row.forgetting.tolist(), strict=True))
 
 
-def read_training_rows(path: str | None, tasks: list[str]) -> dict[str, np.ndarray] | None:
-    """Forgetting by these tasks, by example id."""
+def read_training_rows(path: str | None, tasks: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """Forgetting by these tasks, by example id; None without a file."""
     if not path:
         return None
     matrix = forgetting_matrix.read_matrix(path)
@@ -38,6 +83,6 @@ def read_training_rows(path: str | None, tasks: list[str]) -> dict[str, np.ndarr
     return dict(zip(matrix.example_ids, columns, strict=True))
 
 
-def read_products(path: str | None, task: str) -> dict[str, float] | None:
+def _read_products(path: str | None, task: str) -> dict[str, float] | None:
     """Inner products of the task's gradient with those of the examples, by example id."""
     return forgetting_matrix.read_matrix_row(path, task) if path else None

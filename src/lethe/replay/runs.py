@@ -13,6 +13,7 @@ from lethe.data.examples import UpstreamExample, without_copies_of_heldout
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
+from lethe.replay.replay_inputs import ReplayInputs
 from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
 from lethe.replay.strategies import Choice, Pool, choose_replayed
 
@@ -59,10 +60,7 @@ def fine_tune_with_replay(
     *,
     task: str,
     seed: int,
-    forgetting: Mapping[str, float] | None = None,
-    training_rows: Mapping[str, np.ndarray] | None = None,
-    gradient_products: Mapping[str, float] | None = None,
-    completion_options: Mapping[str, dict] | None = None,
+    inputs: ReplayInputs | None = None,
 ) -> rows.Row:
     """Fine-tunes with replayed examples and returns the row of the held-out ones.
 
@@ -76,16 +74,8 @@ def fine_tune_with_replay(
         The fine-tune. Its recipe already has the changes of the run.
     run
         The run's settings; its name is in the column `strategy`.
-    forgetting
-        Predicted or measured forgetting of the task by example_id, nats; for strategies that draw
-        by it.
-    training_rows
-        Forgetting (M,) by the tasks that a prediction rests on, by example_id, nats; never the
-        task's own. For the strategies `coverage`, `online` and `closed_loop`.
-    gradient_products
-        Inner products of gradients by example_id. For the strategy `gradient`.
-    completion_options
-        Settings of the method that `online` and `closed_loop` predict with, by its name.
+    inputs
+        What the strategy chooses by.
 
     Raises
     ------
@@ -104,10 +94,7 @@ def fine_tune_with_replay(
         run,
         task=task,
         seed=seed,
-        forgetting=forgetting,
-        training_rows=training_rows,
-        gradient_products=gradient_products,
-        completion_options=completion_options,
+        inputs=inputs,
     )
     return row
 
@@ -119,10 +106,7 @@ def fine_tune_at_shares(
     *,
     task: str,
     seed: int,
-    forgetting: Mapping[str, float] | None = None,
-    training_rows: Mapping[str, np.ndarray] | None = None,
-    gradient_products: Mapping[str, float] | None = None,
-    completion_options: Mapping[str, dict] | None = None,
+    inputs: ReplayInputs | None = None,
 ) -> list[rows.Row]:
     """The rows of a run: one, or one per share of the weights' change if it has a list of them.
 
@@ -143,10 +127,7 @@ def fine_tune_at_shares(
         task=task,
         seed=seed,
         title=title,
-        forgetting=forgetting,
-        training_rows=training_rows,
-        gradient_products=gradient_products,
-        completion_options=completion_options,
+        inputs=inputs,
     )
     term = chosen.term
     replayed = chosen.replayed
@@ -221,10 +202,7 @@ def choose_replay(
     seed: int,
     title: str,
     share: float = 1.0,
-    forgetting: Mapping[str, float] | None = None,
-    training_rows: Mapping[str, np.ndarray] | None = None,
-    gradient_products: Mapping[str, float] | None = None,
-    completion_options: Mapping[str, dict] | None = None,
+    inputs: ReplayInputs | None = None,
 ) -> ChosenReplay:
     """Chooses the upstream examples that a fine-tune replays, by the run's strategy.
 
@@ -240,6 +218,7 @@ def choose_replay(
     """
     if not run.replays:
         return ChosenReplay()
+    inputs = inputs or ReplayInputs()
     # Imported here because torch takes seconds, and `without_replay` does without it.
     from lethe.engine.training import planned_steps
     from lethe.replay.phases import PhasedChoice
@@ -253,6 +232,7 @@ def choose_replay(
         if count == 0:
             return ChosenReplay()
     draw_seed = [seed, crc32(task.encode())]
+    forgetting = inputs.forgetting
     if run.strategy == "mir":
         forgetting = rises_after_virtual_step(
             job,
@@ -267,12 +247,12 @@ def choose_replay(
         without_copies_of_heldout(upstream) if run.chooses_during_training else upstream,
         forgetting=forgetting,
         base_losses=dict(losses),
-        training_rows=training_rows,
-        gradient_products=gradient_products,
+        training_rows=inputs.training_rows,
+        gradient_products=inputs.gradient_products,
     )
     if run.chooses_during_training:
         chooser = PhasedChoice.of(
-            pool, run, count=count, seed=draw_seed, options=completion_options
+            pool, run, count=count, seed=draw_seed, options=inputs.completion_options
         )
         return ChosenReplay(term=replay_term(run, chooser.pool.examples, chooser), costs=costs)
     replayed, choice = choose_replayed(pool, run, count=count, seed=draw_seed)

@@ -5,7 +5,7 @@ it is learned, and every task of the sequence so far after it.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,6 @@ def run_step(
     # Imported here because torch takes seconds.
     from lethe.engine.reader import Reader
 
-    inputs = inputs or ReplayInputs()
     title = f"{step.order}, step {step.number}, {step.task}, {step.run}"
     recipe = job.recipe.model_copy(update={"seed": job.recipe.seed + step.seed})
     share = None if isinstance(run.interpolate, list) else run.interpolate
@@ -137,10 +136,7 @@ def run_step(
         seed=step.seed,
         title=title,
         share=1 - step.share_of_earlier,
-        forgetting=inputs.forgetting,
-        training_rows=inputs.training_rows,
-        gradient_products=inputs.gradient_products,
-        completion_options=inputs.completion_options,
+        inputs=inputs,
     )
     earlier = _choose_earlier(seeded, run, step=step, training=examples.training)
     term = _joined_term(run, chosen, earlier, seed=recipe.seed)
@@ -246,26 +242,12 @@ def _task_measures(
     title: str,
 ) -> dict[str, dict[str, float]]:
     """Loss, and exact match where it is measured, of every task so far after the step."""
-    losses = {}
-    exact = {}
-    for task, own in _earlier_measures(reader, recipe, examples, title):
-        losses[task] = own["eval_loss_after"]
-        if "eval_exact_match_after" in own:
-            exact[task] = own["eval_exact_match_after"]
-    losses[step.task] = row.about["eval_loss_after"]
+    from lethe.measure.own_task import measure_tasks
+
+    earlier = f"{title}, earlier task"
+    measures = measure_tasks(reader, examples.evaluation, recipe, title=earlier)
+    measures["task_losses"][step.task] = row.about["eval_loss_after"]
     if "eval_exact_match_after" in row.about:
+        exact = measures.setdefault("task_exact_match", {})
         exact[step.task] = row.about["eval_exact_match_after"]
-    measures = {"task_losses": losses}
-    return measures | ({"task_exact_match": exact} if exact else {})
-
-
-def _earlier_measures(
-    reader: Any, recipe: Recipe, examples: EarlierExamples, title: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    from lethe.measure.own_task import measure_own_task
-
-    for task, evaluation in examples.evaluation.items():
-        measured = measure_own_task(
-            reader, evaluation, recipe, when="after", title=f"{title}, earlier task {task}"
-        )
-        yield task, measured
+    return measures

@@ -1,13 +1,11 @@
 """Replayed examples that are chosen while the training runs (`online`, `closed_loop`)."""
 
-import importlib.util
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import tiny
-from helpers.experiment import ROOT
 
 from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.config.replay_settings import Replay
@@ -20,6 +18,7 @@ from lethe.matrix.forgetting_matrix import Matrix, write_matrix
 from lethe.measure import forgetting as measurement
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay.phases import PhasedChoice, scale_of_forgetting
+from lethe.replay.replay_inputs import ReplayInputs, read_training_rows
 from lethe.replay.runs import fine_tune_with_replay, replay_line
 from lethe.replay.strategies import Pool, choose_replayed
 
@@ -59,7 +58,7 @@ def run(job, strategy="online", seed=0, task="t", rows=None, upstream=UPSTREAM, 
         settings(strategy, **changes),
         task=task,
         seed=seed,
-        training_rows=training_rows() if rows is None else rows,
+        inputs=ReplayInputs(training_rows=training_rows() if rows is None else rows),
     )
 
 
@@ -140,9 +139,6 @@ def test_the_rest_is_what_the_prediction_puts_first(job):
 
 def test_the_tasks_own_row_never_enters(job, tmp_path):
     """Leave-one-task-out: whatever the row of the task holds, the run is the same to the byte."""
-    spec = importlib.util.spec_from_file_location("script", ROOT / "workflow_scripts/replay_run.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     columns = np.array(list(training_rows().values()), dtype=np.float32)
     names = [f"task{number}" for number in range(len(columns.T))]
     runs = []
@@ -150,7 +146,7 @@ def test_the_tasks_own_row_never_enters(job, tmp_path):
         values = np.vstack([columns.T, np.full(len(columns), value, dtype=np.float32)])
         z = Matrix(values=values, tasks=[*names, "t"], example_ids=list(training_rows()))
         write_matrix(tmp_path / "Z.parquet", z)
-        rows = script.read_training_rows(str(tmp_path / "Z.parquet"), names)
+        rows = read_training_rows(str(tmp_path / "Z.parquet"), names)
         runs.append(run(job, "closed_loop", rows=rows))
     for other in runs[1:]:
         assert other.loss_after.tobytes() == runs[0].loss_after.tobytes()

@@ -16,6 +16,7 @@ from lethe.matrix import rows
 from lethe.matrix.gathering import read_replay_runs
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
+from lethe.replay.replay_inputs import ReplayInputs
 from lethe.replay.runs import (
     fine_tune_at_shares,
     fine_tune_with_replay,
@@ -45,7 +46,8 @@ def settings(strategy="random", **changes):
 
 def run(job, strategy="random", scores=None, seed=0, task="t", **changes):
     chosen = settings(strategy, **changes)
-    return fine_tune_with_replay(job, UPSTREAM, chosen, task=task, seed=seed, forgetting=scores)
+    inputs = ReplayInputs(forgetting=scores)
+    return fine_tune_with_replay(job, UPSTREAM, chosen, task=task, seed=seed, inputs=inputs)
 
 
 def test_a_run_is_measured_on_the_held_out_examples_and_says_what_it_did(job):

@@ -79,6 +79,8 @@ def _draw_by_probes(scores: pd.DataFrame, title: str) -> figure:
         plot.line("k", "value", source=source, color=colour, line_width=2, legend_label=label)
         plot.scatter("k", "value", source=source, color=colour, size=6, legend_label=label)
     plot.xaxis.ticker = FixedTicker(ticks=counts)
+    # A logarithmic axis would write powers of ten, and round other counts to them.
+    plot.xaxis.major_label_overrides = {count: str(count) for count in counts}
     plot.xaxis.axis_label = "probes of the unseen task"
     tooltips = [("method", "@method"), ("probes", "@k"), ("value", "@value{0.000}")]
     tooltips.append(("interval", "@low{0.000} to @high{0.000}"))

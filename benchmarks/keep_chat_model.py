@@ -31,15 +31,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ARMS = ("none", "mix", "rehearsal", "prompt", "mix_lost", "prompt_all")
 METHODS = ("lora", "full")
 SEEDS = (0, 1, 2)
-TRAINED, TESTED = 80, 30
+TRAINING_CHATS = 80
+TEST_CHATS = 30
 # Words of the longest chat.
 LONGEST = 80
-STEPS, BATCH, MAX_TOKENS = 20, 4, 160
+STEPS = 20
+BATCH = 4
+MAX_TOKENS = 160
 # Tokens of the longest text that is scored.
 SCORED_TOKENS = 128
 RATIO = 0.5
@@ -114,6 +120,11 @@ class Run:
         """The file that is written last."""
         return self.folder / "run.json"
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Method, arm and seed, as columns of the tables."""
+        return {"method": self.method, "arm": self.arm, "seed": self.seed}
+
     def sibling(self, arm: str) -> "Run":
         """The run of another arm with the same method and seed."""
         return Run(self.root, self.method, arm, self.seed)
@@ -149,11 +160,11 @@ def prepare(model: str, root: Path, threads: int) -> None:
     if not (root / "train.jsonl").exists():
         chats = list(service_chats())
         random.Random(0).shuffle(chats)
-        write_lines(root / "test.jsonl", chats[:TESTED])
-        write_lines(root / "train.jsonl", chats[TESTED : TESTED + TRAINED])
+        write_lines(root / "test.jsonl", chats[:TEST_CHATS])
+        write_lines(root / "train.jsonl", chats[TEST_CHATS : TEST_CHATS + TRAINING_CHATS])
         (root / "template.jinja").write_text(TEMPLATE, "utf-8")
         (root / "pool.yaml").write_text(POOL, "utf-8")
-        text = TEST_POOL.format(folder=root, count=TESTED)
+        text = TEST_POOL.format(folder=root, count=TEST_CHATS)
         (root / "test.yaml").write_text(text, "utf-8")
     for name in ("pool", "test"):
         call("pool", root / f"{name}.yaml", "-o", root / f"{name}.parquet")
@@ -246,7 +257,8 @@ def train(run: Run, model: str) -> dict[str, Any]:
         if run.arm == "rehearsal":
             replay = run.sibling("mix").folder / "mixed" / "replay.parquet"
         rehearsal = Rehearsal.attach(trainer, replay, **REHEARSALS[run.arm])
-    wall, processor = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    processor = time.process_time()
     trainer.train()
     facts = {
         "steps": trainer.state.global_step,
@@ -273,10 +285,12 @@ def divergence(run: Run, model: str) -> list[float]:
     from lethe.measure.score_pool import ModelToScore
 
     scoring = Scoring(max_tokens=SCORED_TOKENS, dtype="autocast", tokens_per_batch=2048)
-    trained, adapter = str(run.folder / "model"), None
+    trained = run.folder / "model"
     if run.method == "lora":
-        trained, adapter = model, run.folder / "model"
-    reader = ModelToScore(card=models.card(trained), adapter=adapter).load(scoring, 0)
+        to_score = ModelToScore(card=models.card(model), adapter=trained)
+    else:
+        to_score = ModelToScore(card=models.card(str(trained)), adapter=None)
+    reader = to_score.load(scoring, 0)
     base = Reader.load(models.card(model), scoring)
     examples = []
     for example in read_upstream(run.root / "pool.parquet"):
@@ -291,12 +305,12 @@ def divergence(run: Run, model: str) -> list[float]:
 def measure(run: Run, model: str, threads: int) -> None:
     """Scores the trained model on both pools, and compares it with the base."""
     trained = run.folder / "model"
-    which = (model, "--adapter", trained) if run.method == "lora" else (trained,)
+    trained_model = (model, "--adapter", trained) if run.method == "lora" else (trained,)
     for name in ("pool", "test"):
         base = run.root / f"base-{name}.parquet"
         after = run.folder / f"after-{name}.parquet"
         call(
-            *("score", *which, "--pool", run.root / f"{name}.parquet", "--base", base),
+            *("score", *trained_model, "--pool", run.root / f"{name}.parquet", "--base", base),
             *("-o", after, "--threads", threads),
         )
     call(
@@ -331,6 +345,43 @@ def runs_of(root: Path) -> list[Run]:
     return runs
 
 
+def facts_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run with its last losses in place of its logs."""
+    logs = ("log", "rehearsal")
+    facts = {name: value for name, value in record.items() if name not in logs}
+    last = record["rehearsal"][-1] if record["rehearsal"] else {}
+    facts["train_loss"] = record["log"][-1].get("train_loss")
+    facts["last_replay_kl"] = last.get("replay/kl")
+    facts["last_prompt_kl"] = last.get("replay/prompt_kl")
+    return facts
+
+
+def losses_by_text(run: Run, heldout_kl: list[float], splits: "pd.Series") -> "list[pd.DataFrame]":
+    """Losses of a run on both pools, one line per text; `splits` holds the split by example id."""
+    import pandas as pd
+
+    from lethe.matrix.rows import read_row
+
+    frames = []
+    for name in ("pool", "test"):
+        row = read_row(run.folder / f"after-{name}.parquet")
+        frame = pd.DataFrame(
+            {
+                **run.identity,
+                "example_id": row.example_ids,
+                "split": "new" if name == "test" else splits.loc[row.example_ids].to_numpy(),
+                "loss_before": row.loss_before,
+                "loss_after": row.loss_after,
+                "tokens": row.n_tokens,
+                "kl": float("nan"),
+            }
+        )
+        if name == "pool":
+            frame.loc[frame["split"] == "heldout", "kl"] = heldout_kl
+        frames.append(frame)
+    return frames
+
+
 def write_tables(root: Path, target: Path, model: str) -> None:
     """Writes losses by text and facts by run, with what made them, as small parquet files."""
     import pandas as pd
@@ -350,29 +401,8 @@ def write_tables(root: Path, target: Path, model: str) -> None:
         content = run.record.read_bytes()
         digest.update(content)
         record = json.loads(content)
-        kl = record.pop("heldout_kl")
-        log, rehearsal = record.pop("log"), record.pop("rehearsal")
-        identity = {"method": run.method, "arm": run.arm, "seed": run.seed}
-        record["train_loss"] = log[-1].get("train_loss")
-        record["last_replay_kl"] = rehearsal[-1].get("replay/kl") if rehearsal else None
-        record["last_prompt_kl"] = rehearsal[-1].get("replay/prompt_kl") if rehearsal else None
-        facts.append(identity | record)
-        for name in ("pool", "test"):
-            row = read_row(run.folder / f"after-{name}.parquet")
-            frame = pd.DataFrame(
-                {
-                    **identity,
-                    "example_id": row.example_ids,
-                    "split": "new" if name == "test" else splits.loc[row.example_ids].to_numpy(),
-                    "loss_before": row.loss_before,
-                    "loss_after": row.loss_after,
-                    "tokens": row.n_tokens,
-                    "kl": float("nan"),
-                }
-            )
-            if name == "pool":
-                frame.loc[frame["split"] == "heldout", "kl"] = kl
-            texts.append(frame)
+        texts += losses_by_text(run, record.pop("heldout_kl"), splits)
+        facts.append(run.identity | facts_of(record))
     frames = {"texts": pd.concat(texts), "runs": pd.DataFrame(facts)}
     precise = root / "base-pool-float32.parquet"
     if precise.exists():

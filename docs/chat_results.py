@@ -4,7 +4,7 @@ r"""Prints the tables of docs/lab/keep-chats.md and of the tutorial, in Markdown
     python docs/chat_results.py docs/lab/tables/keep-chats docs/lab/keep-chats.md \
         docs/tutorials/keep-a-chat-model.md
 
-In a page, the tables replace what stands between two marks. The first mark says which: `all` or
+In a page, the tables replace the lines between two marks. The first mark names the tables: `all` or
 `summary`.
 
 Intervals of 95 percent are percentiles of a bootstrap over texts and seeds together: every draw
@@ -36,8 +36,10 @@ BEGIN = "<!-- docs/chat_results.py: {} -->"
 END = "<!-- docs/chat_results.py: end -->"
 
 
-def matrix(texts: pd.DataFrame, method: str, arm: str, *, split: str, value: str) -> pd.DataFrame:
-    """A value by text and seed."""
+def values_by_seed(
+    texts: pd.DataFrame, method: str, arm: str, *, split: str, value: str
+) -> pd.DataFrame:
+    """Values of an arm's runs: one row per text, one column per seed."""
     part = texts.query("method == @method and arm == @arm and split == @split")
     return part.pivot(index="example_id", columns="seed", values=value).dropna()
 
@@ -46,9 +48,9 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean of values (texts, seeds) with the interval of a bootstrap over both."""
     rng = np.random.default_rng(0)
     count, seeds = values.shape
-    weights = rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count
-    chosen = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-    means = np.einsum("dt,ts,ds->d", weights, values, chosen)
+    text_weights = rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count
+    seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    means = np.einsum("dt,ts,ds->d", text_weights, values, seed_weights)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(values.mean()), float(low), float(high)
 
@@ -59,7 +61,7 @@ def as_text(values: np.ndarray, sign: str = "+") -> str:
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def present(texts: pd.DataFrame, method: str) -> Iterator[str]:
+def arms_with_runs(texts: pd.DataFrame, method: str) -> Iterator[str]:
     """The arms of a method that have runs."""
     arms = set(texts.query("method == @method")["arm"])
     return (arm for arm in ARMS if arm in arms)
@@ -80,14 +82,14 @@ def forgetting_table(texts: pd.DataFrame, method: str) -> None:
         f"above {floor:.2f} nats | loss of new chats | to no replay |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for arm in present(texts, method):
-        rise = matrix(texts, method, arm, split="heldout", value="rise")
-        kl = matrix(texts, method, arm, split="heldout", value="kl")
-        new = matrix(texts, method, arm, split="new", value="loss_after")
-        without = matrix(texts, method, "none", split="new", value="loss_after")
-        ours, others = shared_seeds(new, without)
+    for arm in arms_with_runs(texts, method):
+        rise = values_by_seed(texts, method, arm, split="heldout", value="rise")
+        kl = values_by_seed(texts, method, arm, split="heldout", value="kl")
+        new = values_by_seed(texts, method, arm, split="new", value="loss_after")
+        without = values_by_seed(texts, method, "none", split="new", value="loss_after")
+        losses, losses_without = shared_seeds(new, without)
         above = (rise > floor).to_numpy().mean()
-        difference = "" if arm == "none" else as_text(ours - others)
+        difference = "" if arm == "none" else as_text(losses - losses_without)
         print(
             f"| {ARMS[arm]} | {rise.shape[1]} | {as_text(rise.to_numpy())} "
             f"| {as_text(rise.abs().to_numpy(), '')} | {as_text(kl.to_numpy(), '')} "
@@ -100,7 +102,7 @@ def noise_floor(texts: pd.DataFrame, method: str) -> float:
 
     It is the median over texts, because a few texts with short answers change much more.
     """
-    rise = matrix(texts, method, "none", split="heldout", value="rise")
+    rise = values_by_seed(texts, method, "none", split="heldout", value="rise")
     if rise.shape[1] < 2:
         return CLEAR_RISE
     return 2 * float(rise.std(axis=1, ddof=1).median())
@@ -112,11 +114,11 @@ def domain_table(texts: pd.DataFrame, method: str) -> None:
     domains = sorted(heldout["domain"].unique())
     print("| | " + " | ".join(domains) + " |")
     print("|---" * (len(domains) + 1) + "|")
-    for arm in present(texts, method):
+    for arm in arms_with_runs(texts, method):
         cells = []
         for domain in domains:
             part = heldout[heldout["domain"] == domain]
-            values = matrix(part, method, arm, split="heldout", value="rise").to_numpy()
+            values = values_by_seed(part, method, arm, split="heldout", value="rise").to_numpy()
             cells.append(as_text(values))
         print(f"| {ARMS[arm]} | " + " | ".join(cells) + " |")
 
@@ -125,21 +127,22 @@ def ratios_to_mix(texts: pd.DataFrame, method: str) -> None:
     """Drift of each arm as a share of the random mix's, and the difference of the rise."""
     print("| | mean absolute change / random mix's | KL / random mix's | rise - random mix's |")
     print("|---|---|---|---|")
-    for arm in present(texts, method):
+    for arm in arms_with_runs(texts, method):
         if arm == "mix":
             continue
         shares = []
         for value in ("change", "kl"):
-            ours = matrix(texts, method, arm, split="heldout", value=value)
-            mix = matrix(texts, method, "mix", split="heldout", value=value)
-            shares.append(share_text(*shared_seeds(ours, mix)))
-        ours = matrix(texts, method, arm, split="heldout", value="rise")
-        mix = matrix(texts, method, "mix", split="heldout", value="rise")
-        first, second = shared_seeds(ours, mix)
-        print(f"| {ARMS[arm]} | {shares[0]} | {shares[1]} | {as_text(first - second)} |")
+            drift = values_by_seed(texts, method, arm, split="heldout", value=value)
+            drift_of_mix = values_by_seed(texts, method, "mix", split="heldout", value=value)
+            values, reference = shared_seeds(drift, drift_of_mix)
+            shares.append(share_text(values, reference))
+        rise = values_by_seed(texts, method, arm, split="heldout", value="rise")
+        rise_of_mix = values_by_seed(texts, method, "mix", split="heldout", value="rise")
+        rises, rises_of_mix = shared_seeds(rise, rise_of_mix)
+        print(f"| {ARMS[arm]} | {shares[0]} | {shares[1]} | {as_text(rises - rises_of_mix)} |")
 
 
-def share_text(values: np.ndarray, others: np.ndarray) -> str:
+def share_text(values: np.ndarray, reference: np.ndarray) -> str:
     """Ratio of two means with the interval of a bootstrap over the same texts and seeds."""
     rng = np.random.default_rng(0)
     count, seeds = values.shape
@@ -147,10 +150,10 @@ def share_text(values: np.ndarray, others: np.ndarray) -> str:
     for _ in range(DRAWS):
         rows = rng.integers(count, size=count)
         columns = rng.integers(seeds, size=seeds)
-        picked = np.ix_(rows, columns)
-        ratios.append(values[picked].mean() / others[picked].mean())
+        cells = np.ix_(rows, columns)
+        ratios.append(values[cells].mean() / reference[cells].mean())
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return f"{values.mean() / others.mean():.2f} [{low:.2f}, {high:.2f}]"
+    return f"{values.mean() / reference.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
 def cost_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
@@ -161,7 +164,7 @@ def cost_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for method, title in METHODS.items():
-        for arm in present(texts, method):
+        for arm in arms_with_runs(texts, method):
             cost = costs(runs, method, arm)
             print(
                 f"| {title} | {ARMS[arm]} | {cost['steps']:.0f} | {cost['per_step']:.2f} "
@@ -209,10 +212,10 @@ def summary_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for method, title in METHODS.items():
-        for arm in present(texts, method):
-            rise = matrix(texts, method, arm, split="heldout", value="rise")
-            kl = matrix(texts, method, arm, split="heldout", value="kl")
-            new = matrix(texts, method, arm, split="new", value="loss_after")
+        for arm in arms_with_runs(texts, method):
+            rise = values_by_seed(texts, method, arm, split="heldout", value="rise")
+            kl = values_by_seed(texts, method, arm, split="heldout", value="kl")
+            new = values_by_seed(texts, method, arm, split="new", value="loss_after")
             cost = costs(runs, method, arm)
             print(
                 f"| {title} | {ARMS[arm]} | {rise.shape[1]} | {as_text(rise.to_numpy())} "

@@ -121,24 +121,24 @@ def make_mixture_files(
     for name, text in snippets.items():
         with atomic_write(output / name) as part:
             part.write_text(text, "utf-8", newline="\n")
-    summary: dict[str, Any] = {
-        "folder": str(output),
-        "form": mixture.form,
-        "read": new.summary,
-        "rows": rows,
-        "left_out_of_pool": mixture.left_out,
-        "dose": {
-            "unit": dose.unit,
-            "new": dose.new,
-            "replayed": dose.replayed,
-            "replayed_per_new": dose.share,
-        },
-        "settings": sorted(snippets),
-        "examples": str(output / "replay.parquet"),
-    }
-    if prediction is not None:
-        summary["predicted"] = prediction.facts
     if as_json:
+        summary: dict[str, Any] = {
+            "folder": str(output),
+            "form": mixture.form,
+            "read": new.summary,
+            "rows": rows,
+            "left_out_of_pool": mixture.left_out,
+            "dose": {
+                "unit": dose.unit,
+                "new": dose.new,
+                "replayed": dose.replayed,
+                "replayed_per_new": dose.share,
+            },
+            "settings": sorted(snippets),
+            "examples": str(output / "replay.parquet"),
+        }
+        if prediction is not None:
+            summary["predicted"] = prediction.facts
         print_json(summary)
         return
     if prediction is not None:
@@ -169,7 +169,7 @@ def _check_sources(
 
 
 @dataclass(frozen=True)
-class _PredictedLoss:
+class _PredictedForgetting:
     """Predicted forgetting of a fine-tune: nats by example id, its means in words and for JSON."""
 
     by_example: dict[str, float]
@@ -179,7 +179,7 @@ class _PredictedLoss:
 
 def _predict(
     upstream: "UpstreamFile", *, predictor: Path, probes: Path, sibling: Path | None
-) -> _PredictedLoss:
+) -> _PredictedForgetting:
     from lethe.completion.predictor import Predictor
     from lethe.matrix.rows import read_row
     from lethe.replay.mixture_files import by_example, predict_from_row
@@ -197,7 +197,7 @@ def _predict(
         "domains": {name: asdict(mean) for name, mean in prediction.domains.items()},
         "top_tenth": fitted.top_tenth,
     }
-    return _PredictedLoss(
+    return _PredictedForgetting(
         by_example=by_example(fitted, prediction),
         text=prediction.summary(fitted.top_tenth),
         facts=facts,

@@ -58,10 +58,12 @@ def labelled_chats(
     tokenised = tokenise(tokenizer, conversations, max_tokens=max_tokens, truncation="right")
     rows = []
     for tokens in tokenised.examples:
-        if tokens.scored:
-            pairs = zip(tokens.ids, tokens.loss_mask, strict=True)
-            labels = [token if carries_loss else NO_LOSS for token, carries_loss in pairs]
-            rows.append({"input_ids": list(tokens.ids), "labels": labels})
+        if not tokens.scored:
+            continue
+        labels = []
+        for token, carries_loss in zip(tokens.ids, tokens.loss_mask, strict=True):
+            labels.append(token if carries_loss else NO_LOSS)
+        rows.append({"input_ids": list(tokens.ids), "labels": labels})
     if not rows:
         raise LetheError(
             f"{path}: none of its {len(data.examples)} chats has an answer within {max_tokens} "
@@ -80,9 +82,9 @@ def labelled_chats(
 
 
 def _as_conversation(example: Example) -> Example:
-    """The same chat as a conversation; single questions with their answers are ones, too.
+    """The same chat as a conversation, also if it is a single question with its answer.
 
-    The template's own marks are read for conversations only.
+    Only for conversations does the tokeniser read the template's own marks.
     """
     if example.chat is not None:
         return example

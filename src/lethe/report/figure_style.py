@@ -37,7 +37,7 @@ COLOURS = {
     "mir": "#8f5f7f",
     "mir_measured": "#a98199",
     "mir_paper_code": "#c3a3b8",
-    "gradient": "#b08d2f",
+    "gradient": "#8c3b2a",
     "online": "#2d8c8c",
     "closed_loop": "#1d5f6e",
 }

@@ -148,7 +148,8 @@ def completion_headlines(model: str, findings: Findings) -> list[str]:
 
 def _means_headlines(table: pd.DataFrame, unit: str, *, probes: int, tasks: int) -> list[str]:
     """Precision of means and of the most forgotten tenth; none in tables of earlier versions."""
-    values = table[table.method == "gaussian"].set_index("metric").value
+    of_method = table[table.method == "gaussian"].set_index("metric")
+    values = of_method.value
     headlines = []
     subjects = (("task_mean", "an unseen task"), ("domain_mean", "the domains of an unseen task"))
     for key, subject in subjects:
@@ -156,10 +157,13 @@ def _means_headlines(table: pd.DataFrame, unit: str, *, probes: int, tasks: int)
         width = values.get(f"{key}_width_90", float("nan"))
         if np.isfinite([error, width]).all():
             share = 100 * values[f"{key}_coverage_90"]
+            line = of_method.loc[f"{key}_error"]
+            interval = format_interval(line.low, line.high, ".3f")
             headlines.append(
-                f"Mean forgetting of {subject}, predicted from {_count(probes, 'probe')}: "
-                f"{error:.3f} {unit} off on average ({_count(tasks, 'test task')}). Its 90 % "
-                f"intervals are {width:.3f} {unit} wide and contain {share:.0f} % of the means."
+                f"Mean forgetting of {subject}, predicted from {_count(probes, 'probe')}: off by "
+                f"{error:.3f} {unit} {interval} on average ({_count(tasks, 'test task')}). The "
+                f"90 % intervals are {width:.3f} {unit} wide and contain {share:.0f} % of the "
+                "means."
             )
     if headlines and "top_10_percent" in values:
         share = 100 * values["top_10_percent"]

@@ -21,7 +21,7 @@ from lethe.report.figure_style import COLOURS, FAINT, label_of
 from lethe.report.findings import Findings
 
 _METRICS = {"rmse": "RMSE", "top_10_percent": "most forgotten tenth: share found"}
-_WAYS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain"}
+_SPLITS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain"}
 _LEVELS = (0.5, 0.8, 0.9, 0.95)
 _METHOD_COLOUR = COLOURS["gaussian"]
 
@@ -46,13 +46,13 @@ def make_prediction_figure(
         Domain of each shown example; empty texts for an own matrix.
     """
     lines = []
-    for split, way in _WAYS.items():
+    for split, split_label in _SPLITS.items():
         panels = []
         for metric, label in _METRICS.items():
             part = scores_over_seeds(scores, split, metric)
             if len(part):
                 name = f"{label} ({unit})" if metric == "rmse" else label
-                panels.append(_draw_by_probes(part, f"{name}, {way}"))
+                panels.append(_draw_by_probes(part, f"{name}, {split_label}"))
         lines.append(panels)
     lines.append(_calibration_and_domains(scores, unit, measured, predicted, domains))
     rows = [row(*panels, sizing_mode="stretch_width") for panels in lines if panels]
@@ -79,6 +79,8 @@ def _draw_by_probes(scores: pd.DataFrame, title: str) -> figure:
         plot.line("k", "value", source=source, color=colour, line_width=2, legend_label=label)
         plot.scatter("k", "value", source=source, color=colour, size=6, legend_label=label)
     plot.xaxis.ticker = FixedTicker(ticks=counts)
+    # A logarithmic axis would write powers of ten, and round other counts to them.
+    plot.xaxis.major_label_overrides = {count: str(count) for count in counts}
     plot.xaxis.axis_label = "probes of the unseen task"
     tooltips = [("method", "@method"), ("probes", "@k"), ("value", "@value{0.000}")]
     tooltips.append(("interval", "@low{0.000} to @high{0.000}"))

@@ -60,13 +60,13 @@ class SequenceTables:
         for run in dict.fromkeys(self.comparison.run):
             line: dict[str, Any] = {"run": run}
             for measure in SEQUENCE_MEASURES:
-                found = self.value(run, measure, unit)
-                if found is None:
-                    found = self.value(run, measure)
-                line[measure] = None if found is None else float(found["mean"])
-                line[f"{measure}_sd"] = None if found is None else float(found["sd"])
-                if found is not None:
-                    line["orders"] = int(found["orders"])
+                over_orders = self.value(run, measure, unit)
+                if over_orders is None:
+                    over_orders = self.value(run, measure)
+                line[measure] = None if over_orders is None else float(over_orders["mean"])
+                line[f"{measure}_sd"] = None if over_orders is None else float(over_orders["sd"])
+                if over_orders is not None:
+                    line["orders"] = int(over_orders["orders"])
             lines.append(line)
         return lines
 
@@ -87,7 +87,7 @@ def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
     steps = int(tables.steps.step.max())
     sentences = [
         f"After {steps} tasks in a row ({label_of(run)}), the held-out upstream loss is "
-        f"{reference['mean']:+.3f} nats from that of the base model (sd {reference['sd']:.3f} over "
+        f"{_above(reference['mean'])} that of the base model (sd {reference['sd']:.3f} over "
         f"{int(reference['orders'])} orders)."
     ]
     others = []
@@ -95,12 +95,18 @@ def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
         line = tables.value(other, "heldout_forgetting")
         if other != run and np.isfinite(line.get("difference", np.nan)):
             others.append(
-                f"{label_of(other)} {line['mean']:+.3f} (difference {line['difference']:+.3f}, "
-                f"{int(line['orders'])} orders)"
+                f"{label_of(other)} {line['mean']:+.3f} nats (sd {line['sd']:.3f}, difference "
+                f"{line['difference']:+.3f}, {int(line['orders'])} orders)"
             )
     if others:
         sentences.append(f"With replay along the same orders: {'; '.join(others)}.")
     return sentences
+
+
+def _above(difference: float) -> str:
+    """A difference in nats as words without a sign: so many nats above or below."""
+    side = "below" if difference < 0 else "above"
+    return f"{abs(difference):.3f} nats {side}"
 
 
 def _sum_headline(tables: SequenceTables, run: str) -> str:
@@ -118,8 +124,9 @@ def _prediction_headline(tables: SequenceTables, run: str) -> str:
     table = tables.prediction
     pooled = table[(table.run == run) & (table.order == "all")].set_index("method")
     values = []
-    for name in pooled.rmse.sort_values().index:
-        values.append(f"{label_of(name)} {pooled.rmse[name]:.3f}")
+    for name, line in pooled.sort_values("rmse").iterrows():
+        interval = f"[{line.rmse_low:.3f}, {line.rmse_high:.3f}]"
+        values.append(f"{label_of(str(name))} {line.rmse:.3f} {interval}")
     return f"RMSE in nats of a sequence's rows, by prediction: {', '.join(values)}."
 
 
@@ -130,9 +137,10 @@ def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
         return []
     line = judged.iloc[0]
     orders = table[(table.run == run) & (table.order != "all")]
+    # below_mean is positive if the chosen order forgets less than the mean order.
     effect = (
         f"Order chosen from the rows of other orders: {line.chosen}, {line.above_best:.3f} nats "
-        f"above the best of {len(orders)} and {line.below_mean:+.3f} below their mean"
+        f"above the best of {len(orders)} and {_above(-line.below_mean)} their mean"
     )
     if len(orders) < _ENOUGH_ORDERS:
         return [f"{effect}. No test possible: at least {_ENOUGH_ORDERS} orders needed."]
@@ -153,11 +161,11 @@ def draw_sequences(tables: Mapping[str, SequenceTables]) -> Figure:
         for axis in axes.flat:
             axis.set_axis_off()
         return figure
-    for line, (model, of_model) in zip(axes, tables.items(), strict=True):
-        _draw_steps(line[0], of_model)
-        line[0].set_title(f"{model}: forgetting along an order")
-        _draw_sums(line[1], of_model)
-        line[1].set_title(f"{model}: rows predicted from single tasks")
+    for (steps, sums), (model, of_model) in zip(axes, tables.items(), strict=True):
+        _draw_steps(steps, of_model)
+        steps.set_title(f"{model}: forgetting along an order")
+        _draw_sums(sums, of_model)
+        sums.set_title(f"{model}: rows predicted from single tasks")
     return figure
 
 

@@ -1,7 +1,7 @@
 """The top of the report: what was lost, what prevents it, at which price, and what made it.
 
-One paragraph per model. It says an effect in words where the numbers support it; otherwise it names
-what is not known and why.
+One paragraph per model. It states an effect in words where the numbers support it. Otherwise it
+names the missing evidence.
 """
 
 from collections.abc import Mapping
@@ -46,9 +46,8 @@ def _prevention(contrasts: pd.DataFrame, settings: Replay) -> list[str]:
         return []
     replay = planned.loc["replay"]
     if replay.tasks < ENOUGH_TASKS:
-        return [
-            f"Replay was tested on {replay.tasks:.0f} tasks only, which is too few for a claim."
-        ]
+        tasks = "1 task" if replay.tasks == 1 else f"{replay.tasks:.0f} tasks"
+        return [f"Replay was tested on {tasks} only, which is too few for a claim."]
     without = replay.reference_mean
     if without <= 0:
         return ["The held-out examples were not forgotten, so there was nothing to prevent."]
@@ -141,16 +140,17 @@ def describe_origin(findings: Findings) -> dict[str, str]:
             parts.append(f"torch {versions['torch']}")
         if "device" in versions:
             parts.append(f"device {versions['device']}")
-        parts += _minutes(findings.summaries.get(model), "fine-tunes")
-        parts += _minutes(findings.runs.get(model), "replay runs")
+        parts += _job_time(findings.summaries.get(model), "fine-tunes")
+        parts += _job_time(findings.runs.get(model), "replay runs")
         origins[model] = ", ".join(parts)
     return origins
 
 
-def _minutes(table: pd.DataFrame | None, name: str) -> list[str]:
-    """How many jobs of a table took how long in all, if it records seconds."""
+def _job_time(table: pd.DataFrame | None, name: str) -> list[str]:
+    """The number of jobs of a table and their time in all, if it records seconds."""
     if table is None or "training_seconds" not in table:
         return []
     columns = table.columns.intersection(["training_seconds", "scoring_seconds"])
-    minutes = float(table[columns].sum().sum()) / 60
-    return [f"{len(table)} {name} in {minutes:.1f} minutes of training and scoring"]
+    seconds = float(table[columns].sum().sum())
+    time = f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
+    return [f"{len(table)} {name} in {time} of training and scoring"]

@@ -184,8 +184,9 @@ def test_means_and_the_most_forgotten_tenth_lead_the_predictions():
     )
     mean, tenth, error = headlines.completion_headlines("one", findings)
     assert mean == (
-        "Mean forgetting of an unseen task, predicted from 30 probes: 0.012 nats off on average "
-        "(1 test task). Its 90 % intervals are 0.047 nats wide and contain 88 % of the means."
+        "Mean forgetting of an unseen task, predicted from 30 probes: off by 0.012 nats [0.000, "
+        "0.100] on average (1 test task). The 90 % intervals are 0.047 nats wide and contain 88 % "
+        "of the means."
     )
     assert tenth.startswith("The predicted tenth holds 52 % of the examples")
     assert error.startswith("Error of forgetting predicted from 30 probes")

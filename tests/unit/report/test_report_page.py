@@ -294,7 +294,7 @@ def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(f
     finer = {tiny_findings.SCRIPT: pd.DataFrame(lines)}
     with_section = report_page.render_page(replace(findings, finer=finer), {}, SETTINGS)
     assert scripts(with_section) == OWN_SCRIPTS
-    section = with_section.split("Finer than loss")[1].split("<h2")[0]
+    section = with_section.split('<h2 id="finer">')[1].split("<h2")[0]
     assert "KL to the base model" in section
     assert "0.250 <small>[0.200, 0.300]</small>" in section
     assert "<td>4</td>" in section

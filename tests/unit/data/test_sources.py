@@ -193,6 +193,21 @@ def test_records_cannot_be_selected_by_a_field_of_lists(tmp_path):
         list(read_source(dataset(tmp_path / "lists", by="labels"), "x"))
 
 
+def test_numbers_of_few_bits_in_a_dataset_are_written_as_they_were_meant(tmp_path):
+    import datasets
+
+    columns = {"x": [0.1, None, 2.0], "y": [[0.1], [], [0.3]], "kind": ["a", "b", "a"]}
+    features = {"x": datasets.Value("float32"), "kind": datasets.Value("string")}
+    features["y"] = datasets.Sequence(datasets.Value("float16"))
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    rows.save_to_disk(tmp_path / "few")
+    few = dataset(tmp_path / "few", text="{x} {y.0}", by="kind")
+    assert [example.text for example in read_source(few, "a")] == [
+        "0.1 0.099975586",
+        "2.0 0.30004883",
+    ]
+
+
 def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):
     import datasets
 

@@ -32,6 +32,8 @@ CompletionMethod = Literal[
     "logistic_fa",
     "logistic_stack",
 ]
+# Methods and choices of probes that need a Z of 0s and 1s.
+LOGISTIC = ("logistic_mf", "logistic_fa", "logistic_stack", "a_optimal_logistic")
 Sibling = Annotated[
     str,
     StringConstraints(

@@ -417,10 +417,13 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
 
 
-def test_logistic_probes_of_losses_are_refused_before_anything_runs(experiment):
+def test_logistic_methods_and_probes_of_losses_are_refused_before_anything_runs(experiment):
     config, folder = experiment
     config["completion"] = {"probe_choice": ["random", "a_optimal_logistic"]}
     expected = "completion.probe_choice: a_optimal_logistic needs scoring.exact_match"
+    assert expected in problems(config, folder)
+    config["completion"]["methods"] = ["gaussian", "logistic_fa", "logistic_mf"]
+    expected = "completion.methods: logistic_fa, logistic_mf needs scoring.exact_match"
     assert expected in problems(config, folder)
     config["scoring"] = {"exact_match": {}}
     config["sources"]["bigbench"]["upstream_as"] = "pairs"

@@ -486,9 +486,17 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
             paths.append((f"models.{name}.chat_template", model.chat_template))
     problems = []
     for key, path in dict.fromkeys(paths):
-        if not (folder / path).exists():
+        if not _exists(folder / path):
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False if its name is too long to be one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _missing_sibling(

@@ -39,10 +39,14 @@ def matching_files(folder: Path | str, where: str) -> list[Path]:
         If there is no such file.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
-    if not paths or not paths[0].is_file():
-        raise LetheError(f"no such file: {folder / where}")
-    return paths
+    try:
+        paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
+        if paths and paths[0].is_file():
+            return paths
+    except (OSError, ValueError, NotImplementedError) as error:
+        # The name is too long, or no pattern.
+        raise LetheError(f"no such file: {str(folder / where)[:300]} ({error.args[-1]})")
+    raise LetheError(f"no such file: {folder / where}")
 
 
 def refuse_lfs_pointer(path: Path) -> None:

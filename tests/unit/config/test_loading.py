@@ -310,6 +310,13 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             "sources.local: answer names no field of the record",
         ),
         ({"tasks": ""}, "tasks: must be a file, folder or id"),
+        ({"tasks": "x" * 300}, "tasks: the name xxxxxxxxxxxxxxxxxxxx... has more than 255 bytes"),
+        ({"tasks": "é" * 200 + "/tasks.csv"}, "has more than 255 bytes"),
+        ({"tasks": "a\0b"}, "tasks: must be a file, folder or id"),
+        (
+            {"sources": {"local": {"kind": "files", "folder": "x" * 300, "text": "{a}"}}},
+            "sources.local.folder: the name xxxxxxxxxxxxxxxxxxxx... has more than 255 bytes",
+        ),
         ({"seed": True}, "seed: a number is needed, not a truth value"),
         ({"recipe": {"steps": True}}, "recipe.steps: a number is needed, not a truth value"),
         ({"recipe": {"lr": False}}, "recipe.lr: a number is needed, not a truth value"),

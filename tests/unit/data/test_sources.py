@@ -85,6 +85,8 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, content
 VALUES = [
     ("text", "text"),
     (7, "7"),
+    # Larger than any float.
+    (10**400, "1" + 400 * "0"),
     (2.5, "2.5"),
     (1e-7, "1e-07"),
     ({"text": "inside"}, "inside"),
@@ -145,6 +147,15 @@ def test_one_of_several_accepted_answers_is_named_by_its_position(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(LetheError, match=r"no such file: .*gone\.csv"):
         read_source(local(tmp_path), "gone.csv")
+
+
+@pytest.mark.parametrize(
+    ("where", "cause"),
+    [("x" * 999, "File name too long"), ("/all*", "Non-relative"), ("**x", "Invalid pattern")],
+)
+def test_a_name_that_is_no_file_and_no_pattern_is_named(tmp_path, where, cause):
+    with pytest.raises(LetheError, match=f"no such file: .*{cause}"):
+        read_source(local(tmp_path), where)
 
 
 @pytest.fixture

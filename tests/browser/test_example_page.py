@@ -77,7 +77,7 @@ def test_a_row_of_the_table_leads_to_the_coloured_tokens_of_its_example(open_pag
     )
     # Not scored, a large rise, a large fall and a small rise differ.
     assert len({colours[0], colours[1], colours[2], colours[3]}) == 4
-    expect(panel(page)).to_contain_text("“<svg” +4.00")
+    expect(panel(page)).to_contain_text("<svg +4.00")
 
 
 def test_pointing_at_a_token_reads_its_losses(open_page):

@@ -49,6 +49,8 @@ def test_a_predictor_is_learned_from_a_pool(tmp_path, monkeypatch, capfd):
     assert main(["score", "base", *options, "-o", "base.parquet"]) == 0
     scored = rows.read_row(tmp_path / "base.parquet")
     np.testing.assert_allclose(scored.loss_after, base.loss_after, atol=1e-6)
+    assert main([*command, "--dtype", "float16"]) == 2
+    assert "give float32 or autocast" in capfd.readouterr().err
     # Another setting under the same name is refused.
     assert main([*command, "--steps", "7"]) == 1
     assert "exists with other settings" in capfd.readouterr().err

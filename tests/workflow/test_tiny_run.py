@@ -110,7 +110,7 @@ def test_the_page_needs_no_other_file_and_quotes_upstream_examples(finished):
     page = (finished.results / "report.html").read_text("utf-8")
     for section in ("Results", "Rank of Z", "Predicting", "Replay", "Upstream examples"):
         assert section in page
-    assert 'src="data:image/png;base64,' in page
+    assert 'src="data:image/webp;base64,' in page
     # The module of the example browser names addresses; the security policy lets it open none.
     assert "default-src 'none'" in page and "http://" not in page.split('<script type="module">')[0]
     assert "<blockquote>" in page

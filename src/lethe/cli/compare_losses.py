@@ -141,7 +141,11 @@ def _text(comparison: "Comparison", first: str) -> str:
         "drift": "{:.4f}".format,
         "risen": "{:.0%}".format,
     }
-    entries = [*comparison.domains, comparison.overall, *comparison.splits]
+    entries = [*comparison.domains, comparison.overall]
+    for split in comparison.splits:
+        # All held-out examples are the line before already.
+        if comparison.overall.domain == "all" or split.domain != "heldout":
+            entries.append(split)
     lines = [comparison.verdict(), "", as_text([_line(entry) for entry in entries], columns)]
     if comparison.against_first is not None:
         lines.append(f"difference to {first}: {comparison.against_first.as_text()} nats")

@@ -41,6 +41,9 @@ def learn_predictor(
     batch: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 4,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens of the longest example.")] = 256,
+    dtype: Annotated[
+        str, typer.Option(help="float32, or autocast (computation in bfloat16, often faster).")
+    ] = "float32",
     cores: Annotated[int, typer.Option(min=1, help="CPU cores.")] = 1,
     plan_only: Annotated[
         bool, typer.Option("--plan", help="Say how long it will take, and stop there.")
@@ -78,6 +81,8 @@ def learn_predictor(
         )
     if method not in ("full", "lora"):
         raise typer.BadParameter(f"--method is {method}; give full or lora")
+    if dtype not in ("float32", "autocast"):
+        raise typer.BadParameter(f"--dtype is {dtype}; give float32 or autocast")
     settings = LearningSettings(
         method=method,
         steps=steps,
@@ -85,6 +90,7 @@ def learn_predictor(
         lr=lr,
         max_tokens=max_tokens,
         threads=cores,
+        dtype=dtype,
     )
     experiment, name = _write_experiment(
         model,

@@ -149,7 +149,10 @@ class Recipe(Settings):
         description="Loss of a batch: the mean over its tokens, or the mean over its examples of "
         "their means.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Type in which losses and gradients are computed. Weights stay float32.",
+    )
     micro_batch: PositiveInt | None = Field(
         None,
         description="Examples per forward pass; gradients are added up to `batch`. null: all of "

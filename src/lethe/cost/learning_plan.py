@@ -19,6 +19,11 @@ class LearningSettings:
 
     They should be like those of the fine-tune that is watched: the same method and a like number of
     steps.
+
+    Attributes
+    ----------
+    dtype
+        `float32`, or `autocast`: training and scoring compute in bfloat16 with float32 weights.
     """
 
     method: str = "full"
@@ -28,6 +33,7 @@ class LearningSettings:
     max_tokens: int = 256
     lora_rank: int = 16
     threads: int = 1
+    dtype: str = "float32"
 
     def recipe(self) -> dict[str, Any]:
         """The section `recipe` of the experiment."""
@@ -45,7 +51,16 @@ class LearningSettings:
         }
         if self.method == "lora":
             recipe["lora"] = {"rank": self.lora_rank, "alpha": 2 * self.lora_rank, "dropout": 0.05}
+        if self.dtype == "autocast":
+            recipe["dtype"] = "bfloat16"
         return recipe
+
+    def scoring(self) -> dict[str, Any]:
+        """The section `scoring` of the experiment."""
+        scoring: dict[str, Any] = {"max_tokens": self.max_tokens, "tokens_per_batch": "auto"}
+        if self.dtype == "autocast":
+            scoring["dtype"] = "autocast"
+        return scoring
 
 
 def learning_experiment(
@@ -79,7 +94,7 @@ def learning_experiment(
         "models": {"model": {**model, "threads": settings.threads}},
         "recipe": settings.recipe(),
         "task_examples": {"train": settings.steps * settings.batch, "eval": 24},
-        "scoring": {"max_tokens": settings.max_tokens, "tokens_per_batch": "auto"},
+        "scoring": settings.scoring(),
         "completion": {"methods": ["gaussian"], "probes": [30], "seeds": [0]},
     }
 

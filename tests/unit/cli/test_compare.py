@@ -94,6 +94,9 @@ def test_the_verdict_is_on_held_out_examples_where_the_pool_is_given(files, caps
     assert facts["overall"]["examples"] == 20
     assert "no change of the mean loss" in facts["verdict"]
     assert [line["domain"] for line in facts["splits"]] == ["heldout", "replayable"]
+    assert compare(files, "base.parquet", "after.parquet", "--pool", "pool.parquet") == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^(held-?out|replayable) ", text, re.M) == ["held-out", "replayable"]
 
 
 def test_the_table_of_what_was_lost_is_a_row_that_is_never_overwritten(files, capsys):

@@ -52,6 +52,24 @@ def test_the_experiment_is_valid_and_trains_by_the_method(tmp_path, method, rate
     assert experiment.replay is None
 
 
+@pytest.mark.parametrize(
+    ("dtype", "training", "scoring"),
+    [("float32", "float32", "float32"), ("autocast", "bfloat16", "autocast")],
+)
+def test_training_and_scoring_compute_in_the_same_type(tmp_path, dtype, training, scoring):
+    content = learning_experiment(
+        "learn-p",
+        model={"source": "hub", "path": "a/b"},
+        pool=tmp_path / "pool.parquet",
+        table=tmp_path / "tasks.csv",
+        sources={"bigbench": {"kind": "bigbench"}},
+        settings=LearningSettings(dtype=dtype),
+    )
+    experiment = Experiment.model_validate(content)
+    assert experiment.recipe.dtype == training
+    assert experiment.scoring.dtype == scoring
+
+
 def test_the_cost_is_that_of_the_rules_a_predictor_needs(tmp_path):
     lines = ["rule,jobs,seconds", "score_base,1,60", "measure_row,8,480", "replay_run,9,999"]
     (tmp_path / "plan.csv").write_text("\n".join([*lines, "all,18,1539"]))

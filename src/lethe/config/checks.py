@@ -61,7 +61,8 @@ def check_settings(
         *_unknown_tasks(settings, tasks),
         *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
-        *_missing_sibling(settings, own_matrices, folder),
+        *_missing_model("sibling", settings, own_matrices, folder),
+        *_missing_model("prior", settings, own_matrices, folder),
     ]
     return own_matrices, problems
 
@@ -499,27 +500,27 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _missing_sibling(
-    settings: Experiment, own_matrices: Mapping[str, str], folder: Path
+def _missing_model(
+    key: str, settings: Experiment, own_matrices: Mapping[str, str], folder: Path
 ) -> list[str]:
-    """The sibling must be a model of this experiment or have a matrix already."""
-    if settings.completion.sibling is None:
+    """The sibling and the prior must be models of this experiment or have a matrix already."""
+    value = getattr(settings.completion, key)
+    if value is None:
         return []
-    experiment, model = settings.completion.sibling.split("/")
+    experiment, model = value.split("/")
     if experiment == settings.experiment:
         names = [*settings.models, *own_matrices]
         if model in names:
             return []
         return [
-            f"completion.sibling: {model!r} is no model of this experiment{suggest(model, names)}"
+            f"completion.{key}: {model!r} is no model of this experiment{suggest(model, names)}"
         ]
     matrix = f"results/{experiment}/{model}/Z.parquet"
     if (folder / matrix).is_file():
         return []
     return [
-        f"completion.sibling: no such file: {matrix}; run the experiment {experiment!r} first, or "
-        "name another <experiment>/<model> (value seen: "
-        f"{settings.completion.sibling!r})"
+        f"completion.{key}: no such file: {matrix}; run the experiment {experiment!r} first, or "
+        f"name another <experiment>/<model> (value seen: {value!r})"
     ]
 
 

@@ -538,6 +538,18 @@ def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
     assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"
 
 
+def test_a_prior_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).prior_matrix("olmo") == []
+    assert "prior" not in RuleParameters(plain).completion()
+    experiment = load(completion=TINY["completion"] | {"prior": "tiny/olmo"})
+    assert RuleParameters(experiment).completion()["prior"] == "tiny/olmo"
+    assert files(experiment).prior_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).prior_matrix(other) == "results/tiny/olmo/Z.parquet"
+    assert files(experiment).sibling_matrix(other) == []
+
+
 @pytest.mark.parametrize(
     ("rule", "output", "task"),
     [

@@ -572,6 +572,11 @@ class ResultFiles:
             files["repeat_row"] = {model: self.repeats(model) for model in models}
         if settings.replay:
             files["replay_run"] = {model: self.replay_runs(model) for model in models}
+        if settings.sequences:
+            followers = settings.sequences.of_models(models)
+            files["sequence_step"] = {model: self.sequence_rows(model) for model in followers}
+            if settings.sequences.multitask:
+                files["multitask_row"] = {model: self.multitask_rows(model) for model in followers}
         return files
 
     def recorded_jobs(self) -> list[str]:
@@ -1094,12 +1099,16 @@ class RuleParameters:
         similarity = settings.similarity
         replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
-        return {
+        sizes = {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
             "replay": replay,
         }
+        # A finished plan without sequences has no such value, and stays up to date without it.
+        if settings.sequences is not None:
+            sizes["sequences"] = self.sequences()
+        return sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -302,6 +302,21 @@ def test_the_ledger_reads_every_row_that_records_a_job(load):
     assert len(listed.recorded_jobs()) == 2 * (1 + 4 + 8 + 4)
 
 
+def test_the_ledger_and_the_plan_count_sequences_of_the_models_that_follow_them(load):
+    assert "sequences" not in RuleParameters(load()).planned_sizes()
+    names = list(load().tasks)[:2]
+    sequences = {"orders": {"o": names, "p": names[::-1]}, "models": ["olmo"], "seeds": [0, 1]}
+    experiment = load(sequences=sequences)
+    by_rule = files(experiment).rows_by_rule()
+    assert list(by_rule["sequence_step"]) == list(by_rule["multitask_row"]) == ["olmo"]
+    assert len(by_rule["sequence_step"]["olmo"]) == 2 * 2 * 2
+    assert len(by_rule["multitask_row"]["olmo"]) == 2
+    planned = RuleParameters(experiment).planned_sizes()["sequences"]
+    assert planned["orders"] == sequences["orders"]
+    sequences["multitask"] = False
+    assert "multitask_row" not in files(load(sequences=sequences)).rows_by_rule()
+
+
 def test_a_model_from_scratch_is_timed_before_it_is_pretrained(load):
     hub = {"source": "hub", "path": "someone/tiny"}
     listed = files(load(models=TINY["models"] | {"hub": hub}))

@@ -144,6 +144,11 @@ class MatrixSettings(Settings):
     examples: Location | None = Field(
         None, description="File with one example id per line, if `path` itself holds no ids."
     )
+    texts: str | None = Field(
+        None,
+        description="Texts and domains of the examples, for the report: a .csv file with the "
+        "columns example_id, domain and text, or a .parquet pool of `lethe pool`.",
+    )
 
 
 class MatricesSettings(Settings):

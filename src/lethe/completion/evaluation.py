@@ -14,7 +14,11 @@ from lethe.completion.logistic_stack import LogisticStack
 from lethe.completion.probes import CHOICES_BY_ROWS, choose_probes, half_of
 from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
-from lethe.completion.threshold import best_threshold, tuned_threshold
+from lethe.completion.threshold import (
+    best_threshold,
+    expected_f1_thresholds,
+    tuned_threshold,
+)
 from lethe.config.task_table import Task
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
@@ -86,8 +90,9 @@ def evaluate(
     `task_mean_error` (mean absolute error in nats), `task_mean_coverage_90` and
     `task_mean_width_90` of its interval, and the same for `domain_mean`.
     F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
-    (`tuned_threshold`). A Z of more than `SCORED_CELLS` test cells is fitted and scored on a
-    random part of its examples, and a warning is logged.
+    (`tuned_threshold`). `logistic_stack`, whose probabilities are calibrated on left-out tasks,
+    uses a threshold for each task (`expected_f1_thresholds`). A Z of more than `SCORED_CELLS`
+    test cells is fitted and scored on a random part of its examples, and a warning is logged.
 
     Parameters
     ----------
@@ -236,12 +241,15 @@ class _FittedMethod:
     def _make(self):
         return make(self._name, self._options)
 
-    def called_above(self, probes: int) -> float | None:
-        """The threshold of predictions for F1; None for a Z in nats, where the truth's is used."""
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
+        """The threshold for F1, or thresholds (R, 1), of predictions (R, n) at the scored cells.
+
+        None for a Z in nats, where the truth's is used.
+        """
         if not _is_binary(self._train):
             return None
         if isinstance(self._completer, LogisticStack):
-            return self._completer.threshold(probes)
+            return expected_f1_thresholds(predicted)
         if probes not in self._cuts:
             self._cuts[probes] = tuned_threshold(self._make, self._train, probes)
         return self._cuts[probes]
@@ -341,9 +349,9 @@ class _FittedSibling:
         self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
         self.interval_metrics += self._means.metrics
 
-    def called_above(self, probes: int) -> float | None:
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
         """As for the Gaussian method without a sibling."""
-        return self._cut.called_above(probes) if self._cut else None
+        return self._cut.called_above(predicted, probes) if self._cut else None
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Predictions (R, N) of rows of Z by their numbers."""
@@ -393,11 +401,15 @@ class _FittedAssociation:
         self._line = Association(column_mean).fit(train, train_associations)
         self._cut = None
         if _is_binary(train):
-            observed = np.isfinite(train)
-            predicted = self._line.predict(train_associations)
-            self._cut = best_threshold(train[observed] > 0.5, predicted[observed])
+            truths = []
+            predictions = []
+            for row, predicted in zip(train, self._line.predict(train_associations), strict=True):
+                observed = np.isfinite(row)
+                truths.append(row[observed] > 0.5)
+                predictions.append(predicted[observed])
+            self._cut = best_threshold(truths, predictions)
 
-    def called_above(self, probes: int) -> float | None:
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | None:
         """As for a method; it does not depend on the probes."""
         return self._cut
 
@@ -522,7 +534,7 @@ def _score(values: np.ndarray, truth: Truth, predictor, draw: _Draw) -> np.ndarr
     """Scores (R, metrics) of one draw of probes."""
     probed = values[np.ix_(draw.rows, draw.index)]
     predicted = predictor.predict(draw.rows, draw.index, probed)[:, draw.scored]
-    scores = truth.score(predicted, predictor.called_above(len(draw.index)))
+    scores = truth.score(predicted, predictor.called_above(predicted, len(draw.index)))
     if not predictor.has_intervals:
         return scores
     coverage = []

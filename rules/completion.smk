@@ -8,6 +8,7 @@ rule score_completion:
             FILES.associations(wildcards.model).values()
         ),
         sibling=lambda wildcards: FILES.sibling_matrix(wildcards.model),
+        embeddings=lambda wildcards: FILES.completion_embeddings(wildcards.model),
     output:
         scores=f"{RESULTS}/{{model}}/completion.csv",
     log:

@@ -12,7 +12,7 @@ from lethe.errors import LetheError
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import OF_Z
-from lethe.similarity.association_files import read_associations
+from lethe.similarity.association_files import read_associations, read_example_vectors
 
 
 def score_completion(
@@ -20,6 +20,7 @@ def score_completion(
     upstream: str | None,
     associations: dict[str, str],
     sibling: str | None,
+    embeddings: str | None,
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -39,6 +40,7 @@ def score_completion(
         associations=read_associations(associations, measured),
         in_domain_only=OF_Z,
         sibling=_sibling_rows(sibling, measured) if sibling else None,
+        embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
     )
     tables.write_csv(scores, lines)
 
@@ -60,6 +62,7 @@ if __name__ == "__main__":
             zip(snakemake.params.association_names, snakemake.input.associations, strict=True)
         ),
         sibling=snakemake.input.get("sibling") or None,
+        embeddings=snakemake.input.get("embeddings") or None,
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

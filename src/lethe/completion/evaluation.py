@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from lethe.completion import make
 from lethe.completion.association import Association
 from lethe.completion.domain_means import MeanPredictor, domain_masks
+from lethe.completion.embedding_kernel import EmbeddingGaussian
+from lethe.completion.foldin import sample_columns
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.logistic_stack import LogisticStack
 from lethe.completion.probes import CHOICES_BY_ROWS, choose_probes, half_of
@@ -74,6 +77,7 @@ def evaluate(
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
     sibling: np.ndarray | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> list[dict]:
     """Scores every method; the result holds the lines of completion.csv.
 
@@ -113,14 +117,17 @@ def evaluate(
         Rows (M, N) of another model, in Z's order of tasks and examples, NaN where it has none.
         They give one more predictor, `gaussian_sibling`, which gets the sibling's row of each
         test task (`Gaussian.predict`).
+    embeddings
+        Vectors (N, D) of the examples, in Z's order. They give one more predictor,
+        `gaussian_embeddings` (`EmbeddingGaussian`).
 
     Raises
     ------
     LetheError
         If a number of probes leaves no example to predict, or no cell of a test task is known.
     ValueError
-        If a method or choice is unknown, or an association or the sibling has another shape
-        than Z.
+        If a method or choice is unknown, or an association, the sibling or the embeddings have
+        another shape than Z.
     """
     examples = matrix.values.shape[1]
     for k in probes:
@@ -135,6 +142,8 @@ def evaluate(
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
     if sibling is not None and sibling.shape != matrix.values.shape:
         raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
+    if embeddings is not None and len(embeddings) != examples:
+        raise ValueError(f"embeddings of {len(embeddings)} examples, Z has {examples}")
     splits = make_splits(matrix, tasks)
     columns = _scored_columns(examples, splits, probes)
     if columns is not None:
@@ -146,6 +155,8 @@ def evaluate(
         associations = {name: values[:, columns] for name, values in associations.items()}
         if sibling is not None:
             sibling = sibling[:, columns]
+        if embeddings is not None:
+            embeddings = embeddings[columns]
         if domains is not None:
             domains = [domains[column] for column in columns]
     protocol = _Protocol(
@@ -159,6 +170,8 @@ def evaluate(
             predictors.append(_MethodPredictor(method, options or {}, domains))
         if sibling is not None:
             predictors.append(_SiblingPredictor(sibling, domains))
+        if embeddings is not None:
+            predictors.append(_EmbeddingPredictor(embeddings))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -388,6 +401,43 @@ class _SiblingPredictor:
         )
 
 
+class _FittedEmbeddings:
+    """The Gaussian method with a kernel of the examples' embeddings, fitted on training rows."""
+
+    has_intervals = False
+    interval_metrics = ()
+
+    def __init__(self, train: np.ndarray, embeddings: np.ndarray):
+        self._train = train
+        self._embeddings = embeddings
+        self._completer = EmbeddingGaussian(embeddings).fit(train)
+        self._cuts: dict[int, float] = {}
+
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | None:
+        """As for a method."""
+        if not _is_binary(self._train):
+            return None
+        if probes not in self._cuts:
+            # Thresholds are tuned on a sample of the columns, and this is the same sample.
+            sample = sample_columns(self._embeddings.T).T
+            method = partial(EmbeddingGaussian, sample)
+            self._cuts[probes] = tuned_threshold(method, self._train, probes)
+        return self._cuts[probes]
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values)
+
+
+@dataclass(frozen=True)
+class _EmbeddingPredictor:
+    embeddings: np.ndarray
+    name: str = "gaussian_embeddings"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedEmbeddings:
+        return _FittedEmbeddings(train, self.embeddings)
+
+
 class _FittedAssociation:
     """An association with its line fitted on the training rows of a split."""
 
@@ -432,7 +482,7 @@ class _AssociationPredictor:
         )
 
 
-_Predictor = _MethodPredictor | _SiblingPredictor | _AssociationPredictor
+_Predictor = _MethodPredictor | _SiblingPredictor | _EmbeddingPredictor | _AssociationPredictor
 
 
 @dataclass(frozen=True)

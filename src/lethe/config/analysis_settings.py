@@ -89,6 +89,12 @@ class CompletionSettings(Settings):
         "examples, as <experiment>/<model>. The method gaussian_sibling completes the difference "
         "from its rows (docs/reference/completion-methods.md).",
     )
+    embeddings: Literal["text_encoder", "representation"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Embeddings of the upstream examples that the method gaussian_embeddings "
+        "reads. They must be in similarity.associations.",
+    )
     precision_tasks: list[PositiveInt] = Field(
         [],
         exclude_if=lambda value: not value,

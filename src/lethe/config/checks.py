@@ -53,6 +53,7 @@ def check_settings(
         *_bad_variants(settings, recipes),
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
+        *_missing_embeddings(settings),
         *_unshardable(settings, recipes),
         *_bad_routing(settings, recipes),
         *_bad_sizes(settings, tasks),
@@ -483,6 +484,18 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         if not (folder / path).exists():
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
+
+
+def _missing_embeddings(settings: Experiment) -> list[str]:
+    """The embeddings that completion reads are those of an association of the experiment."""
+    embeddings = settings.completion.embeddings
+    names = settings.similarity.associations if settings.similarity else []
+    if embeddings is None or embeddings in names:
+        return []
+    return [
+        f"completion.embeddings: the embeddings {embeddings!r} are not computed; add "
+        f"{embeddings!r} to similarity.associations (value seen: {list(names)})"
+    ]
 
 
 def _missing_sibling(

@@ -305,7 +305,14 @@ class ResultFiles:
 
     def tower_embeddings(self, model: str) -> str:
         """The embeddings that the two-tower network of a model reads."""
-        name = self.experiment.settings.similarity.two_tower.embeddings
+        return self._embeddings(model, self.experiment.settings.similarity.two_tower.embeddings)
+
+    def completion_embeddings(self, model: str) -> str | list[str]:
+        """The embeddings that completion reads; no file if it reads none."""
+        name = self.experiment.settings.completion.embeddings
+        return self._embeddings(model, name) if name else []
+
+    def _embeddings(self, model: str, name: str) -> str:
         folder = self.folder if name in OF_TEXT else f"{self.folder}/{model}"
         return f"{folder}/embeddings/{name}.parquet"
 

@@ -565,6 +565,20 @@ def test_a_prior_is_an_input_and_a_parameter_only_where_there_is_one(load):
     assert files(experiment).sibling_matrix(other) == []
 
 
+def test_embeddings_are_an_input_and_a_parameter_of_completion_only_if_it_names_them(load):
+    plain = load()
+    assert files(plain).completion_embeddings("olmo") == []
+    assert "embeddings" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"embeddings": "representation"}
+    similarity = {"associations": ["representation"]}
+    experiment = load(completion=completion, similarity=similarity)
+    assert RuleParameters(experiment).completion()["embeddings"] == "representation"
+    expected = "results/tiny/olmo/embeddings/representation.parquet"
+    assert files(experiment).completion_embeddings("olmo") == expected
+    with pytest.raises(LetheError, match="add 'representation' to similarity.associations"):
+        load(completion=completion, similarity={"associations": ["gradient"]})
+
+
 @pytest.mark.parametrize(
     ("rule", "output", "task"),
     [

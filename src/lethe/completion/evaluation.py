@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lethe.completion import make
+from lethe.completion import BINARY, make
 from lethe.completion.association import Association
 from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.logistic_stack import LogisticStack
 from lethe.completion.model_prior import GaussianWithPrior, numbers_of_same_tasks, without_tasks
-from lethe.completion.probes import CHOICES_BY_ROWS, choose_probes, half_of
+from lethe.completion.probes import BINARY_CHOICES, CHOICES_BY_ROWS, choose_probes, half_of
 from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
 from lethe.completion.threshold import best_threshold, tuned_threshold
@@ -119,7 +119,8 @@ def evaluate(
     Raises
     ------
     LetheError
-        If a number of probes leaves no example to predict, or no cell of a test task is known.
+        If a number of probes leaves no example to predict, no cell of a test task is known, or a
+        logistic method or choice is given for a Z in nats.
     ValueError
         If a method or choice is unknown, an association or the sibling has another shape than Z,
         or the prior has other examples.
@@ -131,6 +132,7 @@ def evaluate(
                 f"completion.probes: {k} of {examples} examples leave none to predict; each "
                 f"must be below {examples} (value seen, or the default: {list(probes)})"
             )
+    _refuse_binary_methods_of_nats(matrix, methods, probe_choice)
     associations = dict(associations or {})
     for name, values in associations.items():
         if values.shape != matrix.values.shape:
@@ -220,6 +222,24 @@ def _scored_columns(
         count,
     )
     return np.sort(np.random.default_rng(61).choice(examples, count, replace=False))
+
+
+def _refuse_binary_methods_of_nats(
+    matrix: Matrix, methods: Sequence[str], probe_choice: Sequence[str]
+) -> None:
+    selected = {"completion.methods": [name for name in methods if name in BINARY]}
+    selected["completion.probe_choice"] = [name for name in probe_choice if name in BINARY_CHOICES]
+    for key, names in selected.items():
+        if not names:
+            continue
+        lowest = np.nanmin(matrix.values, initial=0)
+        highest = np.nanmax(matrix.values, initial=1)
+        if lowest < 0 or highest > 1:
+            raise LetheError(
+                f"{key}: {', '.join(names)} needs a Z of 0 to 1, as of exact match, but this Z "
+                f"holds {lowest:.4g} to {highest:.4g}; for forgetting in nats name others, such "
+                "as gaussian or a_optimal"
+            )
 
 
 def _is_binary(values: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from lethe.config.settings import (
     NO_TRUTH_VALUE,
+    Location,
     Name,
     NonNegative,
     NonNegativeInt,
@@ -32,6 +33,8 @@ CompletionMethod = Literal[
     "logistic_fa",
     "logistic_stack",
 ]
+# Methods and choices of probes that need a Z of 0s and 1s.
+LOGISTIC = ("logistic_mf", "logistic_fa", "logistic_stack", "a_optimal_logistic")
 ModelOfExperiment = Annotated[
     str,
     StringConstraints(
@@ -133,12 +136,12 @@ class CompletionSettings(Settings):
 class MatrixSettings(Settings):
     """A matrix Z that you measured elsewhere, in place of models (docs/how-to/own-matrix.md)."""
 
-    path: str = Field(description="The file of Z: .npy, .csv or .parquet.")
+    path: Location = Field(description="The file of Z: .npy, .csv or .parquet.")
     name: Name = Field("own", description="Names the folder of its results.")
     layout: Literal["tasks_in_rows", "tasks_in_columns"] = Field(
         description="Whether tasks are rows or columns. It is never guessed from the shape."
     )
-    examples: str | None = Field(
+    examples: Location | None = Field(
         None, description="File with one example id per line, if `path` itself holds no ids."
     )
 
@@ -146,7 +149,7 @@ class MatrixSettings(Settings):
 class MatricesSettings(Settings):
     """A folder of .npy matrices, each with a .meta naming its rows (docs/how-to/own-matrix.md)."""
 
-    folder: str = Field(description="Every .npy file in it is a Z and gives its name.")
+    folder: Location = Field(description="Every .npy file in it is a Z and gives its name.")
     only: list[Name] = Field([], description="Names of the matrices to read. Empty: all of them.")
 
 

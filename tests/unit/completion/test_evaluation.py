@@ -245,6 +245,18 @@ def test_a_large_z_is_scored_on_a_part_of_its_examples(monkeypatch, caplog):
     assert text["value"] < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"methods": ["gaussian", "logistic_fa"]}, "completion.methods: logistic_fa needs"),
+        ({"probe_choice": ["a_optimal_logistic"]}, "completion.probe_choice: a_optimal_logistic"),
+    ],
+)
+def test_logistic_methods_of_a_matrix_in_nats_are_refused(changes, part):
+    with pytest.raises(LetheError, match=f"{part}.*this Z holds -"):
+        evaluate(Z, TASKS, **(PROTOCOL | changes))
+
+
 def test_every_left_out_group_has_lines_of_its_own_that_pool_to_out_of_domain():
     records = evaluate(Z, TASKS, **PROTOCOL)
     head = {"method": "gaussian", "k": 5, "seed": "all", "metric": "spearman"}

@@ -310,6 +310,13 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             "sources.local: answer names no field of the record",
         ),
         ({"tasks": ""}, "tasks: must be a file, folder or id"),
+        ({"tasks": "x" * 300}, "tasks: the name xxxxxxxxxxxxxxxxxxxx... has more than 255 bytes"),
+        ({"tasks": "é" * 200 + "/tasks.csv"}, "has more than 255 bytes"),
+        ({"tasks": "a\0b"}, "tasks: must be a file, folder or id"),
+        (
+            {"sources": {"local": {"kind": "files", "folder": "x" * 300, "text": "{a}"}}},
+            "sources.local.folder: the name xxxxxxxxxxxxxxxxxxxx... has more than 255 bytes",
+        ),
         ({"seed": True}, "seed: a number is needed, not a truth value"),
         ({"recipe": {"steps": True}}, "recipe.steps: a number is needed, not a truth value"),
         ({"recipe": {"lr": False}}, "recipe.lr: a number is needed, not a truth value"),
@@ -417,10 +424,13 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
 
 
-def test_logistic_probes_of_losses_are_refused_before_anything_runs(experiment):
+def test_logistic_methods_and_probes_of_losses_are_refused_before_anything_runs(experiment):
     config, folder = experiment
     config["completion"] = {"probe_choice": ["random", "a_optimal_logistic"]}
     expected = "completion.probe_choice: a_optimal_logistic needs scoring.exact_match"
+    assert expected in problems(config, folder)
+    config["completion"]["methods"] = ["gaussian", "logistic_fa", "logistic_mf"]
+    expected = "completion.methods: logistic_fa, logistic_mf needs scoring.exact_match"
     assert expected in problems(config, folder)
     config["scoring"] = {"exact_match": {}}
     config["sources"]["bigbench"]["upstream_as"] = "pairs"

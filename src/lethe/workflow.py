@@ -305,7 +305,14 @@ class ResultFiles:
 
     def tower_embeddings(self, model: str) -> str:
         """The embeddings that the two-tower network of a model reads."""
-        name = self.experiment.settings.similarity.two_tower.embeddings
+        return self._embeddings(model, self.experiment.settings.similarity.two_tower.embeddings)
+
+    def completion_embeddings(self, model: str) -> str | list[str]:
+        """The embeddings that completion reads; no file if it reads none."""
+        name = self.experiment.settings.completion.embeddings
+        return self._embeddings(model, name) if name else []
+
+    def _embeddings(self, model: str, name: str) -> str:
         folder = self.folder if name in OF_TEXT else f"{self.folder}/{model}"
         return f"{folder}/embeddings/{name}.parquet"
 
@@ -574,6 +581,11 @@ class ResultFiles:
             files["repeat_row"] = {model: self.repeats(model) for model in models}
         if settings.replay:
             files["replay_run"] = {model: self.replay_runs(model) for model in models}
+        if settings.sequences:
+            followers = settings.sequences.of_models(models)
+            files["sequence_step"] = {model: self.sequence_rows(model) for model in followers}
+            if settings.sequences.multitask:
+                files["multitask_row"] = {model: self.multitask_rows(model) for model in followers}
         return files
 
     def recorded_jobs(self) -> list[str]:
@@ -1096,12 +1108,16 @@ class RuleParameters:
         similarity = settings.similarity
         replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
-        return {
+        sizes = {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
             "replay": replay,
         }
+        # A finished plan without sequences has no such value, and stays up to date without it.
+        if settings.sequences is not None:
+            sizes["sequences"] = self.sequences()
+        return sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

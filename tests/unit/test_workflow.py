@@ -325,6 +325,21 @@ def test_the_ledger_reads_every_row_that_records_a_job(load):
     assert len(listed.recorded_jobs()) == 2 * (1 + 4 + 8 + 4)
 
 
+def test_the_ledger_and_the_plan_count_sequences_of_the_models_that_follow_them(load):
+    assert "sequences" not in RuleParameters(load()).planned_sizes()
+    names = list(load().tasks)[:2]
+    sequences = {"orders": {"o": names, "p": names[::-1]}, "models": ["olmo"], "seeds": [0, 1]}
+    experiment = load(sequences=sequences)
+    by_rule = files(experiment).rows_by_rule()
+    assert list(by_rule["sequence_step"]) == list(by_rule["multitask_row"]) == ["olmo"]
+    assert len(by_rule["sequence_step"]["olmo"]) == 2 * 2 * 2
+    assert len(by_rule["multitask_row"]["olmo"]) == 2
+    planned = RuleParameters(experiment).planned_sizes()["sequences"]
+    assert planned["orders"] == sequences["orders"]
+    sequences["multitask"] = False
+    assert "multitask_row" not in files(load(sequences=sequences)).rows_by_rule()
+
+
 def test_a_model_from_scratch_is_timed_before_it_is_pretrained(load):
     hub = {"source": "hub", "path": "someone/tiny"}
     listed = files(load(models=TINY["models"] | {"hub": hub}))
@@ -548,6 +563,20 @@ def test_a_prior_is_an_input_and_a_parameter_only_where_there_is_one(load):
     other = next(model for model in TINY["models"] if model != "olmo")
     assert files(experiment).prior_matrix(other) == "results/tiny/olmo/Z.parquet"
     assert files(experiment).sibling_matrix(other) == []
+
+
+def test_embeddings_are_an_input_and_a_parameter_of_completion_only_if_it_names_them(load):
+    plain = load()
+    assert files(plain).completion_embeddings("olmo") == []
+    assert "embeddings" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"embeddings": "representation"}
+    similarity = {"associations": ["representation"]}
+    experiment = load(completion=completion, similarity=similarity)
+    assert RuleParameters(experiment).completion()["embeddings"] == "representation"
+    expected = "results/tiny/olmo/embeddings/representation.parquet"
+    assert files(experiment).completion_embeddings("olmo") == expected
+    with pytest.raises(LetheError, match="add 'representation' to similarity.associations"):
+        load(completion=completion, similarity={"associations": ["gradient"]})
 
 
 @pytest.mark.parametrize(

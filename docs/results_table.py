@@ -184,7 +184,9 @@ def print_sequences(model: Path) -> None:
             cell = "-"
             if (run, measure) in comparison.index:
                 line = comparison.loc[run, measure]
-                cell = f"{line['mean']:.3f} ({line.sd:.3f})"
+                cell = f"{line['mean']:.3f}"
+                if pd.notna(line.sd):
+                    cell += f" ({line.sd:.3f})"
             values.append(cell)
         line = comparison.loc[run, "heldout_forgetting"]
         effect = "-"

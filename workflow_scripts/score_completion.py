@@ -4,6 +4,7 @@ import numpy as np
 
 from lethe import tables
 from lethe.completion.evaluation import evaluate
+from lethe.completion.model_prior import read_prior
 from lethe.completion.sibling import read_sibling_rows
 from lethe.config.analysis_settings import CompletionSettings
 from lethe.config.task_table import Task, tasks_from_pairs
@@ -21,6 +22,7 @@ def score_completion(
     associations: dict[str, str],
     sibling: str | None,
     embeddings: str | None,
+    prior: str | None,
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -41,6 +43,7 @@ def score_completion(
         in_domain_only=OF_Z,
         sibling=_sibling_rows(sibling, measured) if sibling else None,
         embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
+        prior=_prior(prior, measured) if prior else None,
     )
     tables.write_csv(scores, lines)
 
@@ -50,6 +53,13 @@ def _sibling_rows(path: str, measured: forgetting_matrix.Matrix) -> np.ndarray:
         return read_sibling_rows(Path(path), measured)
     except LetheError as error:
         raise LetheError(f"completion.sibling: {error}")
+
+
+def _prior(path: str, measured: forgetting_matrix.Matrix) -> forgetting_matrix.Matrix:
+    try:
+        return read_prior(Path(path), measured)
+    except LetheError as error:
+        raise LetheError(f"completion.prior: {error}")
 
 
 if __name__ == "__main__":
@@ -63,6 +73,7 @@ if __name__ == "__main__":
         ),
         sibling=snakemake.input.get("sibling") or None,
         embeddings=snakemake.input.get("embeddings") or None,
+        prior=snakemake.input.get("prior") or None,
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

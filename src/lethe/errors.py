@@ -24,6 +24,17 @@ class RowError(LetheError):
     """A row file is truncated, edited by hand or of another experiment; the message names it."""
 
 
+def error_message(error: LetheError) -> str:
+    """The text of an error that is shown to a user.
+
+    It is one line, except for an experiment with several problems, which has one line per problem.
+    """
+    lines = str(error).splitlines() or [""]
+    if len(lines) == 2:
+        lines = [f"{lines[0]}: {lines[1].strip().removeprefix('- ')}"]
+    return "error: " + "\n".join(lines)
+
+
 def one_line(error: BaseException) -> str:
     """The kind and message of another library's error as one line of bounded length."""
     message = " ".join(str(error).split())

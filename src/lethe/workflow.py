@@ -244,9 +244,16 @@ class ResultFiles:
 
     def sibling_matrix(self, model: str) -> str | list[str]:
         """Z of the model that another is completed with; no file for that model itself."""
-        sibling = self.experiment.settings.completion.sibling
-        path = f"results/{sibling}/Z.parquet"
-        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return self._matrix_of_other(self.experiment.settings.completion.sibling, model)
+
+    def prior_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that is the prior of another; no file for that model itself."""
+        return self._matrix_of_other(self.experiment.settings.completion.prior, model)
+
+    def _matrix_of_other(self, other: str | None, model: str) -> str | list[str]:
+        """Z of a model <experiment>/<model>; no file if it is `model` itself or not set."""
+        path = f"results/{other}/Z.parquet"
+        is_other = other is not None and path != f"{self.folder}/{model}/Z.parquet"
         return path if is_other else []
 
     def row_names(self, matrix: str) -> str | list[str]:

@@ -229,6 +229,18 @@ def test_bad_probes_are_refused(name, index, values, message):
 
 
 @EVERY
+@pytest.mark.parametrize("probes", [[0, 1], []])
+def test_a_prediction_before_the_fit_is_refused(name, probes):
+    method = METHODS[name]()
+    values = np.zeros(len(probes))
+    with pytest.raises(ValueError, match=r"is not fitted; call fit\(train\) first"):
+        method.predict(np.array(probes, dtype=int), values)
+    if method.has_intervals:
+        with pytest.raises(ValueError, match=r"is not fitted; call fit\(train\) first"):
+            method.predict_interval(np.array(probes, dtype=int), values)
+
+
+@EVERY
 @pytest.mark.parametrize("train", [np.ones(3), np.empty((0, 3)), np.full((2, 3), np.nan)])
 def test_a_matrix_without_known_cells_is_refused(name, train):
     with pytest.raises(ValueError, match="train has"):

@@ -33,6 +33,8 @@ from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.matrix.forgetting_matrix import Matrix, read_matrix, write_matrix
 from lethe.matrix.own_matrix import read_named_matrix, read_own_matrix
+from lethe.matrix.prediction_files import read_prediction_file, write_prediction_file
+from lethe.matrix.token_files import TokenLosses, read_token_file, write_token_file
 from lethe.workflow import ResultFiles
 
 
@@ -262,7 +264,20 @@ def write_several_rows(path):
     rows.write_rows(path, [row, row])
 
 
+def write_tokens(path):
+    losses = np.array([np.nan, 1, 2], dtype=np.float16)
+    examples = [TokenLosses(f"e{i}", ["a", " b", ""], losses, losses + 1) for i in range(9)]
+    write_token_file(path, examples)
+
+
+def write_changes(path):
+    measures = {name: np.arange(9, dtype=np.float32) for name in ("kl", "top1_changed")}
+    write_prediction_file(path, [f"e{i}" for i in range(9)], measures)
+
+
 WRITERS = {
+    "tokens": (write_tokens, read_token_file),
+    "changes": (write_changes, read_prediction_file),
     "row": (write_row, rows.read_row),
     "rows": (write_several_rows, rows.read_rows),
     "Z": (write_z, read_matrix),

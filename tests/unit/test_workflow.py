@@ -529,6 +529,18 @@ def test_embeddings_are_an_input_and_a_parameter_of_completion_only_if_it_names_
         load(completion=completion, similarity={"associations": ["gradient"]})
 
 
+def test_a_prior_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).prior_matrix("olmo") == []
+    assert "prior" not in RuleParameters(plain).completion()
+    experiment = load(completion=TINY["completion"] | {"prior": "tiny/olmo"})
+    assert RuleParameters(experiment).completion()["prior"] == "tiny/olmo"
+    assert files(experiment).prior_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).prior_matrix(other) == "results/tiny/olmo/Z.parquet"
+    assert files(experiment).sibling_matrix(other) == []
+
+
 @pytest.mark.parametrize(
     ("rule", "output", "task"),
     [

@@ -185,6 +185,9 @@ def test_yaml_that_would_run_something_runs_nothing(copied):
     with (copied.folder / "tiny.yaml").open("a") as experiment:
         experiment.write(f"noise: !!python/object/apply:os.system ['touch {evil}']\n")
     output = copied.run("--dry-run", succeed=False)
+    assert "tiny.yaml: 1 problem(s), nothing was started" in output and "not valid YAML" in output
+    # Without our profile, Snakemake reads the file itself.
+    output = copied.run("--dry-run", "--workflow-profile", "none", succeed=False)
     assert "not valid JSON or YAML" in output
     assert not evil.exists()
 

@@ -17,8 +17,10 @@ from lethe.cli.pool import make_pool
 from lethe.cli.run_workflow import run_workflow
 from lethe.cli.score_model import measure_losses
 from lethe.cli.show import show
-from lethe.errors import LetheError
+from lethe.errors import LetheError, one_line
 
+# Characters of a file's name in an error.
+LONGEST_SHOWN = 300
 # Snakemake reads the options that `lethe run` does not know.
 _OPTIONS_OF_OTHERS = {"ignore_unknown_options": True}
 
@@ -89,6 +91,18 @@ app.command("score", help=help_text(measure_losses))(measure_losses)
 app.command("show", help=help_text(show))(show)
 
 
+def _file_error(error: OSError) -> LetheError:
+    """The error for a file of the user that the system does not read or write."""
+    if error.filename is None:
+        return LetheError(f"a file cannot be read or written ({one_line(error)})")
+    name = str(error.filename)
+    shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+    return LetheError(
+        f"{shown}: cannot be read or written ({error.strerror}); name another file or folder, or "
+        "make room or permissions for it"
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command, by default with the arguments of this process; returns its exit code."""
     if arguments is None:
@@ -98,6 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.main(args=arguments, prog_name="lethe")
     except LetheError as error:
         print_error(error)
+        return 1
+    except OSError as error:
+        print_error(_file_error(error))
         return 1
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)

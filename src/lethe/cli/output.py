@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any
 
-from lethe.errors import LetheError
+from lethe.errors import LetheError, error_message
 
 
 def print_json(value: Any) -> None:
@@ -23,11 +23,5 @@ def _without_nan(value: Any) -> Any:
 
 
 def print_error(error: LetheError) -> None:
-    """Prints an error on stderr without a traceback.
-
-    It is one line, except for an experiment with several problems, which has one line per problem.
-    """
-    lines = str(error).splitlines() or [""]
-    if len(lines) == 2:
-        lines = [f"{lines[0]}: {lines[1].strip().removeprefix('- ')}"]
-    print("error: " + "\n".join(lines), file=sys.stderr)
+    """Prints an error on stderr without a traceback."""
+    print(error_message(error), file=sys.stderr)

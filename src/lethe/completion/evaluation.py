@@ -7,14 +7,15 @@ from functools import partial
 
 import numpy as np
 
-from lethe.completion import make
+from lethe.completion import BINARY, make
 from lethe.completion.association import Association
 from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.embedding_kernel import EmbeddingGaussian
 from lethe.completion.foldin import sample_columns
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.logistic_stack import LogisticStack
-from lethe.completion.probes import CHOICES_BY_ROWS, choose_probes, half_of
+from lethe.completion.model_prior import GaussianWithPrior, numbers_of_same_tasks, without_tasks
+from lethe.completion.probes import BINARY_CHOICES, CHOICES_BY_ROWS, choose_probes, half_of
 from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
 from lethe.completion.threshold import (
@@ -78,6 +79,7 @@ def evaluate(
     domains: Sequence[str] | None = None,
     sibling: np.ndarray | None = None,
     embeddings: np.ndarray | None = None,
+    prior: Matrix | None = None,
 ) -> list[dict]:
     """Scores every method; the result holds the lines of completion.csv.
 
@@ -120,14 +122,20 @@ def evaluate(
     embeddings
         Vectors (N, D) of the examples, in Z's order. They give one more predictor,
         `gaussian_embeddings` (`EmbeddingGaussian`).
+    prior
+        Z of another model, with the examples in the order of Z. It gives one more predictor,
+        `gaussian_prior`, which gets its rows of all tasks but the test tasks
+        (`GaussianWithPrior`). In a split whose training tasks the other model did not learn, it
+        is `gaussian`.
 
     Raises
     ------
     LetheError
-        If a number of probes leaves no example to predict, or no cell of a test task is known.
+        If a number of probes leaves no example to predict, no cell of a test task is known, or a
+        logistic method or choice is given for a Z in nats.
     ValueError
-        If a method or choice is unknown, or an association, the sibling or the embeddings have
-        another shape than Z.
+        If a method or choice is unknown, an association, the sibling or the embeddings have
+        another shape than Z, or the prior has other examples.
     """
     examples = matrix.values.shape[1]
     for k in probes:
@@ -136,6 +144,7 @@ def evaluate(
                 f"completion.probes: {k} of {examples} examples leave none to predict; each "
                 f"must be below {examples} (value seen, or the default: {list(probes)})"
             )
+    _refuse_binary_methods_of_nats(matrix, methods, probe_choice)
     associations = dict(associations or {})
     for name, values in associations.items():
         if values.shape != matrix.values.shape:
@@ -144,6 +153,8 @@ def evaluate(
         raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
     if embeddings is not None and len(embeddings) != examples:
         raise ValueError(f"embeddings of {len(embeddings)} examples, Z has {examples}")
+    if prior is not None and prior.example_ids != matrix.example_ids:
+        raise ValueError("the examples of the prior are not those of Z, in the same order")
     splits = make_splits(matrix, tasks)
     columns = _scored_columns(examples, splits, probes)
     if columns is not None:
@@ -157,6 +168,12 @@ def evaluate(
             sibling = sibling[:, columns]
         if embeddings is not None:
             embeddings = embeddings[columns]
+        if prior is not None:
+            prior = Matrix(
+                values=prior.values[:, columns],
+                tasks=prior.tasks,
+                example_ids=matrix.example_ids,
+            )
         if domains is not None:
             domains = [domains[column] for column in columns]
     protocol = _Protocol(
@@ -172,6 +189,8 @@ def evaluate(
             predictors.append(_SiblingPredictor(sibling, domains))
         if embeddings is not None:
             predictors.append(_EmbeddingPredictor(embeddings))
+        if prior is not None:
+            predictors.append(_PriorPredictor(prior, matrix.tasks))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -221,6 +240,24 @@ def _scored_columns(
         count,
     )
     return np.sort(np.random.default_rng(61).choice(examples, count, replace=False))
+
+
+def _refuse_binary_methods_of_nats(
+    matrix: Matrix, methods: Sequence[str], probe_choice: Sequence[str]
+) -> None:
+    selected = {"completion.methods": [name for name in methods if name in BINARY]}
+    selected["completion.probe_choice"] = [name for name in probe_choice if name in BINARY_CHOICES]
+    for key, names in selected.items():
+        if not names:
+            continue
+        lowest = np.nanmin(matrix.values, initial=0)
+        highest = np.nanmax(matrix.values, initial=1)
+        if lowest < 0 or highest > 1:
+            raise LetheError(
+                f"{key}: {', '.join(names)} needs a Z of 0 to 1, as of exact match, but this Z "
+                f"holds {lowest:.4g} to {highest:.4g}; for forgetting in nats name others, such "
+                "as gaussian or a_optimal"
+            )
 
 
 def _is_binary(values: np.ndarray) -> bool:
@@ -438,6 +475,40 @@ class _EmbeddingPredictor:
         return _FittedEmbeddings(train, self.embeddings)
 
 
+class _FittedPrior:
+    """The Gaussian method with a prior, fitted on the training rows of a split."""
+
+    has_intervals = False
+    interval_metrics = ()
+
+    def __init__(self, train: np.ndarray, completer: GaussianWithPrior | Gaussian):
+        self._completer = completer
+        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
+
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
+        """As for the Gaussian method without a prior."""
+        return self._cut.called_above(predicted, probes) if self._cut else None
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values)
+
+
+@dataclass(frozen=True)
+class _PriorPredictor:
+    prior: Matrix
+    tasks: Sequence[str]
+    name: str = "gaussian_prior"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedPrior:
+        prior = without_tasks(self.prior, [self.tasks[row] for row in split.test])
+        same_task = numbers_of_same_tasks(prior.tasks, [self.tasks[row] for row in split.train])
+        if all(number is None for number in same_task):
+            return _FittedPrior(train, Gaussian().fit(train))
+        completer = GaussianWithPrior().fit(train, prior.values, same_task)
+        return _FittedPrior(train, completer)
+
+
 class _FittedAssociation:
     """An association with its line fitted on the training rows of a split."""
 
@@ -482,7 +553,13 @@ class _AssociationPredictor:
         )
 
 
-_Predictor = _MethodPredictor | _SiblingPredictor | _EmbeddingPredictor | _AssociationPredictor
+_Predictor = (
+    _MethodPredictor
+    | _SiblingPredictor
+    | _EmbeddingPredictor
+    | _PriorPredictor
+    | _AssociationPredictor
+)
 
 
 @dataclass(frozen=True)

@@ -99,12 +99,13 @@ def curve_of_table(
     """The curve of the training tasks of a table; the lines of precision.csv.
 
     Numbers of training tasks that the table does not have are left out, and the number of all
-    others is added. At most `LARGEST_COLUMNS` examples, drawn at random, stand for a larger Z.
+    others is added. Tasks for which fewer than two examples were measured are left out. At most
+    `LARGEST_COLUMNS` examples, drawn at random, stand for a larger Z.
 
     Raises
     ------
     LetheError
-        If the table has fewer than three training tasks.
+        If fewer than three training tasks are left.
     """
     names = names_in_split(tasks, "train")
     if len(names) < FEWEST_TASKS:
@@ -118,7 +119,15 @@ def curve_of_table(
     if examples > LARGEST_COLUMNS:
         rng = np.random.default_rng(67)
         train = train[:, np.sort(rng.choice(examples, LARGEST_COLUMNS, replace=False))]
-    largest = len(names) - 1
+    # A row needs one example to probe and one to predict.
+    train = train[np.isfinite(train).sum(axis=1) >= 2]
+    if len(train) < FEWEST_TASKS:
+        raise LetheError(
+            f"completion.precision_tasks: two examples or more were measured for {len(train)} "
+            f"training tasks only; the curve of precision needs at least {FEWEST_TASKS} such "
+            "tasks. Measure more of Z, or leave the setting out"
+        )
+    largest = len(train) - 1
     counts = sorted({count for count in training_tasks if count < largest} | {largest})
     return precision_curve(train, probes, counts)
 

@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from lethe.config.settings import (
     NO_TRUTH_VALUE,
+    Location,
     Name,
     NonNegative,
     NonNegativeInt,
@@ -32,7 +33,9 @@ CompletionMethod = Literal[
     "logistic_fa",
     "logistic_stack",
 ]
-Sibling = Annotated[
+# Methods and choices of probes that need a Z of 0s and 1s.
+LOGISTIC = ("logistic_mf", "logistic_fa", "logistic_stack", "a_optimal_logistic")
+ModelOfExperiment = Annotated[
     str,
     StringConstraints(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
@@ -83,7 +86,7 @@ class CompletionSettings(Settings):
         allow_inf_nan=False,
         description="Nats. An example whose loss rises by more counts as forgotten (F1, AUC).",
     )
-    sibling: Sibling | None = Field(
+    sibling: ModelOfExperiment | None = Field(
         None,
         description="Another model that learned the same tasks and was scored on the same "
         "examples, as <experiment>/<model>. The method gaussian_sibling completes the difference "
@@ -94,6 +97,14 @@ class CompletionSettings(Settings):
         exclude_if=lambda value: value is None,
         description="Embeddings of the upstream examples that the method gaussian_embeddings "
         "reads. They must be in similarity.associations.",
+    )
+    prior: ModelOfExperiment | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Another model, such as a smaller one of the same family, that was scored on "
+        "the same examples, as <experiment>/<model>. The method gaussian_prior shrinks the mean "
+        "and covariance of the training rows towards those of its rows. It needs no row of a new "
+        "task on that model (docs/reference/completion-methods.md).",
     )
     precision_tasks: list[PositiveInt] = Field(
         [],
@@ -131,12 +142,12 @@ class CompletionSettings(Settings):
 class MatrixSettings(Settings):
     """A matrix Z that you measured elsewhere, in place of models (docs/how-to/own-matrix.md)."""
 
-    path: str = Field(description="The file of Z: .npy, .csv or .parquet.")
+    path: Location = Field(description="The file of Z: .npy, .csv or .parquet.")
     name: Name = Field("own", description="Names the folder of its results.")
     layout: Literal["tasks_in_rows", "tasks_in_columns"] = Field(
         description="Whether tasks are rows or columns. It is never guessed from the shape."
     )
-    examples: str | None = Field(
+    examples: Location | None = Field(
         None, description="File with one example id per line, if `path` itself holds no ids."
     )
 
@@ -144,7 +155,7 @@ class MatrixSettings(Settings):
 class MatricesSettings(Settings):
     """A folder of .npy matrices, each with a .meta naming its rows (docs/how-to/own-matrix.md)."""
 
-    folder: str = Field(description="Every .npy file in it is a Z and gives its name.")
+    folder: Location = Field(description="Every .npy file in it is a Z and gives its name.")
     only: list[Name] = Field([], description="Names of the matrices to read. Empty: all of them.")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from lethe.config import Experiment
+from lethe.config.analysis_settings import LOGISTIC
 from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
@@ -61,7 +62,8 @@ def check_settings(
         *_unknown_tasks(settings, tasks),
         *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
-        *_missing_sibling(settings, own_matrices, folder),
+        *_missing_model("sibling", settings, own_matrices, folder),
+        *_missing_model("prior", settings, own_matrices, folder),
     ]
     return own_matrices, problems
 
@@ -348,7 +350,7 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems = []
     if tasks:
         problems += _too_few_tasks(settings, tasks)
-    problems += _logistic_probes_of_nats(settings)
+    problems += _logistic_methods_of_nats(settings)
     if settings.upstream is None:
         if "stratified" in settings.completion.probe_choice:
             problems.append("completion.probe_choice: stratified needs upstream.domains")
@@ -376,19 +378,24 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     return problems
 
 
-def _logistic_probes_of_nats(settings: Experiment) -> list[str]:
-    """Choices of probes that need a Z of 0s and 1s, where models are measured in nats."""
+def _logistic_methods_of_nats(settings: Experiment) -> list[str]:
+    """Methods and choices of probes that need a Z of 0s and 1s, for models measured in nats."""
     if not settings.models or settings.scoring.exact_match is not None:
         return []
-    choices = {"completion": settings.completion.probe_choice}
+    values = {
+        "completion.methods": settings.completion.methods,
+        "completion.probe_choice": settings.completion.probe_choice,
+    }
     if settings.replay is not None:
-        choices["replay"] = [settings.replay.probe_choice]
+        values["replay.probe_choice"] = [settings.replay.probe_choice]
     problems = []
-    for section, values in choices.items():
-        if "a_optimal_logistic" in values:
+    for key, names in values.items():
+        logistic = [name for name in names if name in LOGISTIC]
+        if logistic:
+            other = "gaussian" if key == "completion.methods" else "a_optimal"
             problems.append(
-                f"{section}.probe_choice: a_optimal_logistic needs scoring.exact_match; for "
-                "forgetting in nats use a_optimal"
+                f"{key}: {', '.join(logistic)} needs scoring.exact_match; for forgetting in nats "
+                f"use {other}"
             )
     return problems
 
@@ -481,7 +488,7 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
             paths.append((f"models.{name}.chat_template", model.chat_template))
     problems = []
     for key, path in dict.fromkeys(paths):
-        if not (folder / path).exists():
+        if not _exists(folder / path):
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
 
@@ -498,27 +505,35 @@ def _missing_embeddings(settings: Experiment) -> list[str]:
     ]
 
 
-def _missing_sibling(
-    settings: Experiment, own_matrices: Mapping[str, str], folder: Path
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False if its name is too long to be one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _missing_model(
+    key: str, settings: Experiment, own_matrices: Mapping[str, str], folder: Path
 ) -> list[str]:
-    """The sibling must be a model of this experiment or have a matrix already."""
-    if settings.completion.sibling is None:
+    """The sibling and the prior must be models of this experiment or have a matrix already."""
+    value = getattr(settings.completion, key)
+    if value is None:
         return []
-    experiment, model = settings.completion.sibling.split("/")
+    experiment, model = value.split("/")
     if experiment == settings.experiment:
         names = [*settings.models, *own_matrices]
         if model in names:
             return []
         return [
-            f"completion.sibling: {model!r} is no model of this experiment{suggest(model, names)}"
+            f"completion.{key}: {model!r} is no model of this experiment{suggest(model, names)}"
         ]
     matrix = f"results/{experiment}/{model}/Z.parquet"
     if (folder / matrix).is_file():
         return []
     return [
-        f"completion.sibling: no such file: {matrix}; run the experiment {experiment!r} first, or "
-        "name another <experiment>/<model> (value seen: "
-        f"{settings.completion.sibling!r})"
+        f"completion.{key}: no such file: {matrix}; run the experiment {experiment!r} first, or "
+        f"name another <experiment>/<model> (value seen: {value!r})"
     ]
 
 

@@ -96,7 +96,7 @@ class DatasetSource(Fields):
     """A dataset on the Hugging Face hub, or one saved with `Dataset.save_to_disk`."""
 
     kind: Literal["hub", "saved"] = Field(description="Where the dataset is.")
-    path: str = Field(description="Dataset id on the hub, or the folder of the saved dataset.")
+    path: Location = Field(description="Dataset id on the hub, or the folder of the saved dataset.")
     name: str | None = Field(None, description="Configuration of the dataset.")
     split: str = Field("train", description="Split that examples are read from.")
     eval_split: str | None = Field(
@@ -152,8 +152,8 @@ class FileSource(Fields):
     """
 
     kind: Literal["files"] = Field(description="Local files.")
-    folder: str = Field(description="Folder of the files.")
-    prompts: str | None = Field(
+    folder: Location = Field(description="Folder of the files.")
+    prompts: Location | None = Field(
         None,
         description="Folder of files <task>.txt with solved examples that come before each "
         "question (format bbh).",
@@ -167,7 +167,11 @@ class FileSource(Fields):
         base = root / self.folder
         paths = [f"{self.folder}/{where}"]
         if "*" in where:
-            matches = sorted(base.glob(where))
+            try:
+                matches = sorted(base.glob(where))
+            except (OSError, ValueError, NotImplementedError):
+                # No pattern, or a name that is too long; a check finds that there is no such file.
+                matches = []
             if matches:
                 paths = [f"{self.folder}/{path.relative_to(base)}" for path in matches]
         if self.prompts is not None:

@@ -69,7 +69,8 @@ def load_experiment(
             problems.append(f"{file.path}, {problem}")
     tasks: dict[str, Task] = {}
     table = config.get("tasks") if isinstance(config, dict) else None
-    if isinstance(table, str):
+    is_location = not any(problem.startswith("tasks:") for problem in problems)
+    if isinstance(table, str) and is_location:
         tasks, table_problems = read_task_table(folder / table, sources=bool(config.get("models")))
         problems += table_problems
         if not distinguishes_case(folder / table):

@@ -53,7 +53,7 @@ class Sequences(Settings):
         None, description="Models that follow the orders. null: all."
     )
     seeds: Seeds = Field([0], description="Added to recipe.seed. Each is one sequence.")
-    epochs: dict[Name, Positive] = Field(
+    epochs: dict[Name, Annotated[Positive, Field(le=1_000_000)]] = Field(
         {},
         description="Passes over the training examples of a task, in place of recipe.steps and "
         "recipe.max_epochs. Tasks that are not named follow the recipe.",

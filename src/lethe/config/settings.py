@@ -41,8 +41,26 @@ Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False), NO_TRUTH_
 # derived by adding to this one.
 Seed = Annotated[int, Field(ge=0, lt=2**31), NO_TRUTH_VALUE]
 Seeds = Annotated[list[Seed], Field(min_length=1)]
+# File systems store no longer names.
+LONGEST_NAME = 255
+
+
+def _has_no_long_name(location: str) -> str:
+    for name in location.split("/"):
+        if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+            raise ValueError(
+                f"the name {name[:20]}... has more than {LONGEST_NAME} bytes, which no file "
+                "system stores"
+            )
+    return location
+
+
 # A file, folder, or id on the hub. Control characters are never part of a real one.
-Location = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$")]
+Location = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,1000}$"),
+    AfterValidator(_has_no_long_name),
+]
 
 
 def _names_no_parent(revision: str) -> str:

@@ -95,7 +95,7 @@ class ChatReader:
         turn = {key: value for key, value in turn.items() if value is not None}
         name = turn.pop("role", None) or turn.pop("from", None)
         if not isinstance(name, str) or name not in ROLES:
-            raise LetheError(f"a turn has the role {name!r}; known: {', '.join(ROLES)}")
+            raise LetheError(f"a turn has the role {repr(name)[:60]}; known: {', '.join(ROLES)}")
         content = turn.pop("content", None)
         content = turn.pop("value", None) if content is None else content
         for key in _LOSS_KEYS:
@@ -103,6 +103,8 @@ class ChatReader:
                 del turn[key]
                 self.counts[f"turns with {key!r}, which is not read (they carry loss)"] += 1
         text = _content(content)
+        if "tool_calls" in turn:
+            _refuse_other_items(turn["tool_calls"], "tool_calls")
         if name == "function_call":
             return {"role": "assistant", "content": "", "tool_calls": _calls(text), **turn}
         return {"role": ROLES[name], "content": text, **turn}
@@ -123,11 +125,11 @@ class ChatReader:
         content: dict[str, Any] = {"messages": turns}
         if tools:
             content["tools"] = tools
-        return Example(
-            prompt=readable(turns[:-1]),
-            answer=readable_turn(turns[-1]),
-            chat=json.dumps(content, ensure_ascii=False),
-        )
+        try:
+            chat = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise LetheError(f"a turn or tool holds a value that JSON does not have ({error})")
+        return Example(prompt=readable(turns[:-1]), answer=readable_turn(turns[-1]), chat=chat)
 
     def summary(self) -> str:
         """The counts in words."""
@@ -246,9 +248,15 @@ def _tools(value: Any) -> list[Any] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LetheError(f"field 'tools' is text but not JSON ({error})")
-    return _as_list(value, "tools")
+    _refuse_other_items(value, "tools")
+    return value
+
+
+def _refuse_other_items(value: Any, name: str) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise LetheError(f"field {name!r} holds no list of objects: {str(value)[:60]!r}")
 
 
 def _calls(text: str) -> list[dict[str, Any]]:
@@ -263,5 +271,5 @@ def _calls(text: str) -> list[dict[str, Any]]:
             }
             for call in calls
         ]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise LetheError(f"a function_call is not JSON with a name and arguments: {text[:60]!r}")

@@ -39,10 +39,14 @@ def matching_files(folder: Path | str, where: str) -> list[Path]:
         If there is no such file.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
-    if not paths or not paths[0].is_file():
-        raise LetheError(f"no such file: {folder / where}")
-    return paths
+    try:
+        paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
+        if paths and paths[0].is_file():
+            return paths
+    except (OSError, ValueError, NotImplementedError) as error:
+        # The name is too long, or no pattern.
+        raise LetheError(f"no such file: {str(folder / where)[:300]} ({error.args[-1]})")
+    raise LetheError(f"no such file: {folder / where}")
 
 
 def refuse_lfs_pointer(path: Path) -> None:
@@ -244,22 +248,50 @@ def _parquet(path: Path) -> Iterator[Record]:
     refuse_large_parquet(path)
     number = 0
     for batch in pq.ParquetFile(path).iter_batches():
-        for fields in _with_short_decimals(batch).to_pylist():
+        for fields in with_short_decimals(batch).to_pylist():
             number += 1
             yield Record(fields, f"{path}, row {number}")
 
 
-def _with_short_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:
+def with_short_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Numbers of 32 bits with the fewest decimals that tell them apart: 0.1 stays 0.1.
 
     As 64 bits, 0.1 would be written into a prompt as 0.10000000149011612. Numbers of 16 bits are
-    written as their values in 32 bits. Numbers within lists and structs stay as they are.
+    written as their values in 32 bits. Numbers in lists, structs and maps are written so, too.
     """
     for position, field in enumerate(batch.schema):
-        if pa.types.is_float32(field.type) or pa.types.is_float16(field.type):
-            column = batch.column(position).cast(pa.float32()).cast(pa.string())
-            batch = batch.set_column(position, field.name, column.cast(pa.float64()))
+        if has_small_floats(field.type):
+            column = batch.column(position).cast(_replace_small_floats(field.type, pa.float32()))
+            column = column.cast(_replace_small_floats(field.type, pa.string()))
+            column = column.cast(_replace_small_floats(field.type, pa.float64()))
+            batch = batch.set_column(position, field.name, column)
     return batch
+
+
+def has_small_floats(kind: pa.DataType) -> bool:
+    """Whether a type is, or holds, numbers with decimals of 16 or 32 bits."""
+    return _replace_small_floats(kind, pa.float64()) != kind
+
+
+def _replace_small_floats(kind: pa.DataType, replacement: pa.DataType) -> pa.DataType:
+    """The type with another one in place of each number with decimals of 16 or 32 bits."""
+
+    def replace_in(field: pa.Field) -> pa.Field:
+        return field.with_type(_replace_small_floats(field.type, replacement))
+
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        return replacement
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(replace_in(kind.value_field), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(replace_in(kind.value_field))
+    if pa.types.is_list(kind):
+        return pa.list_(replace_in(kind.value_field))
+    if pa.types.is_struct(kind):
+        return pa.struct([replace_in(field) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(replace_in(kind.key_field), replace_in(kind.item_field))
+    return kind
 
 
 def _paragraphs(path: Path) -> Iterator[Record]:

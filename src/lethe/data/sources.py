@@ -15,7 +15,13 @@ from lethe.config.data_settings import DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench, prompts
 from lethe.data.conversations import ChatReader
 from lethe.data.examples import Example, draw_disjoint, draw_separately
-from lethe.data.records import Record, matching_files, read_records
+from lethe.data.records import (
+    Record,
+    has_small_floats,
+    matching_files,
+    read_records,
+    with_short_decimals,
+)
 from lethe.data.unpacked_size import refuse_large_arrow
 from lethe.data.values import NotText, look_up, value_as_text
 from lethe.errors import LetheError, one_line
@@ -25,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Names may hold spaces, dots and hyphens. They hold no quotes, so that JSON in a prompt stays as
 # it is.
 _FIELD = re.compile(r"\{([\w][\w .:/-]*)\}")
+# Rows of a dataset that are converted at once.
+ROWS_AT_ONCE = 1000
 # Read for `all`; the first is the library's own folder.
 STDLIB_FOLDERS = ("", "asyncio", "json", "email", "http", "logging", "concurrent", "importlib")
 
@@ -227,8 +235,18 @@ def _records_of_dataset(source: DatasetSource, where: str) -> Iterator[Record]:
     if source.by is not None:
         numbers = _matching_rows(source, rows, where)
         rows = rows.select(numbers)
-    for number, fields in zip(numbers, rows, strict=True):
+    for number, fields in zip(numbers, _fields_of_rows(rows), strict=True):
         yield Record(fields, f"dataset {source.path}, record {number + 1}")
+
+
+def _fields_of_rows(rows: Any) -> Iterator[dict[str, Any]]:
+    """Yields the fields of each row of a dataset, its numbers as `with_short_decimals` has them."""
+    if not any(map(has_small_floats, rows.features.arrow_schema.types)):
+        yield from rows
+        return
+    for table in rows.with_format("arrow").iter(batch_size=ROWS_AT_ONCE):
+        for batch in table.to_batches():
+            yield from with_short_decimals(batch).to_pylist()
 
 
 def _matching_rows(source: DatasetSource, rows: Any, where: str) -> list[int]:

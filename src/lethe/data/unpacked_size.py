@@ -6,6 +6,7 @@ a user may unpack to 1 GiB, or to 200 times its own size if that is more. Text r
 less than a twentieth.
 """
 
+import json
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -123,18 +124,19 @@ def _text_sizes(file: pq.ParquetFile, columns: list[str], rows: int) -> Iterator
 
 
 def refuse_large_arrow(folder: Path | str) -> None:
-    """Makes sure that the .arrow files of a saved dataset unpack to no more bytes than they may.
+    """Makes sure that the files of a saved dataset unpack to no more bytes than they may.
 
-    A file that is not readable is left to its reader.
+    They are the .arrow files in its folder, and all files that a state.json names, whatever their
+    endings. A file that is not readable is left to its reader.
 
     Raises
     ------
     LetheError
         Naming the file and the bound, if one does not.
     """
-    for path in sorted(Path(folder).rglob("*.arrow")):
-        bound = unpacked_bound(path)
+    for path in sorted({*Path(folder).rglob("*.arrow"), *_named_in_state(Path(folder))}):
         try:
+            bound = unpacked_bound(path)
             with pa.memory_map(str(path)) as source:
                 compressed = sum(_uncompressed_bytes(source))
             if compressed > bound:
@@ -148,6 +150,17 @@ def refuse_large_arrow(folder: Path | str) -> None:
                         raise unpacks_too_far(path, count, bound)
         except (OSError, ValueError, IndexError, pa.ArrowException, struct.error):
             continue
+
+
+def _named_in_state(folder: Path) -> Iterator[Path]:
+    """Yields the files that the library `datasets` reads, which a state.json per split names."""
+    for path in folder.rglob("state.json"):
+        try:
+            state = json.loads(path.read_text("utf-8"))
+            names = [file["filename"] for file in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        yield from (path.parent / name for name in names if isinstance(name, str))
 
 
 def refuse_large_archive(path: Path | str) -> None:

@@ -31,11 +31,21 @@ def value_as_text(value: Any) -> str:
         return value
     if isinstance(value, dict) and set(value) == {"text"} and isinstance(value["text"], str):
         return value["text"]
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _digits(value)
+    if isinstance(value, float | Decimal):
         if not math.isfinite(value):
             raise NotText(f"holds {value}, which is no number; remove the record or give a value")
         return str(value)
     raise NotText(f"holds {_kind(value)}, but text is wanted{_hint(value)}")
+
+
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError:
+        # Python writes no more than some thousand digits, because it takes too long.
+        raise NotText("holds a whole number of thousands of digits; write it as text in the file")
 
 
 def _kind(value: Any) -> str:

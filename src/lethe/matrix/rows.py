@@ -312,4 +312,7 @@ def summarise_row(row: Row, task: Task) -> dict[str, Any]:
     }
     for key in _SUMMARY_KEYS:
         summary[key] = row.about[key]
+    # Rows of earlier versions have no date.
+    if "date" in row.about:
+        summary["date"] = row.about["date"]
     return summary

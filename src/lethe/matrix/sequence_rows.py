@@ -130,31 +130,42 @@ def read_multitask(files: Sequence[Path]) -> list[MultitaskFineTune]:
     Raises
     ------
     RowError
-        If a file is missing, broken, no such fine-tune, or that of another order or seed.
+        Naming, in one message, every file that is missing, broken, no such fine-tune, or that of
+        another order or seed.
     """
     fine_tunes = []
+    problems: list[str] = []
     for path in files:
-        row = read_row(path)
-        if "task_losses" not in row.about or "order" not in row.about:
-            raise RowError(
-                f"{path}: is not a fine-tune on all tasks of an order mixed; move it away and run "
-                "again to measure it"
-            )
-        order = row.about["order"]
-        seed = row.about["seed"]
-        if (order, f"multitask-seed{seed}") != (path.parent.name, path.stem):
-            raise RowError(
-                f"{path}: was measured for order {order!r} and seed {seed}; was the file renamed "
-                "or copied? Move it away and run again to measure it"
-            )
-        losses = row.about["task_losses"]
-        scores = {"nats": {task: -loss for task, loss in losses.items()}}
-        if "task_exact_match" in row.about:
-            scores["exact_match"] = row.about["task_exact_match"]
-        fine_tunes.append(
-            MultitaskFineTune(order=order, seed=seed, forgetting=row.forgetting, scores=scores)
+        try:
+            fine_tunes.append(_read_mixture(path))
+        except RowError as error:
+            problems.append(str(error))
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise RowError(
+            f"sequences: {len(problems)} problem(s) with {len(files)} fine-tunes on all tasks of "
+            f"an order mixed, nothing was gathered\n{listed}\nmove these files away and run "
+            "again to measure them"
         )
     return fine_tunes
+
+
+def _read_mixture(path: Path) -> MultitaskFineTune:
+    row = read_row(path)
+    if "task_losses" not in row.about or "order" not in row.about:
+        raise RowError(f"{path}: is not a fine-tune on all tasks of an order mixed")
+    order = row.about["order"]
+    seed = row.about["seed"]
+    if (order, f"multitask-seed{seed}") != (path.parent.name, path.stem):
+        raise RowError(
+            f"{path}: was measured for order {order!r} and seed {seed}; was the file renamed or "
+            "copied?"
+        )
+    losses = row.about["task_losses"]
+    scores = {"nats": {task: -loss for task, loss in losses.items()}}
+    if "task_exact_match" in row.about:
+        scores["exact_match"] = row.about["task_exact_match"]
+    return MultitaskFineTune(order=order, seed=seed, forgetting=row.forgetting, scores=scores)
 
 
 def _sequences_of(settings: Sequences) -> Iterator[tuple[str, str, int]]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ class Job:
             "data": self._data(),
             "base_versions": self.base.about.get("versions"),
             "seconds": time.perf_counter() - began,
+            "date": datetime.now(UTC).date().isoformat(),
         }
         row = rows.Row(
             example_ids=base.example_ids,

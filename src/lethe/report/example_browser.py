@@ -7,7 +7,7 @@ they are two and eight times as large. The page's own scripts only fill the tabl
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from lethe.data.examples import UpstreamExample
 from lethe.matrix.forgetting_matrix import Matrix
-from lethe.report.example_page import content_text, token_content
+from lethe.report.example_page import content_text, ids_with_tokens, token_content
 from lethe.report.findings import Findings
 from lethe.report.page_scripts import hash_script, script_data
 from lethe.statistics import finite_means
@@ -55,27 +55,29 @@ class ExampleBrowser:
     shown: int
 
 
-def make_browser(findings: Findings, threshold: float) -> ExampleBrowser:
+def make_browser(findings: Findings, shown: Sequence[int], threshold: float) -> ExampleBrowser:
     """Prepares the browser.
 
     Parameters
     ----------
+    shown
+        Columns of Z that the page shows, from `choose_shown`.
     threshold
         Nats. An example counts as forgotten in a task if its loss rose by more.
     """
     script = _module()
-    content = browser_data(findings, threshold)
+    content = browser_data(findings, shown, threshold)
     return ExampleBrowser(
         data=script_data(content),
         script=script,
         script_hash=hash_script(script),
         styles=_library("dt_bundle.css"),
         total=len(next(iter(findings.matrices.values())).example_ids),
-        shown=len(content["examples"]),
+        shown=len(shown),
     )
 
 
-def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
+def browser_data(findings: Findings, shown: Sequence[int], threshold: float) -> dict[str, Any]:
     """Examples, tasks and forgetting, as JSON values.
 
     Returns
@@ -85,7 +87,6 @@ def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
     """
     matrices = findings.matrices
     ids = next(iter(matrices.values())).example_ids
-    shown = choose_shown(matrices)
     examples = [_describe(ids[number], findings) for number in shown]
     content: dict[str, Any] = {
         "unit": findings.unit,
@@ -95,7 +96,7 @@ def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
         "forgetting": {},
         "base_loss": {},
         "neighbours": {},
-        "tokens": token_content(findings.tokens, {ids[number] for number in shown}),
+        "tokens": token_content(findings.tokens),
         "training": findings.training,
     }
     for model, z in matrices.items():
@@ -108,23 +109,28 @@ def browser_data(findings: Findings, threshold: float) -> dict[str, Any]:
     return content
 
 
-def choose_shown(matrices: Mapping[str, Matrix]) -> list[int]:
+def choose_shown(findings: Findings) -> list[int]:
     """Columns that the browser shows, in their order: all, or the extreme ones and a random part.
 
     Of many examples it shows those that are forgotten most and least on average over tasks and
-    models, a thousand each, and a thousand others at random.
+    models, a thousand each, those whose tokens the page has, and a thousand others at random.
     """
-    total = len(next(iter(matrices.values())).example_ids)
+    matrices = findings.matrices
+    ids = next(iter(matrices.values())).example_ids
+    total = len(ids)
     if total <= 3 * MOST_OF_A_KIND:
         return list(range(total))
     sums = np.zeros(total)
     for z in matrices.values():
         sums += finite_means(z.values, axis=0)
     order = np.argsort(sums, kind="stable")
-    extreme = [*order[:MOST_OF_A_KIND], *order[-MOST_OF_A_KIND:]]
     others = order[MOST_OF_A_KIND:-MOST_OF_A_KIND]
     rng = np.random.default_rng(0)
-    return sorted(int(i) for i in [*extreme, *rng.choice(others, MOST_OF_A_KIND, replace=False)])
+    shown = {*order[:MOST_OF_A_KIND].tolist(), *order[-MOST_OF_A_KIND:].tolist()}
+    shown |= set(rng.choice(others, MOST_OF_A_KIND, replace=False).tolist())
+    with_tokens = ids_with_tokens(findings.tokens)
+    shown |= {number for number, name in enumerate(ids) if name in with_tokens}
+    return sorted(shown)
 
 
 def compared_rows(z: Matrix, findings: Findings) -> np.ndarray:
@@ -134,7 +140,7 @@ def compared_rows(z: Matrix, findings: Findings) -> np.ndarray:
     return z.values if len(tasks) < 2 else z.values[z.rows(tasks)]
 
 
-def find_neighbours(values: np.ndarray, shown: list[int]) -> list[list[int]]:
+def find_neighbours(values: np.ndarray, shown: Sequence[int]) -> list[list[int]]:
     """For each shown column, the positions of those that are forgotten by the same tasks.
 
     Columns are compared by the cosine of their first five components of Z, without the column

@@ -4,7 +4,7 @@ The page's script example_page.js draws it. Token losses of the same example sha
 their losses before, because both come from the base model.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,8 @@ def training_texts(examples: Sequence[Example]) -> list[str]:
     return texts
 
 
-def token_content(stored: StoredTokens, shown: Collection[str]) -> dict[str, Any]:
+def token_content(stored: StoredTokens) -> dict[str, Any]:
     """The token losses as JSON values.
-
-    Parameters
-    ----------
-    shown
-        Ids of the examples that the page shows; others are left out.
 
     Returns
     -------
@@ -59,14 +54,22 @@ def token_content(stored: StoredTokens, shown: Collection[str]) -> dict[str, Any
         for task, examples in by_task.items():
             after = {}
             for example in examples[:count]:
-                if example.example_id not in shown:
-                    continue
                 content["texts"].setdefault(example.example_id, example.tokens)
                 content["before"].setdefault(example.example_id, _steps(example.before))
                 after[example.example_id] = _steps(example.after)
             content["after"][task] = after
         models[model] = content
     return {"per_nat": STEPS_PER_NAT, "examples": count, "models": models}
+
+
+def ids_with_tokens(stored: StoredTokens) -> set[str]:
+    """Ids of the examples whose token losses the page has for at least one task and model."""
+    count = examples_per_task(stored)
+    ids = set()
+    for by_task in stored.values():
+        for examples in by_task.values():
+            ids |= {example.example_id for example in examples[:count]}
+    return ids
 
 
 def examples_per_task(stored: StoredTokens, most_tokens: int = MOST_TOKENS) -> int:

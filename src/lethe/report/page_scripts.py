@@ -16,7 +16,7 @@ def script_data(content: Any) -> str:
     ValueError
         A number is NaN or infinite, which JSON does not have.
     """
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 

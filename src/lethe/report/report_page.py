@@ -1,6 +1,7 @@
 """One self-contained HTML page with all results of an experiment."""
 
 import base64
+import io
 import json
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 import lethe
 from lethe.analysis import transfer
@@ -74,7 +76,8 @@ def render_page(
     Parameters
     ----------
     figures
-        PNG images by name, as in `lethe.report.plots.FIGURES`.
+        PNG images by name, as in `lethe.report.plots.FIGURES`. The page has them as WebP without
+        loss, which takes less than half of the space.
     settings
         The experiment. The page shows all of its settings.
     left_out
@@ -89,7 +92,8 @@ def render_page(
     environment.filters["number"] = format_number
     environment.filters["label"] = label_of
     threshold = settings["completion"]["threshold"]
-    images = {name: base64.b64encode(png).decode() for name, png in figures.items()}
+    images = {name: base64.b64encode(_to_webp(png)).decode() for name, png in figures.items()}
+    shown = choose_shown(findings)
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
         binary=findings.binary,
@@ -121,10 +125,8 @@ def render_page(
         domain_tests=bool(findings.domain_tests),
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
-        browser=make_browser(findings, threshold),
-        interactive=make_figures(
-            findings, choose_shown(findings.matrices), _frontiers(settings.get("replay"))
-        ),
+        browser=make_browser(findings, shown, threshold),
+        interactive=make_figures(findings, shown, _frontiers(settings.get("replay"))),
         run_summaries=_by_model(_run_summaries, findings.runs),
         doses=DOSES,
         ledger=[] if ledger is None else _records(ledger),
@@ -133,6 +135,12 @@ def render_page(
         settings=json.dumps(settings, indent=1),
         version=lethe.__version__,
     )
+
+
+def _to_webp(png: bytes) -> bytes:
+    image = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(image, "WEBP", lossless=True, method=6)
+    return image.getvalue()
 
 
 def _frontiers(replay: Mapping[str, Any] | None) -> dict[str, list[str]]:

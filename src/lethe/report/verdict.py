@@ -122,10 +122,11 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
 
 
 def describe_origin(findings: Findings) -> dict[str, str]:
-    """Per model, the software, the device and the time that its results come from.
+    """Per model, the software, the device, the time and the dates that its results come from.
 
-    The base model's file records versions, commit and device. A date would differ between two runs
-    with equal results, so none is recorded.
+    The base model's file records versions, commit and device; each fine-tune records its seconds
+    and its date. The date on which the page is made is not on it, so that equal results make equal
+    pages.
     """
     origins = {}
     for model, versions in findings.versions.items():
@@ -142,6 +143,7 @@ def describe_origin(findings: Findings) -> dict[str, str]:
             parts.append(f"device {versions['device']}")
         parts += _job_time(findings.summaries.get(model), "fine-tunes")
         parts += _job_time(findings.runs.get(model), "replay runs")
+        parts += _dates(findings.summaries.get(model))
         origins[model] = ", ".join(parts)
     return origins
 
@@ -154,3 +156,11 @@ def _job_time(table: pd.DataFrame | None, name: str) -> list[str]:
     seconds = float(table[columns].sum().sum())
     time = f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
     return [f"{len(table)} {name} in {time} of training and scoring"]
+
+
+def _dates(table: pd.DataFrame | None) -> list[str]:
+    """The first and last day of the fine-tunes of a table, if it records them."""
+    if table is None or "date" not in table or table.date.isna().all():
+        return []
+    days = sorted(table.date.dropna())
+    return [f"measured on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"]

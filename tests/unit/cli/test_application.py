@@ -9,6 +9,7 @@ import pytest
 import typer
 
 import lethe
+from lethe.cli import application
 from lethe.cli.application import app, main
 
 ROOT = Path(__file__).parents[3]
@@ -63,3 +64,30 @@ def test_an_error_is_one_line_on_stderr_without_a_traceback(tmp_path, capsys):
     assert captured.out == ""
     assert captured.err.startswith(f"error: {tmp_path}/none.parquet: ")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "cause"),
+    [("file", "Not a directory"), ("x" * 5000, "File name too long"), ("/proc/x", "No such file")],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys, folder, cause):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert main(["init", folder]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {folder[:300]}")
+    assert f"cannot be read or written ({cause}" in message
+    assert message.count("\n") == 1 and len(message) < 500
+
+
+def test_a_file_that_arrow_cannot_open_is_one_line(monkeypatch, capsys):
+    error = OSError("Failed to open local file 'a.parquet'")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(application.typer.core.TyperGroup, "main", fail)
+    assert main(["show", "a.parquet"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: a file cannot be read or written (OSError: {error})\n"
+    )

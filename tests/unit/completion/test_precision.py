@@ -59,3 +59,16 @@ def test_the_curve_of_a_table_uses_its_training_tasks():
     few = {name: table[name] for name in ("t0", "t1", "t5")}
     with pytest.raises(LetheError, match="has 2 training tasks"):
         curve_of_table(z, few, [20], [1])
+
+
+def test_rows_with_fewer_than_two_measured_examples_are_left_out_of_the_curve():
+    values = rows(6)
+    values[0] = np.nan
+    values[1, 1:] = np.nan
+    names = [f"t{number}" for number in range(6)]
+    table = {name: Task(name=name, group="a", split="train") for name in names}
+    z = Matrix(values=values, tasks=names, example_ids=[f"e{j}" for j in range(200)])
+    assert curve_of_table(z, table, [20], [2, 9]) == precision_curve(values[2:], [20], [2, 3])
+    values[2:4] = np.nan
+    with pytest.raises(LetheError, match="were measured for 2 training tasks only"):
+        curve_of_table(z, table, [20], [1])

@@ -310,6 +310,13 @@ def test_shipped_experiments_are_read_as_snakemake_reads_them():
             "sources.local: answer names no field of the record",
         ),
         ({"tasks": ""}, "tasks: must be a file, folder or id"),
+        ({"tasks": "x" * 300}, "tasks: the name xxxxxxxxxxxxxxxxxxxx... has more than 255 bytes"),
+        ({"tasks": "é" * 200 + "/tasks.csv"}, "has more than 255 bytes"),
+        ({"tasks": "a\0b"}, "tasks: must be a file, folder or id"),
+        (
+            {"sources": {"local": {"kind": "files", "folder": "x" * 300, "text": "{a}"}}},
+            "sources.local.folder: the name xxxxxxxxxxxxxxxxxxxx... has more than 255 bytes",
+        ),
         ({"seed": True}, "seed: a number is needed, not a truth value"),
         ({"recipe": {"steps": True}}, "recipe.steps: a number is needed, not a truth value"),
         ({"recipe": {"lr": False}}, "recipe.lr: a number is needed, not a truth value"),
@@ -417,10 +424,13 @@ def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):
     assert load_experiment(config, folder).settings.scoring.exact_match.max_new_tokens == 64
 
 
-def test_logistic_probes_of_losses_are_refused_before_anything_runs(experiment):
+def test_logistic_methods_and_probes_of_losses_are_refused_before_anything_runs(experiment):
     config, folder = experiment
     config["completion"] = {"probe_choice": ["random", "a_optimal_logistic"]}
     expected = "completion.probe_choice: a_optimal_logistic needs scoring.exact_match"
+    assert expected in problems(config, folder)
+    config["completion"]["methods"] = ["gaussian", "logistic_fa", "logistic_mf"]
+    expected = "completion.methods: logistic_fa, logistic_mf needs scoring.exact_match"
     assert expected in problems(config, folder)
     config["scoring"] = {"exact_match": {}}
     config["sources"]["bigbench"]["upstream_as"] = "pairs"
@@ -626,20 +636,21 @@ def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
     assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)
 
 
-def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
+@pytest.mark.parametrize("key", ["sibling", "prior"])
+def test_a_sibling_or_prior_is_a_model_of_the_experiment_or_has_a_matrix(experiment, key):
     config, folder = experiment
     name = config["experiment"]
-    load_experiment(config | {"completion": {"sibling": f"{name}/olmo"}}, folder)
-    wrong = problems(config | {"completion": {"sibling": f"{name}/olmoo"}}, folder)
-    assert "completion.sibling: 'olmoo' is no model of this experiment" in wrong
-    elsewhere = {"completion": {"sibling": "other/small"}}
+    load_experiment(config | {"completion": {key: f"{name}/olmo"}}, folder)
+    wrong = problems(config | {"completion": {key: f"{name}/olmoo"}}, folder)
+    assert f"completion.{key}: 'olmoo' is no model of this experiment" in wrong
+    elsewhere = {"completion": {key: "other/small"}}
     wrong = problems(config | elsewhere, folder)
-    assert "completion.sibling: no such file: results/other/small/Z.parquet; run the" in wrong
+    assert f"completion.{key}: no such file: results/other/small/Z.parquet; run the" in wrong
     (folder / "results/other/small").mkdir(parents=True)
     (folder / "results/other/small/Z.parquet").touch()
     load_experiment(config | elsewhere, folder)
     for value in ("small", "../x/small", "a/b/c", "a/.."):
-        assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)
+        assert f"completion.{key}" in problems(config | {"completion": {key: value}}, folder)
 
 
 def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):

@@ -58,6 +58,7 @@ def test_the_section_survives_its_way_through_json(folder):
     ("section", "problem"),
     [
         ({"orders": {}}, "sequences.orders: "),
+        ({"epochs": {"add": 1e30}}, "sequences.epochs.add: "),
         ({"orders": {"a": []}}, "sequences.orders.a: "),
         ({"orders": {"a": ["add", "ad"]}}, "sequences.orders.a: 'ad' is not in the task table; "),
         ({"orders": {"a": ["add", "add"]}}, "orders.a: holds 'add' twice"),

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from datetime import date
 
 import pytest
 
@@ -24,6 +25,8 @@ SEVEN = {"role": "assistant", "content": "Seven."}
 MORE = {"role": "user", "content": "And if you stay?"}
 EIGHT = {"role": "assistant", "content": "Eight."}
 LONG = [SYSTEM, ASK, SEVEN, MORE, EIGHT]
+# JSON that nests deeper than Python reads.
+DEEP = "[" * 100_000
 
 
 def share(turns):
@@ -128,6 +131,17 @@ def test_a_turn_of_several_text_parts_is_read_and_one_of_images_is_refused():
         ({"messages": [ASK, SEVEN], "tools": "count"}, "'tools' is text but not JSON"),
         ({"conversations": [{"from": "function_call", "value": "x"}]}, "function_call is not JSON"),
         ({"messages": [{"role": "user", "content": True}]}, "'content' holds a truth value"),
+        ({"messages": [{"role": "x" * 999, "content": "a"}]}, "role 'x{59}; known: system"),
+        ({"messages": [ASK, SEVEN], "tools": DEEP}, "'tools' is text but not JSON"),
+        ({"messages": [ASK, SEVEN], "tools": "{}"}, "'tools' holds no list of objects: '{}'"),
+        ({"messages": [ASK, SEVEN], "tools": ["count"]}, "'tools' holds no list of objects"),
+        ({"messages": [ASK, {**SEVEN, "tool_calls": "count"}]}, "'tool_calls' holds no list of"),
+        (
+            {"conversations": [{"from": "function_call", "value": DEEP}]},
+            "function_call is not JSON",
+        ),
+        ({"messages": [ASK, SEVEN], "tools": [{"x": float("nan")}]}, "that JSON does not have"),
+        ({"messages": [ASK, {**SEVEN, "at": date(2020, 1, 1)}, ASK, EIGHT]}, "JSON does not have"),
     ],
 )
 def test_a_record_that_is_no_chat_is_refused_with_the_reason(fields, message):

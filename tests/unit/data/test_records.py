@@ -109,6 +109,30 @@ def test_numbers_of_few_bits_are_written_as_they_were_meant(tmp_path):
     assert fields[3] == {"x": 2.0, "y": -2.0}
 
 
+def test_numbers_of_few_bits_in_lists_structs_and_maps_are_written_as_they_were_meant(tmp_path):
+    number = pa.float32()
+    chosen = pa.list_(pa.struct([("score", number), ("name", pa.string())]))
+    columns = {
+        "list": pa.array([[0.1, None], None], pa.list_(number)),
+        "large": pa.array([[0.1], []], pa.large_list(pa.float32())),
+        "fixed": pa.array([[0.1, 2.5], None], pa.list_(number, 2)),
+        "struct": pa.array([{"x": 0.1}, None], pa.struct([("x", number)])),
+        "nested": pa.array([[{"score": 0.1, "name": "a"}], [None]], chosen),
+        "map": pa.array([[("k", 0.1)], None], pa.map_(pa.string(), number)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    first, second = records.read_records(tmp_path / "a.parquet")
+    assert dict(first) == {
+        "list": [0.1, None],
+        "large": [0.1],
+        "fixed": [0.1, 2.5],
+        "struct": {"x": 0.1},
+        "nested": [{"score": 0.1, "name": "a"}],
+        "map": [("k", 0.1)],
+    }
+    assert second["large"] == [] and second["nested"] == [None] and second["fixed"] is None
+
+
 def test_a_csv_cell_may_have_any_length_and_hold_line_breaks(tmp_path):
     long = "a long tale, " * 20_000
     text = f'title,body\npage,"two\nlines, ""quoted"""\n\nbook,"{long}"\n'

@@ -85,6 +85,8 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path, name, content
 VALUES = [
     ("text", "text"),
     (7, "7"),
+    # Larger than any float.
+    (10**400, "1" + 400 * "0"),
     (2.5, "2.5"),
     (1e-7, "1e-07"),
     ({"text": "inside"}, "inside"),
@@ -147,6 +149,15 @@ def test_a_missing_file_is_named(tmp_path):
         read_source(local(tmp_path), "gone.csv")
 
 
+@pytest.mark.parametrize(
+    ("where", "cause"),
+    [("x" * 999, "File name too long"), ("/all*", "Non-relative"), ("**x", "Invalid pattern")],
+)
+def test_a_name_that_is_no_file_and_no_pattern_is_named(tmp_path, where, cause):
+    with pytest.raises(LetheError, match=f"no such file: .*{cause}"):
+        read_source(local(tmp_path), where)
+
+
 @pytest.fixture
 def saved(tmp_path):
     import datasets
@@ -191,6 +202,21 @@ def test_records_cannot_be_selected_by_a_field_of_lists(tmp_path):
     datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "lists")
     with pytest.raises(LetheError, match=r"lists: field 'labels' of record 1 .*type list"):
         list(read_source(dataset(tmp_path / "lists", by="labels"), "x"))
+
+
+def test_numbers_of_few_bits_in_a_dataset_are_written_as_they_were_meant(tmp_path):
+    import datasets
+
+    columns = {"x": [0.1, None, 2.0], "y": [[0.1], [], [0.3]], "kind": ["a", "b", "a"]}
+    features = {"x": datasets.Value("float32"), "kind": datasets.Value("string")}
+    features["y"] = datasets.Sequence(datasets.Value("float16"))
+    rows = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    rows.save_to_disk(tmp_path / "few")
+    few = dataset(tmp_path / "few", text="{x} {y.0}", by="kind")
+    assert [example.text for example in read_source(few, "a")] == [
+        "0.1 0.099975586",
+        "2.0 0.30004883",
+    ]
 
 
 def test_a_hub_dataset_is_loaded_at_its_revision(saved, monkeypatch):

@@ -1,6 +1,7 @@
 """Files of some kilobytes that unpack to gigabytes are refused before they are read."""
 
 import contextlib
+import json
 import zipfile
 
 import datasets
@@ -113,6 +114,27 @@ def test_a_saved_dataset_of_kilobytes_is_refused(tmp_path, bound, compression):
     stream(file, table, compression=compression)
     with pytest.raises(LetheError, match=r"\.arrow: unpacks to"):
         list(sources.read_source(source, "", upstream=True))
+
+
+def test_files_of_a_saved_dataset_are_checked_whatever_their_endings(tmp_path, bound):
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(folder)
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"] = [{"filename": "data.feather"}]
+    (folder / "state.json").write_text(json.dumps(state))
+    stream(folder / "data.feather", pa.table({"text": pa.array([LONG] * 50)}), compression="zstd")
+    source = DatasetSource(kind="saved", path=str(folder), text="{text}")
+    with pytest.raises(LetheError, match=r"data\.feather: unpacks to"):
+        list(sources.read_source(source, "", upstream=True))
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["", "[]", "{}", '{"_data_files": [{"filename": 1}, {"filename": "a"}]}', "[" * 9999],
+)
+def test_a_state_that_names_no_files_is_left_to_its_reader(tmp_path, state):
+    (tmp_path / "state.json").write_text(state)
+    unpacked_size.refuse_large_arrow(tmp_path)
 
 
 def test_a_predictor_of_kilobytes_is_refused(tmp_path, bound):

@@ -85,3 +85,17 @@ def test_a_mixture_has_scores_by_task(tmp_path):
     rows.write_row(path, replace(mixed, about={}))
     with pytest.raises(RowError, match="multitask-seed0.parquet: is not a fine-tune on all tasks"):
         read_multitask([path])
+
+
+def test_every_mixture_that_is_foreign_or_broken_is_named(tmp_path):
+    paths = [tmp_path / "o" / f"multitask-seed{seed}.parquet" for seed in range(3)]
+    paths[0].parent.mkdir()
+    rows.write_row(paths[0], row(order="o", seed=1, task_losses={"x": 1.0}))
+    paths[1].write_bytes(b"no row")
+    with pytest.raises(RowError) as error:
+        read_multitask(paths)
+    message = str(error.value)
+    assert "3 problem(s) with 3 fine-tunes" in message
+    assert "multitask-seed0.parquet: was measured for order 'o' and seed 1" in message
+    assert "multitask-seed1.parquet: not a readable row" in message
+    assert "multitask-seed2.parquet: not a readable row (there is no such file)" in message

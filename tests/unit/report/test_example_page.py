@@ -6,7 +6,7 @@ from helpers import findings as tiny_findings
 from lethe.data.examples import Example, UpstreamExample, write_examples
 from lethe.matrix.token_files import TokenLosses, write_token_file
 from lethe.report import example_page
-from lethe.report.example_browser import browser_data, compared_rows
+from lethe.report.example_browser import browser_data, choose_shown, compared_rows
 from lethe.report.findings import read_findings
 from lethe.report.report_page import render_page
 
@@ -25,7 +25,7 @@ def test_examples_of_several_tasks_share_their_tokens_and_losses_before():
         "one": {"sums": [losses("a"), losses("b", 0.25)], "poems": [losses("b", -1)]},
         "two": {},
     }
-    content = example_page.token_content(stored, shown={"a", "b"})
+    content = example_page.token_content(stored)
     assert content["examples"] == 2 and content["per_nat"] == 100
     one = content["models"]["one"]
     assert list(one["texts"]) == list(one["before"]) == ["a", "b"]
@@ -33,8 +33,7 @@ def test_examples_of_several_tasks_share_their_tokens_and_losses_before():
     assert one["after"]["sums"] == {"a": [None, 300, 300], "b": [None, 225, 225]}
     assert one["after"]["poems"] == {"b": [None, 100, 100]}
     assert content["models"]["two"] == {"texts": {}, "before": {}, "after": {}}
-    hidden = example_page.token_content(stored, shown={"a"})
-    assert list(hidden["models"]["one"]["texts"]) == ["a"]
+    assert example_page.ids_with_tokens(stored) == {"a", "b"}
 
 
 def test_the_page_holds_as_many_examples_per_task_as_fit():
@@ -67,7 +66,7 @@ def test_token_losses_and_training_examples_are_read_from_their_files(tmp_path):
     findings = read_findings(tables, ("one", "two"), tiny_findings.TASKS, files)
     assert list(findings.tokens["one"]) == ["sums"] and findings.tokens["two"] == {}
     assert findings.training["poems"] == ["say poems → poems"]
-    data = browser_data(findings, threshold=0.2)
+    data = browser_data(findings, choose_shown(findings), threshold=0.2)
     assert data["training"]["null"] == ["say null → null"]
     assert data["tokens"]["models"]["one"]["after"]["sums"]["a-00000"] == [None, 300, 300]
     page = render_page(findings, {}, SETTINGS)

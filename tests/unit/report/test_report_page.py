@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,13 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
+from PIL import Image
 
 from lethe.config.task_table import Task
 from lethe.replay.frontier import compare_at_equal_loss
 from lethe.report import figure_style, plots, report_page
 
 SETTINGS = tiny_findings.SETTINGS | {"note": tiny_findings.SCRIPT}
-PNG = b"\x89PNG not really"
+
+
+def _png() -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+PNG = _png()
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +35,7 @@ def findings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(findings):
-    return report_page.render_page(findings, {"heatmap": PNG, "replay": PNG}, SETTINGS)
+    return report_page.render_page(findings, {"overview": PNG, "spectrum": PNG}, SETTINGS)
 
 
 class Elements(HTMLParser):
@@ -88,7 +99,7 @@ def test_the_page_needs_nothing_but_itself(page):
         assert tag not in ("link", "iframe", "object", "embed", "base")
         for key in ("src", "href", "srcset", "action", "data", "poster"):
             if key in attributes:
-                assert attributes[key].startswith(("#", "data:image/png;base64,"))
+                assert attributes[key].startswith(("#", "data:image/webp;base64,"))
         assert not [key for key in attributes if key.startswith("on")]
     for style in re.findall("<style>(.*?)</style>", page, re.S):
         assert "@import" not in style
@@ -115,7 +126,13 @@ def test_every_fine_tune_and_strategy_is_on_the_page(page):
 
 
 def test_the_same_findings_give_the_same_page(findings, page):
-    assert report_page.render_page(findings, {"heatmap": PNG, "replay": PNG}, SETTINGS) == page
+    assert report_page.render_page(findings, {"overview": PNG, "spectrum": PNG}, SETTINGS) == page
+
+
+def test_pictures_lose_nothing(page):
+    picture = re.search('src="data:image/webp;base64,([^"]*)"', page)[1]
+    shown = Image.open(io.BytesIO(base64.b64decode(picture)))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(Image.open(io.BytesIO(PNG))))
 
 
 def test_an_imported_matrix_has_a_page_without_fine_tunes(tmp_path):

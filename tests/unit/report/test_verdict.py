@@ -82,10 +82,17 @@ def test_without_planned_comparisons_the_verdict_is_about_forgetting(findings):
 def test_the_page_says_what_the_results_were_made_by(findings):
     versions = {"lethe": "1.2.3", "commit": "0123456789abcdef", "torch": "2.0", "device": "cuda"}
     rows = pd.DataFrame({"training_seconds": [60.0, 30.0], "scoring_seconds": [20.0, 10.0]})
+    days = rows.assign(date=["2026-11-30", "2026-11-29"])
+    one_day = rows.assign(date=["2026-11-30", None])
     measured = replace(
         findings, versions={"one": versions, "old": {}}, summaries={"one": rows}, runs={}
     )
-    assert describe_origin(measured) == {
-        "one": "lethe 1.2.3 (commit 0123456789), torch 2.0, device cuda, 2 fine-tunes in 2.0 "
-        "minutes of training and scoring"
-    }
+    origin = (
+        "lethe 1.2.3 (commit 0123456789), torch 2.0, device cuda, 2 fine-tunes in 2.0 minutes of "
+        "training and scoring"
+    )
+    assert describe_origin(measured) == {"one": origin}
+    measured = replace(measured, summaries={"one": days})
+    assert describe_origin(measured) == {"one": f"{origin}, from 2026-11-29 to 2026-11-30"}
+    measured = replace(measured, summaries={"one": one_day})
+    assert describe_origin(measured) == {"one": f"{origin}, measured on 2026-11-30"}

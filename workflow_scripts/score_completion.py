@@ -21,8 +21,8 @@ def score_completion(
     upstream: str | None,
     associations: dict[str, str],
     sibling: str | None,
-    embeddings: str | None,
     prior: str | None,
+    embeddings: str | None,
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -42,8 +42,8 @@ def score_completion(
         associations=read_associations(associations, measured),
         in_domain_only=OF_Z,
         sibling=_sibling_rows(sibling, measured) if sibling else None,
-        embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
         prior=_prior(prior, measured) if prior else None,
+        embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
     )
     tables.write_csv(scores, lines)
 
@@ -72,8 +72,8 @@ if __name__ == "__main__":
             zip(snakemake.params.association_names, snakemake.input.associations, strict=True)
         ),
         sibling=snakemake.input.get("sibling") or None,
-        embeddings=snakemake.input.get("embeddings") or None,
         prior=snakemake.input.get("prior") or None,
+        embeddings=snakemake.input.get("embeddings") or None,
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

@@ -448,9 +448,9 @@ class ResultFiles:
         return "|".join(parts)
 
     def component_tables(self, folder: str) -> dict[str, str]:
-        """Output name -> tables of the components of Z; an own matrix has no domains to test."""
+        """Output name -> tables of the components of Z; domains are tested if they are known."""
         tables = {"loadings": f"{folder}/components.csv", "tree": f"{folder}/task_tree.csv"}
-        if self.experiment.settings.models:
+        if self.upstream:
             tables["domain_tests"] = f"{folder}/component_domains.csv"
         return tables
 
@@ -476,8 +476,10 @@ class ResultFiles:
 
     @property
     def upstream(self) -> dict[str, str]:
-        """Input name -> the upstream examples; empty for an own matrix, which has no texts."""
-        if not self.experiment.settings.models:
+        """Input name -> the upstream examples; empty for an own matrix without texts."""
+        settings = self.experiment.settings
+        own_texts = settings.matrix is not None and settings.matrix.texts is not None
+        if not settings.models and not own_texts:
             return {}
         return {"upstream": f"{self.folder}/upstream.parquet"}
 
@@ -513,7 +515,7 @@ class ResultFiles:
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
             "loadings": self.of_models("components.csv"),
-            "domain_tests": self.of_models("component_domains.csv") if settings.models else [],
+            "domain_tests": self.of_models("component_domains.csv") if self.upstream else [],
             "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
@@ -579,6 +581,11 @@ class ResultFiles:
             files["repeat_row"] = {model: self.repeats(model) for model in models}
         if settings.replay:
             files["replay_run"] = {model: self.replay_runs(model) for model in models}
+        if settings.sequences:
+            followers = settings.sequences.of_models(models)
+            files["sequence_step"] = {model: self.sequence_rows(model) for model in followers}
+            if settings.sequences.multitask:
+                files["multitask_row"] = {model: self.multitask_rows(model) for model in followers}
         return files
 
     def recorded_jobs(self) -> list[str]:
@@ -1101,12 +1108,16 @@ class RuleParameters:
         similarity = settings.similarity
         replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
-        return {
+        sizes = {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
             "replay": replay,
         }
+        # A finished plan without sequences has no such value, and stays up to date without it.
+        if settings.sequences is not None:
+            sizes["sequences"] = self.sequences()
+        return sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -78,8 +78,8 @@ def evaluate(
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
     sibling: np.ndarray | None = None,
-    embeddings: np.ndarray | None = None,
     prior: Matrix | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> list[dict]:
     """Scores every method; the result holds the lines of completion.csv.
 
@@ -119,14 +119,14 @@ def evaluate(
         Rows (M, N) of another model, in Z's order of tasks and examples, NaN where it has none.
         They give one more predictor, `gaussian_sibling`, which gets the sibling's row of each
         test task (`Gaussian.predict`).
-    embeddings
-        Vectors (N, D) of the examples, in Z's order. They give one more predictor,
-        `gaussian_embeddings` (`EmbeddingGaussian`).
     prior
         Z of another model, with the examples in the order of Z. It gives one more predictor,
         `gaussian_prior`, which gets its rows of all tasks but the test tasks
         (`GaussianWithPrior`). In a split whose training tasks the other model did not learn, it
         is `gaussian`.
+    embeddings
+        Vectors (N, D) of the examples, in Z's order. They give one more predictor,
+        `gaussian_embeddings` (`EmbeddingGaussian`).
 
     Raises
     ------
@@ -134,8 +134,8 @@ def evaluate(
         If a number of probes leaves no example to predict, no cell of a test task is known, or a
         logistic method or choice is given for a Z in nats.
     ValueError
-        If a method or choice is unknown, an association, the sibling or the embeddings have
-        another shape than Z, or the prior has other examples.
+        If a method or choice is unknown, an association, the sibling or the embeddings have another
+        shape than Z, or the prior has other examples.
     """
     examples = matrix.values.shape[1]
     for k in probes:
@@ -151,10 +151,10 @@ def evaluate(
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
     if sibling is not None and sibling.shape != matrix.values.shape:
         raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
-    if embeddings is not None and len(embeddings) != examples:
-        raise ValueError(f"embeddings of {len(embeddings)} examples, Z has {examples}")
     if prior is not None and prior.example_ids != matrix.example_ids:
         raise ValueError("the examples of the prior are not those of Z, in the same order")
+    if embeddings is not None and len(embeddings) != examples:
+        raise ValueError(f"embeddings of {len(embeddings)} examples, Z has {examples}")
     splits = make_splits(matrix, tasks)
     columns = _scored_columns(examples, splits, probes)
     if columns is not None:
@@ -166,14 +166,14 @@ def evaluate(
         associations = {name: values[:, columns] for name, values in associations.items()}
         if sibling is not None:
             sibling = sibling[:, columns]
-        if embeddings is not None:
-            embeddings = embeddings[columns]
         if prior is not None:
             prior = Matrix(
                 values=prior.values[:, columns],
                 tasks=prior.tasks,
                 example_ids=matrix.example_ids,
             )
+        if embeddings is not None:
+            embeddings = embeddings[columns]
         if domains is not None:
             domains = [domains[column] for column in columns]
     protocol = _Protocol(
@@ -187,10 +187,10 @@ def evaluate(
             predictors.append(_MethodPredictor(method, options or {}, domains))
         if sibling is not None:
             predictors.append(_SiblingPredictor(sibling, domains))
-        if embeddings is not None:
-            predictors.append(_EmbeddingPredictor(embeddings))
         if prior is not None:
             predictors.append(_PriorPredictor(prior, matrix.tasks))
+        if embeddings is not None:
+            predictors.append(_EmbeddingPredictor(embeddings))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -438,6 +438,25 @@ class _SiblingPredictor:
         )
 
 
+class _FittedPrior:
+    """The Gaussian method with a prior, fitted on the training rows of a split."""
+
+    has_intervals = False
+    interval_metrics = ()
+
+    def __init__(self, train: np.ndarray, completer: GaussianWithPrior | Gaussian):
+        self._completer = completer
+        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
+
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
+        """As for the Gaussian method without a prior."""
+        return self._cut.called_above(predicted, probes) if self._cut else None
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values)
+
+
 class _FittedEmbeddings:
     """The Gaussian method with a kernel of the examples' embeddings, fitted on training rows."""
 
@@ -467,34 +486,6 @@ class _FittedEmbeddings:
 
 
 @dataclass(frozen=True)
-class _EmbeddingPredictor:
-    embeddings: np.ndarray
-    name: str = "gaussian_embeddings"
-
-    def fit(self, train: np.ndarray, split: Split) -> _FittedEmbeddings:
-        return _FittedEmbeddings(train, self.embeddings)
-
-
-class _FittedPrior:
-    """The Gaussian method with a prior, fitted on the training rows of a split."""
-
-    has_intervals = False
-    interval_metrics = ()
-
-    def __init__(self, train: np.ndarray, completer: GaussianWithPrior | Gaussian):
-        self._completer = completer
-        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
-
-    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
-        """As for the Gaussian method without a prior."""
-        return self._cut.called_above(predicted, probes) if self._cut else None
-
-    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Predictions (R, N) of rows of Z by their numbers."""
-        return self._completer.predict(index, values)
-
-
-@dataclass(frozen=True)
 class _PriorPredictor:
     prior: Matrix
     tasks: Sequence[str]
@@ -507,6 +498,15 @@ class _PriorPredictor:
             return _FittedPrior(train, Gaussian().fit(train))
         completer = GaussianWithPrior().fit(train, prior.values, same_task)
         return _FittedPrior(train, completer)
+
+
+@dataclass(frozen=True)
+class _EmbeddingPredictor:
+    embeddings: np.ndarray
+    name: str = "gaussian_embeddings"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedEmbeddings:
+        return _FittedEmbeddings(train, self.embeddings)
 
 
 class _FittedAssociation:
@@ -553,13 +553,7 @@ class _AssociationPredictor:
         )
 
 
-_Predictor = (
-    _MethodPredictor
-    | _SiblingPredictor
-    | _EmbeddingPredictor
-    | _PriorPredictor
-    | _AssociationPredictor
-)
+_Predictor = _MethodPredictor | _SiblingPredictor | _EmbeddingPredictor | _AssociationPredictor
 
 
 @dataclass(frozen=True)

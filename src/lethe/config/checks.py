@@ -478,6 +478,8 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         paths.append(("matrix.path", settings.matrix.path))
         if settings.matrix.examples:
             paths.append(("matrix.examples", settings.matrix.examples))
+        if settings.matrix.texts:
+            paths.append(("matrix.texts", settings.matrix.texts))
     if settings.similarity and settings.similarity.encoder.source == "folder":
         encoder = settings.similarity.encoder.path
         paths.append(("similarity.encoder.path", f"{encoder}/config.json"))
@@ -493,6 +495,14 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
     return problems
 
 
+def _exists(path: Path) -> bool:
+    """Whether there is such a file or folder; False if its name is too long to be one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _missing_embeddings(settings: Experiment) -> list[str]:
     """The embeddings that completion reads are those of an association of the experiment."""
     embeddings = settings.completion.embeddings
@@ -503,14 +513,6 @@ def _missing_embeddings(settings: Experiment) -> list[str]:
         f"completion.embeddings: the embeddings {embeddings!r} are not computed; add "
         f"{embeddings!r} to similarity.associations (value seen: {list(names)})"
     ]
-
-
-def _exists(path: Path) -> bool:
-    """Whether there is such a file or folder; False if its name is too long to be one."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _missing_model(

@@ -262,7 +262,7 @@ def _list(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def shorten(text: str) -> str:
+def shorten_text(text: str) -> str:
     """The beginning of a text, with an ellipsis if it is not the whole."""
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
 
@@ -286,7 +286,7 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
                         "id": example_id,
                         "value": float(values[i]),
                         "domain": "" if example is None else example.domain,
-                        "text": "" if example is None else shorten(text_of(example)),
+                        "text": "" if example is None else shorten_text(text_of(example)),
                     }
                 )
             selected[model][task] = lines

@@ -7,12 +7,27 @@
 const FULL_COLOUR = 3;
 const LINE_BELOW = 0.5;
 const LARGEST_CHANGES = 5;
+const PIECE = 20000;
 
 function element(name, text, className) {
   const made = document.createElement(name);
   if (text !== undefined) made.textContent = text;
   if (className !== undefined) made.className = className;
   return made;
+}
+
+// A text of megabytes is laid out in pieces, and only those on the screen.
+function quotation(text) {
+  if (text.length <= PIECE) return element("blockquote", text);
+  const quote = element("blockquote");
+  for (let start = 0; start < text.length; ) {
+    let end = Math.min(start + PIECE, text.length);
+    // The halves of a character outside the basic plane stay together.
+    if (/[\ud800-\udbff]/.test(text[end - 1])) end += 1;
+    quote.append(element("div", text.slice(start, end), "piece"));
+    start = end;
+  }
+  return quote;
 }
 
 function showExample() {
@@ -60,7 +75,7 @@ function taskOfTokens(position) {
 function textColumn(example, task) {
   const column = element("div");
   if (task === "") {
-    if (example.text !== "") column.append(element("blockquote", example.text), ...noTokens(example));
+    if (example.text !== "") column.append(quotation(example.text), ...noTokens(example));
     return column;
   }
   const tokens = tokensOf(example.id, task);
@@ -74,7 +89,7 @@ function textColumn(example, task) {
     largestChanges(tokens),
   );
   const whole = element("details");
-  whole.append(element("summary", "The whole text"), element("blockquote", example.text));
+  whole.append(element("summary", "The whole text"), quotation(example.text));
   column.append(whole);
   return column;
 }

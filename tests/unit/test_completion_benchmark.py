@@ -4,9 +4,12 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from lethe.similarity.embeddings import Embeddings, write_embeddings
 
 
 @pytest.fixture
@@ -79,3 +82,35 @@ def test_the_first_interval_is_timed_beside_its_limit(benchmark, capsys):
     assert line["limit"] is None
     assert benchmark.SECONDS_LIMITS == {10_000: 0.3, 141_871: 0.8}
     assert "84 x 300, k=30" in capsys.readouterr().out
+
+
+def test_embeddings_are_compared_on_the_test_tasks(benchmark, tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"t{i}" for i in range(12)]
+    ids = [f"e{i}" for i in range(80)]
+    values = rng.normal(size=(12, 2)) @ rng.normal(size=(2, 80)) + rng.normal(size=(12, 80))
+    values[3, 7] = np.nan
+    folder = tmp_path / "model"
+    matrix = benchmark.forgetting_matrix.Matrix(values.astype(np.float32), names, ids)
+    benchmark.forgetting_matrix.write_matrix(folder / "Z.parquet", matrix)
+    vectors = rng.normal(size=(80, 4))
+    embeddings = Embeddings(
+        task_vectors=rng.normal(size=(12, 4)),
+        example_vectors=vectors[::-1],
+        tasks=names,
+        example_ids=ids[::-1],
+    )
+    (folder / "embeddings").mkdir()
+    write_embeddings(folder / "embeddings/representation.parquet", embeddings)
+    table = ["name,group,source,split"]
+    for number, name in enumerate(names):
+        table.append(f"{name},g,files:{name},{'train' if number < 9 else 'test'}")
+    (tmp_path / "tasks.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    settings = SimpleNamespace(
+        tasks=tmp_path / "tasks.csv", embeddings="representation", probes=[10], seeds=2
+    )
+    (line,) = benchmark.compare_embeddings(folder / "Z.parquet", settings)
+    ratio, error = line["ratio"]
+    assert ratio == pytest.approx(line["rmse"] / line["rmse_gaussian"])
+    assert 0.8 < ratio < 1.2
+    assert error >= 0

@@ -9,6 +9,7 @@ rule score_completion:
         ),
         sibling=lambda wildcards: FILES.sibling_matrix(wildcards.model),
         prior=lambda wildcards: FILES.prior_matrix(wildcards.model),
+        embeddings=lambda wildcards: FILES.completion_embeddings(wildcards.model),
     output:
         scores=listed_table(f"{RESULTS}/{{model}}/completion.csv", PREDICTED),
     log:

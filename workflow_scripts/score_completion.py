@@ -13,7 +13,7 @@ from lethe.errors import LetheError
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import OF_Z
-from lethe.similarity.association_files import read_associations
+from lethe.similarity.association_files import read_associations, read_example_vectors
 
 
 def score_completion(
@@ -22,6 +22,7 @@ def score_completion(
     associations: dict[str, str],
     sibling: str | None,
     prior: str | None,
+    embeddings: str | None,
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -42,6 +43,7 @@ def score_completion(
         in_domain_only=OF_Z,
         sibling=_sibling_rows(sibling, measured) if sibling else None,
         prior=_prior(prior, measured) if prior else None,
+        embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
     )
     tables.write_csv(scores, lines)
 
@@ -71,6 +73,7 @@ if __name__ == "__main__":
         ),
         sibling=snakemake.input.get("sibling") or None,
         prior=snakemake.input.get("prior") or None,
+        embeddings=snakemake.input.get("embeddings") or None,
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

@@ -305,7 +305,14 @@ class ResultFiles:
 
     def tower_embeddings(self, model: str) -> str:
         """The embeddings that the two-tower network of a model reads."""
-        name = self.experiment.settings.similarity.two_tower.embeddings
+        return self._embeddings(model, self.experiment.settings.similarity.two_tower.embeddings)
+
+    def completion_embeddings(self, model: str) -> str | list[str]:
+        """The embeddings that completion reads; no file if it reads none."""
+        name = self.experiment.settings.completion.embeddings
+        return self._embeddings(model, name) if name else []
+
+    def _embeddings(self, model: str, name: str) -> str:
         folder = self.folder if name in OF_TEXT else f"{self.folder}/{model}"
         return f"{folder}/embeddings/{name}.parquet"
 
@@ -441,9 +448,9 @@ class ResultFiles:
         return "|".join(parts)
 
     def component_tables(self, folder: str) -> dict[str, str]:
-        """Output name -> tables of the components of Z; an own matrix has no domains to test."""
+        """Output name -> tables of the components of Z; domains are tested if they are known."""
         tables = {"loadings": f"{folder}/components.csv", "tree": f"{folder}/task_tree.csv"}
-        if self.experiment.settings.models:
+        if self.upstream:
             tables["domain_tests"] = f"{folder}/component_domains.csv"
         return tables
 
@@ -469,8 +476,10 @@ class ResultFiles:
 
     @property
     def upstream(self) -> dict[str, str]:
-        """Input name -> the upstream examples; empty for an own matrix, which has no texts."""
-        if not self.experiment.settings.models:
+        """Input name -> the upstream examples; empty for an own matrix without texts."""
+        settings = self.experiment.settings
+        own_texts = settings.matrix is not None and settings.matrix.texts is not None
+        if not settings.models and not own_texts:
             return {}
         return {"upstream": f"{self.folder}/upstream.parquet"}
 
@@ -506,7 +515,7 @@ class ResultFiles:
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
             "loadings": self.of_models("components.csv"),
-            "domain_tests": self.of_models("component_domains.csv") if settings.models else [],
+            "domain_tests": self.of_models("component_domains.csv") if self.upstream else [],
             "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],

@@ -44,15 +44,26 @@ def load(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def own_matrix(tmp_path, monkeypatch):
-    """An experiment on a matrix that was measured elsewhere."""
+def load_own_matrix(tmp_path, monkeypatch):
+    """Loads an experiment on a matrix that was measured elsewhere, with changes to its section."""
     (tmp_path / "Z.csv").touch()
     (tmp_path / "tasks.csv").write_text(
         "name,group,split\na,g,train\nb,g,train\nc,h,test\n", encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
     matrix = {"name": "mine", "path": "Z.csv", "layout": "tasks_in_columns"}
-    return load_experiment({"experiment": "own", "tasks": "tasks.csv", "matrix": matrix})
+
+    def load(**changes):
+        settings = {"experiment": "own", "tasks": "tasks.csv", "matrix": matrix | changes}
+        return load_experiment(settings)
+
+    return load
+
+
+@pytest.fixture
+def own_matrix(load_own_matrix):
+    """An experiment on a matrix that was measured elsewhere, without texts."""
+    return load_own_matrix()
 
 
 def files(experiment) -> ResultFiles:
@@ -262,6 +273,18 @@ def test_the_report_reads_the_tables_that_exist(load, own_matrix):
     # An own matrix has no domains.
     assert tables["domain_tests"] == [] and tables["training"] == []
     assert list(files(own_matrix).component_tables("x")) == ["loadings", "tree"]
+
+
+def test_an_own_matrix_with_texts_beside_it_is_reported_with_texts_and_domains(
+    load_own_matrix, tmp_path
+):
+    with pytest.raises(LetheError, match=r"matrix\.texts: no such file or folder: texts\.csv"):
+        load_own_matrix(texts="texts.csv")
+    (tmp_path / "texts.csv").touch()
+    listed = files(load_own_matrix(texts="texts.csv"))
+    assert listed.report_tables()["upstream"] == "results/tiny/upstream.parquet"
+    assert listed.report_tables()["domain_tests"] == [f"{FOLDER}/mine/component_domains.csv"]
+    assert list(listed.component_tables("x")) == ["loadings", "tree", "domain_tests"]
 
 
 def test_the_report_of_models_has_their_tables_and_no_sanity(load):
@@ -540,6 +563,20 @@ def test_a_prior_is_an_input_and_a_parameter_only_where_there_is_one(load):
     other = next(model for model in TINY["models"] if model != "olmo")
     assert files(experiment).prior_matrix(other) == "results/tiny/olmo/Z.parquet"
     assert files(experiment).sibling_matrix(other) == []
+
+
+def test_embeddings_are_an_input_and_a_parameter_of_completion_only_if_it_names_them(load):
+    plain = load()
+    assert files(plain).completion_embeddings("olmo") == []
+    assert "embeddings" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"embeddings": "representation"}
+    similarity = {"associations": ["representation"]}
+    experiment = load(completion=completion, similarity=similarity)
+    assert RuleParameters(experiment).completion()["embeddings"] == "representation"
+    expected = "results/tiny/olmo/embeddings/representation.parquet"
+    assert files(experiment).completion_embeddings("olmo") == expected
+    with pytest.raises(LetheError, match="add 'representation' to similarity.associations"):
+        load(completion=completion, similarity={"associations": ["gradient"]})
 
 
 @pytest.mark.parametrize(

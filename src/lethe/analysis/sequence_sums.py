@@ -6,6 +6,7 @@ factor and the share are fitted on the other orders. A fourth prediction, `last_
 the step's task alone.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
@@ -19,6 +20,8 @@ from lethe.completion.completer import Completer
 from lethe.completion.probes import random_probes
 from lethe.matrix.sequence_rows import MeasuredSequence
 from lethe.statistics import bootstrap_interval
+
+log = logging.getLogger(__name__)
 
 # Resampled sets of upstream examples per interval of R2.
 DRAWS = 1000
@@ -112,6 +115,9 @@ def additivity_lines(
 
     There is one line per run, order, prediction and step from the second on, and one of step `all`
     that pools them. `low` and `high` are a 95 percent interval from resampled upstream examples.
+    An upstream example with a missing value after any step, or in any single row, is left out of
+    all lines of the order. `examples` is the number of those that remain, and a warning reports
+    how many do not.
     Lines of order `all` give the mean over orders, with an interval over orders.
     """
     lines = []
@@ -123,8 +129,21 @@ def additivity_lines(
             label = {"run": run, "order": sequence.order, "seed": sequence.seed}
             for name in SUMS:
                 predicted = _predicted_rows(name, sequence, single, fitted)
-                for step, r2, interval in _r2_by_step(sequence, predicted, seed):
+                usable = _complete_examples(sequence, predicted)
+                examples = int(usable.sum())
+                if name == SUMS[0] and examples < len(usable):
+                    log.warning(
+                        "run %r, order %r, seed %s: R2 leaves out %d of %d upstream examples, "
+                        "which have a missing value after a step or in the row of a task",
+                        sequence.run,
+                        sequence.order,
+                        sequence.seed,
+                        len(usable) - examples,
+                        len(usable),
+                    )
+                for step, r2, interval in _r2_by_step(sequence, predicted, usable, seed=seed):
                     line = {**label, "prediction": name, "step": step, "r2": r2}
+                    line["examples"] = examples
                     line |= {"low": interval[0], "high": interval[1]}
                     if name in fitted:
                         line |= {"share": fitted[name].share, "scale": fitted[name].scale}
@@ -168,14 +187,22 @@ def _predicted_rows(
     return np.array([fitted[name].predict(rows[: t + 1]) for t in range(len(rows))])
 
 
+def _complete_examples(sequence: MeasuredSequence, predicted: np.ndarray) -> np.ndarray:
+    """Mask (N,) of the upstream examples without a missing value in any step or prediction."""
+    return np.isfinite(sequence.forgetting).all(axis=0) & np.isfinite(predicted).all(axis=0)
+
+
 def _r2_by_step(
-    sequence: MeasuredSequence, predicted: np.ndarray, seed: int
+    sequence: MeasuredSequence, predicted: np.ndarray, usable: np.ndarray, seed: int
 ) -> list[tuple[int | str, float, tuple[float, float]]]:
-    """R2 and its interval after each step from the second on, then of these steps together."""
-    usable = np.isfinite(sequence.forgetting).all(axis=0) & np.isfinite(predicted).all(axis=0)
+    """R2 and its interval after each step from the second on, then of these steps together.
+
+    Only the examples of the mask `usable` (N,) count. Nothing is returned for a single step, or if
+    no example is usable.
+    """
     target = sequence.forgetting[1:, usable]
     squared_errors = np.square(target - predicted[1:, usable])
-    if not len(target):
+    if not target.size:
         return []
     weights = np.random.default_rng(seed).multinomial(
         target.shape[1], np.full(target.shape[1], 1 / target.shape[1]), size=DRAWS

@@ -100,6 +100,12 @@ class CompletionSettings(Settings):
         "and covariance of the training rows towards those of its rows. It needs no row of a new "
         "task on that model (docs/reference/completion-methods.md).",
     )
+    embeddings: Literal["text_encoder", "representation"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Embeddings of the upstream examples that the method gaussian_embeddings "
+        "reads. They must be in similarity.associations.",
+    )
     precision_tasks: list[PositiveInt] = Field(
         [],
         exclude_if=lambda value: not value,
@@ -143,6 +149,11 @@ class MatrixSettings(Settings):
     )
     examples: Location | None = Field(
         None, description="File with one example id per line, if `path` itself holds no ids."
+    )
+    texts: str | None = Field(
+        None,
+        description="Texts and domains of the examples, for the report: a .csv file with the "
+        "columns example_id, domain and text, or a .parquet pool of `lethe pool`.",
     )
 
 

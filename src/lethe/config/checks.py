@@ -54,6 +54,7 @@ def check_settings(
         *_bad_variants(settings, recipes),
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
+        *_missing_embeddings(settings),
         *_unshardable(settings, recipes),
         *_bad_routing(settings, recipes),
         *_bad_sizes(settings, tasks),
@@ -477,6 +478,8 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         paths.append(("matrix.path", settings.matrix.path))
         if settings.matrix.examples:
             paths.append(("matrix.examples", settings.matrix.examples))
+        if settings.matrix.texts:
+            paths.append(("matrix.texts", settings.matrix.texts))
     if settings.similarity and settings.similarity.encoder.source == "folder":
         encoder = settings.similarity.encoder.path
         paths.append(("similarity.encoder.path", f"{encoder}/config.json"))
@@ -498,6 +501,18 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def _missing_embeddings(settings: Experiment) -> list[str]:
+    """The embeddings that completion reads are those of an association of the experiment."""
+    embeddings = settings.completion.embeddings
+    names = settings.similarity.associations if settings.similarity else []
+    if embeddings is None or embeddings in names:
+        return []
+    return [
+        f"completion.embeddings: the embeddings {embeddings!r} are not computed; add "
+        f"{embeddings!r} to similarity.associations (value seen: {list(names)})"
+    ]
 
 
 def _missing_model(

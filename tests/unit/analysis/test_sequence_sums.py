@@ -68,6 +68,32 @@ def test_fading_rows_are_explained_by_the_share_that_stays():
     assert lines["a", "sum", "all"]["r2"] < 0.9
 
 
+def test_examples_with_a_missing_value_are_counted_and_reported(caplog):
+    sequences = follow(Recency(1, 1))
+    complete = table(additivity_lines(sequences, SINGLE), "order", "prediction", "step")
+    examples = sequences[0].forgetting.shape[1]
+    assert complete["a", "sum", "all"]["examples"] == examples
+    assert not caplog.records
+    sequences[0].forgetting[1, [2, 5]] = np.nan
+    sequences[0].forgetting[0, 5] = np.nan
+    lines = table(additivity_lines(sequences, SINGLE), "order", "prediction", "step")
+    for prediction in SUMS:
+        assert lines[sequences[0].order, prediction, "all"]["examples"] == examples - 2
+        assert np.isfinite(lines[sequences[0].order, prediction, "all"]["r2"])
+    assert lines[sequences[1].order, "sum", 2]["examples"] == examples
+    (record,) = caplog.records
+    assert f"R2 leaves out 2 of {examples} upstream examples" in record.getMessage()
+
+
+def test_an_order_without_a_complete_example_has_no_line():
+    sequences = follow(Recency(1, 1))
+    sequences[0].forgetting[1] = np.nan
+    lines = table(additivity_lines(sequences, SINGLE), "order", "prediction", "step")
+    orders = {order for order, _, _ in lines}
+    assert sequences[0].order not in orders
+    assert sequences[1].order in orders
+
+
 def sums_with_noise(noise):
     lines = additivity_lines(follow(Recency(1, 1), noise=noise), SINGLE)
     return table(lines, "order", "prediction", "step")

@@ -221,7 +221,13 @@ def test_the_ledger_compares_finished_rows_with_the_estimate():
     assert (measured["jobs"], measured["seconds"], measured["ratio"]) == (2, 9.0, 0.9)
     assert (measured["training_tokens"], measured["disk_mb"]) == (60, 1.0)
     assert (repeated["jobs"], repeated["seconds"]) == (1, 10.0)
+    assert measured["money"] is None
     assert "measure_row" in ledger.ledger_text([measured])
+    assert "money" not in ledger.ledger_text([measured])
+    priced = [line | {"money": "2.0"} for line in planned]
+    measured, _ = ledger.ledger_lines(priced, finished)
+    assert (measured["money_planned"], measured["money"]) == (2.0, 1.8)
+    assert "1.80" in ledger.ledger_text([measured])
 
 
 def test_a_row_of_an_older_version_has_no_seconds():

@@ -30,6 +30,7 @@ from lethe.completion.probes import random_probes
 from lethe.completion.splits import names_in_split
 from lethe.config.task_table import Task, read_task_table
 from lethe.matrix.forgetting_matrix import Matrix, read_matrix
+from lethe.matrix.rows import read_row
 from lethe.statistics import bootstrap_interval
 
 RANKS = (1, 3, 5)
@@ -68,9 +69,21 @@ def collect(experiment: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # The rank of models of one size answers no question about size.
     if max(sizes.values()) > LARGEST_SOURCE * min(sizes.values()):
-        write(folder / "rank.parquet", pd.DataFrame(rank_lines(matrices, sizes)), made_by)
+        lines = base_loss_lines(results, sizes) + rank_lines(matrices, sizes)
+        write(folder / "rank.parquet", pd.DataFrame(lines), made_by)
     lines = list(prior_lines(matrices, sizes, tasks))
     write(folder / "prior.parquet", pd.DataFrame(lines), made_by)
+
+
+def base_loss_lines(results: Path, sizes: Mapping[str, int]) -> list[dict]:
+    """Mean loss of each base model on the upstream examples, in nats per token."""
+    lines = []
+    for model, parameters in sizes.items():
+        rows = sorted((results / model).glob("rows/*.parquet"))
+        loss = float(read_row(rows[0]).loss_before.mean())
+        head = {"model": model, "parameters": parameters, "tasks": len(rows)}
+        lines.append({**head, "statistic": "base_loss", "value": loss})
+    return lines
 
 
 def count_parameters(base: Path) -> int:
@@ -312,6 +325,7 @@ def print_tables(folder: Path) -> None:
 
 
 STATISTICS = {
+    "base_loss": "upstream loss of the base model, nats",
     "mean": "mean forgetting, nats",
     "left_out_r2_1": "R² of a left-out row, 1 component",
     "left_out_r2_3": "3 components",
@@ -332,16 +346,20 @@ def print_rank(table: pd.DataFrame) -> None:
     print("|---" * (len(models) + 2) + "|")
     for statistic, label in STATISTICS.items():
         lines = table[table.statistic == statistic].set_index("model")
+        if lines.empty:
+            continue
         cells = []
         for model in models:
             line = lines.loc[model]
-            if statistic == "components":
+            if statistic == "base_loss":
+                cells.append(f"{line.value:.3f}")
+            elif statistic == "components":
                 cells.append(f"{line.value:.0f}")
             else:
                 cells.append(with_interval(line.value, line.low, line.high))
         last = lines.loc[models[-1]]
         effect = "-"
-        if statistic != "components":
+        if pd.notna(last.get("low")):
             is_ratio = statistic == "effective_rank"
             effect = ("times " if is_ratio else "") + with_interval(
                 last.difference,

@@ -143,9 +143,9 @@ def read_multitask(files: Sequence[Path]) -> list[MultitaskFineTune]:
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RowError(
-            f"sequences: {len(problems)} problem(s) with {len(files)} fine-tunes on all tasks of an "
-            f"order mixed, nothing was gathered\n{listed}\nmove these files away and run again to "
-            "measure them"
+            f"sequences: {len(problems)} problem(s) with {len(files)} fine-tunes on all tasks of "
+            f"an order mixed, nothing was gathered\n{listed}\nmove these files away and run again "
+            "to measure them"
         )
     return fine_tunes
 

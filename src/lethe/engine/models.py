@@ -296,7 +296,8 @@ def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
     Raises
     ------
     LetheError
-        If `targets` names no module of the model, or one that cannot have an adapter.
+        If `targets` names no module of the model, or one that cannot have an adapter, or the
+        adapters do not fit into the memory.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -319,6 +320,11 @@ def add_lora(model: Any, settings: LoRA, seed: int) -> Any:
             f"recipe.lora.targets: {settings.targets!r} does not fit the model: "
             f"{one_line(error)}. Some of its layers are {', '.join(layers[:3])}; all-linear takes "
             "all of them"
+        )
+    except (RuntimeError, MemoryError) as error:
+        raise LetheError(
+            f"recipe.lora.rank: adapters of rank {settings.rank} do not fit into the memory "
+            f"({one_line(error)}); give a smaller rank"
         )
 
 

@@ -306,3 +306,14 @@ def test_adapters_that_fit_no_layer_are_refused(targets):
     message = r"recipe\.lora\.targets: .* does not fit the model: .*layers are model\.layers"
     with pytest.raises(LetheError, match=message):
         models.add_lora(tiny.model("llama"), LoRA(rank=2, targets=targets), seed=0)
+
+
+def test_adapters_larger_than_the_memory_are_refused(monkeypatch):
+    import peft
+
+    def fail(*_):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(peft, "get_peft_model", fail)
+    with pytest.raises(LetheError, match=r"recipe\.lora\.rank: adapters of rank 99999 do not fit"):
+        models.add_lora(tiny.model("llama"), LoRA(rank=99_999), seed=0)

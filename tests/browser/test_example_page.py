@@ -226,6 +226,10 @@ def test_a_cell_without_tokens_leads_to_those_that_have_them(open_page):
     panel(page).get_by_role("link", name="a-00002").first.click()
     expect(panel(page).locator("h4")).to_have_text("a-00002")
     expect(tokens(page)).to_have_count(len(TOKENS))
+
+
+def test_a_cell_whose_example_has_tokens_in_another_task_leads_to_that_task(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
     click_cell(page, "sums", "a-00003")
     expect(panel(page).locator("h4")).to_have_text("a-00003")
     panel(page).get_by_role("link", name="poems").first.click()

@@ -24,7 +24,7 @@ class WorstTask:
     forgetting: float
 
 
-def next_steps(findings: Findings) -> list[str]:
+def suggest_steps(findings: Findings) -> list[str]:
     """Suggests what to do, one sentence per step and model; a claim needs a significant test."""
     steps = []
     for model in findings.matrices:
@@ -40,14 +40,13 @@ def next_steps(findings: Findings) -> list[str]:
     return steps
 
 
-def worst_tasks(findings: Findings) -> list[WorstTask]:
+def find_worst_tasks(findings: Findings) -> list[WorstTask]:
     """For each model, the task with the largest mean forgetting."""
     worst = []
     for model, z in findings.matrices.items():
         means = finite_means(z.values, axis=1)
-        if np.isfinite(means).any():
-            row = int(np.nanargmax(means))
-            worst.append(WorstTask(model=model, task=z.tasks[row], forgetting=float(means[row])))
+        row = int(means.argmax())
+        worst.append(WorstTask(model=model, task=z.tasks[row], forgetting=float(means[row])))
     return worst
 
 

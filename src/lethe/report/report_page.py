@@ -25,7 +25,7 @@ from lethe.report.findings import Findings
 from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
-from lethe.report.next_steps import next_steps, worst_tasks
+from lethe.report.next_steps import find_worst_tasks, suggest_steps
 from lethe.report.replay_figures import DOSES, summarise_runs
 from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import describe_origin, make_verdicts
@@ -102,8 +102,8 @@ def render_page(
         binary=findings.binary,
         unit=findings.unit,
         verdicts=make_verdicts(findings, settings),
-        next_steps=next_steps(findings),
-        worst_tasks=worst_tasks(findings),
+        next_steps=suggest_steps(findings),
+        worst_tasks=find_worst_tasks(findings),
         origins=describe_origin(findings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
@@ -262,7 +262,7 @@ def _list(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def shorten_text(text: str) -> str:
+def _beginning_of(text: str) -> str:
     """The beginning of a text, with an ellipsis if it is not the whole."""
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
 
@@ -286,7 +286,7 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
                         "id": example_id,
                         "value": float(values[i]),
                         "domain": "" if example is None else example.domain,
-                        "text": "" if example is None else shorten_text(text_of(example)),
+                        "text": "" if example is None else _beginning_of(text_of(example)),
                     }
                 )
             selected[model][task] = lines

@@ -9,6 +9,7 @@ if not workflow.configfiles:
 
 
 include: "rules/common.smk"  # the experiment, and what several rules share
+include: "rules/captions.smk"  # how Snakemake's report lists figures and tables
 include: "rules/job_groups.smk"  # which rows are one job of a cluster
 
 

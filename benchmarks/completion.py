@@ -17,6 +17,17 @@ ratios to random probes and to the best of scikit-surprise, with standard errors
     python benchmarks/completion.py --siblings results/default/{olmo-0.7m,pythia-0.6m}/Z.parquet \
         --probes 5 10 30 --seeds 40
 
+With --coverage, the share of cells, of means of domains and of task means that lie inside 90
+percent intervals, and the intervals' widths, for tasks of groups that are left out. Every task has
+draws of random probes of its own. Standard errors are over tasks:
+
+    python benchmarks/completion.py results/default/*/Z.parquet --coverage 100 --probes 30 100
+
+With --interval-sizes, CPU seconds of `gaussian` from an array to the first interval of all cells,
+with 84 training tasks and 30 probes, beside their limits. Run it with OMP_NUM_THREADS=1:
+
+    python benchmarks/completion.py --interval-sizes 10000 141871
+
 Memory: peak of Python's allocations of one fit and prediction, in a run of its own.
 """
 
@@ -34,15 +45,23 @@ import numpy as np
 from scipy.special import expit
 
 from lethe.completion import METHODS
+from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.probes import choose_probes, half_of, random_probes
 from lethe.completion.scores import score_rows
-from lethe.completion.threshold import tuned_threshold
+from lethe.completion.splits import Split, make_splits
+from lethe.completion.threshold import expected_f1_thresholds, tuned_threshold
+from lethe.config.task_table import read_task_table
+from lethe.data.examples import read_upstream
 from lethe.matrix import forgetting_matrix
 
 EPOCHS = 1000
 SURPRISE = ("surprise_additive", "surprise_knn", "surprise_svd")
 OURS = ("column_mean", "additive", "affine", "knn", "mf", "gaussian")
 Task = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Training tasks and probes whose first interval is timed, and the goals in CPU seconds by N.
+TIMED_TASKS = 84
+TIMED_PROBES = 30
+SECONDS_LIMITS = {10_000: 0.3, 141_871: 0.8}
 
 
 def surprise_algorithm(name: str, epochs: int):
@@ -167,7 +186,8 @@ def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> lis
     """A line a method: F1, AUC over unprobed cells, seconds a test task.
 
     The plain logistic MF calls what it gives more than one half, as the paper does; lethe's
-    methods what lies above the threshold that the training tasks ask for.
+    methods what lies above the threshold that is best on the training tasks, and `logistic_stack`
+    what lies above the threshold of best expected F1 on each test task.
     """
     predictors = {"plain_logistic_mf": partial(plain_logistic_mf, train)}
     for name in ("column_mean", "logistic_mf", "logistic_fa", "gaussian", "logistic_stack"):
@@ -175,12 +195,16 @@ def compare_binary(train: np.ndarray, test: np.ndarray, k: int, settings) -> lis
     lines = []
     for name, predict in predictors.items():
         scores = []
-        cut = tuned_threshold(METHODS[name], train, k) if name in METHODS else 0.5
+        cut = 0.5
+        if name in METHODS and name != "logistic_stack":
+            cut = tuned_threshold(METHODS[name], train, k)
         # Every seed of 5,000 full-batch steps would take the afternoon.
         for seed in range(1 if name.startswith("plain") else settings.seeds):
             index = random_probes(train.shape[1], k, seed)
             hidden = np.setdiff1d(np.arange(train.shape[1]), index)
             rows = np.array([predict(index, row[index])[hidden] for row in test])
+            if name == "logistic_stack":
+                cut = expected_f1_thresholds(rows)
             scores.append(score_rows(test[:, hidden], rows, 0.5, cut))
         _, _, _, _, _, f1, auc = np.nanmean(np.concatenate(scores), axis=0).tolist()
         index = random_probes(train.shape[1], k, 0)
@@ -332,6 +356,106 @@ def show_siblings(line: dict) -> None:
         print(text, flush=True)
 
 
+def coverage_of_split(
+    values: np.ndarray, domains: list[str], split: Split, *, k: int, draws: int
+) -> dict[str, np.ndarray]:
+    """Scores (tasks,) of 90 percent intervals of the split's test tasks, as means over draws.
+
+    There is a coverage and a width of the unprobed cells, and of the means over these cells by
+    domain and for the task.
+    """
+    examples = values.shape[1]
+    method = METHODS["gaussian"]().fit(values[split.train])
+    _, of_domains = domain_masks(domains)
+    predictor = MeanPredictor(method, np.vstack([np.ones((1, examples), bool), of_domains]))
+    scores: dict[str, list[float]] = {}
+    for row in split.test:
+        truth = values[row]
+        of_task: dict[str, list[float]] = {}
+        for draw in range(draws):
+            index = random_probes(examples, k, 1000 * int(row) + draw)
+            unprobed = np.ones(examples, dtype=bool)
+            unprobed[index] = False
+            low, high = method.predict_interval(index, truth[index], 0.9)
+            inside = (low <= truth) & (truth <= high)
+            of_task.setdefault("cells", []).append(float(inside[unprobed].mean()))
+            of_task.setdefault("cells width", []).append(float((high - low)[unprobed].mean()))
+            means = predictor.predict(index, truth[index], levels=[0.9], among=unprobed)
+            members = predictor.members & unprobed
+            counts = members.sum(axis=1)
+            true_means = members @ truth / np.maximum(counts, 1)
+            covered = (means.low[0, 0] <= true_means) & (true_means <= means.high[0, 0])
+            width = means.high[0, 0] - means.low[0, 0]
+            measured = counts > 0
+            measured[0] = False
+            of_task.setdefault("domain means", []).append(float(covered[measured].mean()))
+            of_task.setdefault("domain means width", []).append(float(width[measured].mean()))
+            of_task.setdefault("task mean", []).append(float(covered[0]))
+            of_task.setdefault("task mean width", []).append(float(width[0]))
+        for name, of_draws in of_task.items():
+            scores.setdefault(name, []).append(float(np.mean(of_draws)))
+    return {name: np.array(of_tasks) for name, of_tasks in scores.items()}
+
+
+def measure_coverage(path: Path, settings) -> list[dict]:
+    """One line per number of probes: coverage and width on tasks of left-out groups."""
+    z = forgetting_matrix.read_matrix(path)
+    table, problems = read_task_table(settings.tasks)
+    if problems:
+        raise SystemExit("\n".join(problems))
+    upstream = read_upstream(path.parent.parent / "upstream.parquet")
+    domain_of = {example.example_id: example.domain for example in upstream}
+    complete = np.isfinite(z.values).all(axis=0)
+    values = z.values[:, complete].astype(np.float64)
+    domains = []
+    for example_id, is_complete in zip(z.example_ids, complete, strict=True):
+        if is_complete:
+            domains.append(domain_of[example_id])
+    splits = [split for split in make_splits(z, table) if split.group is not None]
+    lines = []
+    for k in settings.probes:
+        by_split = []
+        for split in splits:
+            by_split.append(coverage_of_split(values, domains, split, k=k, draws=settings.coverage))
+        line = {"matrix": str(path), "k": k, "draws": settings.coverage}
+        print(f"\n{path}, k={k}, {settings.coverage} draws per task, groups left out")
+        for name in by_split[0]:
+            of_tasks = np.concatenate([scores[name] for scores in by_split])
+            error = float(of_tasks.std(ddof=1) / np.sqrt(len(of_tasks)))
+            line[name] = [float(of_tasks.mean()), error]
+            print(f"  {name:20} {of_tasks.mean():.4f} +- {error:.4f}", flush=True)
+        lines.append(line)
+    return lines
+
+
+def cpu_seconds(call: Callable) -> float:
+    """CPU seconds of a call; of three the best."""
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        call()
+        spent.append(time.process_time() - start)
+    return min(spent)
+
+
+def time_first_interval(examples: int) -> dict:
+    """CPU seconds of fit, first prediction and first interval together, beside the limit."""
+    z = synthetic(TIMED_TASKS + 1, examples)
+    index = random_probes(examples, TIMED_PROBES, 0)
+
+    def from_array_to_interval() -> None:
+        method = METHODS["gaussian"]().fit(z[:-1])
+        method.predict(index, z[-1, index])
+        method.predict_interval(index, z[-1, index], 0.9)
+
+    line = {"examples": examples, "cpu_seconds": cpu_seconds(from_array_to_interval)}
+    line["limit"] = SECONDS_LIMITS.get(examples)
+    text = f"fit, prediction and interval, {TIMED_TASKS} x {examples}, k={TIMED_PROBES}"
+    goal = f" (limit {line['limit']})" if line["limit"] else ""
+    print(f"{text}: {line['cpu_seconds']:.3f} CPU seconds{goal}", flush=True)
+    return line
+
+
 def synthetic(tasks: int, examples: int, seed: int = 0) -> np.ndarray:
     """Eight components, column noise and heavy tails, as Z of language models has."""
     rng = np.random.default_rng(seed)
@@ -386,6 +510,10 @@ def main() -> None:
     parser.add_argument("--full", type=float, default=2e6, help="largest N * epochs scored in full")
     parser.add_argument("--binary", type=float, help="also Z > this many nats, as 0 and 1")
     parser.add_argument(
+        "--coverage", type=int, default=0, help="draws of probes per task; measures nothing else"
+    )
+    parser.add_argument("--interval-sizes", nargs="*", type=int, default=[], help="N to time")
+    parser.add_argument(
         "--siblings", nargs=2, type=Path, help="two Z.parquet of the same tasks and examples"
     )
     parser.add_argument("--peers", nargs="*", choices=SURPRISE, default=list(SURPRISE))
@@ -396,11 +524,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_completion.json"))
     settings = parser.parse_args()
+    found = [time_first_interval(size) for size in settings.interval_sizes]
+    if settings.coverage:
+        for path in settings.matrices:
+            found += measure_coverage(path, settings)
+        settings.matrices = []
     data = {str(path): parts(path, settings.tasks) for path in settings.matrices}
     for size in settings.sizes:
         z = synthetic(48, size)
         data[f"synthetic N={size}"] = z[:46], z[46:]
-    found = []
     for name, (train, test) in data.items():
         for k in settings.probes:
             lines = compare(train, test, k, settings)

@@ -184,7 +184,9 @@ def print_sequences(model: Path) -> None:
             cell = "-"
             if (run, measure) in comparison.index:
                 line = comparison.loc[run, measure]
-                cell = f"{line['mean']:.3f} ({line.sd:.3f})"
+                cell = f"{line['mean']:.3f}"
+                if pd.notna(line.sd):
+                    cell += f" ({line.sd:.3f})"
             values.append(cell)
         line = comparison.loc[run, "heldout_forgetting"]
         effect = "-"
@@ -200,10 +202,13 @@ def print_sequences(model: Path) -> None:
     choice = read_table(model, "sequence_choice")
     for _, line in choice[choice.order == "all"].iterrows():
         print()
+        halves = ""
+        if pd.notna(line.get("spearman_of_halves")):
+            halves = f", on orders of the other half {line.spearman_of_halves:.2f}"
         print(
             f"Choice of an order, {model.name}, {line.run}: rank correlation {line.spearman:.2f} "
-            f"(p {p_value(line.p)}); chosen {line.chosen}, {line.above_best:.3f} nats above the "
-            f"best, {line.below_mean:+.3f} below the mean."
+            f"(p {p_value(line.p)}){halves}; chosen {line.chosen}, {line.above_best:.3f} nats "
+            f"above the best, {line.below_mean:+.3f} below the mean."
         )
 
 

@@ -8,8 +8,10 @@ rule score_completion:
             FILES.associations(wildcards.model).values()
         ),
         sibling=lambda wildcards: FILES.sibling_matrix(wildcards.model),
+        prior=lambda wildcards: FILES.prior_matrix(wildcards.model),
+        embeddings=lambda wildcards: FILES.completion_embeddings(wildcards.model),
     output:
-        scores=f"{RESULTS}/{{model}}/completion.csv",
+        scores=listed_table(f"{RESULTS}/{{model}}/completion.csv", PREDICTED),
     log:
         f"{LOGS}/score_completion/{{model}}.log",
     conda:
@@ -32,7 +34,7 @@ rule estimate_precision:
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
     output:
-        precision=f"{RESULTS}/{{model}}/precision.csv",
+        precision=listed_table(f"{RESULTS}/{{model}}/precision.csv", PREDICTED),
     log:
         f"{LOGS}/estimate_precision/{{model}}.log",
     conda:

@@ -5,7 +5,7 @@ rule read_components:
         **FILES.upstream,
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
     output:
-        **FILES.component_tables(f"{RESULTS}/{{model}}"),
+        **listed_tables(FILES.component_tables(f"{RESULTS}/{{model}}"), FORGOTTEN),
     log:
         f"{LOGS}/read_components/{{model}}.log",
     conda:

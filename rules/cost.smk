@@ -32,8 +32,8 @@ rule plan:
         upstream=f"{RESULTS}/upstream.parquet",
         calibrations=FILES.of_models("calibration.json"),
     output:
-        plan=f"{RESULTS}/plan.csv",
-        ways=f"{RESULTS}/new_task.csv",
+        plan=listed_table(f"{RESULTS}/plan.csv", COST),
+        ways=listed_table(f"{RESULTS}/new_task.csv", COST),
         text=f"{RESULTS}/plan.txt",
     log:
         f"{LOGS}/plan.log",
@@ -53,7 +53,7 @@ rule ledger:
         plan=f"{RESULTS}/plan.csv",
         rows=FILES.recorded_jobs(),
     output:
-        ledger=f"{RESULTS}/ledger.csv",
+        ledger=listed_table(f"{RESULTS}/ledger.csv", COST),
         text=f"{RESULTS}/ledger.txt",
     log:
         f"{LOGS}/ledger.log",

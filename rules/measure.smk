@@ -62,7 +62,7 @@ rule gather_matrix:
         rows=lambda wildcards: FILES.rows(wildcards.model),
     output:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
-        summaries=f"{RESULTS}/{{model}}/rows.csv",
+        summaries=listed_table(f"{RESULTS}/{{model}}/rows.csv", FORGOTTEN),
     log:
         f"{LOGS}/gather_matrix/{{model}}.log",
     conda:
@@ -85,7 +85,7 @@ rule gather_prediction_changes:
         changes=lambda wildcards: FILES.prediction_changes(wildcards.model),
     output:
         **FILES.finer_matrices(f"{RESULTS}/{{model}}"),
-        table=f"{RESULTS}/{{model}}/prediction_changes.csv",
+        table=listed_table(f"{RESULTS}/{{model}}/prediction_changes.csv", FORGOTTEN),
     log:
         f"{LOGS}/gather_prediction_changes/{{model}}.log",
     conda:

@@ -19,3 +19,22 @@ rule import_matrix:
         layout=SETTINGS.matrix and SETTINGS.matrix.layout,
     script:
         "../workflow_scripts/import_matrix.py"
+
+
+if FILES.upstream:
+
+    rule import_texts:
+        """Imports the texts and domains of the examples of a matrix of your own."""
+        input:
+            texts=SETTINGS.matrix.texts,
+            matrix=f"{RESULTS}/{SETTINGS.matrix.name}/Z.parquet",
+        output:
+            upstream=f"{RESULTS}/upstream.parquet",
+        log:
+            f"{LOGS}/import_texts.log",
+        conda:
+            "../envs/analysis.yaml"
+        resources:
+            **MACHINE.analysis(),
+        script:
+            "../workflow_scripts/import_texts.py"

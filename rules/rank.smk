@@ -4,7 +4,7 @@ rule rank_curve:
     input:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
     output:
-        curve=f"{RESULTS}/{{model}}/rank_curve.csv",
+        curve=listed_table(f"{RESULTS}/{{model}}/rank_curve.csv", FORGOTTEN),
     log:
         f"{LOGS}/rank_curve/{{model}}.log",
     conda:

@@ -84,9 +84,9 @@ rule gather_replay:
         runs=lambda wildcards: FILES.replay_runs(wildcards.model),
         upstream=f"{RESULTS}/upstream.parquet",
     output:
-        **FILES.replay_tests(f"{RESULTS}/{{model}}"),
-        runs=f"{RESULTS}/{{model}}/replay.csv",
-        comparison=f"{RESULTS}/{{model}}/replay_comparison.csv",
+        **listed_tables(FILES.replay_tests(f"{RESULTS}/{{model}}"), PREVENTED),
+        runs=listed_table(f"{RESULTS}/{{model}}/replay.csv", PREVENTED),
+        comparison=listed_table(f"{RESULTS}/{{model}}/replay_comparison.csv", PREVENTED),
     log:
         f"{LOGS}/gather_replay/{{model}}.log",
     conda:
@@ -111,8 +111,10 @@ if FILES.advises:
             predictions=f"{RESULTS}/{{model}}/predictions/{SETTINGS.replay.prediction}.parquet",
             upstream=f"{RESULTS}/upstream.parquet",
         output:
-            advice=f"{RESULTS}/{{model}}/replay_advice.csv",
-            score=f"{RESULTS}/{{model}}/replay_advice_score.csv",
+            advice=listed_table(f"{RESULTS}/{{model}}/replay_advice.csv", PREVENTED),
+            score=listed_table(
+                f"{RESULTS}/{{model}}/replay_advice_score.csv", PREVENTED
+            ),
         log:
             f"{LOGS}/advise_replay/{{model}}.log",
         conda:

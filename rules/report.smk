@@ -4,15 +4,7 @@ rule draw_plots:
     input:
         **FILES.figure_tables(),
     output:
-        png=[
-            report(
-                path,
-                caption="../report/figure.rst",
-                category="2 Figures",
-                labels={"figure": Path(path).stem.replace("_", " ")},
-            )
-            for path in FILES.plots("png")
-        ],
+        png=[listed_figure(path) for path in FILES.plots("png")],
         svg=FILES.plots("svg"),
     log:
         f"{LOGS}/draw_plots.log",
@@ -34,13 +26,8 @@ rule write_report:
         **FILES.report_tables(),
         figures=FILES.plots("png"),
     output:
-        **FILES.left_out,
-        page=report(
-            f"{RESULTS}/report.html",
-            caption="../report/page.rst",
-            category="1 Report",
-            labels={"page": "all findings"},
-        ),
+        **listed_tables(FILES.left_out, OVERVIEW),
+        page=listed(f"{RESULTS}/report.html", OVERVIEW, "page"),
     log:
         f"{LOGS}/write_report.log",
     conda:

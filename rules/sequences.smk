@@ -113,7 +113,7 @@ rule gather_sequences:
         matrix=f"{RESULTS}/{{model}}/Z.parquet",
         upstream=f"{RESULTS}/upstream.parquet",
     output:
-        **FILES.sequence_tables(f"{RESULTS}/{{model}}"),
+        **listed_tables(FILES.sequence_tables(f"{RESULTS}/{{model}}"), IN_SEQUENCES),
     log:
         f"{LOGS}/gather_sequences/{{model}}.log",
     conda:

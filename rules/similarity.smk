@@ -130,7 +130,7 @@ rule score_associations:
             FILES.associations(wildcards.model).values()
         ),
     output:
-        scores=f"{RESULTS}/{{model}}/associations.csv",
+        scores=listed_table(f"{RESULTS}/{{model}}/associations.csv", PREDICTED),
     log:
         f"{LOGS}/score_associations/{{model}}.log",
     conda:

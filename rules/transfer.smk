@@ -4,7 +4,7 @@ rule transfer:
     input:
         matrices=FILES.of_models("Z.parquet"),
     output:
-        scores=f"{RESULTS}/transfer.csv",
+        scores=listed_table(f"{RESULTS}/transfer.csv", PREDICTED),
     log:
         f"{LOGS}/transfer.log",
     conda:

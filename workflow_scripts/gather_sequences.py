@@ -30,17 +30,19 @@ def gather_sequences(
     sequences = read_sequences(step_files, settings, single_rows)
     heldout = np.array([example.split == "heldout" for example in read_upstream(upstream)])
     z = read_matrix(matrix)
+    multitask_orders = {order: settings.multitask_order(order) for order in settings.orders}
     measures = measure_lines(
         sequences,
         read_multitask(multitask_files),
         heldout,
-        orders={order: settings.multitask_order(order) for order in settings.orders},
+        orders=multitask_orders,
     )
     tables.write_csv(outputs["steps"], step_lines(sequences, heldout, single))
     tables.write_csv(outputs["tasks"], task_lines(sequences))
     tables.write_csv(outputs["measures"], measures)
     reference = WITHOUT_REPLAY if WITHOUT_REPLAY in settings.runs else next(iter(settings.runs))
-    tables.write_csv(outputs["comparison"], compare_runs(measures, reference))
+    compared = compare_runs(measures, reference, multitask_orders)
+    tables.write_csv(outputs["comparison"], compared)
     tables.write_csv(outputs["additivity"], additivity_lines(sequences, single, seed))
     tables.write_csv(
         outputs["prediction"],

@@ -4,6 +4,7 @@ import numpy as np
 
 from lethe import tables
 from lethe.completion.evaluation import evaluate
+from lethe.completion.model_prior import read_prior
 from lethe.completion.sibling import read_sibling_rows
 from lethe.config.analysis_settings import CompletionSettings
 from lethe.config.task_table import Task, tasks_from_pairs
@@ -12,7 +13,7 @@ from lethe.errors import LetheError
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 from lethe.similarity import OF_Z
-from lethe.similarity.association_files import read_associations
+from lethe.similarity.association_files import read_associations, read_example_vectors
 
 
 def score_completion(
@@ -20,6 +21,8 @@ def score_completion(
     upstream: str | None,
     associations: dict[str, str],
     sibling: str | None,
+    prior: str | None,
+    embeddings: str | None,
     scores: Path,
     completion: CompletionSettings,
     tasks: dict[str, Task],
@@ -39,6 +42,8 @@ def score_completion(
         associations=read_associations(associations, measured),
         in_domain_only=OF_Z,
         sibling=_sibling_rows(sibling, measured) if sibling else None,
+        prior=_prior(prior, measured) if prior else None,
+        embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
     )
     tables.write_csv(scores, lines)
 
@@ -48,6 +53,13 @@ def _sibling_rows(path: str, measured: forgetting_matrix.Matrix) -> np.ndarray:
         return read_sibling_rows(Path(path), measured)
     except LetheError as error:
         raise LetheError(f"completion.sibling: {error}")
+
+
+def _prior(path: str, measured: forgetting_matrix.Matrix) -> forgetting_matrix.Matrix:
+    try:
+        return read_prior(Path(path), measured)
+    except LetheError as error:
+        raise LetheError(f"completion.prior: {error}")
 
 
 if __name__ == "__main__":
@@ -60,6 +72,8 @@ if __name__ == "__main__":
             zip(snakemake.params.association_names, snakemake.input.associations, strict=True)
         ),
         sibling=snakemake.input.get("sibling") or None,
+        prior=snakemake.input.get("prior") or None,
+        embeddings=snakemake.input.get("embeddings") or None,
         scores=Path(snakemake.output.scores),
         completion=CompletionSettings(**snakemake.params.completion),
         tasks=tasks_from_pairs(snakemake.params.tasks),

@@ -44,6 +44,7 @@ def read_ledger(path: Path) -> pd.DataFrame:
     """Reads ledger.csv; a model may be called `null` or `NA`."""
     unknown = ["", "nan"]
     numbers = {"seconds": unknown, "seconds_planned": unknown, "ratio": unknown}
+    numbers |= {"money": unknown, "money_planned": unknown}
     return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"model": str})
 
 

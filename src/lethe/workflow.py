@@ -244,9 +244,16 @@ class ResultFiles:
 
     def sibling_matrix(self, model: str) -> str | list[str]:
         """Z of the model that another is completed with; no file for that model itself."""
-        sibling = self.experiment.settings.completion.sibling
-        path = f"results/{sibling}/Z.parquet"
-        is_other = sibling is not None and path != f"{self.folder}/{model}/Z.parquet"
+        return self._matrix_of_other(self.experiment.settings.completion.sibling, model)
+
+    def prior_matrix(self, model: str) -> str | list[str]:
+        """Z of the model that is the prior of another; no file for that model itself."""
+        return self._matrix_of_other(self.experiment.settings.completion.prior, model)
+
+    def _matrix_of_other(self, other: str | None, model: str) -> str | list[str]:
+        """Z of a model <experiment>/<model>; no file if it is `model` itself or not set."""
+        path = f"results/{other}/Z.parquet"
+        is_other = other is not None and path != f"{self.folder}/{model}/Z.parquet"
         return path if is_other else []
 
     def row_names(self, matrix: str) -> str | list[str]:
@@ -298,7 +305,14 @@ class ResultFiles:
 
     def tower_embeddings(self, model: str) -> str:
         """The embeddings that the two-tower network of a model reads."""
-        name = self.experiment.settings.similarity.two_tower.embeddings
+        return self._embeddings(model, self.experiment.settings.similarity.two_tower.embeddings)
+
+    def completion_embeddings(self, model: str) -> str | list[str]:
+        """The embeddings that completion reads; no file if it reads none."""
+        name = self.experiment.settings.completion.embeddings
+        return self._embeddings(model, name) if name else []
+
+    def _embeddings(self, model: str, name: str) -> str:
         folder = self.folder if name in OF_TEXT else f"{self.folder}/{model}"
         return f"{folder}/embeddings/{name}.parquet"
 
@@ -434,9 +448,9 @@ class ResultFiles:
         return "|".join(parts)
 
     def component_tables(self, folder: str) -> dict[str, str]:
-        """Output name -> tables of the components of Z; an own matrix has no domains to test."""
+        """Output name -> tables of the components of Z; domains are tested if they are known."""
         tables = {"loadings": f"{folder}/components.csv", "tree": f"{folder}/task_tree.csv"}
-        if self.experiment.settings.models:
+        if self.upstream:
             tables["domain_tests"] = f"{folder}/component_domains.csv"
         return tables
 
@@ -462,8 +476,10 @@ class ResultFiles:
 
     @property
     def upstream(self) -> dict[str, str]:
-        """Input name -> the upstream examples; empty for an own matrix, which has no texts."""
-        if not self.experiment.settings.models:
+        """Input name -> the upstream examples; empty for an own matrix without texts."""
+        settings = self.experiment.settings
+        own_texts = settings.matrix is not None and settings.matrix.texts is not None
+        if not settings.models and not own_texts:
             return {}
         return {"upstream": f"{self.folder}/upstream.parquet"}
 
@@ -499,7 +515,7 @@ class ResultFiles:
         return self.figure_tables() | {
             "bases": self.of_models("base.parquet") if settings.models else [],
             "loadings": self.of_models("components.csv"),
-            "domain_tests": self.of_models("component_domains.csv") if settings.models else [],
+            "domain_tests": self.of_models("component_domains.csv") if self.upstream else [],
             "training": self.tasks("train.parquet") if settings.models else [],
             "runs": self.of_models("replay.csv") if settings.replay else [],
             "frontiers": self.of_models("replay_frontier.csv") if self.has_frontiers else [],
@@ -565,6 +581,11 @@ class ResultFiles:
             files["repeat_row"] = {model: self.repeats(model) for model in models}
         if settings.replay:
             files["replay_run"] = {model: self.replay_runs(model) for model in models}
+        if settings.sequences:
+            followers = settings.sequences.of_models(models)
+            files["sequence_step"] = {model: self.sequence_rows(model) for model in followers}
+            if settings.sequences.multitask:
+                files["multitask_row"] = {model: self.multitask_rows(model) for model in followers}
         return files
 
     def recorded_jobs(self) -> list[str]:
@@ -1087,12 +1108,16 @@ class RuleParameters:
         similarity = settings.similarity
         replay = settings.replay and self._replay_sizes()
         directions = similarity is not None and "weight_difference" in similarity.associations
-        return {
+        sizes = {
             "tasks": self.task_table(),
             "directions": directions,
             "noise": settings.noise and settings.noise.model_dump(mode="json"),
             "replay": replay,
         }
+        # A finished plan without sequences has no such value, and stays up to date without it.
+        if settings.sequences is not None:
+            sizes["sequences"] = self.sequences()
+        return sizes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -182,3 +182,49 @@ def test_on_paper_the_tokens_are_whole_and_coloured(open_page):
     assert box.evaluate("box => box.scrollHeight <= box.clientHeight + 1")
     adjust = tokens(page).last.evaluate("span => getComputedStyle(span).printColorAdjust")
     assert adjust == "exact"
+
+
+def click_cell(page, task: str, example: str):
+    """Clicks the middle of a cell of the heat map."""
+    page.locator("#heat-map-figure").scroll_into_view_if_needed()
+    place = page.evaluate(
+        """([task, example]) => {
+          const root = Bokeh.documents[0].roots()[0];
+          const cells = Bokeh.documents[0].get_model_by_name("heat-map-cells").data;
+          const [names, examples] = [cells.task[0], cells.example[0]];
+          const tasks = new Set(names).size;
+          const at = [...names.keys()].find(
+            (number) => names[number].startsWith(`${task} (`) && examples[number] === example);
+          const width = names.length / tasks;
+          const view = Bokeh.index.get_one(root).child_views[0];
+          const box = view.canvas_view.el.getBoundingClientRect();
+          const frame = view.frame.bbox;
+          return {
+            x: box.x + frame.left + frame.width * ((at % width) + 0.5) / width,
+            y: box.y + frame.top + frame.height * (Math.floor(at / width) + 0.5) / tasks,
+          };
+        }""",
+        [task, example],
+    )
+    page.mouse.click(place["x"], place["y"])
+
+
+def test_a_cell_of_the_heat_map_leads_to_its_coloured_tokens(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    click_cell(page, "sums", "a-00000")
+    expect(panel(page).locator("h4")).to_have_text("a-00000")
+    expect(panel(page)).to_contain_text("fine-tune on sums")
+    expect(tokens(page)).to_have_count(len(TOKENS))
+    expect(tokens(page).nth(1)).to_have_attribute("data-change", "rise")
+
+
+def test_a_cell_without_tokens_leads_to_those_that_have_them(open_page):
+    page = open_page(viewport={"width": 1400, "height": 900})
+    click_cell(page, "sums", "a-00001")
+    expect(panel(page)).to_contain_text("This example has none.")
+    expect(panel(page)).to_contain_text("Examples with token losses in sums: a-00000 a-00002")
+    panel(page).get_by_role("link", name="a-00002").first.click()
+    expect(tokens(page)).to_have_count(len(TOKENS))
+    click_cell(page, "sums", "a-00003")
+    panel(page).get_by_role("link", name="poems").first.click()
+    expect(tokens(page)).to_have_count(LONG)

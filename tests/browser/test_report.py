@@ -1,6 +1,7 @@
 """The report in a real browser: Debian's Chromium, driven by Playwright."""
 
 import io
+import itertools
 import re
 
 import matplotlib.image as mpimg
@@ -15,12 +16,13 @@ from lethe.report.report_page import render_page
 
 pytestmark = pytest.mark.browser
 SETTINGS = tiny_findings.SETTINGS
+LENGTHS = "quotes => quotes.map(quote => quote.textContent.length)"
 SVG = "<svg onload=\"document.title='broken'\"><script>document.title='broken'</script></svg>"
 TEXTS = [
     SVG,
     "</script><img src=x onerror=\"document.title='broken'\">",
     "\u202egnirts desrever\u202c and 🦜🦜",
-    "long " * 200_000,
+    "</script><svg><img src=x> \u202enever\u202c 🦜 " * 130_000,
 ]
 
 
@@ -57,6 +59,42 @@ def test_a_click_on_a_row_shows_the_whole_text_as_text_and_all_tasks(open_page):
     expect(example.locator("ol li")).to_have_count(len(tiny_findings.TASKS))
     expect(example.locator("svg, script, img")).to_have_count(0)
     expect(page).to_have_url(re.compile("example=a-00000"))
+
+
+def test_a_text_of_five_megabytes_full_of_markup_is_shown_as_text(open_page):
+    assert len(TEXTS[3].encode()) > 5_000_000
+    page = open_page("report.html#example=a-00003")
+    example = page.locator("#browser-example")
+    expect(example.locator("h4")).to_have_text("a-00003")
+    expect(example.locator("blockquote")).to_have_count(1)
+    length = example.locator("blockquote").evaluate("quote => [...quote.textContent].length")
+    assert length == len(TEXTS[3])
+    expect(example.locator("svg, script, img")).to_have_count(0)
+    # The lists of forgotten examples have the beginnings of texts, and a link to the whole.
+    assert max(page.locator("details blockquote").evaluate_all(LENGTHS)) < 3000
+
+
+def test_headings_are_in_order_and_pictures_have_alternative_texts(open_page):
+    page = open_page("report.html#example=a-00000")
+    levels = page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(one => +one.tagName[1])"
+    )
+    assert levels[0] == 1 and levels.count(1) == 1
+    steps = [after - before for before, after in itertools.pairwise(levels)]
+    assert max(steps) == 1
+    texts = page.locator("img").evaluate_all("images => images.map(image => image.alt)")
+    assert all(texts)
+
+
+def test_the_focus_can_be_seen(open_page):
+    page = open_page()
+    for element in ("nav a", "summary", "#browser-task", "#browser-section .scroll"):
+        target = page.locator(element).first
+        target.focus()
+        # A focus that comes from a script is visible only after a key was pressed.
+        page.keyboard.press("Shift")
+        style = target.evaluate("one => getComputedStyle(one).outlineStyle")
+        assert style != "none", element
 
 
 def test_rows_are_sorted_and_filtered_by_task_domain_and_threshold(open_page):

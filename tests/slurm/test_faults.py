@@ -82,10 +82,10 @@ def test_a_row_out_of_memory_is_tried_again_with_more(workspace, run_on):
     path = workspace.folder / ROW
     expected, others = losses(path), {k: v for k, v in workspace.rows().items() if k != path}
     path.unlink()
-    request(workspace, mem_mb=250, runtime=10)
+    request(workspace, mem_mb=320, runtime=10)
     output, jobs = run_on(workspace, lambda: None, ROW)
     memory = [int(job["MinMemoryNode"].removesuffix("M")) for job in jobs]
-    assert memory in ([250, 500], [250, 500, 750]), output
+    assert memory in ([320, 640], [320, 640, 960]), output
     assert {job["JobState"] for job in jobs[:-1]} <= {"OUT_OF_MEMORY", "CANCELLED", "FAILED"}
     assert jobs[-1]["JobState"] == "COMPLETED"
     # A third try takes smaller batches: the same up to rounding.
@@ -114,6 +114,7 @@ def test_preempted_and_then_out_of_time_a_row_continues(workspace, cluster, run_
         cluster.wait(lambda: cluster.queued("RUNNING"), 60)
         job = cluster.queued("RUNNING")[0]
         time.sleep(20)
+        cluster.wait(checkpoint.exists, 30)
         cluster.run("scontrol", "requeue", job)
         cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
         marks.append(checkpoint.stat().st_mtime_ns)

@@ -53,3 +53,29 @@ def test_every_design_has_an_error_per_seed_and_task(benchmark):
     assert {values.shape for values in errors.values()} == {(2, 2)}
     # The sibling is the model itself here.
     assert errors["random+sibling"].mean() < 0.2 * errors["random"].mean()
+
+
+def test_coverage_is_scored_per_task_for_cells_and_means(benchmark):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(14, 3)) @ rng.normal(size=(3, 90)) + rng.normal(size=(14, 90))
+    split = benchmark.Split("out_of_domain", np.arange(12), np.array([12, 13]), group="g")
+    domains = ["a"] * 30 + ["b"] * 60
+    scores = benchmark.coverage_of_split(rows, domains, split, k=20, draws=4)
+    kinds = ["cells", "domain means", "task mean"]
+    assert sorted(scores) == sorted(kinds + [f"{kind} width" for kind in kinds])
+    for kind in kinds:
+        assert scores[kind].shape == (2,)
+        assert ((scores[kind] >= 0) & (scores[kind] <= 1)).all()
+        assert (scores[f"{kind} width"] > 0).all()
+    # Independent noise averages out, so a mean needs a narrower interval than a cell.
+    assert (scores["task mean width"] < scores["cells width"]).all()
+    assert scores["cells"].mean() > 0.7
+
+
+def test_the_first_interval_is_timed_beside_its_limit(benchmark, capsys):
+    line = benchmark.time_first_interval(300)
+    assert line["examples"] == 300
+    assert line["cpu_seconds"] > 0
+    assert line["limit"] is None
+    assert benchmark.SECONDS_LIMITS == {10_000: 0.3, 141_871: 0.8}
+    assert "84 x 300, k=30" in capsys.readouterr().out

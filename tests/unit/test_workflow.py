@@ -44,15 +44,26 @@ def load(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def own_matrix(tmp_path, monkeypatch):
-    """An experiment on a matrix that was measured elsewhere."""
+def load_own_matrix(tmp_path, monkeypatch):
+    """Loads an experiment on a matrix that was measured elsewhere, with changes to its section."""
     (tmp_path / "Z.csv").touch()
     (tmp_path / "tasks.csv").write_text(
         "name,group,split\na,g,train\nb,g,train\nc,h,test\n", encoding="utf-8"
     )
     monkeypatch.chdir(tmp_path)
     matrix = {"name": "mine", "path": "Z.csv", "layout": "tasks_in_columns"}
-    return load_experiment({"experiment": "own", "tasks": "tasks.csv", "matrix": matrix})
+
+    def load(**changes):
+        settings = {"experiment": "own", "tasks": "tasks.csv", "matrix": matrix | changes}
+        return load_experiment(settings)
+
+    return load
+
+
+@pytest.fixture
+def own_matrix(load_own_matrix):
+    """An experiment on a matrix that was measured elsewhere, without texts."""
+    return load_own_matrix()
 
 
 def files(experiment) -> ResultFiles:
@@ -264,6 +275,18 @@ def test_the_report_reads_the_tables_that_exist(load, own_matrix):
     assert list(files(own_matrix).component_tables("x")) == ["loadings", "tree"]
 
 
+def test_an_own_matrix_with_texts_beside_it_is_reported_with_texts_and_domains(
+    load_own_matrix, tmp_path
+):
+    with pytest.raises(LetheError, match=r"matrix\.texts: no such file or folder: texts\.csv"):
+        load_own_matrix(texts="texts.csv")
+    (tmp_path / "texts.csv").touch()
+    listed = files(load_own_matrix(texts="texts.csv"))
+    assert listed.report_tables()["upstream"] == "results/tiny/upstream.parquet"
+    assert listed.report_tables()["domain_tests"] == [f"{FOLDER}/mine/component_domains.csv"]
+    assert list(listed.component_tables("x")) == ["loadings", "tree", "domain_tests"]
+
+
 def test_the_report_of_models_has_their_tables_and_no_sanity(load):
     listed = files(load(noise=NOISE))
     tables = listed.report_tables()
@@ -300,6 +323,21 @@ def test_the_ledger_reads_every_row_that_records_a_job(load):
     by_rule = listed.rows_by_rule()
     assert list(by_rule) == ["score_base", "measure_row", "repeat_row", "replay_run"]
     assert len(listed.recorded_jobs()) == 2 * (1 + 4 + 8 + 4)
+
+
+def test_the_ledger_and_the_plan_count_sequences_of_the_models_that_follow_them(load):
+    assert "sequences" not in RuleParameters(load()).planned_sizes()
+    names = list(load().tasks)[:2]
+    sequences = {"orders": {"o": names, "p": names[::-1]}, "models": ["olmo"], "seeds": [0, 1]}
+    experiment = load(sequences=sequences)
+    by_rule = files(experiment).rows_by_rule()
+    assert list(by_rule["sequence_step"]) == list(by_rule["multitask_row"]) == ["olmo"]
+    assert len(by_rule["sequence_step"]["olmo"]) == 2 * 2 * 2
+    assert len(by_rule["multitask_row"]["olmo"]) == 2
+    planned = RuleParameters(experiment).planned_sizes()["sequences"]
+    assert planned["orders"] == sequences["orders"]
+    sequences["multitask"] = False
+    assert "multitask_row" not in files(load(sequences=sequences)).rows_by_rule()
 
 
 def test_a_model_from_scratch_is_timed_before_it_is_pretrained(load):
@@ -513,6 +551,32 @@ def test_a_sibling_is_an_input_and_a_parameter_only_where_there_is_one(load):
     assert files(experiment).sibling_matrix("olmo") == []
     other = next(model for model in TINY["models"] if model != "olmo")
     assert files(experiment).sibling_matrix(other) == "results/tiny/olmo/Z.parquet"
+
+
+def test_a_prior_is_an_input_and_a_parameter_only_where_there_is_one(load):
+    plain = load()
+    assert files(plain).prior_matrix("olmo") == []
+    assert "prior" not in RuleParameters(plain).completion()
+    experiment = load(completion=TINY["completion"] | {"prior": "tiny/olmo"})
+    assert RuleParameters(experiment).completion()["prior"] == "tiny/olmo"
+    assert files(experiment).prior_matrix("olmo") == []
+    other = next(model for model in TINY["models"] if model != "olmo")
+    assert files(experiment).prior_matrix(other) == "results/tiny/olmo/Z.parquet"
+    assert files(experiment).sibling_matrix(other) == []
+
+
+def test_embeddings_are_an_input_and_a_parameter_of_completion_only_if_it_names_them(load):
+    plain = load()
+    assert files(plain).completion_embeddings("olmo") == []
+    assert "embeddings" not in RuleParameters(plain).completion()
+    completion = TINY["completion"] | {"embeddings": "representation"}
+    similarity = {"associations": ["representation"]}
+    experiment = load(completion=completion, similarity=similarity)
+    assert RuleParameters(experiment).completion()["embeddings"] == "representation"
+    expected = "results/tiny/olmo/embeddings/representation.parquet"
+    assert files(experiment).completion_embeddings("olmo") == expected
+    with pytest.raises(LetheError, match="add 'representation' to similarity.associations"):
+        load(completion=completion, similarity={"associations": ["gradient"]})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 The definitions, with the variants that others compute, are in docs/explanation/sequences.md.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from lethe.matrix.sequence_rows import MeasuredSequence, MultitaskFineTune, TaskScores
 from lethe.statistics import bootstrap_interval
+
+log = logging.getLogger(__name__)
 
 # The name, in the column `run`, of the fine-tune on all tasks mixed.
 MULTITASK = "multitask"
@@ -63,8 +66,13 @@ def measure_lines(
 ) -> list[dict[str, Any]]:
     """The lines of sequence_measures.csv: one per order, run, seed and measure.
 
+    Orders with the same tasks share a fine-tune on all tasks mixed, and each has lines of it. If
+    some orders have such a fine-tune and others do not, a warning names those that lack it.
+
     Parameters
     ----------
+    multitask
+        The fine-tunes on all tasks mixed. Empty if the experiment has none.
     heldout
         Boolean (N,), true for the upstream examples that are never replayed.
     orders
@@ -73,24 +81,47 @@ def measure_lines(
     lines = []
     for sequence in sequences:
         label = {"order": sequence.order, "run": sequence.run, "seed": sequence.seed}
+        upstream_unit = unit_of_upstream(sequence.scores)
         for name, value in _upstream_measures(sequence.forgetting[-1], heldout).items():
-            lines.append({**label, "measure": name, "unit": "nats", "value": value})
+            lines.append({**label, "measure": name, "unit": upstream_unit, "value": value})
         for unit, scores in sequence.scores.items():
             for name, value in task_measures(scores).items():
                 lines.append({**label, "measure": name, "unit": unit, "value": value})
     by_order = {(run.order, run.seed): run for run in multitask}
+    missing = []
     for order, shared in orders.items():
         for seed in sorted({sequence.seed for sequence in sequences}):
             run = by_order.get((shared, seed))
             if run is None:
+                missing.append(f"{order} (seed {seed})")
                 continue
             label = {"order": order, "run": MULTITASK, "seed": seed}
+            upstream_unit = unit_of_upstream(run.scores)
             for name, value in _upstream_measures(run.forgetting, heldout).items():
-                lines.append({**label, "measure": name, "unit": "nats", "value": value})
+                lines.append({**label, "measure": name, "unit": upstream_unit, "value": value})
             for unit, values in run.scores.items():
                 acc = float(np.mean(list(values.values())))
                 lines.append({**label, "measure": "acc", "unit": unit, "value": acc})
+    if multitask and missing:
+        log.warning(
+            "%d order(s) have no fine-tune on all tasks mixed, so the run %s is compared without "
+            "them: %s",
+            len(missing),
+            MULTITASK,
+            ", ".join(missing),
+        )
     return lines
+
+
+def unit_of_upstream(units: Iterable[str]) -> str:
+    """Unit of upstream forgetting: right answers lost where exact match is measured, or nats.
+
+    Parameters
+    ----------
+    units
+        The units of the scores on the tasks, `nats` and, where it is measured, `exact_match`.
+    """
+    return "exact_match" if "exact_match" in units else "nats"
 
 
 def _upstream_measures(forgetting: np.ndarray, heldout: np.ndarray) -> dict[str, float]:
@@ -100,7 +131,11 @@ def _upstream_measures(forgetting: np.ndarray, heldout: np.ndarray) -> dict[str,
     }
 
 
-def compare_runs(lines: Iterable[Mapping[str, Any]], reference: str) -> list[dict[str, Any]]:
+def compare_runs(
+    lines: Iterable[Mapping[str, Any]],
+    reference: str,
+    multitask_orders: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """The lines of sequence_comparison.csv: each measure of a run over orders.
 
     A mean is over orders, and each order is the mean of its seeds. `sd` is the standard deviation
@@ -108,11 +143,18 @@ def compare_runs(lines: Iterable[Mapping[str, Any]], reference: str) -> list[dic
     `difference` is the mean paired difference to the reference run on the orders of both, with its
     interval `difference_low` to `difference_high`.
 
+    The fine-tunes on all tasks mixed are counted once each: `orders` is then their number, and the
+    mean, `sd` and the interval are over them, because orders with the same tasks share one. The
+    paired difference still has one value per order.
+
     Parameters
     ----------
     reference
         Name of the run that the others are compared with.
+    multitask_orders
+        Order -> the order whose fine-tune on all tasks mixed it shares. By default none is shared.
     """
+    shared_by = dict(multitask_orders or {})
     values: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for line in lines:
         key = (line["run"], line["unit"], line["measure"])
@@ -123,6 +165,9 @@ def compare_runs(lines: Iterable[Mapping[str, Any]], reference: str) -> list[dic
     compared = []
     for (run, unit, measure), by_order in means.items():
         of_orders = np.array(list(by_order.values()))
+        if run == MULTITASK:
+            distinct = {shared_by.get(order, order): value for order, value in by_order.items()}
+            of_orders = np.array(list(distinct.values()))
         low, high = bootstrap_interval(of_orders)
         spread = float(of_orders.std(ddof=1)) if len(of_orders) > 1 else float("nan")
         line = {

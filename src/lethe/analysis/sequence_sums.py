@@ -6,9 +6,10 @@ factor and the share are fitted on the other orders. A fourth prediction, `last_
 the step's task alone.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from lethe.completion.probes import random_probes
 from lethe.matrix.sequence_rows import MeasuredSequence
 from lethe.statistics import bootstrap_interval
 
+log = logging.getLogger(__name__)
+
 # Resampled sets of upstream examples per interval of R2.
 DRAWS = 1000
 # Values of the remaining share per later task that are tried.
@@ -29,6 +32,9 @@ SUMS = ("sum", "scaled_sum", "recency", "last_task")
 PROBE_SEEDS = 10
 # Up to this number of orders, the p-value of a rank correlation counts all permutations.
 EXACT_ORDERS = 7
+# Halves of fewer orders have too few to rank. Of many halves, so many are drawn at random.
+FEWEST_FOR_HALVES = 6
+HALVES = 500
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,9 @@ def additivity_lines(
 
     There is one line per run, order, prediction and step from the second on, and one of step `all`
     that pools them. `low` and `high` are a 95 percent interval from resampled upstream examples.
+    An upstream example with a missing value after any step, or in any single row, is left out of
+    all lines of the order. `examples` is the number of those that remain, and a warning reports
+    how many do not.
     Lines of order `all` give the mean over orders, with an interval over orders.
     """
     lines = []
@@ -120,8 +129,21 @@ def additivity_lines(
             label = {"run": run, "order": sequence.order, "seed": sequence.seed}
             for name in SUMS:
                 predicted = _predicted_rows(name, sequence, single, fitted)
-                for step, r2, interval in _r2_by_step(sequence, predicted, seed):
+                usable = _complete_examples(sequence, predicted)
+                examples = int(usable.sum())
+                if name == SUMS[0] and examples < len(usable):
+                    log.warning(
+                        "run %r, order %r, seed %s: R2 leaves out %d of %d upstream examples, "
+                        "which have a missing value after a step or in the row of a task",
+                        sequence.run,
+                        sequence.order,
+                        sequence.seed,
+                        len(usable) - examples,
+                        len(usable),
+                    )
+                for step, r2, interval in _r2_by_step(sequence, predicted, usable, seed=seed):
                     line = {**label, "prediction": name, "step": step, "r2": r2}
+                    line["examples"] = examples
                     line |= {"low": interval[0], "high": interval[1]}
                     if name in fitted:
                         line |= {"share": fitted[name].share, "scale": fitted[name].scale}
@@ -165,14 +187,22 @@ def _predicted_rows(
     return np.array([fitted[name].predict(rows[: t + 1]) for t in range(len(rows))])
 
 
+def _complete_examples(sequence: MeasuredSequence, predicted: np.ndarray) -> np.ndarray:
+    """Mask (N,) of the upstream examples without a missing value in any step or prediction."""
+    return np.isfinite(sequence.forgetting).all(axis=0) & np.isfinite(predicted).all(axis=0)
+
+
 def _r2_by_step(
-    sequence: MeasuredSequence, predicted: np.ndarray, seed: int
+    sequence: MeasuredSequence, predicted: np.ndarray, usable: np.ndarray, seed: int
 ) -> list[tuple[int | str, float, tuple[float, float]]]:
-    """R2 and its interval after each step from the second on, then of these steps together."""
-    usable = np.isfinite(sequence.forgetting).all(axis=0) & np.isfinite(predicted).all(axis=0)
+    """R2 and its interval after each step from the second on, then of these steps together.
+
+    Only the examples of the mask `usable` (N,) count. Nothing is returned for a single step, or if
+    no example is usable.
+    """
     target = sequence.forgetting[1:, usable]
     squared_errors = np.square(target - predicted[1:, usable])
-    if not len(target):
+    if not target.size:
         return []
     weights = np.random.default_rng(seed).multinomial(
         target.shape[1], np.full(target.shape[1], 1 / target.shape[1]), size=DRAWS
@@ -357,6 +387,11 @@ def choice_lines(
     correlation with its p-value, the order that would be chosen, and the forgetting that this
     choice has above the best order and below the mean order, in nats. A run with fewer than three
     orders has no such line.
+
+    That correlation is biased towards -1: an order with much forgetting is left out of the fit
+    that predicts it, which lowers its prediction. `spearman_of_halves` has no such bias. It is the
+    mean rank correlation over halves of the orders, each predicted by one fit on the other half
+    (`correlate_halves`).
     """
     lines = []
     for run in dict.fromkeys(sequence.run for sequence in sequences):
@@ -382,8 +417,63 @@ def choice_lines(
                 }
             )
         if len(actual) > 2:
-            lines.append({"run": run, "order": "all", **_judge_choice(actual, expected)})
+            judged = _judge_choice(actual, expected)
+            judged["spearman_of_halves"] = correlate_halves(of_run, single)
+            lines.append({"run": run, "order": "all", **judged})
     return lines
+
+
+def correlate_halves(
+    sequences: Sequence[MeasuredSequence], single: Mapping[str, np.ndarray]
+) -> float:
+    """Mean rank correlation of the predicted and measured final forgetting of half of the orders.
+
+    Share and scale are fitted on one half, as by `fit_recency`, and the other half is ranked. The
+    mean is over all halves, or `HALVES` random ones of many. NaN with fewer than six orders.
+    """
+    orders = list(dict.fromkeys(sequence.order for sequence in sequences))
+    if len(orders) < FEWEST_FOR_HALVES:
+        return float("nan")
+    sums = {}
+    predicted = {}
+    measured = {}
+    for order in orders:
+        of_order = [sequence for sequence in sequences if sequence.order == order]
+        sums[order] = sum(_recency_sums(sequence, single) for sequence in of_order)
+        rows = np.array([single[task] for task in of_order[0].tasks])
+        means = [np.nanmean(_weighted_sum(rows, float(share))) for share in _SHARES]
+        predicted[order] = np.array(means)
+        measured[order] = np.mean([np.nanmean(s.forgetting[-1]) for s in of_order])
+    halves = list(combinations(orders, len(orders) // 2))
+    if len(halves) > HALVES:
+        drawn = np.random.default_rng(0).choice(len(halves), HALVES, replace=False)
+        halves = [halves[number] for number in drawn]
+    correlations = []
+    for half in halves:
+        products, squares, total = sum(sums[order] for order in half).T
+        scales = products / np.where(squares > 0, squares, np.inf)
+        best = int(np.argmin(total - scales * products))
+        others = [order for order in orders if order not in half]
+        expected = [scales[best] * predicted[order][best] for order in others]
+        actual = [measured[order] for order in others]
+        if np.ptp(expected) > 0 and np.ptp(actual) > 0:
+            correlations.append(stats.spearmanr(expected, actual).statistic)
+    return float(np.mean(correlations)) if correlations else float("nan")
+
+
+def _recency_sums(sequence: MeasuredSequence, single: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(shares, 3): products with the target, squares, and squares of the target, by share."""
+    rows = np.array([single[task] for task in sequence.tasks])
+    sums = np.zeros((len(_SHARES), 3))
+    for position, share in enumerate(_SHARES):
+        for number in range(len(rows)):
+            target = sequence.forgetting[number]
+            values = _weighted_sum(rows[: number + 1], float(share))
+            usable = np.isfinite(target) & np.isfinite(values)
+            values = values[usable]
+            target = target[usable]
+            sums[position] += (values @ target, values @ values, target @ target)
+    return sums
 
 
 def _rank(values: Mapping[str, float], order: str) -> int:

@@ -12,12 +12,13 @@ class ColumnNoise:
     """Statistics of the Gram matrix that give a column's noise from that column alone.
 
     `residual` (M, M) turns columns (M, n) into left-out residuals. `pooled` is the mean square of
-    these over all columns.
+    these over all columns. `weight` is the sum of the rows' weights, by default their number.
     """
 
     residual: np.ndarray
     pooled: float
     prior: float = 10.0
+    weight: float | None = None
 
     def variance(self, columns: np.ndarray) -> np.ndarray:
         """Noise variance (n,) of columns (M, n), nats^2.
@@ -26,7 +27,7 @@ class ColumnNoise:
         variance, because M values determine a variance poorly.
         """
         squares = np.square(self.residual @ columns).sum(axis=0)
-        tasks = len(self.residual)
+        tasks = len(self.residual) if self.weight is None else self.weight
         variance = (squares + self.prior * self.pooled) / (tasks + self.prior)
         return np.maximum(variance, 1e-12 + 1e-6 * self.pooled)
 

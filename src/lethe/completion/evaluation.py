@@ -3,18 +3,26 @@
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from lethe.completion import BINARY, make
 from lethe.completion.association import Association
 from lethe.completion.domain_means import MeanPredictor, domain_masks
+from lethe.completion.embedding_kernel import EmbeddingGaussian
+from lethe.completion.foldin import sample_columns
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.logistic_stack import LogisticStack
+from lethe.completion.model_prior import GaussianWithPrior, numbers_of_same_tasks, without_tasks
 from lethe.completion.probes import BINARY_CHOICES, CHOICES_BY_ROWS, choose_probes, half_of
 from lethe.completion.scores import METRICS, Truth
 from lethe.completion.splits import Split, make_splits
-from lethe.completion.threshold import best_threshold, tuned_threshold
+from lethe.completion.threshold import (
+    best_threshold,
+    expected_f1_thresholds,
+    tuned_threshold,
+)
 from lethe.config.task_table import Task
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
@@ -70,6 +78,8 @@ def evaluate(
     probe_choice: Sequence[str] = ("random",),
     domains: Sequence[str] | None = None,
     sibling: np.ndarray | None = None,
+    prior: Matrix | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> list[dict]:
     """Scores every method; the result holds the lines of completion.csv.
 
@@ -86,8 +96,9 @@ def evaluate(
     `task_mean_error` (mean absolute error in nats), `task_mean_coverage_90` and
     `task_mean_width_90` of its interval, and the same for `domain_mean`.
     F1 of a Z of 0s and 1s uses the threshold of predictions that is best on the training tasks
-    (`tuned_threshold`). A Z of more than `SCORED_CELLS` test cells is fitted and scored on a
-    random part of its examples, and a warning is logged.
+    (`tuned_threshold`). `logistic_stack`, whose probabilities are calibrated on left-out tasks,
+    uses a threshold for each task (`expected_f1_thresholds`). A Z of more than `SCORED_CELLS`
+    test cells is fitted and scored on a random part of its examples, and a warning is logged.
 
     Parameters
     ----------
@@ -108,6 +119,14 @@ def evaluate(
         Rows (M, N) of another model, in Z's order of tasks and examples, NaN where it has none.
         They give one more predictor, `gaussian_sibling`, which gets the sibling's row of each
         test task (`Gaussian.predict`).
+    prior
+        Z of another model, with the examples in the order of Z. It gives one more predictor,
+        `gaussian_prior`, which gets its rows of all tasks but the test tasks
+        (`GaussianWithPrior`). In a split whose training tasks the other model did not learn, it
+        is `gaussian`.
+    embeddings
+        Vectors (N, D) of the examples, in Z's order. They give one more predictor,
+        `gaussian_embeddings` (`EmbeddingGaussian`).
 
     Raises
     ------
@@ -115,8 +134,8 @@ def evaluate(
         If a number of probes leaves no example to predict, no cell of a test task is known, or a
         logistic method or choice is given for a Z in nats.
     ValueError
-        If a method or choice is unknown, or an association or the sibling has another shape
-        than Z.
+        If a method or choice is unknown, an association, the sibling or the embeddings have another
+        shape than Z, or the prior has other examples.
     """
     examples = matrix.values.shape[1]
     for k in probes:
@@ -132,6 +151,10 @@ def evaluate(
             raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
     if sibling is not None and sibling.shape != matrix.values.shape:
         raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
+    if prior is not None and prior.example_ids != matrix.example_ids:
+        raise ValueError("the examples of the prior are not those of Z, in the same order")
+    if embeddings is not None and len(embeddings) != examples:
+        raise ValueError(f"embeddings of {len(embeddings)} examples, Z has {examples}")
     splits = make_splits(matrix, tasks)
     columns = _scored_columns(examples, splits, probes)
     if columns is not None:
@@ -143,6 +166,14 @@ def evaluate(
         associations = {name: values[:, columns] for name, values in associations.items()}
         if sibling is not None:
             sibling = sibling[:, columns]
+        if prior is not None:
+            prior = Matrix(
+                values=prior.values[:, columns],
+                tasks=prior.tasks,
+                example_ids=matrix.example_ids,
+            )
+        if embeddings is not None:
+            embeddings = embeddings[columns]
         if domains is not None:
             domains = [domains[column] for column in columns]
     protocol = _Protocol(
@@ -156,6 +187,10 @@ def evaluate(
             predictors.append(_MethodPredictor(method, options or {}, domains))
         if sibling is not None:
             predictors.append(_SiblingPredictor(sibling, domains))
+        if prior is not None:
+            predictors.append(_PriorPredictor(prior, matrix.tasks))
+        if embeddings is not None:
+            predictors.append(_EmbeddingPredictor(embeddings))
         for name, values in associations.items():
             if name not in in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
@@ -256,12 +291,15 @@ class _FittedMethod:
     def _make(self):
         return make(self._name, self._options)
 
-    def called_above(self, probes: int) -> float | None:
-        """The threshold of predictions for F1; None for a Z in nats, where the truth's is used."""
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
+        """The threshold for F1, or thresholds (R, 1), of predictions (R, n) at the scored cells.
+
+        None for a Z in nats, where the truth's is used.
+        """
         if not _is_binary(self._train):
             return None
         if isinstance(self._completer, LogisticStack):
-            return self._completer.threshold(probes)
+            return expected_f1_thresholds(predicted)
         if probes not in self._cuts:
             self._cuts[probes] = tuned_threshold(self._make, self._train, probes)
         return self._cuts[probes]
@@ -361,9 +399,9 @@ class _FittedSibling:
         self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
         self.interval_metrics += self._means.metrics
 
-    def called_above(self, probes: int) -> float | None:
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
         """As for the Gaussian method without a sibling."""
-        return self._cut.called_above(probes) if self._cut else None
+        return self._cut.called_above(predicted, probes) if self._cut else None
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Predictions (R, N) of rows of Z by their numbers."""
@@ -400,6 +438,77 @@ class _SiblingPredictor:
         )
 
 
+class _FittedPrior:
+    """The Gaussian method with a prior, fitted on the training rows of a split."""
+
+    has_intervals = False
+    interval_metrics = ()
+
+    def __init__(self, train: np.ndarray, completer: GaussianWithPrior | Gaussian):
+        self._completer = completer
+        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
+
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
+        """As for the Gaussian method without a prior."""
+        return self._cut.called_above(predicted, probes) if self._cut else None
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values)
+
+
+class _FittedEmbeddings:
+    """The Gaussian method with a kernel of the examples' embeddings, fitted on training rows."""
+
+    has_intervals = False
+    interval_metrics = ()
+
+    def __init__(self, train: np.ndarray, embeddings: np.ndarray):
+        self._train = train
+        self._embeddings = embeddings
+        self._completer = EmbeddingGaussian(embeddings).fit(train)
+        self._cuts: dict[int, float] = {}
+
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | None:
+        """As for a method."""
+        if not _is_binary(self._train):
+            return None
+        if probes not in self._cuts:
+            # Thresholds are tuned on a sample of the columns, and this is the same sample.
+            sample = sample_columns(self._embeddings.T).T
+            method = partial(EmbeddingGaussian, sample)
+            self._cuts[probes] = tuned_threshold(method, self._train, probes)
+        return self._cuts[probes]
+
+    def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Predictions (R, N) of rows of Z by their numbers."""
+        return self._completer.predict(index, values)
+
+
+@dataclass(frozen=True)
+class _PriorPredictor:
+    prior: Matrix
+    tasks: Sequence[str]
+    name: str = "gaussian_prior"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedPrior:
+        prior = without_tasks(self.prior, [self.tasks[row] for row in split.test])
+        same_task = numbers_of_same_tasks(prior.tasks, [self.tasks[row] for row in split.train])
+        if all(number is None for number in same_task):
+            return _FittedPrior(train, Gaussian().fit(train))
+        completer = GaussianWithPrior().fit(train, prior.values, same_task)
+        return _FittedPrior(train, completer)
+
+
+@dataclass(frozen=True)
+class _EmbeddingPredictor:
+    embeddings: np.ndarray
+    name: str = "gaussian_embeddings"
+
+    def fit(self, train: np.ndarray, split: Split) -> _FittedEmbeddings:
+        return _FittedEmbeddings(train, self.embeddings)
+
+
 class _FittedAssociation:
     """An association with its line fitted on the training rows of a split."""
 
@@ -413,11 +522,15 @@ class _FittedAssociation:
         self._line = Association(column_mean).fit(train, train_associations)
         self._cut = None
         if _is_binary(train):
-            observed = np.isfinite(train)
-            predicted = self._line.predict(train_associations)
-            self._cut = best_threshold(train[observed] > 0.5, predicted[observed])
+            truths = []
+            predictions = []
+            for row, predicted in zip(train, self._line.predict(train_associations), strict=True):
+                observed = np.isfinite(row)
+                truths.append(row[observed] > 0.5)
+                predictions.append(predicted[observed])
+            self._cut = best_threshold(truths, predictions)
 
-    def called_above(self, probes: int) -> float | None:
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | None:
         """As for a method; it does not depend on the probes."""
         return self._cut
 
@@ -440,7 +553,7 @@ class _AssociationPredictor:
         )
 
 
-_Predictor = _MethodPredictor | _SiblingPredictor | _AssociationPredictor
+_Predictor = _MethodPredictor | _SiblingPredictor | _EmbeddingPredictor | _AssociationPredictor
 
 
 @dataclass(frozen=True)
@@ -542,7 +655,7 @@ def _score(values: np.ndarray, truth: Truth, predictor, draw: _Draw) -> np.ndarr
     """Scores (R, metrics) of one draw of probes."""
     probed = values[np.ix_(draw.rows, draw.index)]
     predicted = predictor.predict(draw.rows, draw.index, probed)[:, draw.scored]
-    scores = truth.score(predicted, predictor.called_above(len(draw.index)))
+    scores = truth.score(predicted, predictor.called_above(predicted, len(draw.index)))
     if not predictor.has_intervals:
         return scores
     coverage = []

@@ -12,7 +12,6 @@ from lethe.completion.logistic import (
     check_binary,
     fit_logistic,
 )
-from lethe.completion.threshold import best_threshold
 
 # Penalty on each weight. Penalties up to 300 gave the same errors (docs/lab/exact-match.md).
 RIDGE = 1.0
@@ -47,20 +46,11 @@ class LogisticStack(Completer):
         self._parts = _Parts(values, self.rank)
         self._left_out_parts: dict[int, _Parts] = {}
         self._weights: dict[int, np.ndarray] = {}
-        self._thresholds: dict[int, float] = {}
 
     def weights(self, probes: int) -> np.ndarray:
         """Weights w0 to w3 for this number of probes; zeros with fewer than three tasks."""
         self._fit_weights(probes)
         return self._weights[probes]
-
-    def threshold(self, probes: int) -> float:
-        """The prediction above which calling a cell 1 gives the best F1 on left-out tasks.
-
-        It stands for `tuned_threshold`, which would leave every task out once more.
-        """
-        self._fit_weights(probes)
-        return self._thresholds[probes]
 
     def _predict(self, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         check_binary(values)
@@ -72,11 +62,10 @@ class LogisticStack(Completer):
         return np.array(predicted)
 
     def _fit_weights(self, probes: int) -> None:
-        """Fits the weights and the threshold for this number of probes, unless they are fitted."""
+        """Fits the weights for this number of probes, unless they are fitted."""
         if probes in self._weights:
             return
         self._weights[probes] = np.zeros(4)
-        self._thresholds[probes] = 0.5
         rows = sample_columns(self._rows)
         if len(rows) < 3:
             return
@@ -106,10 +95,7 @@ class LogisticStack(Completer):
         design = np.concatenate(features)
         offsets = np.concatenate(base)
         truth = np.concatenate(truths)
-        weights = fit_logistic(design, truth, base=offsets, ridge=RIDGE)
-        self._weights[probes] = weights
-        predicted = bounded_probability(offsets + design @ weights)
-        self._thresholds[probes] = best_threshold(truth > 0.5, predicted)
+        self._weights[probes] = fit_logistic(design, truth, base=offsets, ridge=RIDGE)
 
 
 class _Parts:

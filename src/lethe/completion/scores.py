@@ -29,7 +29,9 @@ class Truth:
         self.centred_ranks = _centre(stats.rankdata(values, axis=1))
         self.at_top = {share: _chance_at_top(values, share) for share in TOP_SHARES}
 
-    def score(self, predicted: np.ndarray, called_above: float | None = None) -> np.ndarray:
+    def score(
+        self, predicted: np.ndarray, called_above: float | np.ndarray | None = None
+    ) -> np.ndarray:
         """Scores (R, len(METRICS)) of predicted rows (R, n) without NaN; see `score_rows`."""
         error = predicted - self.values
         called = predicted > (self.threshold if called_above is None else called_above)
@@ -57,7 +59,10 @@ class Truth:
 
 
 def score_rows(
-    truth: np.ndarray, predicted: np.ndarray, threshold: float, called_above: float | None = None
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    threshold: float,
+    called_above: float | np.ndarray | None = None,
 ) -> np.ndarray:
     """Scores (R, len(METRICS)) of R predicted rows; both arguments (R, n) without NaN.
 
@@ -65,7 +70,8 @@ def score_rows(
     - The share of the 1 and 10 percent most forgotten examples that are among the 1 and 10
       percent predicted highest. Ties at the cut-off count fractionally.
     - F1 and AUC of 'forgetting above the threshold' (NaN where all or no examples are above).
-      Predictions above `called_above`, by default the same threshold, are called forgotten.
+      Predictions above `called_above`, by default the same threshold, are called forgotten. It is
+      one number for all rows, or (R, 1) with one per row.
     """
     return Truth(truth, threshold).score(predicted, called_above)
 

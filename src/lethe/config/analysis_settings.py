@@ -35,7 +35,7 @@ CompletionMethod = Literal[
 ]
 # Methods and choices of probes that need a Z of 0s and 1s.
 LOGISTIC = ("logistic_mf", "logistic_fa", "logistic_stack", "a_optimal_logistic")
-Sibling = Annotated[
+ModelOfExperiment = Annotated[
     str,
     StringConstraints(
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
@@ -86,11 +86,25 @@ class CompletionSettings(Settings):
         allow_inf_nan=False,
         description="Nats. An example whose loss rises by more counts as forgotten (F1, AUC).",
     )
-    sibling: Sibling | None = Field(
+    sibling: ModelOfExperiment | None = Field(
         None,
         description="Another model that learned the same tasks and was scored on the same "
         "examples, as <experiment>/<model>. The method gaussian_sibling completes the difference "
         "from its rows (docs/reference/completion-methods.md).",
+    )
+    prior: ModelOfExperiment | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Another model, such as a smaller one of the same family, that was scored on "
+        "the same examples, as <experiment>/<model>. The method gaussian_prior shrinks the mean "
+        "and covariance of the training rows towards those of its rows. It needs no row of a new "
+        "task on that model (docs/reference/completion-methods.md).",
+    )
+    embeddings: Literal["text_encoder", "representation"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Embeddings of the upstream examples that the method gaussian_embeddings "
+        "reads. They must be in similarity.associations.",
     )
     precision_tasks: list[PositiveInt] = Field(
         [],
@@ -135,6 +149,11 @@ class MatrixSettings(Settings):
     )
     examples: Location | None = Field(
         None, description="File with one example id per line, if `path` itself holds no ids."
+    )
+    texts: str | None = Field(
+        None,
+        description="Texts and domains of the examples, for the report: a .csv file with the "
+        "columns example_id, domain and text, or a .parquet pool of `lethe pool`.",
     )
 
 

@@ -54,6 +54,7 @@ def check_settings(
         *_bad_variants(settings, recipes),
         *_missing_gradients(settings),
         *_missing_sibling_of_replay(settings),
+        *_missing_embeddings(settings),
         *_unshardable(settings, recipes),
         *_bad_routing(settings, recipes),
         *_bad_sizes(settings, tasks),
@@ -61,7 +62,8 @@ def check_settings(
         *_unknown_tasks(settings, tasks),
         *sequence_problems(settings, tasks),
         *_missing_files(settings, tasks, folder),
-        *_missing_sibling(settings, own_matrices, folder),
+        *_missing_model("sibling", settings, own_matrices, folder),
+        *_missing_model("prior", settings, own_matrices, folder),
     ]
     return own_matrices, problems
 
@@ -476,6 +478,8 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         paths.append(("matrix.path", settings.matrix.path))
         if settings.matrix.examples:
             paths.append(("matrix.examples", settings.matrix.examples))
+        if settings.matrix.texts:
+            paths.append(("matrix.texts", settings.matrix.texts))
     if settings.similarity and settings.similarity.encoder.source == "folder":
         encoder = settings.similarity.encoder.path
         paths.append(("similarity.encoder.path", f"{encoder}/config.json"))
@@ -499,27 +503,39 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _missing_sibling(
-    settings: Experiment, own_matrices: Mapping[str, str], folder: Path
-) -> list[str]:
-    """The sibling must be a model of this experiment or have a matrix already."""
-    if settings.completion.sibling is None:
+def _missing_embeddings(settings: Experiment) -> list[str]:
+    """The embeddings that completion reads are those of an association of the experiment."""
+    embeddings = settings.completion.embeddings
+    names = settings.similarity.associations if settings.similarity else []
+    if embeddings is None or embeddings in names:
         return []
-    experiment, model = settings.completion.sibling.split("/")
+    return [
+        f"completion.embeddings: the embeddings {embeddings!r} are not computed; add "
+        f"{embeddings!r} to similarity.associations (value seen: {list(names)})"
+    ]
+
+
+def _missing_model(
+    key: str, settings: Experiment, own_matrices: Mapping[str, str], folder: Path
+) -> list[str]:
+    """The sibling and the prior must be models of this experiment or have a matrix already."""
+    value = getattr(settings.completion, key)
+    if value is None:
+        return []
+    experiment, model = value.split("/")
     if experiment == settings.experiment:
         names = [*settings.models, *own_matrices]
         if model in names:
             return []
         return [
-            f"completion.sibling: {model!r} is no model of this experiment{suggest(model, names)}"
+            f"completion.{key}: {model!r} is no model of this experiment{suggest(model, names)}"
         ]
     matrix = f"results/{experiment}/{model}/Z.parquet"
     if (folder / matrix).is_file():
         return []
     return [
-        f"completion.sibling: no such file: {matrix}; run the experiment {experiment!r} first, or "
-        "name another <experiment>/<model> (value seen: "
-        f"{settings.completion.sibling!r})"
+        f"completion.{key}: no such file: {matrix}; run the experiment {experiment!r} first, or "
+        f"name another <experiment>/<model> (value seen: {value!r})"
     ]
 
 

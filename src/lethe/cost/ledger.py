@@ -66,6 +66,9 @@ def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -
         seconds += one.seconds
         training_tokens += one.training_tokens
         file_bytes += one.file_bytes
+    ratio = seconds / estimate["seconds"] if estimate["seconds"] else float("nan")
+    # Without a price, plan.csv has no money. The price of an hour is the plan's.
+    planned_money = estimate.get("money") or None
     return {
         "model": estimate["model"],
         "rule": estimate["rule"],
@@ -73,11 +76,13 @@ def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -
         "jobs": jobs,
         "seconds_planned": estimate["seconds"],
         "seconds": seconds,
-        "ratio": seconds / estimate["seconds"] if estimate["seconds"] else float("nan"),
+        "ratio": ratio,
         "training_tokens_planned": estimate["training_tokens"],
         "training_tokens": round(training_tokens),
         "disk_mb_planned": estimate["disk_mb"],
         "disk_mb": file_bytes / 1e6,
+        "money_planned": planned_money and float(planned_money),
+        "money": planned_money and float(planned_money) * ratio,
     }
 
 
@@ -98,4 +103,6 @@ def ledger_text(lines: Sequence[Mapping[str, Any]]) -> str:
         "disk_mb_planned": size,
         "disk_mb": size,
     }
+    if any(line["money"] is not None for line in lines):
+        columns |= {"money_planned": "{:,.2f}".format, "money": "{:,.2f}".format}
     return as_text(lines, columns) + "\n"

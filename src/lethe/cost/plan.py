@@ -12,10 +12,12 @@ from typing import Any
 from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import Pretraining, Recipe
 from lethe.config.replay_settings import Replay, ReplayRun
+from lethe.config.sequence_settings import Sequences
 from lethe.config.task_table import Task
 from lethe.engine.training import planned_steps
 from lethe.replay.draws import count_replayed
 from lethe.replay.planned_contrasts import decision_sentence
+from lethe.replay.sequence_step import recipe_with_epochs
 from lethe.tables import as_text
 
 # Work of the base model's forward pass, which KL replay adds, as a share of a training pass.
@@ -47,6 +49,7 @@ class Sizes:
     replay: Replay | None = None
     directions: bool = False
     probes: int = 30
+    sequences: Sequences | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,10 @@ class Work:
 class Estimate:
     """The work of all jobs of one model."""
 
-    def __init__(self, sizes: Sizes, recipe: Recipe, calibration: Mapping[str, Any]):
+    def __init__(
+        self, sizes: Sizes, recipe: Recipe, calibration: Mapping[str, Any], model: str = ""
+    ):
+        self.model = model
         self.sizes = sizes
         self.recipe = recipe
         self.calibration = calibration
@@ -116,6 +122,10 @@ class Estimate:
             jobs["repeat_row"] = repeats * sizes.noise.trainings
         if sizes.replay is not None:
             jobs["replay_run"] = self._replay_runs(sizes.replay)
+        if sizes.sequences is not None and sizes.sequences.of_models([self.model]):
+            jobs["sequence_step"] = self._sequence_steps(sizes.sequences)
+            if sizes.sequences.multitask:
+                jobs["multitask_row"] = self._multitask_rows(sizes.sequences)
         return jobs
 
     def row(self, task: str, rounds: int = 1) -> Work:
@@ -180,19 +190,69 @@ class Estimate:
             return Work(disk=scoring.disk, loads=0)
         recipe = run.apply_to(self.recipe)
         work = _sum(self._training(task, recipe=recipe), scoring)
+        return _sum(work, self._replayed(run, recipe, task))
+
+    def _replayed(self, run: ReplayRun, recipe: Recipe, task: str) -> Work:
+        """The additional work of a fine-tune that replays."""
         if not run.replays:
-            return work
+            return Work(loads=0)
         examples = self.calibration["tasks"][task]["examples"]
         steps = planned_steps(recipe, examples, self.sizes.tasks[task].group)
         replayed = count_replayed(steps * recipe.batch, run.ratio)
         probing = self._probe_passes(run, replayed) * self.calibration["upstream_tokens"]
-        work = _sum(work, Work(scored=probing, loads=0))
         if run.accounting == "swap":
-            return work
+            return Work(scored=probing, loads=0)
         tokens = replayed * self.calibration["upstream_tokens"]
         if run.objective != "text":
             tokens *= 1 + TEACHER_SHARE
-        return _sum(work, Work(trained=tokens, loads=0))
+        return Work(trained=tokens, scored=probing, loads=0)
+
+    def _sequence_steps(self, sequences: Sequences) -> list[Work]:
+        works = []
+        for run_name in sequences.runs:
+            run = sequences.replay_run(run_name, self.sizes.replay)
+            for tasks in sequences.orders_of(run_name).values():
+                for number in range(1, len(tasks) + 1):
+                    work = self._sequence_step(run, tasks[:number], sequences)
+                    # The weights of the last step stay.
+                    if number == len(tasks):
+                        weights = self.calibration["weight_bytes"]
+                        work = _sum(work, Work(disk=weights, loads=0))
+                    works += [work] * len(sequences.seeds)
+        return works
+
+    def _sequence_step(self, run: ReplayRun, tasks: Sequence[str], sequences: Sequences) -> Work:
+        """A fine-tune on the last of these tasks, after which all of them are measured.
+
+        A replayed example of an earlier task counts as many tokens as an upstream example.
+        """
+        task = tasks[-1]
+        recipe = self._recipe_in_sequence(run.apply_to(self.recipe), task, sequences)
+        work = _sum(self._training(task, recipe=recipe), self._scoring(self.sizes.examples))
+        work = _sum(work, self._replayed(run, recipe, task))
+        return _sum(work, self._evaluation(tasks[:-1]))
+
+    def _multitask_rows(self, sequences: Sequences) -> list[Work]:
+        works = []
+        for order in dict.fromkeys(map(sequences.multitask_order, sequences.orders)):
+            work = _sum(
+                self._scoring(self.sizes.examples), self._evaluation(sequences.orders[order])
+            )
+            for task in sequences.orders[order]:
+                recipe = self._recipe_in_sequence(self.recipe, task, sequences)
+                work = _sum(work, self._training(task, recipe=recipe))
+            works += [work] * len(sequences.seeds)
+        return works
+
+    def _recipe_in_sequence(self, recipe: Recipe, task: str, sequences: Sequences) -> Recipe:
+        examples = self.calibration["tasks"][task]["examples"]
+        return recipe_with_epochs(recipe, sequences.epochs.get(task), examples)
+
+    def _evaluation(self, tasks: Sequence[str]) -> Work:
+        """One measurement of the evaluation examples of these tasks."""
+        counts = [self.calibration["tasks"][task] for task in tasks]
+        answers = sum(count["eval_examples"] for count in counts) if self.measures_answers else 0
+        return Work(scored=sum(count["eval_tokens"] for count in counts), answers=answers, loads=0)
 
     def _probe_passes(self, run: ReplayRun, replayed: int) -> int:
         """Forward passes over single examples that choosing this many replayed ones takes."""
@@ -298,7 +358,8 @@ def make_plan(
     splits
         Numbers of upstream examples that are `heldout` and `replayable`.
     sizes
-        `noise`, `replay` and `directions`, as in `Sizes` but of JSON values.
+        `noise`, `replay`, `directions` and, if there are any, `sequences`, as in `Sizes` but of
+        JSON values.
     prices
         `gpu_hour`, `core_hour` (None: unknown), `currency`.
     """
@@ -312,12 +373,13 @@ def make_plan(
         replay=replay,
         directions=sizes["directions"],
         probes=replay.probes if replay else Sizes.probes,
+        sequences=Sequences(**sizes["sequences"]) if sizes.get("sequences") else None,
     )
     lines: list[dict[str, Any]] = []
     ways: list[dict[str, Any]] = []
     for name, model in models.items():
         calibration = calibrations[name]
-        estimate = Estimate(counted, Recipe(**model["recipe"]), calibration)
+        estimate = Estimate(counted, Recipe(**model["recipe"]), calibration, model=name)
         pretraining = Pretraining(**model["pretraining"]) if model["pretraining"] else None
         machine = Machine(
             gpus=model["gpus"],

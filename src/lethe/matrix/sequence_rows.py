@@ -144,8 +144,8 @@ def read_multitask(files: Sequence[Path]) -> list[MultitaskFineTune]:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise RowError(
             f"sequences: {len(problems)} problem(s) with {len(files)} fine-tunes on all tasks of "
-            f"an order mixed, nothing was gathered\n{listed}\nmove these files away and run again "
-            "to measure them"
+            f"an order mixed, nothing was gathered\n{listed}\nmove these files away and run "
+            "again to measure them"
         )
     return fine_tunes
 

@@ -7,12 +7,27 @@
 const FULL_COLOUR = 3;
 const LINE_BELOW = 0.5;
 const LARGEST_CHANGES = 5;
+const PIECE = 20000;
 
 function element(name, text, className) {
   const made = document.createElement(name);
   if (text !== undefined) made.textContent = text;
   if (className !== undefined) made.className = className;
   return made;
+}
+
+// A text of megabytes is laid out in pieces, and only those on the screen.
+function quotation(text) {
+  if (text.length <= PIECE) return element("blockquote", text);
+  const quote = element("blockquote");
+  for (let start = 0; start < text.length; ) {
+    let end = Math.min(start + PIECE, text.length);
+    // The halves of a character outside the basic plane stay together.
+    if (/[\ud800-\udbff]/.test(text[end - 1])) end += 1;
+    quote.append(element("div", text.slice(start, end), "piece"));
+    start = end;
+  }
+  return quote;
 }
 
 function showExample() {
@@ -60,7 +75,7 @@ function taskOfTokens(position) {
 function textColumn(example, task) {
   const column = element("div");
   if (task === "") {
-    if (example.text !== "") column.append(element("blockquote", example.text), noTokens(example));
+    if (example.text !== "") column.append(quotation(example.text), ...noTokens(example));
     return column;
   }
   const tokens = tokensOf(example.id, task);
@@ -74,7 +89,7 @@ function textColumn(example, task) {
     largestChanges(tokens),
   );
   const whole = element("details");
-  whole.append(element("summary", "The whole text"), element("blockquote", example.text));
+  whole.append(element("summary", "The whole text"), quotation(example.text));
   column.append(whole);
   return column;
 }
@@ -162,18 +177,22 @@ function largestChanges(tokens) {
 
 function noTokens(example) {
   const tasks = tasksWithTokens(example.id);
-  if (Object.keys(storedTokens().after).length === 0) {
-    return element(
-      "p",
-      "The rows of this model have no token losses. They were measured by an older version of " +
-        "lethe, or with token_examples: 0.",
-    );
+  const { after } = storedTokens();
+  if (Object.keys(after).length === 0) {
+    // Of a Z that was measured elsewhere, no token losses are expected.
+    if (!(state.model in page.tokens.models)) return [];
+    const reason = "They were measured by an older version of lethe, or with token_examples: 0.";
+    return [element("p", `The rows of this model have no token losses. ${reason}`)];
   }
   const line = element("p", "Token losses are stored for the ");
   line.append(`${page.tokens.examples} most forgotten examples of each task. `);
   line.append(tasks.length ? "This example has them in: " : "This example has none.");
   for (const task of tasks) line.append(taskLink(task), " ");
-  return line;
+  const ofTask = Object.keys(after[state.task] ?? {});
+  if (ofTask.length === 0) return [line];
+  const others = element("p", `Examples with token losses in ${state.task}: `);
+  for (const id of ofTask) others.append(exampleLink(id), " ");
+  return [line, others];
 }
 
 // ---- what surrounds the text
@@ -190,6 +209,12 @@ function trainingColumn(task) {
 function taskLink(task) {
   const link = element("a", task);
   link.href = `#${address({ task })}`;
+  return link;
+}
+
+function exampleLink(id) {
+  const link = element("a", id);
+  link.href = `#${address({ example: id })}`;
   return link;
 }
 
@@ -219,9 +244,8 @@ function neighbourList(position) {
   for (const neighbour of page.neighbours[state.model][position]) {
     const example = page.examples[neighbour];
     const item = element("li");
-    const link = element("a", example.id);
-    link.href = `#${address({ example: example.id })}`;
-    item.append(link, ` ${example.domain} `, element("small", example.text.slice(0, 100)));
+    const start = element("small", example.text.slice(0, 100));
+    item.append(exampleLink(example.id), ` ${example.domain} `, start);
     list.append(item);
   }
   return list;

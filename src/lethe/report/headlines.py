@@ -4,6 +4,7 @@ A headline states a result if there are enough tasks to support it. Otherwise it
 and gives its value.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
     """Writes the headlines of each model, the largest effect of replay before the others."""
     headlines = {}
     for model, z in findings.matrices.items():
-        sentences = [forgetting_headline(z, binary=findings.binary)]
-        sentences.append(rank_headline(findings.curves[model], tasks=len(z.tasks)))
+        noise = findings.noise.get(model)
+        sentences = [forgetting_headline(z, binary=findings.binary, noise=noise)]
+        sentences.append(rank_headline(findings.curves[model], tasks=len(z.tasks), noise=noise))
         sentences += completion_headlines(model, findings)
         if model in findings.comparisons:
             sentences += replay_headlines(
@@ -41,18 +43,31 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
     return headlines
 
 
-def forgetting_effect(z: Matrix, *, binary: bool) -> str:
-    """States the mean forgetting over the tasks of Z, with its interval."""
+def forgetting_effect(z: Matrix, *, binary: bool, noise: Mapping[str, Any] | None = None) -> str:
+    """States the mean forgetting over the tasks of Z, with its interval.
+
+    Parameters
+    ----------
+    noise
+        noise.json; None if no fine-tune was repeated. A mean that is not above the standard
+        deviation of a cell between training seeds is named, and not called an effect.
+    """
     means = _task_means(z)
     mean = float(means.mean())
     if binary:
         return _lost_answers(mean)
+    sigma = None if noise is None else noise["sigma"]["training"]
+    if sigma is not None and abs(mean) <= sigma:
+        return (
+            f"Mean change of the upstream loss: {mean:+.3f} nats, which is not above the noise of "
+            f"repeated fine-tunes ({sigma:.3f} nats per cell)."
+        )
     return _change_of_loss(mean, bootstrap_interval(means), len(means))
 
 
-def forgetting_headline(z: Matrix, *, binary: bool) -> str:
+def forgetting_headline(z: Matrix, *, binary: bool, noise: Mapping[str, Any] | None = None) -> str:
     """States the mean forgetting over the tasks of Z, with its interval and extremes."""
-    effect = forgetting_effect(z, binary=binary)
+    effect = forgetting_effect(z, binary=binary, noise=noise)
     tasks = np.array(z.tasks)[np.isfinite(z.values).any(axis=1)]
     means = _task_means(z)
     examples = int(np.isfinite(z.values).any(axis=0).sum())
@@ -92,16 +107,25 @@ def _change_of_loss(mean: float, interval: tuple[float, float], tasks: int) -> s
     )
 
 
-def rank_headline(curve: pd.DataFrame, *, tasks: int) -> str:
-    """Gives R² of Z at a few ranks, next to the means of tasks and examples."""
+def rank_headline(
+    curve: pd.DataFrame, *, tasks: int, noise: Mapping[str, Any] | None = None
+) -> str:
+    """Gives R² of Z at a few ranks, next to the means of tasks and examples.
+
+    If fine-tunes were repeated, it also gives the number of components above shuffled rows.
+    """
     values = rank_values(curve)
+    above = ""
+    if noise is not None:
+        count = _count(noise["rank_above"]["shuffled_rows"], "component")
+        above = f" Against shuffled rows, {count} of Z can be told from chance."
     at_ranks = []
     for key in ("rank 1", "rank 3", "rank 5"):
         if key in values:
             at_ranks.append(f"{values[key]:.2f} at {key}")
     return (
         f"R² of low-rank approximations of Z ({_count(tasks, 'task')}): {', '.join(at_ranks)}; "
-        f"task means plus example means: {values['additive']:.2f}."
+        f"task means plus example means: {values['additive']:.2f}.{above}"
     )
 
 

@@ -25,6 +25,7 @@ from lethe.report.findings import Findings
 from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
+from lethe.report.next_steps import next_steps, worst_tasks
 from lethe.report.replay_figures import DOSES, summarise_runs
 from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import describe_origin, make_verdicts
@@ -52,6 +53,8 @@ CAPTIONS = {
 }
 
 
+# The longest text in the lists of the most forgotten examples.
+MOST_CHARACTERS = 2000
 # Measures of a replay run, in the order of the columns.
 MEASURES = {
     "heldout_forgetting": "held-out forgetting",
@@ -99,6 +102,8 @@ def render_page(
         binary=findings.binary,
         unit=findings.unit,
         verdicts=make_verdicts(findings, settings),
+        next_steps=next_steps(findings),
+        worst_tasks=worst_tasks(findings),
         origins=describe_origin(findings),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
@@ -130,6 +135,9 @@ def render_page(
         run_summaries=_by_model(_run_summaries, findings.runs),
         doses=DOSES,
         ledger=[] if ledger is None else _records(ledger),
+        # Ledgers of earlier versions, and of experiments without a price, have no money.
+        priced=ledger is not None and "money" in ledger and ledger.money.notna().any(),
+        currency=settings.get("plan", {}).get("currency", ""),
         threshold=threshold,
         probes=PROBES,
         settings=json.dumps(settings, indent=1),
@@ -254,8 +262,16 @@ def _list(names: list[str]) -> str:
     return ", ".join(names)
 
 
+def shorten_text(text: str) -> str:
+    """The beginning of a text, with an ellipsis if it is not the whole."""
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
+
+
 def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, list[dict]]]:
-    """Selects the most forgotten upstream examples, by model and task, with their texts."""
+    """Selects the most forgotten upstream examples, by model and task, with their texts.
+
+    A text longer than `MOST_CHARACTERS` is cut, because the example browser has the whole.
+    """
     selected: dict[str, dict[str, list[dict]]] = {}
     for model, z in findings.matrices.items():
         selected[model] = {}
@@ -270,7 +286,7 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
                         "id": example_id,
                         "value": float(values[i]),
                         "domain": "" if example is None else example.domain,
-                        "text": "" if example is None else text_of(example),
+                        "text": "" if example is None else shorten_text(text_of(example)),
                     }
                 )
             selected[model][task] = lines

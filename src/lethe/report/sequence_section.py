@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lethe.analysis.sequence_measures import UPSTREAM_MEASURES
 from lethe.report.figure_style import FAINT, colours_of, label_of, new_panels
 
 # Measures of the table, with their headings.
@@ -27,6 +28,7 @@ _PREDICTIONS = {
     "recency": "recency",
     "last_task": "last task alone",
 }
+_UNIT_WORDS = {"nats": "nats", "exact_match": "of the right answers"}
 # With fewer orders, a sentence gives the mean and the orders' spread, and no interval.
 _ENOUGH_ORDERS = 5
 
@@ -47,8 +49,24 @@ class SequenceTables:
         runs = list(dict.fromkeys(self.steps.run))
         return "none" if "none" in runs else runs[0]
 
+    @property
+    def upstream_unit(self) -> str:
+        """Unit of upstream forgetting: `nats`, or `exact_match` for right answers lost."""
+        of_upstream = self.comparison[self.comparison.measure == "heldout_forgetting"]
+        return "nats" if of_upstream.empty else str(of_upstream.iloc[0].unit)
+
+    @property
+    def upstream_words(self) -> str:
+        """The unit of upstream forgetting as a sentence names it."""
+        return _UNIT_WORDS[self.upstream_unit]
+
     def value(self, run: str, measure: str, unit: str = "nats") -> pd.Series | None:
-        """The line of a run and a measure in the comparison; None if it has none."""
+        """The line of a run and a measure in the comparison; None if it has none.
+
+        Upstream measures have one unit (`upstream_unit`), whichever unit you name.
+        """
+        if measure in UPSTREAM_MEASURES:
+            unit = self.upstream_unit
         table = self.comparison
         of_run = (table.run == run) & (table.measure == measure) & (table.unit == unit)
         lines = table[of_run]
@@ -58,7 +76,7 @@ class SequenceTables:
         """The lines of the page's table: one per run, with all measures."""
         lines = []
         for run in dict.fromkeys(self.comparison.run):
-            line: dict[str, Any] = {"run": run}
+            line: dict[str, Any] = {"run": run, "upstream_unit": self.upstream_unit}
             for measure in SEQUENCE_MEASURES:
                 over_orders = self.value(run, measure, unit)
                 if over_orders is None:
@@ -85,9 +103,12 @@ def sequence_headlines(tables: SequenceTables) -> list[str]:
 def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
     reference = tables.value(run, "heldout_forgetting")
     steps = int(tables.steps.step.max())
+    if tables.upstream_unit == "nats":
+        lost = f"the held-out upstream loss is {_above(reference['mean'])} that of the base model"
+    else:
+        lost = f"{reference['mean']:.3f} of the right held-out upstream answers are lost"
     sentences = [
-        f"After {steps} tasks in a row ({label_of(run)}), the held-out upstream loss is "
-        f"{_above(reference['mean'])} that of the base model (sd {reference['sd']:.3f} over "
+        f"After {steps} tasks in a row ({label_of(run)}), {lost} (sd {reference['sd']:.3f} over "
         f"{int(reference['orders'])} orders)."
     ]
     others = []
@@ -95,18 +116,19 @@ def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
         line = tables.value(other, "heldout_forgetting")
         if other != run and np.isfinite(line.get("difference", np.nan)):
             others.append(
-                f"{label_of(other)} {line['mean']:+.3f} nats (sd {line['sd']:.3f}, difference "
-                f"{line['difference']:+.3f}, {int(line['orders'])} orders)"
+                f"{label_of(other)} {line['mean']:+.3f} {tables.upstream_words} "
+                f"(sd {line['sd']:.3f}, difference {line['difference']:+.3f}, "
+                f"{int(line['orders'])} orders)"
             )
     if others:
         sentences.append(f"With replay along the same orders: {'; '.join(others)}.")
     return sentences
 
 
-def _above(difference: float) -> str:
-    """A difference in nats as words without a sign: so many nats above or below."""
+def _above(difference: float, unit: str = "nats") -> str:
+    """A difference as words without a sign: so many nats, or right answers, above or below."""
     side = "below" if difference < 0 else "above"
-    return f"{abs(difference):.3f} nats {side}"
+    return f"{abs(difference):.3f} {unit} {side}"
 
 
 def _sum_headline(tables: SequenceTables, run: str) -> str:
@@ -127,7 +149,8 @@ def _prediction_headline(tables: SequenceTables, run: str) -> str:
     for name, line in pooled.sort_values("rmse").iterrows():
         interval = f"[{line.rmse_low:.3f}, {line.rmse_high:.3f}]"
         values.append(f"{label_of(str(name))} {line.rmse:.3f} {interval}")
-    return f"RMSE in nats of a sequence's rows, by prediction: {', '.join(values)}."
+    unit = "nats" if tables.upstream_unit == "nats" else "right answers lost"
+    return f"RMSE in {unit} of a sequence's rows, by prediction: {', '.join(values)}."
 
 
 def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
@@ -139,15 +162,16 @@ def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
     orders = table[(table.run == run) & (table.order != "all")]
     # below_mean is positive if the chosen order forgets less than the mean order.
     effect = (
-        f"Order chosen from the rows of other orders: {line.chosen}, {line.above_best:.3f} nats "
-        f"above the best of {len(orders)} and {_above(-line.below_mean)} their mean"
+        f"Order chosen from the rows of other orders: {line.chosen}, {line.above_best:.3f} "
+        f"{tables.upstream_words} above the best of {len(orders)} and "
+        f"{_above(-line.below_mean, tables.upstream_words)} their mean"
     )
     if len(orders) < _ENOUGH_ORDERS:
         return [f"{effect}. No test possible: at least {_ENOUGH_ORDERS} orders needed."]
     spread = orders.measured.max() - orders.measured.min()
     return [
         f"{effect}; rank correlation of predicted and measured forgetting {line.spearman:.2f} "
-        f"(p = {line.p:.2g}). The orders span {spread:.3f} nats."
+        f"(p = {line.p:.2g}). The orders span {spread:.3f} {tables.upstream_words}."
     ]
 
 
@@ -182,7 +206,8 @@ def _draw_steps(axis: Axes, tables: SequenceTables) -> None:
     sums = of_run.groupby("step").sum_of_single.mean()
     axis.plot(sums.index, sums, ":", color=FAINT, label="sum of single rows")
     axis.axhline(0, color=FAINT, linewidth=0.8)
-    axis.set(xlabel="tasks learned", ylabel="held out: rise in loss (nats)")
+    label = "rise in loss (nats)" if tables.upstream_unit == "nats" else "right answers lost"
+    axis.set(xlabel="tasks learned", ylabel=f"held out: {label}")
     axis.grid(axis="y")
     axis.legend(fontsize=7)
 

@@ -14,6 +14,10 @@ from lethe.config.replay_settings import Replay, ReplayRun
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect, format_interval
+from lethe.statistics import finite_means
+
+# Hub models have at least this many tokens; a guess among them has a loss of 10.4 nats.
+SMALL_VOCABULARY = 32_000
 
 _FORGETTING = "heldout_forgetting"
 _NEW_TASK = "eval_loss_after"
@@ -29,7 +33,9 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
     """
     verdicts = {}
     for model, z in findings.matrices.items():
-        sentences = [forgetting_effect(z, binary=findings.binary)]
+        sentences = _ignorance(findings.base_losses.get(model), settings, model)
+        noise = findings.noise.get(model)
+        sentences.append(forgetting_effect(z, binary=findings.binary, noise=noise))
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
             replay = Replay.model_validate(settings["replay"])
@@ -37,6 +43,23 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
             sentences += _price(contrasts, findings.runs.get(model))
         verdicts[model] = sentences
     return verdicts
+
+
+def _ignorance(
+    base_losses: Mapping[str, float] | None, settings: Mapping[str, Any], model: str
+) -> list[str]:
+    """A sentence if the base model predicts the upstream examples no better than chance."""
+    if base_losses is None:
+        return []
+    pretraining = settings.get("models", {}).get(model, {}).get("pretraining") or {}
+    vocabulary = pretraining.get("vocabulary", SMALL_VOCABULARY)
+    mean = float(finite_means(np.array([list(base_losses.values())]), axis=1)[0])
+    if not mean >= np.log(vocabulary):
+        return []
+    return [
+        f"The base model knows nothing of the upstream examples: its loss of {mean:.2f} nats is "
+        f"not below that of a guess among {vocabulary} tokens, so nothing could be forgotten."
+    ]
 
 
 def _prevention(contrasts: pd.DataFrame, settings: Replay) -> list[str]:

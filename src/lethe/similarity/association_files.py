@@ -9,6 +9,7 @@ from lethe.data.examples import Example, read_examples
 from lethe.errors import LetheError
 from lethe.matrix import forgetting_matrix
 from lethe.matrix.forgetting_matrix import Matrix
+from lethe.similarity.embeddings import read_embeddings
 
 
 def read_task_examples(files: Mapping[str, Path | str], count: int) -> dict[str, list[Example]]:
@@ -33,6 +34,19 @@ def read_associations(files: Mapping[str, Path | str], z: Matrix) -> dict[str, n
         matrix = forgetting_matrix.read_matrix(path)
         associations[name] = align_values(matrix, z.tasks, z.example_ids, path=path)
     return associations
+
+
+def read_example_vectors(path: Path | str, z: Matrix) -> np.ndarray:
+    """Reads the embeddings (N, D) of the upstream examples, in the column order of Z.
+
+    Raises
+    ------
+    LetheError
+        If the file lacks an example of Z. The message names the file.
+    """
+    embeddings = read_embeddings(path)
+    rows = _positions(embeddings.example_ids, z.example_ids, kind="example", path=path)
+    return embeddings.example_vectors[rows]
 
 
 def align_values(

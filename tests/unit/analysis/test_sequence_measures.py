@@ -83,7 +83,7 @@ def test_every_run_is_compared_over_orders_and_paired_with_the_reference():
     ]
     lines = measure_lines(sequences, mixed, heldout, {"o": "o", "p": "o"})
     compared = {}
-    for line in compare_runs(lines, "none"):
+    for line in compare_runs(lines, "none", {"o": "o", "p": "o"}):
         compared[line["run"], line["unit"], line["measure"]] = line
     base = compared["none", "nats", "upstream_forgetting"]
     assert base["mean"] == pytest.approx(np.mean([0.95, 1.15]))
@@ -93,6 +93,71 @@ def test_every_run_is_compared_over_orders_and_paired_with_the_reference():
     assert replay["difference"] == pytest.approx(-0.2)
     assert compared["multitask", "nats", "acc"]["mean"] == pytest.approx(-2)
     assert compared["multitask", "nats", "upstream_forgetting"]["mean"] == pytest.approx(0.5)
+
+
+def mixed_fine_tune(order, acc, forgetting):
+    return MultitaskFineTune(order, 0, np.full(4, forgetting), {"nats": {"x": acc}})
+
+
+def test_a_fine_tune_on_all_tasks_that_orders_share_is_counted_once():
+    heldout = np.ones(4, dtype=bool)
+    sequences = [sequence("o"), sequence("p", shift=0.2), sequence("q")]
+    mixed = [mixed_fine_tune("o", -1.0, 0.5), mixed_fine_tune("q", -2.0, 0.8)]
+    shared = {"o": "o", "p": "o", "q": "q"}
+    lines = measure_lines(sequences, mixed, heldout, shared)
+    assert sum(line["run"] == "multitask" and line["measure"] == "acc" for line in lines) == 3
+    compared = {}
+    for line in compare_runs(lines, "none", shared):
+        compared[line["run"], line["measure"]] = line
+    forgotten = compared["multitask", "heldout_forgetting"]
+    assert forgotten["orders"] == 2 and forgotten["mean"] == pytest.approx(0.65)
+    assert forgotten["sd"] == pytest.approx(0.3 / math.sqrt(2))
+    # Paired with each of the three orders.
+    differences = [0.5 - 0.95, 0.5 - 1.15, 0.8 - 0.95]
+    assert forgotten["difference"] == pytest.approx(np.mean(differences))
+    only = [mixed_fine_tune("o", -1.0, 0.5)]
+    lines = measure_lines(sequences[:2], only, heldout, {"o": "o", "p": "o"})
+    by_measure = {}
+    for line in compare_runs(lines, "none", {"o": "o", "p": "o"}):
+        by_measure[line["run"], line["measure"]] = line
+    once = by_measure["multitask", "acc"]
+    assert once["orders"] == 1 and math.isnan(once["sd"]) and math.isnan(once["low"])
+
+
+def test_an_order_without_its_fine_tune_on_all_tasks_is_named_in_a_warning(caplog):
+    heldout = np.ones(4, dtype=bool)
+    sequences = [sequence("o"), sequence("p")]
+    lines = measure_lines(
+        sequences, [mixed_fine_tune("o", -1.0, 0.5)], heldout, {"o": "o", "p": "p"}
+    )
+    assert {line["order"] for line in lines if line["run"] == "multitask"} == {"o"}
+    assert "1 order(s) have no fine-tune on all tasks mixed" in caplog.text
+    assert "p (seed 0)" in caplog.text
+    caplog.clear()
+    measure_lines(sequences, [], heldout, {"o": "o", "p": "p"})
+    assert not caplog.text
+
+
+def test_upstream_measures_are_shares_where_exact_match_is_measured():
+    exact = MeasuredSequence(
+        order="o",
+        run="none",
+        seed=0,
+        tasks=["x", "y", "z"],
+        forgetting=np.full((3, 4), 0.25),
+        scores={"nats": SCORES, "exact_match": SCORES},
+        replayed=[0, 0, 0],
+    )
+    scores = {"nats": {"x": -1.0}, "exact_match": {"x": 0.5}}
+    mixed = [MultitaskFineTune("o", 0, np.full(4, 0.5), scores)]
+    lines = measure_lines([exact], mixed, np.ones(4, dtype=bool), {"o": "o"})
+    units = {}
+    for line in lines:
+        units.setdefault((line["run"], line["measure"]), set()).add(line["unit"])
+    for run in ("none", "multitask"):
+        assert units[run, "upstream_forgetting"] == {"exact_match"}
+        assert units[run, "heldout_forgetting"] == {"exact_match"}
+        assert units[run, "acc"] == {"nats", "exact_match"}
 
 
 def test_a_step_has_its_own_forgetting_and_the_sum_of_the_rows_so_far():

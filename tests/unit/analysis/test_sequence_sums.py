@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from lethe.analysis.sequence_sums import (
     Recency,
     additivity_lines,
     choice_lines,
+    correlate_halves,
     fit_recency,
     prediction_lines,
     rank_correlation,
@@ -65,6 +68,32 @@ def test_fading_rows_are_explained_by_the_share_that_stays():
     assert lines["a", "sum", "all"]["r2"] < 0.9
 
 
+def test_examples_with_a_missing_value_are_counted_and_reported(caplog):
+    sequences = follow(Recency(1, 1))
+    complete = table(additivity_lines(sequences, SINGLE), "order", "prediction", "step")
+    examples = sequences[0].forgetting.shape[1]
+    assert complete["a", "sum", "all"]["examples"] == examples
+    assert not caplog.records
+    sequences[0].forgetting[1, [2, 5]] = np.nan
+    sequences[0].forgetting[0, 5] = np.nan
+    lines = table(additivity_lines(sequences, SINGLE), "order", "prediction", "step")
+    for prediction in SUMS:
+        assert lines[sequences[0].order, prediction, "all"]["examples"] == examples - 2
+        assert np.isfinite(lines[sequences[0].order, prediction, "all"]["r2"])
+    assert lines[sequences[1].order, "sum", 2]["examples"] == examples
+    (record,) = caplog.records
+    assert f"R2 leaves out 2 of {examples} upstream examples" in record.getMessage()
+
+
+def test_an_order_without_a_complete_example_has_no_line():
+    sequences = follow(Recency(1, 1))
+    sequences[0].forgetting[1] = np.nan
+    lines = table(additivity_lines(sequences, SINGLE), "order", "prediction", "step")
+    orders = {order for order, _, _ in lines}
+    assert sequences[0].order not in orders
+    assert sequences[1].order in orders
+
+
 def sums_with_noise(noise):
     lines = additivity_lines(follow(Recency(1, 1), noise=noise), SINGLE)
     return table(lines, "order", "prediction", "step")
@@ -100,6 +129,46 @@ def test_the_choice_names_the_order_that_forgets_least():
     assert total["spearman"] == pytest.approx(1) and total["above_best"] == pytest.approx(0)
     assert lines[total["chosen"],]["measured_rank"] == 1
     assert total["below_mean"] > 0
+
+
+def test_halves_of_the_orders_rank_without_the_bias_of_leaving_one_out():
+    tasks = list(SINGLE)
+    orders = {}
+    for number, order in enumerate(permutations(tasks)):
+        orders[f"o{number}"] = list(order)
+    chosen = dict(list(orders.items())[:8])
+
+    def followed(final):
+        sequences = []
+        for name, order in chosen.items():
+            rows = np.array([SINGLE[task] for task in order])
+            forgetting = np.cumsum(rows, axis=0) * final(name)
+            sequences.append(
+                MeasuredSequence(
+                    order=name,
+                    run="none",
+                    seed=0,
+                    tasks=order,
+                    forgetting=forgetting,
+                    scores={},
+                    replayed=[0] * len(order),
+                )
+            )
+        return sequences
+
+    # Z says nothing about which of these orders forgets more.
+    scales = dict(zip(chosen, np.random.default_rng(3).permutation(8) / 4 + 1, strict=True))
+    unrelated = choice_lines(followed(scales.get), SINGLE)[-1]
+    assert unrelated["spearman"] < -0.9
+    assert abs(unrelated["spearman_of_halves"]) < 0.6
+    rule = Recency(0.5, 1)
+    exact = []
+    for sequence in followed(lambda name: 1.0):
+        rows = np.array([SINGLE[task] for task in sequence.tasks])
+        forgetting = np.array([rule.predict(rows[: t + 1]) for t in range(len(rows))])
+        exact.append(MeasuredSequence(**vars(sequence) | {"forgetting": forgetting}))
+    assert correlate_halves(exact, SINGLE) == pytest.approx(1)
+    assert np.isnan(correlate_halves(exact[:5], SINGLE))
 
 
 def test_a_missing_example_is_left_out_and_not_filled():

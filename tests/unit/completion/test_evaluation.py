@@ -150,6 +150,33 @@ def test_a_sibling_gives_one_more_method_with_intervals():
         evaluate(Z, TASKS, **PROTOCOL, sibling=np.ones((2, 3)))
 
 
+def test_a_prior_gives_one_more_method_that_never_sees_its_rows_of_the_test_tasks():
+    other = Z.values + 0.05 * np.random.default_rng(3).normal(size=VALUES.shape)
+    prior = Matrix(other.astype(np.float32), Z.tasks, Z.example_ids)
+    records = evaluate(Z, TASKS, **PROTOCOL, prior=prior)
+    assert {r["method"] for r in records} == {"column_mean", "gaussian", "gaussian_prior"}
+    assert lines(records, method="gaussian") == lines(
+        evaluate(Z, TASKS, **PROTOCOL), method="gaussian"
+    )
+    tested = [number for number in range(16) if number % 4 == 3]
+    corrupted = prior.values.copy()
+    corrupted[tested] = 1e6
+    corrupted_prior = Matrix(corrupted, Z.tasks, Z.example_ids)
+    again = evaluate(Z, TASKS, **PROTOCOL, prior=corrupted_prior)
+    assert lines(again, split="in_domain") == lines(records, split="in_domain")
+
+
+def test_a_prior_without_the_training_tasks_is_ignored_and_other_examples_are_refused():
+    foreign = Matrix(Z.values, [f"foreign{number}" for number in range(16)], Z.example_ids)
+    records = evaluate(Z, TASKS, **PROTOCOL, prior=foreign)
+    rmse = {"metric": "rmse", "seed": "all", "split": "in_domain"}
+    prior = [r["value"] for r in lines(records, method="gaussian_prior", **rmse)]
+    assert prior == [r["value"] for r in lines(records, method="gaussian", **rmse)]
+    reversed_ids = Matrix(Z.values, Z.tasks, Z.example_ids[::-1])
+    with pytest.raises(ValueError, match="examples of the prior"):
+        evaluate(Z, TASKS, **PROTOCOL, prior=reversed_ids)
+
+
 def test_an_association_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"text has shape \(2, 3\)"):
         evaluate(Z, TASKS, **PROTOCOL, associations={"text": np.ones((2, 3))})

@@ -6,6 +6,7 @@ from lethe.completion import METHODS
 from lethe.completion.evaluation import evaluate
 from lethe.completion.logistic_stack import LogisticStack
 from lethe.completion.scores import METRICS, score_rows
+from lethe.completion.threshold import expected_f1_thresholds
 from lethe.config.analysis_settings import CompletionSettings
 from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
@@ -65,7 +66,6 @@ def test_two_tasks_are_too_few_for_weights():
     train = binary(2, seed=1)
     fitted = LogisticStack().fit(train)
     np.testing.assert_array_equal(fitted.weights(10), np.zeros(4))
-    assert fitted.threshold(10) == 0.5
     alone = METHODS["logistic_fa"]().fit(train)
     index = np.arange(10)
     values = binary(1, seed=2)[0, :10]
@@ -95,6 +95,23 @@ def test_the_same_rows_give_the_same_bytes():
 def test_nats_are_refused_by_name():
     with pytest.raises(ValueError, match="logistic methods need Z in 0..1"):
         LogisticStack().fit(binary(5, seed=1) * 2)
+
+
+def test_its_cut_of_best_expected_f1_is_near_the_best_of_all_cuts():
+    """Tasks differ in their rates, and the cut of each follows from its probabilities alone."""
+    fitted = LogisticStack().fit(binary(24, seed=1))
+    test = binary(30, seed=2)
+    index = np.arange(0, EXAMPLES, 8)
+    hidden = np.setdiff1d(np.arange(EXAMPLES), index)
+    predicted = fitted.predict(index, test[:, index])[:, hidden]
+    f1 = METRICS.index("f1")
+    by_cut = []
+    for cut in np.arange(0.05, 0.95, 0.05):
+        by_cut.append(np.nanmean(score_rows(test[:, hidden], predicted, 0.5, cut)[:, f1]))
+    cuts = expected_f1_thresholds(predicted)
+    assert np.ptp(cuts) > 0.02
+    own = np.nanmean(score_rows(test[:, hidden], predicted, 0.5, cuts)[:, f1])
+    assert own > max(by_cut) - 0.01
 
 
 def test_an_experiment_may_list_it_and_its_f1_uses_its_own_threshold():

@@ -4,7 +4,11 @@ import pytest
 from lethe.completion import make
 from lethe.completion.evaluation import evaluate
 from lethe.completion.scores import METRICS, score_rows
-from lethe.completion.threshold import best_threshold, tuned_threshold
+from lethe.completion.threshold import (
+    best_threshold,
+    expected_f1_thresholds,
+    tuned_threshold,
+)
 from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 
@@ -31,16 +35,54 @@ def test_the_best_threshold_is_the_best_of_all_by_brute_force():
         ]
 
     best = max(f1(cut) for cut in np.arange(-0.05, 1.0, 0.1))
-    assert f1(best_threshold(truth, predicted)) == pytest.approx(best)
+    assert f1(best_threshold([truth], [predicted])) == pytest.approx(best)
+
+
+def test_the_best_threshold_maximises_the_mean_of_tasks_and_not_f1_of_all_cells():
+    """One task forgets much and two forget little; the last one forgets nothing and has no F1."""
+    rng = np.random.default_rng(1)
+    truths = []
+    predictions = []
+    for rate in (0.8, 0.1, 0.1, 0.0):
+        truths.append(rng.random(60) < rate)
+        noise = 0.3 * rng.random(60)
+        predictions.append(np.round(0.4 * rate + 0.2 * truths[-1] + noise, 2))
+
+    def mean_f1(cut):
+        scores = []
+        for truth, predicted in zip(truths[:3], predictions[:3], strict=True):
+            called = predicted > cut
+            scores.append(2 * (truth & called).sum() / (truth.sum() + called.sum()))
+        return np.mean(scores)
+
+    best = max(mean_f1(cut) for cut in np.arange(-0.005, 1.0, 0.01))
+    assert mean_f1(best_threshold(truths, predictions)) == pytest.approx(best)
+    pooled = best_threshold([np.concatenate(truths)], [np.concatenate(predictions)])
+    assert mean_f1(pooled) < best
+
+
+def test_the_threshold_of_expected_f1_is_half_of_the_best_expected_f1():
+    rng = np.random.default_rng(2)
+    probabilities = rng.beta(0.5, 3.0, size=(2, 5000))
+    probabilities[1] *= 0.3
+    cuts = expected_f1_thresholds(probabilities)
+    assert cuts.shape == (2, 1)
+    assert cuts[1] < cuts[0]
+    for row, cut in zip(probabilities, cuts[:, 0], strict=True):
+        called = row > cut
+        expected_f1 = 2 * row[called].sum() / (called.sum() + row.sum())
+        assert cut == pytest.approx(expected_f1 / 2, abs=1e-3)
+    # Equal probabilities are called alike.
+    assert expected_f1_thresholds(np.array([[0.4, 0.4, 0.4, 0.1]]))[0, 0] == pytest.approx(0.25)
 
 
 def test_equal_predictions_are_called_alike():
     truth, predicted = np.array([True, False, True, False]), np.array([0.4, 0.4, 0.4, 0.1])
-    assert best_threshold(truth, predicted) == pytest.approx(0.25)
+    assert best_threshold([truth], [predicted]) == pytest.approx(0.25)
 
 
 def test_nothing_to_tune_on_leaves_one_half():
-    assert best_threshold(np.zeros(4, dtype=bool), np.linspace(0, 1, 4)) == 0.5
+    assert best_threshold([np.zeros(4, dtype=bool)], [np.linspace(0, 1, 4)]) == 0.5
     assert tuned_threshold(lambda: make("column_mean", {}), BINARY[:1], 5) == 0.5
     assert tuned_threshold(lambda: make("column_mean", {}), np.zeros((4, 30)), 5) == 0.5
 

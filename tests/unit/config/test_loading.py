@@ -636,20 +636,21 @@ def test_a_finished_pool_takes_the_place_of_the_domains(experiment):
     assert "scratch needs upstream.domains" in problems({**config, "upstream": pool}, folder)
 
 
-def test_a_sibling_is_a_model_of_the_experiment_or_has_a_matrix(experiment):
+@pytest.mark.parametrize("key", ["sibling", "prior"])
+def test_a_sibling_or_prior_is_a_model_of_the_experiment_or_has_a_matrix(experiment, key):
     config, folder = experiment
     name = config["experiment"]
-    load_experiment(config | {"completion": {"sibling": f"{name}/olmo"}}, folder)
-    wrong = problems(config | {"completion": {"sibling": f"{name}/olmoo"}}, folder)
-    assert "completion.sibling: 'olmoo' is no model of this experiment" in wrong
-    elsewhere = {"completion": {"sibling": "other/small"}}
+    load_experiment(config | {"completion": {key: f"{name}/olmo"}}, folder)
+    wrong = problems(config | {"completion": {key: f"{name}/olmoo"}}, folder)
+    assert f"completion.{key}: 'olmoo' is no model of this experiment" in wrong
+    elsewhere = {"completion": {key: "other/small"}}
     wrong = problems(config | elsewhere, folder)
-    assert "completion.sibling: no such file: results/other/small/Z.parquet; run the" in wrong
+    assert f"completion.{key}: no such file: results/other/small/Z.parquet; run the" in wrong
     (folder / "results/other/small").mkdir(parents=True)
     (folder / "results/other/small/Z.parquet").touch()
     load_experiment(config | elsewhere, folder)
     for value in ("small", "../x/small", "a/b/c", "a/.."):
-        assert "completion.sibling" in problems(config | {"completion": {"sibling": value}}, folder)
+        assert f"completion.{key}" in problems(config | {"completion": {key: value}}, folder)
 
 
 def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):

@@ -8,6 +8,7 @@ from lethe import tables
 from lethe.config.analysis_settings import NoiseSettings
 from lethe.config.model_settings import ExactMatch, Pretraining, Recipe, Scoring
 from lethe.config.replay_settings import Replay
+from lethe.config.sequence_settings import Sequences
 from lethe.config.task_table import Task
 from lethe.cost import ledger, plan
 from lethe.cost.calibration import Sample, calibrate_model
@@ -104,6 +105,33 @@ def test_replay_with_the_base_model_beside_it_costs_its_forward_passes():
     assert trained == pytest.approx(expected)
 
 
+def test_steps_of_sequences_and_the_mixed_fine_tune_are_counted():
+    replay = Replay(strategies=["random"], ratio=0.25, objective="text", dose="mixed")
+    sequences = Sequences(
+        orders={"o": ["a", "b"], "p": ["b", "a"]},
+        runs={"none": {"replay": "none"}, "random": {"replay": "random", "orders": ["o"]}},
+        epochs={"b": 1},
+        seeds=[0, 1],
+    )
+    jobs = estimate(replay=replay, sequences=sequences).jobs()
+    steps = jobs["sequence_step"]
+    assert len(steps) == 2 * (2 + 2 + 2)
+    first, _, second = steps[:3]
+    assert (first.trained, first.scored, first.disk) == (10 * 4 * 20, 8 * 50 + 2 * 30, 8 * 20)
+    # One pass over 100 examples are 25 steps. Task a is measured once more.
+    assert (second.trained, second.scored) == (25 * 4 * 20, 8 * 50 + 2 * 30 + 30)
+    assert second.disk == 8 * 20 + 4000, "the last step's weights stay"
+    replayed = steps[8]
+    assert replayed.trained == 10 * 4 * 20 + 10 * 50
+    mixed = jobs["multitask_row"]
+    assert len(mixed) == 2, "both orders share one per seed"
+    assert mixed[0].trained == 10 * 4 * 20 + 25 * 4 * 20
+    some = sequences.model_copy(update={"models": ["other"], "multitask": False})
+    assert "sequence_step" not in estimate(replay=replay, sequences=some).jobs()
+    alone = sequences.model_copy(update={"multitask": False})
+    assert "multitask_row" not in estimate(replay=replay, sequences=alone).jobs()
+
+
 def test_strategies_that_probe_the_model_cost_their_forward_passes():
     strategies = ["random", "online", "closed_loop", "mir"]
     replay = Replay(
@@ -193,7 +221,13 @@ def test_the_ledger_compares_finished_rows_with_the_estimate():
     assert (measured["jobs"], measured["seconds"], measured["ratio"]) == (2, 9.0, 0.9)
     assert (measured["training_tokens"], measured["disk_mb"]) == (60, 1.0)
     assert (repeated["jobs"], repeated["seconds"]) == (1, 10.0)
+    assert measured["money"] is None
     assert "measure_row" in ledger.ledger_text([measured])
+    assert "money" not in ledger.ledger_text([measured])
+    priced = [line | {"money": "2.0"} for line in planned]
+    measured, _ = ledger.ledger_lines(priced, finished)
+    assert (measured["money_planned"], measured["money"]) == (2.0, 1.8)
+    assert "1.80" in ledger.ledger_text([measured])
 
 
 def test_a_row_of_an_older_version_has_no_seconds():

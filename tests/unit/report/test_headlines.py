@@ -193,3 +193,22 @@ def test_means_and_the_most_forgotten_tenth_lead_the_predictions():
     # A table of an earlier version has no lines of means.
     findings.completions["one"] = pd.DataFrame(lines[:2])
     assert len(headlines.completion_headlines("one", findings)) == 1
+
+
+def test_a_mean_that_is_not_above_the_noise_is_named_and_not_called_forgetting():
+    z = Matrix(np.full((6, 4), 0.02, np.float32), list("abcdef"), list("wxyz"))
+    noise = {"sigma": {"training": 0.03}}
+    text = headlines.forgetting_effect(z, binary=False, noise=noise)
+    assert "+0.020 nats, which is not above the noise of repeated fine-tunes (0.030" in text
+    assert "rose" not in text
+    noise["sigma"]["training"] = 0.01
+    for value in (noise, {"sigma": {"training": None}}, None):
+        assert "rose by 0.020" in headlines.forgetting_effect(z, binary=False, noise=value)
+
+
+def test_the_rank_is_tested_against_shuffled_rows_where_noise_was_measured(findings):
+    curve = findings.curves["one"]
+    assert "shuffled" not in headlines.rank_headline(curve, tasks=4)
+    noise = {"rank_above": {"shuffled_rows": 3}}
+    text = headlines.rank_headline(curve, tasks=4, noise=noise)
+    assert text.endswith("Against shuffled rows, 3 components of Z can be told from chance.")

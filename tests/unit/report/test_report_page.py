@@ -4,6 +4,7 @@ import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pandas as pd
@@ -117,7 +118,14 @@ def test_links_within_the_page_lead_somewhere(page):
     elements = Elements(page).tags
     ids = {attributes["id"] for _, attributes in elements if "id" in attributes}
     links = {attributes["href"][1:] for _, attributes in elements if "href" in attributes}
-    assert links <= ids
+    # Addresses of the example browser name examples, tasks and models; the others name elements.
+    addresses = {link for link in links if "=" in link}
+    assert links - addresses <= ids
+    names = {"browser", "one", "two", tiny_findings.SCRIPT, *tiny_findings.TASKS}
+    names |= {example.example_id for example in tiny_findings.upstream()}
+    assert addresses
+    for address in addresses:
+        assert {value for _, value in parse_qsl(address)} <= names
 
 
 def test_every_fine_tune_and_strategy_is_on_the_page(page):
@@ -299,6 +307,10 @@ def test_the_ledger_is_a_table_and_without_one_the_page_says_how_to_make_it(find
     for part in ("<td>28 of 29</td>", "<td>250.0</td>", "1,234,567", "measure_row"):
         assert part in text
     assert "make ledger" not in text
+    priced = ledger.assign(money=12.345, money_planned=5.0)
+    settings = SETTINGS | {"plan": {"currency": "EUR"}}
+    text = report_page.render_page(findings, {}, settings, ledger=priced)
+    assert "<th>EUR</th>" in text and "<td>12.35</td><td>5.00</td>" in text
 
 
 def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(findings, page):

@@ -17,7 +17,7 @@ ROWS = {name: RNG.normal(0.3, 0.2, size=12) for name in TASKS}
 NAMES = list(TASKS)
 
 
-def followed(run, orders, factor):
+def followed(run, orders, factor, exact=False):
     """Sequences of one run; every row is a share of the last task's and of the sum."""
     sequences = []
     for number in range(orders):
@@ -27,6 +27,12 @@ def followed(run, orders, factor):
         rows = np.array([ROWS[task] for task in tasks])
         after = np.full((4, 4), np.nan)
         after[np.tril_indices(4)] = -1.0 - 0.1 * np.arange(10)
+        scores = TaskScores(
+            after=after,
+            before=np.full(4, -2.0),
+            base=np.full(4, -3.0),
+            single=np.full(4, -1.0),
+        )
         sequences.append(
             MeasuredSequence(
                 order=f"order {number}",
@@ -34,22 +40,15 @@ def followed(run, orders, factor):
                 seed=0,
                 tasks=tasks,
                 forgetting=factor * (rows + 0.2 * np.cumsum(rows, axis=0)),
-                scores={
-                    "nats": TaskScores(
-                        after=after,
-                        before=np.full(4, -2.0),
-                        base=np.full(4, -3.0),
-                        single=np.full(4, -1.0),
-                    )
-                },
+                scores={"nats": scores} | ({"exact_match": scores} if exact else {}),
                 replayed=[0] * 4,
             )
         )
     return sequences
 
 
-def write_sequences(folder, orders=6):
-    sequences = followed("none", orders, 1.0) + followed("gaussian", 3, 0.4)
+def write_sequences(folder, orders=6, exact=False):
+    sequences = followed("none", orders, 1.0, exact) + followed("gaussian", 3, 0.4, exact)
     heldout = np.arange(12) % 4 == 0
     lines = measure_lines(sequences, [], heldout, {})
     written = {
@@ -92,6 +91,21 @@ def test_few_orders_are_not_tested(tmp_path):
     inputs = write_tables(tmp_path) | {"sequences": write_sequences(tmp_path, orders=3)}
     headlines = sequence_headlines(read_findings(inputs, ["one", "two"], TASKS).sequences["one"])
     assert headlines[-1].endswith("No test possible: at least 5 orders needed.")
+
+
+def test_right_answers_lost_are_not_called_nats(tmp_path):
+    written = write_sequences(tmp_path, exact=True)
+    inputs = write_tables(tmp_path) | {"sequences": written}
+    of_one = read_findings(inputs, ["one", "two"], TASKS).sequences["one"]
+    assert of_one.upstream_unit == "exact_match"
+    headlines = sequence_headlines(of_one)
+    assert "of the right held-out upstream answers are lost (sd" in headlines[0]
+    assert not any("nats" in sentence for sentence in headlines)
+    findings = read_findings(inputs, ["one", "two"], TASKS)
+    page = render_page(findings, {}, {"experiment": "x", "completion": {"threshold": 0.5}})
+    assert "in nats; held-out forgetting as the share of right answers lost</h3>" in page
+    line = of_one.lines()[0]
+    assert line["heldout_forgetting"] == of_one.value("none", "heldout_forgetting")["mean"]
 
 
 def test_the_page_has_a_section_where_there_are_sequences(findings, tmp_path):

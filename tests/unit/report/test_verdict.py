@@ -96,3 +96,15 @@ def test_the_page_says_what_the_results_were_made_by(findings):
     assert describe_origin(measured) == {"one": f"{origin}, from 2026-11-29 to 2026-11-30"}
     measured = replace(measured, summaries={"one": one_day})
     assert describe_origin(measured) == {"one": f"{origin}, measured on 2026-11-30"}
+
+
+def test_a_base_model_that_knows_nothing_of_the_examples_is_named(findings):
+    def of_loss(loss, settings):
+        changed = replace(findings, base_losses={"one": {"a": loss, "b": loss}})
+        return " ".join(make_verdicts(changed, SETTINGS | settings)["one"])
+
+    scratch = {"models": {"one": {"pretraining": {"vocabulary": 1000}}}}
+    assert "knows nothing of the upstream examples: its loss of 7.00 nats" in of_loss(7.0, scratch)
+    assert "knows nothing" not in of_loss(6.0, scratch)
+    assert "knows nothing" not in of_loss(7.0, {})
+    assert "knows nothing" in of_loss(10.5, {"models": {"one": {"pretraining": None}}})

@@ -1,0 +1,76 @@
+"""Texts and domains of the examples of a matrix that was measured elsewhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lethe.config.csv_lines import CsvError, header_problem, shape_problem, split_csv
+from lethe.data.examples import Example, UpstreamExample, read_upstream
+from lethe.errors import LetheError
+
+_COLUMNS = ("example_id", "domain", "text")
+
+
+def read_own_texts(path: Path, example_ids: Sequence[str]) -> list[UpstreamExample]:
+    """Reads the texts of the examples of Z, in the order of Z. Further texts are left out.
+
+    Parameters
+    ----------
+    path
+        A .csv file in UTF-8 with the columns example_id, domain and text, or a .parquet pool.
+    example_ids
+        Ids (N,) of the examples of Z.
+
+    Raises
+    ------
+    LetheError
+        If the file cannot be read, an id stands twice, or an example of Z has no line or no domain.
+    """
+    pool = read_upstream(path) if path.suffix == ".parquet" else _read_csv(path)
+    by_id = {example.example_id: example for example in pool}
+    missing = [name for name in example_ids if name not in by_id]
+    if missing:
+        raise LetheError(
+            f"{path}: has no line for {len(missing)} of the {len(example_ids)} examples of Z, such "
+            f"as {missing[0]!r}; the column example_id must hold the ids of the matrix"
+        )
+    return [by_id[name] for name in example_ids]
+
+
+def _read_csv(path: Path) -> list[UpstreamExample]:
+    examples: dict[str, UpstreamExample] = {}
+    columns: list[str] = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            for line in split_csv(stream):
+                if not columns:
+                    columns = _header(path, line.cells)
+                    continue
+                if problem := shape_problem(line, columns):
+                    raise LetheError(f"{path}: {problem}")
+                cells = dict(zip(columns, line.cells, strict=True))
+                name = cells["example_id"]
+                where = f"{path}: line {line.number}"
+                if name in examples:
+                    raise LetheError(f"{where}: example_id {name!r} stands twice; rename one")
+                if not name or not cells["domain"]:
+                    raise LetheError(f"{where}: an example needs an example_id and a domain")
+                # An own matrix has no replay, so its examples are never replayed.
+                examples[name] = UpstreamExample(
+                    example_id=name,
+                    domain=cells["domain"],
+                    split="heldout",
+                    example=Example(text=cells["text"]),
+                )
+    except (OSError, UnicodeDecodeError, CsvError) as error:
+        raise LetheError(f"{path}: cannot be read as CSV in UTF-8 ({error})")
+    return list(examples.values())
+
+
+def _header(path: Path, columns: list[str]) -> list[str]:
+    missing = [name for name in _COLUMNS if name not in columns]
+    problem = header_problem(columns)
+    if missing:
+        problem = f"the header lacks {', '.join(missing)}; it needs {', '.join(_COLUMNS)}"
+    if problem:
+        raise LetheError(f"{path}: {problem}")
+    return columns

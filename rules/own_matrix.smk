@@ -24,10 +24,10 @@ rule import_matrix:
 if FILES.upstream:
 
     rule import_texts:
-        """Imports the texts and domains of the examples of a matrix of your own."""
+        """Imports the texts and domains of the examples of matrices of your own."""
         input:
-            texts=SETTINGS.matrix.texts,
-            matrix=f"{RESULTS}/{SETTINGS.matrix.name}/Z.parquet",
+            texts=SETTINGS.own_texts,
+            matrices=FILES.of_models("Z.parquet"),
         output:
             upstream=f"{RESULTS}/upstream.parquet",
         log:

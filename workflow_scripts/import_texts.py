@@ -6,10 +6,12 @@ from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
 
 
-def import_texts(texts: Path, matrix: Path, upstream: Path) -> None:
-    """Imports the texts and domains of the examples of the user's own matrix."""
-    example_ids = forgetting_matrix.read_matrix(matrix).example_ids
-    write_upstream(upstream, read_own_texts(texts, example_ids))
+def import_texts(texts: Path, matrices: list[Path], upstream: Path) -> None:
+    """Imports the texts and domains of the examples of the user's own matrices."""
+    example_ids: dict[str, None] = {}
+    for matrix in matrices:
+        example_ids |= dict.fromkeys(forgetting_matrix.read_matrix(matrix).example_ids)
+    write_upstream(upstream, read_own_texts(texts, list(example_ids)))
 
 
 if __name__ == "__main__":
@@ -17,6 +19,6 @@ if __name__ == "__main__":
         import_texts,
         snakemake.log[0],
         texts=Path(snakemake.input.texts),
-        matrix=Path(snakemake.input.matrix),
+        matrices=[Path(path) for path in snakemake.input.matrices],
         upstream=Path(snakemake.output.upstream),
     )

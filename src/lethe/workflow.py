@@ -476,10 +476,9 @@ class ResultFiles:
 
     @property
     def upstream(self) -> dict[str, str]:
-        """Input name -> the upstream examples; empty for an own matrix without texts."""
+        """Input name -> the upstream examples; empty for own matrices without texts."""
         settings = self.experiment.settings
-        own_texts = settings.matrix is not None and settings.matrix.texts is not None
-        if not settings.models and not own_texts:
+        if not settings.models and settings.own_texts is None:
             return {}
         return {"upstream": f"{self.folder}/upstream.parquet"}
 

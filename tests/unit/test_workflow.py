@@ -287,6 +287,21 @@ def test_an_own_matrix_with_texts_beside_it_is_reported_with_texts_and_domains(
     assert list(listed.component_tables("x")) == ["loadings", "tree", "domain_tests"]
 
 
+def test_a_folder_of_matrices_may_have_texts_beside_it(load_own_matrix, tmp_path):
+    folder = tmp_path / "zs"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.npy").touch()
+        (folder / f"{name}.meta").touch()
+    settings = {"experiment": "own", "tasks": "tasks.csv"}
+    settings["matrices"] = {"folder": "zs", "texts": "texts.csv"}
+    with pytest.raises(LetheError, match=r"matrices\.texts: no such file or folder: texts\.csv"):
+        load_experiment(settings)
+    (tmp_path / "texts.csv").touch()
+    listed = files(load_experiment(settings))
+    assert listed.report_tables()["upstream"] == "results/tiny/upstream.parquet"
+
+
 def test_the_report_of_models_has_their_tables_and_no_sanity(load):
     listed = files(load(noise=NOISE))
     tables = listed.report_tables()

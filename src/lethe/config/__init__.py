@@ -84,6 +84,12 @@ class Experiment(Settings):
     )
     plan: PlanSettings = Field(PlanSettings(), description="Estimate of the experiment's cost.")
 
+    @property
+    def own_texts(self) -> str | None:
+        """File of the texts beside matrices that were measured elsewhere; None if there is none."""
+        own = self.matrix or self.matrices
+        return own.texts if own else None
+
     @model_validator(mode="before")
     @classmethod
     def _is_a_mapping(cls, data: Any):

@@ -139,6 +139,15 @@ class CompletionSettings(Settings):
         return self
 
 
+OwnTexts = Annotated[
+    Location | None,
+    Field(
+        description="Texts and domains of the examples, for the report: a .csv file with the "
+        "columns example_id, domain and text, or a .parquet pool of `lethe pool`."
+    ),
+]
+
+
 class MatrixSettings(Settings):
     """A matrix Z that you measured elsewhere, in place of models (docs/how-to/own-matrix.md)."""
 
@@ -150,11 +159,7 @@ class MatrixSettings(Settings):
     examples: Location | None = Field(
         None, description="File with one example id per line, if `path` itself holds no ids."
     )
-    texts: str | None = Field(
-        None,
-        description="Texts and domains of the examples, for the report: a .csv file with the "
-        "columns example_id, domain and text, or a .parquet pool of `lethe pool`.",
-    )
+    texts: OwnTexts = None
 
 
 class MatricesSettings(Settings):
@@ -162,6 +167,7 @@ class MatricesSettings(Settings):
 
     folder: Location = Field(description="Every .npy file in it is a Z and gives its name.")
     only: list[Name] = Field([], description="Names of the matrices to read. Empty: all of them.")
+    texts: OwnTexts = None
 
 
 class PlanSettings(Settings):

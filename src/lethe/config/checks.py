@@ -478,8 +478,9 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
         paths.append(("matrix.path", settings.matrix.path))
         if settings.matrix.examples:
             paths.append(("matrix.examples", settings.matrix.examples))
-        if settings.matrix.texts:
-            paths.append(("matrix.texts", settings.matrix.texts))
+    if settings.own_texts:
+        section = "matrix" if settings.matrix else "matrices"
+        paths.append((f"{section}.texts", settings.own_texts))
     if settings.similarity and settings.similarity.encoder.source == "folder":
         encoder = settings.similarity.encoder.path
         paths.append(("similarity.encoder.path", f"{encoder}/config.json"))

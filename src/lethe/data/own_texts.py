@@ -1,5 +1,6 @@
 """Texts and domains of the examples of a matrix that was measured elsewhere."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,18 +8,20 @@ from lethe.config.csv_lines import CsvError, header_problem, shape_problem, spli
 from lethe.data.examples import Example, UpstreamExample, read_upstream
 from lethe.errors import LetheError
 
+logger = logging.getLogger(__name__)
+
 _COLUMNS = ("example_id", "domain", "text")
 
 
 def read_own_texts(path: Path, example_ids: Sequence[str]) -> list[UpstreamExample]:
-    """Reads the texts of the examples of Z, in the order of Z. Further texts are left out.
+    """Reads the texts of the examples of Z, in the order of Z. Others are left out and counted.
 
     Parameters
     ----------
     path
         A .csv file in UTF-8 with the columns example_id, domain and text, or a .parquet pool.
     example_ids
-        Ids (N,) of the examples of Z.
+        Ids (N,) of the examples of Z, each once.
 
     Raises
     ------
@@ -33,6 +36,9 @@ def read_own_texts(path: Path, example_ids: Sequence[str]) -> list[UpstreamExamp
             f"{path}: has no line for {len(missing)} of the {len(example_ids)} examples of Z, such "
             f"as {missing[0]!r}; the column example_id must hold the ids of the matrix"
         )
+    others = len(by_id) - len(example_ids)
+    if others:
+        logger.info("%s: %d texts of examples that are not in Z are left out", path, others)
     return [by_id[name] for name in example_ids]
 
 

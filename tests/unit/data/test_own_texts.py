@@ -1,5 +1,7 @@
 """Texts and domains beside a matrix of the user's own."""
 
+import logging
+
 import pytest
 
 from lethe.data.examples import Example, UpstreamExample, write_upstream
@@ -14,7 +16,8 @@ def write(path, text):
     return path
 
 
-def test_texts_are_read_in_the_order_of_z_and_others_are_left_out(tmp_path):
+def test_texts_are_read_in_the_order_of_z_and_others_are_counted(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     quoted = '"' + HOSTILE.replace('"', '""') + '"'
     content = f"domain,example_id,text\nnews,b,plain\ncode,a,{quoted}\nnews,c,not in Z\n"
     path = write(tmp_path / "texts.csv", content)
@@ -22,6 +25,7 @@ def test_texts_are_read_in_the_order_of_z_and_others_are_left_out(tmp_path):
     assert [example.example_id for example in examples] == ["a", "b"]
     assert [example.domain for example in examples] == ["code", "news"]
     assert examples[0].example.text == HOSTILE
+    assert "1 texts of examples that are not in Z are left out" in caplog.text
 
 
 def test_a_pool_of_lethe_is_read_too(tmp_path):

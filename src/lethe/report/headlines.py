@@ -59,7 +59,7 @@ def forgetting_effect(z: Matrix, *, binary: bool, noise: Mapping[str, Any] | Non
     sigma = None if noise is None else noise["sigma"]["training"]
     if sigma is not None and abs(mean) <= sigma:
         return (
-            f"Mean change of the upstream loss: {mean:+.3f} nats, which is not above the noise of "
+            f"Mean change of the upstream loss: {mean:+z.3f} nats, which is not above the noise of "
             f"repeated fine-tunes ({sigma:.3f} nats per cell)."
         )
     return _change_of_loss(mean, bootstrap_interval(means), len(means))
@@ -92,10 +92,10 @@ def _lost_answers(mean: float) -> str:
 def _change_of_loss(mean: float, interval: tuple[float, float], tasks: int) -> str:
     low, high = interval
     if tasks < ENOUGH_TASKS or not np.isfinite(low):
-        return f"Mean change of the upstream loss: {mean:+.3f} nats."
+        return f"Mean change of the upstream loss: {mean:+z.3f} nats."
     if low <= 0 <= high:
         bounds = format_interval(low, high, "+.3f")
-        return f"Mean change of the upstream loss: {mean:+.3f} nats {bounds}, which includes zero."
+        return f"Mean change of the upstream loss: {mean:+z.3f} nats {bounds}, which includes zero."
     if mean < 0:
         bounds = format_interval(-high, -low, ".3f")
         return f"Upstream loss fell by {-mean:.3f} nats {bounds}: nothing was forgotten on average."
@@ -313,7 +313,7 @@ def _comparison(
     change = f"{100 * difference.mean / reference:+.0f} %; " if reference > 0 else ""
     interval = format_interval(difference.low, difference.high, "+.3f")
     counted = "" if tasks_lower is None else f"lower on {tasks_lower} of "
-    effect = f"{change}difference {difference.mean:+.3f} {interval}; {counted}{tasks} test tasks"
+    effect = f"{change}difference {difference.mean:+z.3f} {interval}; {counted}{tasks} test tasks"
     if tasks < needed:
         return f"{values} ({effect}). {untestable}"
     return f"{values} ({effect}; {_significance(difference)})."

@@ -170,7 +170,7 @@ def format_number(value: Any, digits: int = 3) -> str:
     """Writes a number with this many decimals, and a dash for None, NaN or infinity."""
     if value is None or not np.isfinite(value):
         return "–"
-    return f"{value:.{digits}f}"
+    return f"{value:z.{digits}f}"
 
 
 def _records(table: pd.DataFrame) -> list[dict]:

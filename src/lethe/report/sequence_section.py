@@ -116,8 +116,8 @@ def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
         line = tables.value(other, "heldout_forgetting")
         if other != run and np.isfinite(line.get("difference", np.nan)):
             others.append(
-                f"{label_of(other)} {line['mean']:+.3f} {tables.upstream_words} "
-                f"(sd {line['sd']:.3f}, difference {line['difference']:+.3f}, "
+                f"{label_of(other)} {line['mean']:+z.3f} {tables.upstream_words} "
+                f"(sd {line['sd']:.3f}, difference {line['difference']:+z.3f}, "
                 f"{int(line['orders'])} orders)"
             )
     if others:

@@ -111,8 +111,8 @@ def describe_replay(run: ReplayRun) -> str:
 
 
 def _against_random_text(line: pd.Series) -> str:
-    interval = format_interval(line.low, line.high, "+.3f")
-    effect = f"{line.difference:+.3f} nats {interval}"
+    interval = format_interval(line.low, line.high, "+z.3f")
+    effect = f"{line.difference:+z.3f} nats {interval}"
     runs = f"{label_of(line.run)} and {label_of(line.reference)}"
     if np.isfinite(line.p_holm) and line.p_holm < LEVEL:
         return f"The difference between {runs} is {effect}."
@@ -124,11 +124,11 @@ def _price(contrasts: pd.DataFrame, runs: pd.DataFrame | None) -> list[str]:
     lines = contrasts[(contrasts.question == "default") & (contrasts.measure == _NEW_TASK)]
     sentences = []
     for line in lines.itertuples():
-        interval = format_interval(line.low, line.high, "+.3f")
-        worst = f"{line.largest_difference:+.3f} ({line.largest_difference_task})"
+        interval = format_interval(line.low, line.high, "+z.3f")
+        worst = f"{line.largest_difference:+z.3f} ({line.largest_difference_task})"
         sentences.append(
-            f"The loss on the new tasks changes by {line.difference:+.3f} nats {interval} compared "
-            f"with {label_of(line.reference)}, and on the worst task by {worst}."
+            f"The loss on the new tasks changes by {line.difference:+z.3f} nats {interval} "
+            f"compared with {label_of(line.reference)}, and on the worst task by {worst}."
         )
         sentences += _seconds(runs, line.run)
     return sentences

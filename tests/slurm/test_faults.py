@@ -108,13 +108,15 @@ def test_preempted_and_then_out_of_time_a_row_continues(workspace, cluster, run_
         each.change(recipe={"steps": steps, "lr": 1e-4})
     request(workspace, mem_mb=2000, runtime=1)
     checkpoint = workspace.folder / "results/tiny/olmo/rows/.add.unfinished/training.safetensors"
+    log = workspace.folder / "results/tiny/logs/measure_row/olmo/add.log"
     marks = []
 
     def preempt():
         cluster.wait(lambda: cluster.queued("RUNNING"), 60)
         job = cluster.queued("RUNNING")[0]
         time.sleep(20)
-        cluster.wait(checkpoint.exists, 30)
+        # Only a training that has begun leaves a checkpoint as it stops.
+        cluster.wait(lambda: f"/{steps} steps" in log.read_text(), 30)
         cluster.run("scontrol", "requeue", job)
         cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
         marks.append(checkpoint.stat().st_mtime_ns)

@@ -73,7 +73,9 @@ def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bo
     if not started:
         return False
     if code < 0:
-        raise SystemExit(f"error: the job was killed by {signal.Signals(-code).name}")
+        # The kernel ends a process with SIGKILL if the memory runs out.
+        reason = ", probably because memory ran out" if code == -signal.SIGKILL else ""
+        raise SystemExit(f"error: the job was killed by {signal.Signals(-code).name}{reason}")
     if code:
         raise SystemExit(code)
     return True

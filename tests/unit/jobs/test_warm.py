@@ -189,6 +189,16 @@ def test_a_fork_whose_server_dies_finishes_and_its_result_counts(start, tmp_path
     wait_for(lambda: gone(fork))
 
 
+def test_a_job_that_is_killed_says_that_memory_may_have_run_out(start, tmp_path):
+    job = start("killed", "wait")
+    fork, server = fork_and_server(tmp_path / "killed.began")
+    os.kill(fork, signal.SIGKILL)
+    _, error = job.communicate(timeout=20)
+    assert job.returncode == 1
+    assert "killed by SIGKILL, probably because memory ran out" in error
+    os.kill(server, signal.SIGKILL)
+
+
 def test_a_fork_whose_server_died_still_gets_the_signals_of_its_job(start, tmp_path):
     job = start("stopped", "wait")
     fork, server = fork_and_server(tmp_path / "stopped.began")

@@ -674,10 +674,12 @@ class SourceFiles:
         """Keys of the sources that a prepared file comes from; none for any other file."""
         texts: list[str] = []
         task = task_of_job("prepare_task", output)
+        upstream = self.experiment.settings.upstream
+        prepared = (f"{self.folder}/upstream.parquet", f"{self.folder}/corpus.parquet")
         if task in self.experiment.tasks:
             texts = [self.experiment.tasks[task].source]
-        elif output in (f"{self.folder}/upstream.parquet", f"{self.folder}/corpus.parquet"):
-            texts = list(self.experiment.settings.upstream.domains.values())
+        elif output in prepared and upstream is not None:
+            texts = list(upstream.domains.values())
         return [split_source(text)[0] for text in texts]
 
     def earlier_parameter(self, value: str) -> str:

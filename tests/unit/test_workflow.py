@@ -287,6 +287,13 @@ def test_an_own_matrix_with_texts_beside_it_is_reported_with_texts_and_domains(
     assert list(listed.component_tables("x")) == ["loadings", "tree", "domain_tests"]
 
 
+def test_texts_beside_a_matrix_come_from_no_source(load_own_matrix, tmp_path):
+    (tmp_path / "texts.csv").touch()
+    sources = SourceFiles(load_own_matrix(texts="texts.csv"), "/cache", "results/tiny")
+    recorded = ["results/tiny/mine/Z.parquet", "texts.csv"]
+    assert sources.earlier_inputs("results/tiny/upstream.parquet", recorded) == recorded
+
+
 def test_a_folder_of_matrices_may_have_texts_beside_it(load_own_matrix, tmp_path):
     folder = tmp_path / "zs"
     folder.mkdir()

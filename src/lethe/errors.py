@@ -1,5 +1,7 @@
 """The errors that lethe raises on purpose."""
 
+from collections.abc import Sequence
+
 # Characters of another library's message that one of ours repeats.
 _LONGEST = 400
 
@@ -22,6 +24,25 @@ class ExperimentError(LetheError):
 
 class RowError(LetheError):
     """A row file is truncated, edited by hand or of another experiment; the message names it."""
+
+
+class RowsError(RowError):
+    """Some of several row files cannot be used; the message lists every problem at once."""
+
+    def __init__(
+        self,
+        subject: str,
+        problems: Sequence[str],
+        *,
+        files: str,
+        outcome: str = "gathered",
+        hint: str = "",
+    ):
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(
+            f"{subject}: {len(problems)} problem(s) with {files}, nothing was {outcome}\n{lines}\n"
+            f"move these files away and run again to measure them{hint}"
+        )
 
 
 def error_message(error: LetheError) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.config.task_table import Task
-from lethe.errors import RowError
+from lethe.errors import RowError, RowsError
 from lethe.matrix.forgetting_matrix import Matrix, kind_problems, stack_rows
 from lethe.matrix.rows import Row, read_row, read_rows, summarise_row
 
@@ -87,22 +87,18 @@ def gather_row_files(
         else:
             rows[task] = row
     problems += _copies(files, rows)
-    advice = "move these files away and run again to measure them"
+    hint = ""
     if rows:
         named = {task: (files[task], row) for task, row in rows.items()}
         differences = kind_problems(named, mixed_machines, settings)
         problems += differences
         if differences:
-            advice += (
+            hint = (
                 "; if only torch, transformers or the device differ, allow_mixed_machines: true "
                 "in the experiment accepts them"
             )
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise RowError(
-            f"{model}: {len(problems)} problem(s) with its {len(files)} rows, nothing was "
-            f"gathered\n{listed}\n{advice}"
-        )
+        raise RowsError(model, problems, files=f"its {len(files)} rows", hint=hint)
     gathered = Gathered(matrix=stack_rows(rows), rows=rows)
     versions = gathered.versions()
     if len(versions) > 1:
@@ -148,11 +144,7 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
                 runs.append(row)
                 first_of_task.setdefault(row.about["task"], row)
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise RowError(
-            f"replay: {len(problems)} problem(s) with {len(files)} runs, nothing was compared\n"
-            f"{listed}\nmove these files away and run again to measure them"
-        )
+        raise RowsError("replay", problems, files=f"{len(files)} runs", outcome="compared")
     return runs
 
 

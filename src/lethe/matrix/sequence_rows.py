@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lethe.config.sequence_settings import Sequences
-from lethe.errors import RowError
+from lethe.errors import RowError, RowsError
 from lethe.matrix.rows import Row, read_row
 
 
@@ -116,11 +116,7 @@ def read_sequences(
         if len(steps) == len(tasks):
             sequences.append(_sequence(steps, tasks, single_rows))
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise RowError(
-            f"sequences: {len(problems)} problem(s) with {len(files)} steps, nothing was "
-            f"gathered\n{listed}\nmove these files away and run again to measure them"
-        )
+        raise RowsError("sequences", problems, files=f"{len(files)} steps")
     return sequences
 
 
@@ -141,12 +137,8 @@ def read_multitask(files: Sequence[Path]) -> list[MultitaskFineTune]:
         except RowError as error:
             problems.append(str(error))
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise RowError(
-            f"sequences: {len(problems)} problem(s) with {len(files)} fine-tunes on all tasks of "
-            f"an order mixed, nothing was gathered\n{listed}\nmove these files away and run "
-            "again to measure them"
-        )
+        fine_tunes_on_all = f"{len(files)} fine-tunes on all tasks of an order mixed"
+        raise RowsError("sequences", problems, files=fine_tunes_on_all)
     return fine_tunes
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lethe.data.examples import UpstreamExample
-from lethe.errors import LetheError, RowError
+from lethe.errors import LetheError, RowError, RowsError
 from lethe.matrix import rows
 
 if TYPE_CHECKING:
@@ -94,12 +94,8 @@ def gather(
         else:
             problems.append(problem)
     if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise RowError(
-            f"noise: {len(problems)} problem(s) with {len(measured)} rows and {len(repeated)} "
-            f"repeats, nothing was gathered\n{listed}\nmove these files away and run again to "
-            "measure them"
-        )
+        files = f"{len(measured)} rows and {len(repeated)} repeats"
+        raise RowsError("noise", problems, files=files)
     trainings = {task: [row.forgetting] for task, row in first.items()}
     scored: dict[tuple[str, int], list[np.ndarray]] = {}
     for row in usable:

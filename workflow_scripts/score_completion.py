@@ -1,6 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from lethe import tables
 from lethe.completion.evaluation import evaluate
@@ -41,25 +41,26 @@ def score_completion(
         domains=[example.domain for example in read_upstream(upstream)] if upstream else None,
         associations=read_associations(associations, measured),
         in_domain_only=OF_Z,
-        sibling=_sibling_rows(sibling, measured) if sibling else None,
-        prior=_prior(prior, measured) if prior else None,
+        sibling=_read_other("sibling", read_sibling_rows, sibling, measured),
+        prior=_read_other("prior", read_prior, prior, measured),
         embeddings=read_example_vectors(embeddings, measured) if embeddings else None,
     )
     tables.write_csv(scores, lines)
 
 
-def _sibling_rows(path: str, measured: forgetting_matrix.Matrix) -> np.ndarray:
+def _read_other(
+    key: str,
+    read: Callable[[Path, forgetting_matrix.Matrix], Any],
+    path: str | None,
+    measured: forgetting_matrix.Matrix,
+) -> Any:
+    """The rows of the other model that the setting names; None if it names none."""
+    if path is None:
+        return None
     try:
-        return read_sibling_rows(Path(path), measured)
+        return read(Path(path), measured)
     except LetheError as error:
-        raise LetheError(f"completion.sibling: {error}")
-
-
-def _prior(path: str, measured: forgetting_matrix.Matrix) -> forgetting_matrix.Matrix:
-    try:
-        return read_prior(Path(path), measured)
-    except LetheError as error:
-        raise LetheError(f"completion.prior: {error}")
+        raise LetheError(f"completion.{key}: {error}")
 
 
 if __name__ == "__main__":

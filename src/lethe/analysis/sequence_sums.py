@@ -7,7 +7,7 @@ the step's task alone.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Any
@@ -58,6 +58,20 @@ def _weighted_sum(rows: np.ndarray, share: float) -> np.ndarray:
     return np.power(share, ages) @ rows
 
 
+def _step_products(
+    sequence: MeasuredSequence, single: Mapping[str, np.ndarray], share: float
+) -> Iterator[tuple[float, float, float]]:
+    """Yields, per step, the sum's product with the measured row, and the squares of both."""
+    rows = np.array([single[task] for task in sequence.tasks])
+    for number in range(len(rows)):
+        target = sequence.forgetting[number]
+        predicted = _weighted_sum(rows[: number + 1], share)
+        usable = np.isfinite(target) & np.isfinite(predicted)
+        predicted = predicted[usable]
+        target = target[usable]
+        yield float(predicted @ target), float(predicted @ predicted), float(target @ target)
+
+
 def fit_recency(
     sequences: Sequence[MeasuredSequence],
     single: Mapping[str, np.ndarray],
@@ -85,14 +99,10 @@ def fit_recency(
     for share in shares:
         products = squares = total = 0.0
         for sequence in sequences:
-            rows = np.array([single[task] for task in sequence.tasks])
-            for number in range(len(rows)):
-                target = sequence.forgetting[number]
-                predicted = _weighted_sum(rows[: number + 1], float(share))
-                usable = np.isfinite(target) & np.isfinite(predicted)
-                products += float(predicted[usable] @ target[usable])
-                squares += float(predicted[usable] @ predicted[usable])
-                total += float(target[usable] @ target[usable])
+            for product, square, target_square in _step_products(sequence, single, float(share)):
+                products += product
+                squares += square
+                total += target_square
         scale = products / squares if squares else 0.0
         error = total - scale * products
         if error < least:
@@ -462,17 +472,11 @@ def correlate_halves(
 
 
 def _recency_sums(sequence: MeasuredSequence, single: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(shares, 3): products with the target, squares, and squares of the target, by share."""
-    rows = np.array([single[task] for task in sequence.tasks])
+    """(shares, 3): the sums of `_step_products` over the steps, by share."""
     sums = np.zeros((len(_SHARES), 3))
     for position, share in enumerate(_SHARES):
-        for number in range(len(rows)):
-            target = sequence.forgetting[number]
-            values = _weighted_sum(rows[: number + 1], float(share))
-            usable = np.isfinite(target) & np.isfinite(values)
-            values = values[usable]
-            target = target[usable]
-            sums[position] += (values @ target, values @ values, target @ target)
+        for products in _step_products(sequence, single, float(share)):
+            sums[position] += products
     return sums
 
 

@@ -380,7 +380,18 @@ class _MethodPredictor:
         return _FittedMethod(self.name, self.options, train, self.domains)
 
 
-class _FittedSibling:
+class _CutOfGaussian:
+    """Calls cells forgotten above the threshold of the Gaussian method on the same rows."""
+
+    def __init__(self, train: np.ndarray):
+        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
+
+    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
+        """As for the Gaussian method itself."""
+        return self._cut.called_above(predicted, probes) if self._cut else None
+
+
+class _FittedSibling(_CutOfGaussian):
     """The Gaussian method with the rows of another model, fitted on a split's training rows."""
 
     has_intervals = True
@@ -392,16 +403,12 @@ class _FittedSibling:
         sibling: np.ndarray,
         domains: Sequence[str] | None,
     ):
+        super().__init__(train)
         self._sibling = sibling
         self._completer = Gaussian().fit(train, other=train_sibling)
-        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
         self._means = _MeanScorer(self._completer, domains)
         self.interval_metrics = COVERAGE_METRICS + DEVIATION_METRICS + WIDTH_METRICS
         self.interval_metrics += self._means.metrics
-
-    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
-        """As for the Gaussian method without a sibling."""
-        return self._cut.called_above(predicted, probes) if self._cut else None
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Predictions (R, N) of rows of Z by their numbers."""
@@ -438,19 +445,15 @@ class _SiblingPredictor:
         )
 
 
-class _FittedPrior:
+class _FittedPrior(_CutOfGaussian):
     """The Gaussian method with a prior, fitted on the training rows of a split."""
 
     has_intervals = False
     interval_metrics = ()
 
     def __init__(self, train: np.ndarray, completer: GaussianWithPrior | Gaussian):
+        super().__init__(train)
         self._completer = completer
-        self._cut = _FittedMethod("gaussian", {}, train, None) if _is_binary(train) else None
-
-    def called_above(self, predicted: np.ndarray, probes: int) -> float | np.ndarray | None:
-        """As for the Gaussian method without a prior."""
-        return self._cut.called_above(predicted, probes) if self._cut else None
 
     def predict(self, rows: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Predictions (R, N) of rows of Z by their numbers."""
@@ -553,7 +556,13 @@ class _AssociationPredictor:
         )
 
 
-_Predictor = _MethodPredictor | _SiblingPredictor | _EmbeddingPredictor | _AssociationPredictor
+_Predictor = (
+    _MethodPredictor
+    | _SiblingPredictor
+    | _PriorPredictor
+    | _EmbeddingPredictor
+    | _AssociationPredictor
+)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from lethe.completion.foldin import (
     with_ones,
 )
 from lethe.completion.gaussian import NOISES, Gaussian
-from lethe.errors import LetheError
-from lethe.matrix.forgetting_matrix import Matrix, read_matrix
+from lethe.completion.other_model import read_other_model
+from lethe.matrix.forgetting_matrix import Matrix
 
 WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0)
 # With fewer training tasks there is none to leave out, so the prior's rows count fully.
@@ -303,18 +303,6 @@ def read_prior(path: Path, z: Matrix) -> Matrix:
     LetheError
         If the file is no Z, lacks some of the examples, or has none of the tasks.
     """
-    prior = read_matrix(path)
-    columns = {example_id: column for column, example_id in enumerate(prior.example_ids)}
-    missing = [example_id for example_id in z.example_ids if example_id not in columns]
-    if missing:
-        raise LetheError(
-            f"{path}: lacks {len(missing)} of the {len(z.example_ids)} upstream examples, such as "
-            f"{missing[0]!r}; a prior must be scored on the same examples"
-        )
-    if not set(prior.tasks) & set(z.tasks):
-        raise LetheError(
-            f"{path}: has none of the {len(z.tasks)} tasks, such as {z.tasks[0]!r}; its tasks are "
-            f"{', '.join(prior.tasks[:5])}...; a prior needs some tasks that your model has learned"
-        )
-    index = [columns[example_id] for example_id in z.example_ids]
-    return Matrix(values=prior.values[:, index], tasks=prior.tasks, example_ids=list(z.example_ids))
+    return read_other_model(
+        path, z, role="a prior", rule="needs some tasks that your model has learned"
+    )

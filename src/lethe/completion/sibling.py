@@ -19,8 +19,8 @@ import numpy as np
 
 from lethe.completion.biases import fill
 from lethe.completion.foldin import FoldIn, FoldInModel, draw_columns, squared_errors
-from lethe.errors import LetheError
-from lethe.matrix.forgetting_matrix import Matrix, read_matrix
+from lethe.completion.other_model import read_other_model
+from lethe.matrix.forgetting_matrix import Matrix
 
 MULTIPLES = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Least number of left-out predictions that a multiple is judged by. Fewer than for other settings
@@ -268,22 +268,9 @@ def read_sibling_rows(path: Path, z: Matrix) -> np.ndarray:
     LetheError
         If the file is no Z, lacks some of the examples, or has none of the tasks.
     """
-    other = read_matrix(path)
-    columns = {example_id: column for column, example_id in enumerate(other.example_ids)}
-    missing = [example_id for example_id in z.example_ids if example_id not in columns]
-    if missing:
-        raise LetheError(
-            f"{path}: lacks {len(missing)} of the {len(z.example_ids)} upstream examples, such as "
-            f"{missing[0]!r}; a sibling must be scored on the same examples"
-        )
+    other = read_other_model(path, z, role="a sibling", rule="must have learned the same tasks")
     names = set(other.tasks)
     shared = [task for task in z.tasks if task in names]
-    if not shared:
-        raise LetheError(
-            f"{path}: has none of the {len(z.tasks)} tasks, such as {z.tasks[0]!r}; its tasks are "
-            f"{', '.join(other.tasks[:5])}...; a sibling must have learned the same tasks"
-        )
-    index = np.array([columns[example_id] for example_id in z.example_ids])
     rows = np.full(z.values.shape, np.nan, dtype=np.float32)
-    rows[z.rows(shared)] = other.values[np.ix_(other.rows(shared), index)]
+    rows[z.rows(shared)] = other.values[other.rows(shared)]
     return rows

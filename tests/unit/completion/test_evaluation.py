@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from lethe.completion import METHODS, evaluation
+from lethe.completion import BINARY, METHODS, evaluation
 from lethe.completion.evaluation import evaluate, predict_rows
-from lethe.completion.probes import random_probes
+from lethe.completion.probes import BINARY_CHOICES, random_probes
 from lethe.completion.scores import METRICS, score_rows
 from lethe.completion.splits import make_splits
+from lethe.config.analysis_settings import LOGISTIC
 from lethe.config.task_table import Task
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
@@ -290,3 +291,7 @@ def test_means_of_tasks_and_domains_are_scored_with_intervals():
     assert values["task_mean_width_90"] < values["domain_mean_width_90"] < values["width_90"]
     without = {r["metric"] for r in evaluate(Z, TASKS, **PROTOCOL)}
     assert "task_mean_error" in without and "domain_mean_error" not in without
+
+
+def test_the_experiment_knows_all_methods_and_choices_of_a_z_of_0s_and_1s():
+    assert set(LOGISTIC) == {*BINARY, *BINARY_CHOICES}

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from lethe.config.csv_lines import CsvError, header_problem, shape_problem, split_csv
+from lethe.config.csv_lines import CsvError
 from lethe.data.examples import Example, UpstreamExample, read_upstream
+from lethe.data.records import csv_records
 from lethe.errors import LetheError
 
 logger = logging.getLogger(__name__)
@@ -44,39 +45,26 @@ def read_own_texts(path: Path, example_ids: Sequence[str]) -> list[UpstreamExamp
 
 def _read_csv(path: Path) -> list[UpstreamExample]:
     examples: dict[str, UpstreamExample] = {}
-    columns: list[str] = []
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            for line in split_csv(stream):
-                if not columns:
-                    columns = _header(path, line.cells)
-                    continue
-                if problem := shape_problem(line, columns):
-                    raise LetheError(f"{path}: {problem}")
-                cells = dict(zip(columns, line.cells, strict=True))
-                name = cells["example_id"]
-                where = f"{path}: line {line.number}"
-                if name in examples:
-                    raise LetheError(f"{where}: example_id {name!r} stands twice; rename one")
-                if not name or not cells["domain"]:
-                    raise LetheError(f"{where}: an example needs an example_id and a domain")
-                # An own matrix has no replay, so its examples are never replayed.
-                examples[name] = UpstreamExample(
-                    example_id=name,
-                    domain=cells["domain"],
-                    split="heldout",
-                    example=Example(text=cells["text"]),
+        for record in csv_records(path):
+            missing = [name for name in _COLUMNS if name not in record]
+            if missing:
+                raise LetheError(
+                    f"{path}: the header lacks {', '.join(missing)}; it needs {', '.join(_COLUMNS)}"
                 )
+            name = record["example_id"]
+            domain = record["domain"]
+            if name in examples:
+                raise LetheError(f"{record.origin}: example_id {name!r} stands twice; rename one")
+            if not name or not domain:
+                raise LetheError(f"{record.origin}: an example needs an example_id and a domain")
+            # An own matrix has no replay, so its examples are never replayed.
+            examples[name] = UpstreamExample(
+                example_id=name,
+                domain=domain,
+                split="heldout",
+                example=Example(text=record["text"]),
+            )
     except (OSError, UnicodeDecodeError, CsvError) as error:
         raise LetheError(f"{path}: cannot be read as CSV in UTF-8 ({error})")
     return list(examples.values())
-
-
-def _header(path: Path, columns: list[str]) -> list[str]:
-    missing = [name for name in _COLUMNS if name not in columns]
-    problem = header_problem(columns)
-    if missing:
-        problem = f"the header lacks {', '.join(missing)}; it needs {', '.join(_COLUMNS)}"
-    if problem:
-        raise LetheError(f"{path}: {problem}")
-    return columns

@@ -84,7 +84,7 @@ def read_records(path: Path) -> Iterator[Record]:
     readers: dict[str, Callable[[Path], Iterator[Record]]] = {
         ".jsonl": _json_lines,
         ".json": _json,
-        ".csv": _csv,
+        ".csv": csv_records,
         ".parquet": _parquet,
         ".txt": _paragraphs,
     }
@@ -228,7 +228,14 @@ def _refuse_columns(content: dict[str, Any], path: Path) -> None:
         )
 
 
-def _csv(path: Path) -> Iterator[Record]:
+def csv_records(path: Path) -> Iterator[Record]:
+    """Yields the records of a CSV file with a header; every line has a cell per column.
+
+    Raises
+    ------
+    LetheError
+        If the header or a line has the wrong shape. Errors of reading are not translated.
+    """
     with _open(path) as stream:
         lines = split_csv(stream)
         header = next(lines, None)

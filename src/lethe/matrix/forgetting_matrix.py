@@ -183,6 +183,20 @@ def read_matrix(path: Path | str) -> Matrix:
         )
 
 
+def read_example_ids(path: Path | str) -> list[str]:
+    """Reads the ids of a Z's examples, without its values.
+
+    Raises
+    ------
+    LetheError
+        Naming the file, if it is not a Z.
+    """
+    try:
+        return pq.read_table(path, columns=["example_id"])["example_id"].to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise LetheError(f"{path}: not a readable Z ({error})")
+
+
 def read_matrix_row(path: Path | str, task: str) -> dict[str, float]:
     """Reads one task's values per example_id, without reading the columns of other tasks.
 

@@ -53,7 +53,7 @@ def _ignorance(
         return []
     pretraining = settings.get("models", {}).get(model, {}).get("pretraining") or {}
     vocabulary = pretraining.get("vocabulary", SMALL_VOCABULARY)
-    mean = float(finite_means(np.array([list(base_losses.values())]), axis=1)[0])
+    mean = float(finite_means(np.array(list(base_losses.values())), axis=0))
     if not mean >= np.log(vocabulary):
         return []
     return [

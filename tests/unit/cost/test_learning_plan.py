@@ -35,17 +35,21 @@ def test_too_few_and_too_many_tasks_are_refused(tmp_path, count):
         select_tasks(TABLE, count, tmp_path / "tasks.csv")
 
 
-@pytest.mark.parametrize(("method", "rate"), [("full", 1e-4), ("lora", 1e-3)])
-def test_the_experiment_is_valid_and_trains_by_the_method(tmp_path, method, rate):
+def experiment_of(folder, **settings) -> Experiment:
     content = learning_experiment(
         "learn-p",
         model={"source": "hub", "path": "a/b"},
-        pool=tmp_path / "pool.parquet",
-        table=tmp_path / "tasks.csv",
+        pool=folder / "pool.parquet",
+        table=folder / "tasks.csv",
         sources={"bigbench": {"kind": "bigbench"}},
-        settings=LearningSettings(method=method),
+        settings=LearningSettings(**settings),
     )
-    experiment = Experiment.model_validate(content)
+    return Experiment.model_validate(content)
+
+
+@pytest.mark.parametrize(("method", "rate"), [("full", 1e-4), ("lora", 1e-3)])
+def test_the_experiment_is_valid_and_trains_by_the_method(tmp_path, method, rate):
+    experiment = experiment_of(tmp_path, method=method)
     assert experiment.recipe.lr == rate
     assert (experiment.recipe.lora is not None) == (method == "lora")
     assert experiment.upstream.pool == str(tmp_path / "pool.parquet")
@@ -57,15 +61,7 @@ def test_the_experiment_is_valid_and_trains_by_the_method(tmp_path, method, rate
     [("float32", "float32", "float32"), ("autocast", "bfloat16", "autocast")],
 )
 def test_training_and_scoring_compute_in_the_same_type(tmp_path, dtype, training, scoring):
-    content = learning_experiment(
-        "learn-p",
-        model={"source": "hub", "path": "a/b"},
-        pool=tmp_path / "pool.parquet",
-        table=tmp_path / "tasks.csv",
-        sources={"bigbench": {"kind": "bigbench"}},
-        settings=LearningSettings(dtype=dtype),
-    )
-    experiment = Experiment.model_validate(content)
+    experiment = experiment_of(tmp_path, dtype=dtype)
     assert experiment.recipe.dtype == training
     assert experiment.scoring.dtype == scoring
 

@@ -3,15 +3,19 @@
 import io
 import itertools
 import re
+from dataclasses import replace
 
 import matplotlib.image as mpimg
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 from playwright.sync_api import expect
 
 from lethe.data.examples import Example, UpstreamExample, write_upstream
+from lethe.report.figure_style import save_figure
 from lethe.report.findings import read_findings
+from lethe.report.plots import draw_overview
 from lethe.report.report_page import render_page
 
 pytestmark = pytest.mark.browser
@@ -23,6 +27,13 @@ TEXTS = [
     "</script><img src=x onerror=\"document.title='broken'\">",
     "\u202egnirts desrever\u202c and 🦜🦜",
     "</script><svg><img src=x> \u202enever\u202c 🦜 " * 130_000,
+]
+
+# What the verdict has a sentence on.
+PLANNED = [
+    tiny_findings.contrast(question="replay", run="random", reference="none"),
+    tiny_findings.contrast(question="default"),
+    tiny_findings.contrast(question="default", measure="eval_loss_after"),
 ]
 
 
@@ -40,6 +51,11 @@ def report(tmp_path_factory):
     write_upstream(folder / "tables/upstream.parquet", examples)
     findings = read_findings(tables, ("one", "two"), tiny_findings.TASKS)
     (folder / "report.html").write_text(render_page(findings, {}, SETTINGS), "utf-8")
+    planned = pd.DataFrame(PLANNED)
+    judged = replace(findings, contrasts={"one": planned, "two": planned})
+    save_figure(draw_overview(judged), folder / "overview.png")
+    overview = {"overview": (folder / "overview.png").read_bytes()}
+    (folder / "judged.html").write_text(render_page(judged, overview, SETTINGS), "utf-8")
     own = tiny_findings.make_findings(folder / "own", imported=True)
     (folder / "own.html").write_text(render_page(own, {}, SETTINGS), "utf-8")
     return folder
@@ -72,6 +88,16 @@ def test_a_text_of_five_megabytes_full_of_markup_is_shown_as_text(open_page):
     expect(example.locator("svg, script, img")).to_have_count(0)
     # The lists of forgotten examples have the beginnings of texts, and a link to the whole.
     assert max(page.locator("details blockquote").evaluate_all(LENGTHS)) < 3000
+
+
+def test_verdicts_and_overview_share_the_first_screen(open_page):
+    page = open_page("judged.html", viewport={"width": 1400, "height": 900})
+    expect(page.locator(".verdict")).to_have_count(2)
+    expect(page.locator(".verdict").first).to_contain_text("The loss on the new tasks changes by")
+    overview = page.locator("#overview img").bounding_box()
+    assert overview["y"] + overview["height"] <= 900
+    assert overview["width"] > 600
+    expect(page.get_by_text("On the worst task, sums, the loss changes by")).to_have_count(2)
 
 
 def test_headings_are_in_order_and_pictures_have_alternative_texts(open_page):

@@ -1,10 +1,11 @@
 """The top of the report: what was lost, what prevents it, at which price, and what made it.
 
-One paragraph per model. It states an effect in words where the numbers support it. Otherwise it
+One verdict per model. It states an effect in words where the numbers support it. Otherwise it
 names the missing evidence.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,25 @@ _FORGETTING = "heldout_forgetting"
 _NEW_TASK = "eval_loss_after"
 
 
-def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Writes the verdict of each model as a few sentences.
+@dataclass(frozen=True)
+class Verdict:
+    """Sentences about one model.
+
+    Parameters
+    ----------
+    summary
+        What was lost, which share of it replay takes away, and what that does to the new tasks. It
+        shares the first screen of the page with the overview figure.
+    details
+        What else the comparison says; the page has it below the figure.
+    """
+
+    summary: list[str]
+    details: list[str]
+
+
+def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, Verdict]:
+    """Writes the verdict of each model.
 
     Parameters
     ----------
@@ -33,15 +51,14 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
     """
     verdicts = {}
     for model, z in findings.matrices.items():
-        sentences = _ignorance(findings.base_losses.get(model), settings, model)
+        verdict = Verdict(_ignorance(findings.base_losses.get(model), settings, model), [])
         noise = findings.noise.get(model)
-        sentences.append(forgetting_effect(z, binary=findings.binary, noise=noise))
+        verdict.summary.append(forgetting_effect(z, binary=findings.binary, noise=noise))
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
-            replay = Replay.model_validate(settings["replay"])
-            sentences += _prevention(contrasts, replay)
-            sentences += _price(contrasts, findings.runs.get(model))
-        verdicts[model] = sentences
+            _add_prevention(verdict, contrasts, Replay.model_validate(settings["replay"]))
+            _add_price(verdict, contrasts, findings.runs.get(model))
+        verdicts[model] = verdict
     return verdicts
 
 
@@ -62,29 +79,31 @@ def _ignorance(
     ]
 
 
-def _prevention(contrasts: pd.DataFrame, settings: Replay) -> list[str]:
-    """How much of the forgetting without replay random replay and the primary run take away."""
+def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay) -> None:
+    """Adds how much of the forgetting random replay and the primary run take away."""
     planned = contrasts[contrasts.measure == _FORGETTING].set_index("question")
     if "replay" not in planned.index:
-        return []
+        return
     replay = planned.loc["replay"]
+    without = replay.reference_mean
     if replay.tasks < ENOUGH_TASKS:
         tasks = "1 task" if replay.tasks == 1 else f"{replay.tasks:.0f} tasks"
-        return [f"Replay was tested on {tasks} only, which is too few for a claim."]
-    without = replay.reference_mean
+        verdict.summary.append(f"Replay was tested on {tasks} only, which is too few for a claim.")
+        return
     if without <= 0:
-        return ["The held-out examples were not forgotten, so there was nothing to prevent."]
-    amount = f"Replaying 1 example per {1 / settings.ratio:.3g} new ones"
+        verdict.summary.append(
+            "The held-out examples were not forgotten, so there was nothing to prevent."
+        )
+        return
     removed = [_share_removed(replay, without, settings)]
     if "default" in planned.index:
         removed.insert(0, _share_removed(planned.loc["default"], without, settings))
-    sentences = [
-        f"{amount} takes away {' and '.join(removed)} of the {without:.3f} nats that the held-out "
-        f"examples lose without replay ({replay.tasks:.0f} tasks)."
-    ]
-    if "default" in planned.index:
-        sentences.append(_against_random_text(planned.loc["default"]))
-    return sentences
+        verdict.details.append(_against_random_text(planned.loc["default"]))
+    verdict.summary.append(
+        f"Replaying 1 example per {1 / settings.ratio:.3g} new ones takes away "
+        f"{' and '.join(removed)} of the {without:.3f} nats that the held-out examples lose "
+        f"without replay ({replay.tasks:.0f} tasks)."
+    )
 
 
 def _share_removed(line: pd.Series, without: float, settings: Replay) -> str:
@@ -119,19 +138,20 @@ def _against_random_text(line: pd.Series) -> str:
     return f"Whether {runs} differ is not decided: {effect}."
 
 
-def _price(contrasts: pd.DataFrame, runs: pd.DataFrame | None) -> list[str]:
-    """What the primary run costs in new-task loss and in training time."""
+def _add_price(verdict: Verdict, contrasts: pd.DataFrame, runs: pd.DataFrame | None) -> None:
+    """Adds what the primary run costs in new-task loss and in training time."""
     lines = contrasts[(contrasts.question == "default") & (contrasts.measure == _NEW_TASK)]
-    sentences = []
     for line in lines.itertuples():
         interval = format_interval(line.low, line.high, "+z.3f")
-        worst = f"{line.largest_difference:+z.3f} ({line.largest_difference_task})"
-        sentences.append(
+        verdict.summary.append(
             f"The loss on the new tasks changes by {line.difference:+z.3f} nats {interval} "
-            f"compared with {label_of(line.reference)}, and on the worst task by {worst}."
+            f"compared with {label_of(line.reference)}."
         )
-        sentences += _seconds(runs, line.run)
-    return sentences
+        verdict.details.append(
+            f"On the worst task, {line.largest_difference_task}, the loss changes by "
+            f"{line.largest_difference:+z.3f} nats compared with {label_of(line.reference)}."
+        )
+        verdict.details.extend(_seconds(runs, line.run))
 
 
 def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
@@ -172,13 +192,13 @@ def describe_origin(findings: Findings) -> dict[str, str]:
 
 
 def _job_time(table: pd.DataFrame | None, name: str) -> list[str]:
-    """The number of jobs of a table and their time in all, if it records seconds."""
+    """The number of jobs of a table and their time of training and scoring, if it records it."""
     if table is None or "training_seconds" not in table:
         return []
     columns = table.columns.intersection(["training_seconds", "scoring_seconds"])
     seconds = float(table[columns].sum().sum())
     time = f"{seconds:.0f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
-    return [f"{len(table)} {name} in {time} of training and scoring"]
+    return [f"{len(table)} {name} in {time}"]
 
 
 def _dates(table: pd.DataFrame | None) -> list[str]:

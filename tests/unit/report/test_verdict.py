@@ -6,7 +6,7 @@ from helpers import findings as tiny_findings
 
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.planned_contrasts import Contrast
-from lethe.report.verdict import describe_origin, make_verdicts
+from lethe.report.verdict import Verdict, describe_origin, make_verdicts
 
 CONTRASTS = [
     Contrast("replay", "random-text", "none"),
@@ -40,7 +40,11 @@ def verdict(findings, forgetting: dict[str, float], tasks: int = 8) -> str:
             records.append(record)
     contrasts = pd.DataFrame(compare_planned(records, CONTRASTS))
     changed = replace(findings, contrasts={"one": contrasts}, runs={"one": pd.DataFrame(records)})
-    return " ".join(make_verdicts(changed, SETTINGS)["one"])
+    return all_sentences(make_verdicts(changed, SETTINGS)["one"])
+
+
+def all_sentences(verdict: Verdict) -> str:
+    return " ".join(verdict.summary + verdict.details)
 
 
 def test_the_verdict_says_what_replay_takes_away_and_at_which_price(findings):
@@ -52,7 +56,7 @@ def test_the_verdict_says_what_replay_takes_away_and_at_which_price(findings):
     ) in text
     assert "The difference between Gaussian and random-text is -0.100 nats [-0.10" in text
     assert "The loss on the new tasks changes by +0.031 nats" in text
-    assert "on the worst task by +0.250 (task-3)" in text
+    assert "On the worst task, task-3, the loss changes by +0.250 nats" in text
     assert "Training takes 1.50 times as long as without replay." in text
 
 
@@ -73,10 +77,12 @@ def test_without_forgetting_there_is_nothing_to_prevent(findings):
 
 
 def test_without_planned_comparisons_the_verdict_is_about_forgetting(findings):
-    sentences = make_verdicts(findings, {"replay": None})
-    assert set(sentences) == set(findings.matrices)
-    for model in sentences:
-        assert len(sentences[model]) == 1 and "pstream loss" in sentences[model][0]
+    verdicts = make_verdicts(findings, {"replay": None})
+    assert set(verdicts) == set(findings.matrices)
+    for model in verdicts:
+        [sentence] = verdicts[model].summary
+        assert "pstream loss" in sentence
+        assert verdicts[model].details == []
 
 
 def test_the_page_says_what_the_results_were_made_by(findings):
@@ -87,10 +93,7 @@ def test_the_page_says_what_the_results_were_made_by(findings):
     measured = replace(
         findings, versions={"one": versions, "old": {}}, summaries={"one": rows}, runs={}
     )
-    origin = (
-        "lethe 1.2.3 (commit 0123456789), torch 2.0, device cuda, 2 fine-tunes in 2.0 minutes of "
-        "training and scoring"
-    )
+    origin = "lethe 1.2.3 (commit 0123456789), torch 2.0, device cuda, 2 fine-tunes in 2.0 minutes"
     assert describe_origin(measured) == {"one": origin}
     measured = replace(measured, summaries={"one": days})
     assert describe_origin(measured) == {"one": f"{origin}, from 2026-11-29 to 2026-11-30"}
@@ -101,7 +104,7 @@ def test_the_page_says_what_the_results_were_made_by(findings):
 def test_a_base_model_that_knows_nothing_of_the_examples_is_named(findings):
     def of_loss(loss, settings):
         changed = replace(findings, base_losses={"one": {"a": loss, "b": loss}})
-        return " ".join(make_verdicts(changed, SETTINGS | settings)["one"])
+        return all_sentences(make_verdicts(changed, SETTINGS | settings)["one"])
 
     scratch = {"models": {"one": {"pretraining": {"vocabulary": 1000}}}}
     assert "knows nothing of the upstream examples: its loss of 7.00 nats" in of_loss(7.0, scratch)

@@ -55,7 +55,7 @@ def compare_losses(
     Examples::
 
       lethe compare base.parquet after.parquet --pool pool.parquet -o lost.parquet
-      lethe compare base.parquet plain.parquet replayed.parquet --html lost.html
+      lethe compare base.parquet plain.parquet replayed.parquet --pool pool.parquet --html lost.html
     """
     # Imported here so that `lethe --help` answers at once.
     from lethe.analysis.compare_rows import compare_rows, domain_of

@@ -312,6 +312,8 @@ def _prediction_errors(
 ) -> dict[str, np.ndarray]:
     """RMSE, R2 and error of the mean (3,) of every method, as means over draws of probes.
 
+    Probes are drawn among the examples with a value; one of them stays unprobed.
+
     Parameters
     ----------
     row
@@ -320,9 +322,10 @@ def _prediction_errors(
         Sum (N,) of the single rows of the tasks so far.
     """
     errors: dict[str, list[tuple[float, float, float]]] = {}
+    observed = np.isfinite(row)
+    count = min(probes, max(int(observed.sum()) - 1, 0))
     for draw in range(PROBE_SEEDS):
-        index = random_probes(len(row), probes, seed + draw)
-        index = index[np.isfinite(row[index])]
+        index = random_probes(len(row), count, seed + draw, allowed=observed)
         predicted = {}
         for name, completer in completers.items():
             predicted[name] = completer.predict(index, row[index])
@@ -349,10 +352,17 @@ def _fit_completers(
 
 
 def _line_through(total: np.ndarray, index: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Least-squares line of the probed values against the sum at the same examples."""
-    x = total[index]
-    slope = float(np.cov(x, values, ddof=0)[0, 1] / max(np.var(x), 1e-12))
-    return values.mean() + slope * (total - x.mean())
+    """Least-squares line of the probed values against the sum at the same examples.
+
+    Without a probe at which the sum is known, it is the sum.
+    """
+    known = np.isfinite(total[index])
+    if not known.any():
+        return total
+    x = total[index][known]
+    y = values[known]
+    slope = float(np.cov(x, y, ddof=0)[0, 1] / max(np.var(x), 1e-12))
+    return y.mean() + slope * (total - x.mean())
 
 
 def _errors(target: np.ndarray, predicted: np.ndarray) -> tuple[float, float, float]:

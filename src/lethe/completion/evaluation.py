@@ -86,8 +86,10 @@ def evaluate(
     There is one line for each split, method, choice of probes, k, seed and metric: the mean over
     test tasks and unprobed cells. For RMSE it is the root of the mean square, which equals
     pooling all cells if all tasks have equally many. Lines of seed `all` give the mean over seeds
-    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. Lines of the split
-    `out_of_domain:<group>` are those of a single left-out group, for the seed `all` only.
+    with a 95 percent bootstrap interval over tasks, and `sd_over_seeds`. A seed without a value is
+    left out. The interval of RMSE is that of the root of the mean square over seeds, which is a
+    little above the mean of RMSE if seeds differ. Lines of the split `out_of_domain:<group>` are
+    those of a single left-out group, for the seed `all` only.
 
     Methods with intervals have lines `coverage_<level>`, the share of unprobed cells inside;
     `coverage_<level>_deviation`, the mean over tasks of the distance between a task's own
@@ -582,6 +584,7 @@ class _Draws:
 
     def __init__(self, matrix: Matrix, split: Split, protocol: _Protocol):
         self.values = matrix.values.astype(np.float64)
+        self._tasks = matrix.tasks
         self._train = matrix.values[split.train]
         self._protocol = protocol
         observed = np.isfinite(self.values[split.test])
@@ -621,6 +624,12 @@ class _Draws:
             index = self._chosen[key]
             scored = observed & ~half if in_halves else observed.copy()
             scored[index] = False
+            if not scored.any():
+                raise LetheError(
+                    f"completion.probe_choice: task {self._tasks[rows[0]]!r} has "
+                    f"{int(observed.sum())} measured examples, all in the half that probes are "
+                    "chosen from; measure more of its row, or use random probes only"
+                )
             yield _Draw(rows=rows, index=index, scored=scored)
 
 
@@ -690,6 +699,8 @@ def _summarise(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dic
     lines = []
     for metric, values in scores.items():
         by_seed = _mean(metric, values)
+        # A seed whose tasks all lack this metric, F1 without a cell that is 1 say, says nothing.
+        known = by_seed[np.isfinite(by_seed)]
         low, high = _interval(metric, _mean(metric, values.T))
         for seed, value in zip(seeds, by_seed.tolist(), strict=True):
             lines.append({**head, "seed": str(seed), "metric": metric, "value": value})
@@ -698,10 +709,10 @@ def _summarise(scores: Mapping[str, np.ndarray], seeds: Sequence[int], head: dic
                 **head,
                 "seed": "all",
                 "metric": metric,
-                "value": float(by_seed.mean()),
+                "value": float(known.mean()) if len(known) else float("nan"),
                 "low": low,
                 "high": high,
-                "sd_over_seeds": float(by_seed.std(ddof=1)) if len(seeds) > 1 else None,
+                "sd_over_seeds": float(known.std(ddof=1)) if len(known) > 1 else None,
             }
         )
     return lines

@@ -47,11 +47,16 @@ class MatrixFactorisation(FoldIn):
         probes.
     """
 
-    default = (1, 1.0, True)
-
     def __init__(self, rank: int | None = None, ridge: float | None = None):
         self.rank = rank
         self.ridge = ridge
+
+    @property
+    def default(self) -> tuple[int, float, bool]:
+        """The setting where none can be chosen: what was given, else rank 1 and the residual."""
+        rank = 1 if self.rank is None else self.rank
+        ridge = 1.0 if self.ridge is None else self.ridge
+        return rank, ridge, self.ridge is None
 
     def candidates(self) -> Sequence[tuple[int, float, bool]]:
         """(rank, ridge, whether the ridge is relative to the residual of the rank)."""

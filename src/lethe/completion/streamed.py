@@ -52,7 +52,9 @@ class RowEffects:
         means = complete.means
         system = self.system + count * (np.eye(tasks) - 1 / tasks)
         right = self.right + count * (means - means.mean())
-        effects = np.linalg.pinv(system, hermitian=True) @ right
+        # A constant added to all effects changes nothing, so one eigenvalue is 0. Rounding makes it
+        # about 1e-15 of the largest, which numpy's own cutoff does not always catch.
+        effects = np.linalg.pinv(system, rcond=1e-10, hermitian=True) @ right
         cells = self.cells + count
         mean = (self.total + count * means.sum()) / cells.sum()
         # Effects are known up to a constant: they sum to zero over known cells.
@@ -181,18 +183,19 @@ class _StreamedSibling:
 
     def __init__(self, fitted: StreamedCompletion, other: Stream, observed: np.ndarray):
         train = fitted.train
-        in_sibling = np.isin(train.tasks, other.tasks)
-        if other.examples != train.examples or not in_sibling.any():
-            raise LetheError(
-                f"{other.path}: {other.examples} examples and {int(in_sibling.sum())} of the "
-                f"{len(train.tasks)} training tasks; expected the {train.examples} examples of "
-                f"{train.path} and at least one of its tasks"
-            )
-        self.fitted = fitted
-        self.in_sibling = in_sibling
         shared = [task for task in train.tasks if task in other.tasks]
+        _check_sibling(train, other, shared)
+        self.fitted = fitted
         self.other = Stream(other.path, shared, train.chunk)
         complete, gaps, _ = _gather(self.other, np.empty(0, dtype=int))
+        measured = complete.count + gaps.cells > 0
+        if not measured.all():
+            # A row of NaN stands for a task that the other model did not learn.
+            shared = [task for task, known in zip(shared, measured, strict=True) if known]
+            _check_sibling(train, other, shared)
+            self.other = Stream(other.path, shared, train.chunk)
+            complete, gaps, _ = _gather(self.other, np.empty(0, dtype=int))
+        self.in_sibling = in_sibling = np.isin(train.tasks, shared)
         self.filling = gaps.solve(complete) if complete.dropped else np.asarray
         total = None
         for chunk, other_chunk in self._chunks():
@@ -212,7 +215,10 @@ class _StreamedSibling:
     def predict_chunks(
         self, index: np.ndarray, values: np.ndarray, new: Stream
     ) -> Iterator[np.ndarray]:
-        """Predicted rows (R, n); `new` holds the other model's columns of the R tasks."""
+        """Predicted rows (R, n); `new` holds the other model's columns of the R tasks.
+
+        A column of NaN is as good as none: its task is predicted from the training rows alone.
+        """
         if len(new.tasks) != len(values) or new.examples != self.other.examples:
             raise LetheError(
                 f"{new.path}: {len(new.tasks)} tasks and {new.examples} examples; expected "
@@ -223,7 +229,7 @@ class _StreamedSibling:
         if scale not in self._difference_models:
             self._difference_models[scale] = self.model.difference_model(scale, self.observed)
         new = Stream(new.path, new.tasks, self.fitted.train.chunk)
-        offsets = self._mean_deviations(new)
+        offsets, known = self._mean_deviations(new)
         other_probed = self.other.take(index)
         probed = with_ones(self._stack(self.fitted.train.take(index), other_probed))
         shift = new_deviations(
@@ -233,11 +239,20 @@ class _StreamedSibling:
             (combinations @ probed)[:-1], values - scale * shift
         )
         on_stacked = weights @ combinations
+        if not known.all():
+            on_stacked[~known] = self._weights_without_sibling(probed, values[~known])
         chunks = zip(self._chunks(), new, strict=True)
         for (chunk, other_chunk), new_chunk in chunks:
             shift = new_deviations(new_chunk, mean_row=self._mean_row(other_chunk), offsets=offsets)
             stacked = with_ones(self._stack(chunk, other_chunk))
             yield on_stacked @ stacked + scale * shift
+
+    def _weights_without_sibling(self, probed: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Weights (R, 2M + 1) on [Z; V; 1] that are 0 on V, from [Z; V; 1] at the probes."""
+        tasks = len(self.in_sibling)
+        weights = self.fitted.model_.weights(probed[:tasks], values)
+        without = np.zeros((len(values), tasks))
+        return np.hstack([weights[:, :-1], without, weights[:, -1:]])
 
     def _chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield from zip(self.fitted.train, self.other, strict=True)
@@ -253,8 +268,11 @@ class _StreamedSibling:
         deviating[self.in_sibling] = filled - filled.mean(axis=0)
         return np.vstack([rows, deviating])
 
-    def _mean_deviations(self, new: Stream) -> np.ndarray:
-        """Mean deviation (R,) of the new tasks' known cells from the other model's mean row."""
+    def _mean_deviations(self, new: Stream) -> tuple[np.ndarray, np.ndarray]:
+        """Mean deviation (R,) of the new tasks' known cells from the other model's mean row.
+
+        Second is a mask (R,) of the tasks with a known cell.
+        """
         sums = np.zeros(len(new.tasks))
         counts = np.zeros(len(new.tasks))
         for other_chunk, new_chunk in zip(self.other, new, strict=True):
@@ -262,7 +280,17 @@ class _StreamedSibling:
             observed = np.isfinite(deviating)
             sums += np.where(observed, deviating, 0.0).sum(axis=1)
             counts += observed.sum(axis=1)
-        return sums / np.maximum(counts, 1)
+        return sums / np.maximum(counts, 1), counts > 0
+
+
+def _check_sibling(train: Stream, other: Stream, shared: list[str]) -> None:
+    """Raises LetheError for other examples, or if no training task is `shared`."""
+    if other.examples != train.examples or not shared:
+        raise LetheError(
+            f"{other.path}: {other.examples} examples and {len(shared)} of the "
+            f"{len(train.tasks)} training tasks; expected the {train.examples} examples of "
+            f"{train.path} and a measured row of at least one of its tasks"
+        )
 
 
 def _measured_columns(chunk: np.ndarray) -> np.ndarray:

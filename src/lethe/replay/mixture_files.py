@@ -87,7 +87,7 @@ def measured_forgetting(
         If the row was measured on another pool.
     """
     _check_pool(row, upstream, path)
-    if not np.any(row.loss_after != row.loss_before):
+    if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):
         raise LetheError(
             f"{path}: holds the losses of one model, not what another has forgotten; compare two "
             "such files with lethe compare first"
@@ -148,7 +148,7 @@ def predict_from_row(
             )
     row = probes.select([predictor.example_ids[int(number)] for number in predictor.index])
     values = row.forgetting.astype(float)
-    if not np.any(row.loss_after != row.loss_before):
+    if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):
         if predictor.base_losses is None:
             raise LetheError(
                 f"{path}: holds losses, and the predictor lacks those of the base model; give a "

@@ -191,6 +191,28 @@ def test_probes_predict_rows_that_lie_in_the_span_of_training_rows():
     assert means["gaussian",]["rmse_low"] <= means["gaussian",]["rmse"]
 
 
+def test_probes_are_drawn_among_the_examples_with_a_value():
+    sequences = follow(Recency(1, 1))
+    examples = sequences[0].forgetting.shape[1]
+    without = np.arange(examples) % 4 > 0
+    for sequence in sequences:
+        sequence.forgetting[:, without] = np.nan
+    rows = dict(SINGLE)
+    first = next(iter(rows))
+    # A single row may lack an example, also one that is probed.
+    rows[first] = np.where(np.arange(examples) == 0, np.nan, rows[first])
+    lines = prediction_lines(sequences, rows, probes=10)
+    means = table([line for line in lines if line["order"] == "all"], "method")
+    assert means["sum_and_probes",]["r2"] == pytest.approx(1)
+    assert all(np.isfinite(line["rmse"]) for line in lines)
+
+
+def test_without_probes_the_line_through_them_is_the_sum():
+    lines = prediction_lines(follow(Recency(1, 1)), SINGLE, probes=0)
+    means = table([line for line in lines if line["order"] == "all"], "method")
+    assert means["sum_and_probes",]["rmse"] == means["sum",]["rmse"]
+
+
 def test_an_order_of_all_tasks_is_predicted_by_their_own_rows():
     lines = prediction_lines(follow(Recency(1, 1)), SINGLE, probes=10)
     means = table([line for line in lines if line["order"] == "all"], "method")

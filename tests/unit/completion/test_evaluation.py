@@ -3,7 +3,7 @@ import pytest
 
 from lethe.completion import BINARY, METHODS, evaluation
 from lethe.completion.evaluation import evaluate, predict_rows
-from lethe.completion.probes import BINARY_CHOICES, random_probes
+from lethe.completion.probes import BINARY_CHOICES, half_of, random_probes
 from lethe.completion.scores import METRICS, score_rows
 from lethe.completion.splits import make_splits
 from lethe.config.analysis_settings import LOGISTIC
@@ -97,6 +97,28 @@ def test_chosen_probes_are_scored_in_the_half_they_were_not_chosen_from():
     ]
     # Means look at no probe and both are scored on the same half, whatever k.
     assert len({round(r["value"], 12) for r in by[0] + by[1] if r["split"] == "in_domain"}) == 1
+
+
+def test_a_row_that_is_known_in_the_half_of_the_probes_only_is_refused_by_name():
+    test = next(i for i, name in enumerate(Z.tasks) if TASKS[name].split == "test")
+    seed = PROTOCOL["seeds"][0]
+    half = half_of(len(Z.example_ids), seed)
+    values = Z.values.copy()
+    values[test] = np.nan
+    values[test, np.flatnonzero(half)[:3]] = 0.1
+    matrix = Matrix(values, Z.tasks, Z.example_ids)
+    with pytest.raises(LetheError, match=rf"{Z.tasks[test]!r} has 3 measured examples, all in"):
+        evaluate(matrix, TASKS, **PROTOCOL | {"probes": [1]}, probe_choice=["random", "a_optimal"])
+
+
+def test_a_seed_without_a_value_is_left_out_of_the_mean():
+    f1 = np.array([[0.5, 0.5], [np.nan, np.nan], [0.7, 0.7]])
+    lines = evaluation._summarise({"f1": f1}, seeds=[0, 1, 2], head={})
+    assert lines[-1]["value"] == pytest.approx(0.6)
+    assert lines[-1]["sd_over_seeds"] == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    missing = np.full((2, 2), np.nan)
+    nothing = evaluation._summarise({"f1": missing}, seeds=[0, 1], head={})[-1]
+    assert np.isnan(nothing["value"]) and nothing["sd_over_seeds"] is None
 
 
 def test_chosen_probes_are_among_the_examples_that_training_tasks_know():

@@ -6,6 +6,7 @@ import pytest
 from lethe.completion import METHODS
 from lethe.completion.column_noise import estimate_column_noise
 from lethe.completion.foldin import FoldIn, FoldInModel, gram, with_ones
+from lethe.completion.matrix_factorisation import MatrixFactorisation
 
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(9, 3)) @ RNG.normal(size=(3, 80)) + 0.1 * RNG.normal(size=(9, 80)) + 0.5
@@ -66,6 +67,18 @@ def test_a_left_out_error_from_the_gram_matrix_is_that_of_predicting_the_row(nam
     hidden = np.setdiff1d(np.arange(80), index)
     expected = np.square(predicted - Z[4])[hidden].sum()
     assert model._squared_errors(4, index, [candidate])[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_two_training_tasks_a_given_ridge_or_rank_is_used():
+    index = np.arange(0, 80, 6)
+
+    def predict(**settings):
+        return MatrixFactorisation(**settings).fit(Z[:2]).predict(index, Z[-1, index])
+
+    strong = predict(ridge=1e6)
+    np.testing.assert_array_equal(strong, predict(rank=1, ridge=1e6))
+    assert not np.allclose(strong, predict(ridge=1e-6))
+    np.testing.assert_array_equal(predict(), predict(rank=1))
 
 
 @pytest.mark.parametrize("k", [3, 40])

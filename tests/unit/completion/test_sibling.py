@@ -196,6 +196,29 @@ def test_a_streamed_sibling_is_the_one_in_memory(tmp_path, gaps):
     np.testing.assert_allclose(alone[0], dense.predict(index, z[-1, index]), atol=1e-6)
 
 
+def test_a_streamed_row_of_nan_is_as_good_as_none(tmp_path):
+    z, y = (rows.astype(np.float32) for rows in two_models())
+    y[6] = np.nan
+    names = [f"t{i}" for i in range(TASKS)]
+    (tmp_path / "y").mkdir()
+    (tmp_path / "new").mkdir()
+    train = streams.Stream(write(tmp_path, z), names, CHUNK)
+    other = streams.Stream(write(tmp_path / "y", y), names, CHUNK)
+    fitted = streamed.StreamedCompletion(Gaussian(), train, other)
+    new = np.vstack([y[-1], np.full_like(y[-1], np.nan)])
+    new_stream = streams.Stream(write(tmp_path / "new", new))
+    values = np.vstack([z[-1, PROBES], z[-1, PROBES]])
+    predicted = fitted.predict(PROBES, values, other=new_stream)
+    dense = Gaussian().fit(z[:-1], other=y[:-1])
+    expected = dense.predict(PROBES, values, other=new)
+    np.testing.assert_allclose(predicted, expected, atol=2e-6)
+    np.testing.assert_allclose(predicted[1], dense.predict(PROBES, values[1]), atol=2e-6)
+    y[:] = np.nan
+    nothing = streams.Stream(write(tmp_path / "y", y), names, CHUNK)
+    with pytest.raises(LetheError, match="0 of the 15 training tasks"):
+        streamed.StreamedCompletion(Gaussian(), train, nothing)
+
+
 def test_streams_that_do_not_fit_are_refused(tmp_path):
     z, y = two_models()
     for name in ("y", "few"):

@@ -54,6 +54,18 @@ def test_gaps_are_filled_as_in_memory(tmp_path, z):
     np.testing.assert_allclose(filled, fill(z.astype(float), np.isfinite(z)), atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_task_effects_with_gaps_are_those_in_memory(tmp_path, seed):
+    # Rounding leaves the null direction of the normal equations an eigenvalue, or none.
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 0.1, (10, 2000)) + rng.normal(0, 1, (10, 1))
+    z[rng.random(z.shape) < 0.1] = np.nan
+    z = z.astype(np.float32)
+    stream = streams.Stream(write(tmp_path, z), chunk=CHUNK)
+    filling = streamed.StreamedCompletion(Gaussian(), stream).filling_
+    np.testing.assert_allclose(filling(z), fill(z.astype(float), np.isfinite(z)), atol=1e-6)
+
+
 def test_probe_scores_are_the_variance_that_a_probe_takes_off(tmp_path, z):
     stream = streams.Stream(write(tmp_path, z[:, :90]), chunk=CHUNK)
     fitted = streamed.StreamedCompletion(Gaussian(noise=1.0), stream)

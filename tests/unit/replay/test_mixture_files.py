@@ -85,6 +85,10 @@ def test_forgetting_of_another_pool_or_of_no_fine_tune_is_refused(tmp_path):
         measured_forgetting(row(values, upstream="x"), POOL, tmp_path)
     with pytest.raises(LetheError, match="losses of one model.*lethe compare"):
         measured_forgetting(row(values * 0), POOL, tmp_path)
+    # An example that could not be scored has no loss before and none after.
+    unscored = np.where(np.arange(len(POOL)) == 2, np.nan, 1.0)
+    with pytest.raises(LetheError, match="losses of one model.*lethe compare"):
+        measured_forgetting(row(values * 0, base=unscored), POOL, tmp_path)
 
 
 def predictor(**changes):

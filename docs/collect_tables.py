@@ -27,6 +27,7 @@ CSV_TABLES = (
     "rows",
     "rank_curve",
     "completion",
+    "prediction_changes",
     "replay",
     "replay_comparison",
     "replay_contrasts",

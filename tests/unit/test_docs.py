@@ -219,6 +219,7 @@ PRINTED_BY = {
     "keep-chats": ("chat_results", "keep-chats"),
     "default": ("across_models", "across-models"),
     "model-sizes": ("across_models", "across-models"),
+    "smollm2-em": ("finer_table", "finer-than-loss"),
 }
 
 

@@ -61,6 +61,15 @@ def report(tmp_path_factory):
     return folder
 
 
+def wait_until(page, condition: str):
+    """Waits for a condition in JavaScript; the page's policy forbids Playwright's own way."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"still false after 20 seconds: {condition}")
+
+
 def rows(page):
     return page.locator("#browser-table tbody tr")
 
@@ -93,11 +102,11 @@ def test_a_text_of_five_megabytes_full_of_markup_is_shown_as_text(open_page):
 def test_verdicts_and_overview_share_the_first_screen(open_page):
     page = open_page("judged.html", viewport={"width": 1400, "height": 900})
     expect(page.locator(".verdict")).to_have_count(2)
-    expect(page.locator(".verdict").first).to_contain_text("The loss on the new tasks changes by")
+    expect(page.locator(".verdict").first).to_contain_text("The new tasks then end at a loss of")
     overview = page.locator("#overview img").bounding_box()
     assert overview["y"] + overview["height"] <= 900
     assert overview["width"] > 600
-    expect(page.get_by_text("On the worst task, sums, the loss changes by")).to_have_count(2)
+    expect(page.get_by_text("On the worst task, sums, it differs by")).to_have_count(2)
 
 
 def test_headings_are_in_order_and_pictures_have_alternative_texts(open_page):
@@ -259,24 +268,27 @@ def test_measured_predicted_and_residual_are_drawn_one_below_the_other(open_page
     page = open_page(viewport={"width": 1400, "height": 900})
     height = page.locator("#heat-map-figure").bounding_box()["height"]
     page.locator("#heat-map-view").select_option("all")
-    page.wait_for_function(
-        f"document.getElementById('heat-map-figure').offsetHeight > {2.9 * height}"
-    )
+    wait_until(page, f"document.getElementById('heat-map-figure').offsetHeight > {2.9 * height}")
     page.locator("#heat-map-view").select_option("residual")
-    page.wait_for_function(
-        f"document.getElementById('heat-map-figure').offsetHeight < {1.1 * height}"
-    )
+    wait_until(page, f"document.getElementById('heat-map-figure').offsetHeight < {1.1 * height}")
 
 
 def test_a_drag_zooms_into_all_views_and_names_the_examples(open_page):
     page = open_page(viewport={"width": 1400, "height": 900})
-    page.mouse.move(*cell(page, row=0, column=2))
+    start = cell(page, row=0, column=2)
+    end = cell(page, row=3, column=7)
+    page.mouse.move(*start)
     page.mouse.down()
-    page.mouse.move(*cell(page, row=3, column=7), steps=5)
+    for share in (0.2, 0.4, 0.6, 0.8, 1.0):
+        # A busy machine needs a moment to see a drag in the moves.
+        page.wait_for_timeout(50)
+        page.mouse.move(*(a + share * (b - a) for a, b in zip(start, end, strict=True)))
+    page.wait_for_timeout(50)
     page.mouse.up()
-    page.wait_for_function(
+    wait_until(
+        page,
         "(range => range.end - range.start < 7)"
-        "(Bokeh.documents[0].get_model_by_name('heat-map-columns'))"
+        "(Bokeh.documents[0].get_model_by_name('heat-map-columns'))",
     )
 
 

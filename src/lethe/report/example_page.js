@@ -169,9 +169,12 @@ function largestChanges(tokens) {
   const rises = tokens.filter((token) => token.change > 0);
   rises.sort((one, other) => other.change - one.change);
   const line = element("p", "Largest rises (nats): ");
-  for (const token of rises.slice(0, LARGEST_CHANGES)) {
-    line.append(element("q", token.text), ` ${signed(token.change)}  `);
-  }
+  const largest = rises.slice(0, LARGEST_CHANGES);
+  largest.forEach((token, number) => {
+    // A line break would part the list.
+    const text = token.text.replaceAll("\n", "⏎");
+    line.append(number ? " · " : "", element("q", text), ` ${signed(token.change)}`);
+  });
   return line;
 }
 

@@ -10,7 +10,11 @@ from lethe.report.cell_predictions import predict_cells
 from lethe.report.findings import Findings
 from lethe.report.heat_map_figure import domains_of, heat_map_data, make_heat_map
 from lethe.report.page_scripts import hash_script, script_data
-from lethe.report.prediction_figures import make_agreement_figure, make_prediction_figure
+from lethe.report.prediction_figures import (
+    errors_by_task,
+    make_agreement_figure,
+    make_prediction_figure,
+)
 from lethe.report.replay_figures import make_replay_figure
 
 
@@ -23,6 +27,8 @@ class InteractiveFigures:
     prediction, replay
         By model, the names of its figures. The page has an element `<name>-figure` for each, and
         for `heat-map` and `agreement`.
+    by_task
+        By model, how well each task is predicted (`errors_by_task`).
     data
         JSON for the script, safe inside an HTML element.
     library, script
@@ -33,6 +39,7 @@ class InteractiveFigures:
 
     prediction: dict[str, str]
     replay: dict[str, str]
+    by_task: dict[str, list[dict[str, Any]]]
     data: str
     library: str
     script: str
@@ -59,6 +66,7 @@ def make_figures(
     }
     prediction = {}
     replay = {}
+    by_task = {}
     for number, (model, z) in enumerate(findings.matrices.items()):
         prediction[model] = f"prediction-{number}"
         items[prediction[model]] = make_prediction_figure(
@@ -67,6 +75,12 @@ def make_figures(
             measured=measured[model],
             predicted=predicted[model],
             domains=domains_of(z, findings, shown),
+        )
+        by_task[model] = errors_by_task(
+            measured[model],
+            predicted[model],
+            tasks=z.tasks,
+            example_ids=[z.example_ids[column] for column in shown],
         )
         if model in findings.runs:
             replay[model] = f"replay-{number}"
@@ -80,6 +94,7 @@ def make_figures(
     return InteractiveFigures(
         prediction=prediction,
         replay=replay,
+        by_task=by_task,
         data=script_data(content),
         library=library,
         script=script,

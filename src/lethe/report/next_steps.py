@@ -59,7 +59,15 @@ def _replay_step(contrasts: pd.DataFrame | None) -> str:
     default = planned.get("default")
     if default is not None and _is_lower(default):
         run = label_of(default.run)
-        return f"replay with {run}, which forgets less than {label_of(default.reference)}."
+        step = f"replay with {run}, which forgets less than {label_of(default.reference)}."
+        selection = planned.get("selection")
+        if selection is not None and selection.run == default.run:
+            more = f"{-selection.difference:.3f} nats more"
+            step += (
+                f" {label_of(selection.reference)}, which needs no trial fine-tune, forgets "
+                f"{more if selection.difference < 0 else 'no more'}."
+            )
+        return step
     replay = planned.get("replay")
     if replay is not None and _is_lower(replay):
         return (

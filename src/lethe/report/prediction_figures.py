@@ -16,6 +16,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from lethe.completion.scores import METRICS, score_rows
 from lethe.report.bokeh_figures import add_hover, as_item, new_figure
 from lethe.report.figure_style import COLOURS, FAINT, label_of
 from lethe.report.findings import Findings
@@ -159,6 +160,43 @@ def _draw_calibration(coverage: pd.DataFrame) -> figure:
     add_hover(plot, tooltips, renderers=[item for item in plot.renderers if _is_scatter(item)])
     _place_legend(plot)
     return plot
+
+
+def errors_by_task(
+    measured: np.ndarray, predicted: np.ndarray, tasks: Sequence[str], example_ids: Sequence[str]
+) -> list[dict[str, Any]]:
+    """How well each task was predicted, over its predicted cells.
+
+    Returns
+    -------
+    For each task with at least two such cells: task, mean, predicted_mean, rmse, the share
+    top_10_percent of its most forgotten tenth that is in the predicted tenth, and the example whose
+    forgetting was underestimated most (missed, missed_measured, missed_predicted).
+    """
+    lines = []
+    for task, truth, prediction in zip(tasks, measured, predicted, strict=True):
+        cells = np.flatnonzero(np.isfinite(truth) & np.isfinite(prediction))
+        if len(cells) < 2:
+            continue
+        of_task = truth[cells].astype(np.float64)
+        of_prediction = prediction[cells].astype(np.float64)
+        # The thresholds concern F1 only, which this table does not have.
+        [scores] = score_rows(of_task[None], of_prediction[None], 0.0, 0.0)
+        by_metric = dict(zip(METRICS, scores, strict=True))
+        missed = int(np.argmax(of_task - of_prediction))
+        lines.append(
+            {
+                "task": task,
+                "mean": float(of_task.mean()),
+                "predicted_mean": float(of_prediction.mean()),
+                "rmse": float(by_metric["rmse"]),
+                "top_10_percent": float(by_metric["top_10_percent"]),
+                "missed": example_ids[cells[missed]],
+                "missed_measured": float(of_task[missed]),
+                "missed_predicted": float(of_prediction[missed]),
+            }
+        )
+    return lines
 
 
 def errors_by_domain(

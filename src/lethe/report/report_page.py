@@ -27,6 +27,7 @@ from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
 from lethe.report.next_steps import find_worst_tasks, suggest_steps
 from lethe.report.replay_figures import DOSES, summarise_runs
+from lethe.report.run_descriptions import describe_runs
 from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import describe_origin, make_verdicts
 
@@ -104,7 +105,9 @@ def render_page(
         verdicts=make_verdicts(findings, settings),
         next_steps=suggest_steps(findings),
         worst_tasks=find_worst_tasks(findings),
-        origins=describe_origin(findings),
+        origins=describe_origin(findings, settings),
+        size=next(iter(findings.matrices.values())).values.shape,
+        run_descriptions=_run_descriptions(settings.get("replay")),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
         left_out=describe_left_out(left_out),
@@ -156,6 +159,13 @@ def _frontiers(replay: Mapping[str, Any] | None) -> dict[str, list[str]]:
     if not replay or "strategies" not in replay:
         return {}
     return frontier_runs(Replay.model_validate(replay))
+
+
+def _run_descriptions(replay: Mapping[str, Any] | None) -> dict[str, str]:
+    """The runs in words; none for an experiment without strategies."""
+    if not replay or "strategies" not in replay:
+        return {}
+    return describe_runs(Replay.model_validate(replay))
 
 
 def _run_summaries(runs: pd.DataFrame) -> list[dict]:

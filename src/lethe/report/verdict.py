@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lethe.config.replay_settings import Replay, ReplayRun
+from lethe.config.replay_settings import Replay
+from lethe.report.cell_predictions import METHOD, PROBES
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect, format_interval
-from lethe.statistics import finite_means
+from lethe.report.run_descriptions import describe_replay
+from lethe.statistics import bootstrap_interval, finite_means
 
 # Hub models have at least this many tokens; a guess among them has a loss of 10.4 nats.
 SMALL_VOCABULARY = 32_000
@@ -31,8 +33,8 @@ class Verdict:
     Parameters
     ----------
     summary
-        What was lost, which share of it replay takes away, and what that does to the new tasks. It
-        shares the first screen of the page with the overview figure.
+        What was lost, how much of it is predicted, which share replay takes away, and what that
+        does to the new tasks. It shares the first screen of the page with the overview figure.
     details
         What else the comparison says; the page has it below the figure.
     """
@@ -54,10 +56,12 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
         verdict = Verdict(_ignorance(findings.base_losses.get(model), settings, model), [])
         noise = findings.noise.get(model)
         verdict.summary.append(forgetting_effect(z, binary=findings.binary, noise=noise))
+        verdict.summary.extend(_prediction(findings.completions.get(model)))
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
             _add_prevention(verdict, contrasts, Replay.model_validate(settings["replay"]))
             _add_price(verdict, contrasts, findings.runs.get(model))
+            _add_selection(verdict, contrasts)
         verdicts[model] = verdict
     return verdicts
 
@@ -79,6 +83,21 @@ def _ignorance(
     ]
 
 
+def _prediction(scores: pd.DataFrame | None) -> list[str]:
+    """Which share of the examples that a new task damages most is predicted."""
+    if scores is None:
+        return []
+    table = scores[(scores.seed.astype(str) == "all") & (scores.split == "in_domain")]
+    table = table[(table.method == METHOD) & (table.probes == "random") & (table.k == PROBES)]
+    lines = table[table.metric == "top_10_percent"]
+    return [
+        f"From {PROBES} probes of a new task, the prediction finds {100 * line.value:.0f} % "
+        f"{format_interval(100 * line.low, 100 * line.high, '.0f')} of the tenth of the examples "
+        "that it damages most (chance: 10 %)."
+        for line in lines.itertuples()
+    ]
+
+
 def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay) -> None:
     """Adds how much of the forgetting random replay and the primary run take away."""
     planned = contrasts[contrasts.measure == _FORGETTING].set_index("question")
@@ -96,14 +115,23 @@ def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay)
         )
         return
     removed = [_share_removed(replay, without, settings)]
+    if "selection" in planned.index:
+        selection = planned.loc["selection"]
+        others = {"run": selection.reference, "mean": selection.reference_mean}
+        removed.insert(0, _share_removed(pd.Series(others), without, settings))
     if "default" in planned.index:
         removed.insert(0, _share_removed(planned.loc["default"], without, settings))
         verdict.details.append(_against_random_text(planned.loc["default"]))
     verdict.summary.append(
         f"Replaying 1 example per {1 / settings.ratio:.3g} new ones takes away "
-        f"{' and '.join(removed)} of the {without:.3f} nats that the held-out examples lose "
+        f"{_enumerate(removed)} of the {without:.3f} nats that the held-out examples lose "
         f"without replay ({replay.tasks:.0f} tasks)."
     )
+
+
+def _enumerate(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _share_removed(line: pd.Series, without: float, settings: Replay) -> str:
@@ -111,22 +139,6 @@ def _share_removed(line: pd.Series, without: float, settings: Replay) -> str:
     if line.run not in settings.names:
         return removed
     return f"{removed} ({describe_replay(settings.resolve(line.run))})"
-
-
-def describe_replay(run: ReplayRun) -> str:
-    """Which examples a run replays and what the training keeps of them, for a sentence."""
-    if run.prediction_method is not None:
-        examples = "examples predicted to be forgotten"
-    elif run.strategy == "random":
-        examples = "random examples"
-    else:
-        examples = f"examples drawn by {label_of(run.strategy)}"
-    objectives = {
-        "text": "the text of",
-        "kl": "KL to the base model on",
-        "both": "the text of, and KL to the base model on,",
-    }
-    return f"{objectives[run.objective]} {examples}"
 
 
 def _against_random_text(line: pd.Series) -> str:
@@ -142,16 +154,29 @@ def _add_price(verdict: Verdict, contrasts: pd.DataFrame, runs: pd.DataFrame | N
     """Adds what the primary run costs in new-task loss and in training time."""
     lines = contrasts[(contrasts.question == "default") & (contrasts.measure == _NEW_TASK)]
     for line in lines.itertuples():
+        reference = label_of(line.reference)
+        price = f"The new tasks then end at a loss of {line.mean:.3f}"
+        if runs is not None:
+            price += _rise_over_none(runs, line.run)
+        price += f", and with {reference} at {line.reference_mean:.3f}."
+        verdict.summary.extend([price, *_seconds(runs, line.run)])
         interval = format_interval(line.low, line.high, "+z.3f")
-        verdict.summary.append(
-            f"The loss on the new tasks changes by {line.difference:+z.3f} nats {interval} "
-            f"compared with {label_of(line.reference)}."
-        )
         verdict.details.append(
-            f"On the worst task, {line.largest_difference_task}, the loss changes by "
-            f"{line.largest_difference:+z.3f} nats compared with {label_of(line.reference)}."
+            f"The loss on the new tasks differs by {line.difference:+z.3f} nats {interval} between "
+            f"these two runs. On the worst task, {line.largest_difference_task}, it differs by "
+            f"{line.largest_difference:+z.3f}."
         )
-        verdict.details.extend(_seconds(runs, line.run))
+
+
+def _rise_over_none(runs: pd.DataFrame, run: str) -> str:
+    """How much higher a run's new-task loss is than without replay, with an interval over tasks."""
+    losses = runs.pivot_table(index="task", columns="strategy", values=_NEW_TASK)
+    if run not in losses or "none" not in losses:
+        return ""
+    difference = (losses[run] - losses["none"]).dropna().to_numpy()
+    interval = format_interval(*bootstrap_interval(difference), "+z.3f")
+    without = losses["none"].mean()
+    return f", without replay at {without:.3f} ({difference.mean():+z.3f} {interval})"
 
 
 def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
@@ -164,7 +189,24 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
     return [f"Training takes {seconds[run] / seconds['none']:.2f} times as long as without replay."]
 
 
-def describe_origin(findings: Findings) -> dict[str, str]:
+def _add_selection(verdict: Verdict, contrasts: pd.DataFrame) -> None:
+    """Adds what it changes that examples are chosen by prediction, with the same objective."""
+    lines = contrasts[contrasts.question == "selection"].set_index("measure")
+    if _FORGETTING not in lines.index or _NEW_TASK not in lines.index:
+        return
+    effects = []
+    for measure, words in ((_FORGETTING, "held-out forgetting"), (_NEW_TASK, "new-task loss")):
+        line = lines.loc[measure]
+        interval = format_interval(line.low, line.high, "+z.3f")
+        effects.append(f"{words} by {line.difference:+z.3f} nats {interval}")
+    run = lines.loc[_FORGETTING]
+    verdict.details.append(
+        f"To choose the replayed examples by prediction ({label_of(run.run)}) instead of at random "
+        f"({label_of(run.reference)}) changes {' and '.join(effects)}. It needs a trial fine-tune."
+    )
+
+
+def describe_origin(findings: Findings, settings: Mapping[str, Any]) -> dict[str, str]:
     """Per model, the software, the device, the time and the dates that its results come from.
 
     The base model's file records versions, commit and device; each fine-tune records its seconds
@@ -179,7 +221,7 @@ def describe_origin(findings: Findings) -> dict[str, str]:
         library = f"lethe {versions.get('lethe', 'of unknown version')}"
         if commit:
             library += f" (commit {commit[:10]})"
-        parts = [library]
+        parts = [library, *_pretrained_here(settings, model)]
         if "torch" in versions:
             parts.append(f"torch {versions['torch']}")
         if "device" in versions:
@@ -189,6 +231,15 @@ def describe_origin(findings: Findings) -> dict[str, str]:
         parts += _dates(findings.summaries.get(model))
         origins[model] = ", ".join(parts)
     return origins
+
+
+def _pretrained_here(settings: Mapping[str, Any], model: str) -> list[str]:
+    """Says it of a small model that the experiment itself has pretrained."""
+    entry = settings.get("models", {}).get(model, {})
+    if entry.get("source") != "scratch":
+        return []
+    steps = (entry.get("pretraining") or {}).get("steps")
+    return [f"pretrained here ({steps} steps)" if steps else "pretrained here"]
 
 
 def _job_time(table: pd.DataFrame | None, name: str) -> list[str]:

@@ -19,6 +19,7 @@ from lethe.report.interactive_figures import make_figures
 from lethe.report.prediction_figures import (
     coverage_table,
     errors_by_domain,
+    errors_by_task,
     make_prediction_figure,
     scores_over_seeds,
 )
@@ -152,6 +153,21 @@ def test_the_domain_that_is_predicted_worst_comes_first():
     assert table.mean_error.tolist() == pytest.approx([-0.5, 0.1])
     assert table.cells.tolist() == [1, 1]
     assert errors_by_domain(measured, np.full((1, 4), np.nan), ["a", "a", "b", "b"]).empty
+
+
+def test_a_task_has_its_means_its_overlap_and_the_example_that_was_missed():
+    measured = np.array([[0.1, 0.9, 0.2, 0.3, np.nan], [1.0, np.nan, np.nan, np.nan, 0.2]])
+    predicted = np.array([[0.1, 0.4, np.nan, 0.5, 0.1], [0.5, 0.1, 0.2, np.nan, np.nan]])
+    # The second task has one predicted cell only.
+    [line] = errors_by_task(measured, predicted, ["sums", "poems"], list("abcde"))
+    assert line["task"] == "sums"
+    assert line["mean"] == pytest.approx(1.3 / 3)
+    assert line["predicted_mean"] == pytest.approx(1.0 / 3)
+    assert line["rmse"] == pytest.approx(np.sqrt((0.25 + 0.04) / 3))
+    # The most forgotten tenth of three examples is b, and the predicted one d.
+    assert line["top_10_percent"] == 0
+    missed = (line["missed"], line["missed_measured"], line["missed_predicted"])
+    assert missed == ("b", 0.9, 0.4)
 
 
 def test_prediction_figures_are_drawn_from_whatever_scores_there_are(findings):

@@ -22,6 +22,14 @@ def test_the_default_run_is_suggested_if_it_is_surely_better(findings):
     assert "one: replay with gaussian kl, which forgets less than random kl." in text
 
 
+def test_the_suggestion_says_what_random_examples_with_the_same_loss_would_do(findings):
+    default = tiny_findings.contrast(question="default", reference="random_text")
+    text = steps(findings, default, tiny_findings.contrast())
+    assert "random kl, which needs no trial fine-tune, forgets 0.007 nats more." in text
+    text = steps(findings, default, tiny_findings.contrast(difference=0.001))
+    assert "random kl, which needs no trial fine-tune, forgets no more." in text
+
+
 def test_random_replay_is_suggested_if_no_other_run_is_surely_better(findings):
     default = tiny_findings.contrast(question="default", p_holm=0.2)
     replay = tiny_findings.contrast(question="replay", run="random", reference="none")

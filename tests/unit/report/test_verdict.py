@@ -20,7 +20,7 @@ REPLAY = {
     "variants": {"random-text": {"strategy": "random", "objective": "text", "dose": "mixed"}},
 }
 SETTINGS = {"replay": REPLAY}
-FORGETTING = {"none": 0.4, "random-text": 0.2, "random": 0.11, "gaussian": 0.1}
+FORGETTING = {"none": 0.4, "random-text": 0.2, "random": 0.108, "gaussian": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,16 @@ def test_the_verdict_says_what_replay_takes_away_and_at_which_price(findings):
     text = verdict(findings, FORGETTING)
     assert (
         "Replaying 1 example per 8 new ones takes away 75 % with Gaussian (KL to the base model on "
-        "examples predicted to be forgotten) and 50 % with random-text (the text of random "
-        "examples) of the 0.400 nats that the held-out examples lose without replay (8 tasks)."
+        "examples predicted to be forgotten), 73 % with random (KL to the base model on random "
+        "examples) and 50 % with random-text (the text of random examples) of the 0.400 nats that "
+        "the held-out examples lose without replay (8 tasks)."
     ) in text
     assert "The difference between Gaussian and random-text is -0.100 nats [-0.10" in text
-    assert "The loss on the new tasks changes by +0.031 nats" in text
-    assert "On the worst task, task-3, the loss changes by +0.250 nats" in text
+    assert "end at a loss of 2.031, without replay at 2.000 (+0.031 [+0.000, +" in text
+    assert ", and with random-text at 2.000. Training takes 1.50 times as long" in text
+    assert "The loss on the new tasks differs by +0.031 nats" in text
+    assert "On the worst task, task-3, it differs by +0.250." in text
+    assert "by prediction (Gaussian) instead of at random (random) changes held-out forg" in text
     assert "Training takes 1.50 times as long as without replay." in text
 
 
@@ -74,6 +78,16 @@ def test_too_few_tasks_carry_no_claim(findings):
 def test_without_forgetting_there_is_nothing_to_prevent(findings):
     text = verdict(findings, dict.fromkeys(FORGETTING, -0.1))
     assert "were not forgotten, so there was nothing to prevent" in text
+
+
+def test_the_verdict_says_how_much_of_the_damage_is_predicted(findings):
+    line = {"split": "in_domain", "method": "gaussian", "k": 30, "probes": "random", "seed": "all"}
+    line |= {"metric": "top_10_percent", "value": 0.53, "low": 0.37, "high": 0.69}
+    other = line | {"split": "out_of_domain", "value": 0.1}
+    changed = replace(findings, completions={"one": pd.DataFrame([line, other])})
+    text = all_sentences(make_verdicts(changed, {"replay": None})["one"])
+    assert "From 30 probes of a new task, the prediction finds 53 % [37, 69] of the tenth" in text
+    assert "10 % [" not in text
 
 
 def test_without_planned_comparisons_the_verdict_is_about_forgetting(findings):
@@ -94,11 +108,19 @@ def test_the_page_says_what_the_results_were_made_by(findings):
         findings, versions={"one": versions, "old": {}}, summaries={"one": rows}, runs={}
     )
     origin = "lethe 1.2.3 (commit 0123456789), torch 2.0, device cuda, 2 fine-tunes in 2.0 minutes"
-    assert describe_origin(measured) == {"one": origin}
+    assert describe_origin(measured, {}) == {"one": origin}
     measured = replace(measured, summaries={"one": days})
-    assert describe_origin(measured) == {"one": f"{origin}, from 2026-11-29 to 2026-11-30"}
+    assert describe_origin(measured, {}) == {"one": f"{origin}, from 2026-11-29 to 2026-11-30"}
     measured = replace(measured, summaries={"one": one_day})
-    assert describe_origin(measured) == {"one": f"{origin}, measured on 2026-11-30"}
+    assert describe_origin(measured, {}) == {"one": f"{origin}, measured on 2026-11-30"}
+
+
+def test_a_model_that_was_pretrained_by_the_experiment_says_so(findings):
+    measured = replace(findings, versions={"one": {"lethe": "1"}}, summaries={}, runs={})
+    settings = {"models": {"one": {"source": "scratch", "pretraining": {"steps": 500}}}}
+    assert describe_origin(measured, settings) == {"one": "lethe 1, pretrained here (500 steps)"}
+    settings = {"models": {"one": {"source": "hub"}}}
+    assert describe_origin(measured, settings) == {"one": "lethe 1"}
 
 
 def test_a_base_model_that_knows_nothing_of_the_examples_is_named(findings):

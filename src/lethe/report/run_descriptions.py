@@ -1,0 +1,47 @@
+"""Replay runs in words: which examples they replay, and what the training keeps of them."""
+
+from lethe.config.replay_settings import Replay, ReplayRun
+from lethe.report.figure_style import label_of
+
+_EXAMPLES = {
+    "random": "random examples",
+    "balanced": "random examples, equally many of each domain",
+    "oracle": "examples drawn by their true forgetting, which only a finished fine-tune shows",
+}
+_OBJECTIVES = {
+    "text": "the text of",
+    "kl": "KL to the base model on",
+    "both": "the text of, and KL to the base model on,",
+}
+
+
+def describe_replay(run: ReplayRun) -> str:
+    """Which examples a run replays and what the training keeps of them, for a sentence."""
+    if run.prediction_method is not None:
+        examples = "examples predicted to be forgotten"
+    else:
+        by_strategy = f"examples drawn by {label_of(run.strategy)}"
+        examples = _EXAMPLES.get(run.strategy, by_strategy)
+    return f"{_OBJECTIVES[run.objective]} {examples}"
+
+
+def describe_runs(settings: Replay) -> dict[str, str]:
+    """A description of each run of an experiment, by its label."""
+    descriptions = {}
+    for name in settings.names:
+        run = settings.resolve(name)
+        parts = ["no replay" if run.strategy == "none" else describe_replay(run)]
+        changes = run.recipe.model_dump(exclude_unset=True)
+        if changes.pop("prompt_kl", None):
+            parts.append("KL to the base model on the prompts of the new examples")
+        if run.interpolate is not None:
+            parts.append("afterwards the weights are averaged with those of the base model")
+        if changes:
+            changed = ", ".join(f"{key} {_in_words(value)}" for key, value in changes.items())
+            parts.append(f"changes of the recipe: {changed}")
+        descriptions[label_of(name)] = "; ".join(parts)
+    return descriptions
+
+
+def _in_words(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

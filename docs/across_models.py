@@ -80,7 +80,7 @@ def base_loss_lines(results: Path, sizes: Mapping[str, int]) -> list[dict]:
     lines = []
     for model, parameters in sizes.items():
         rows = sorted((results / model).glob("rows/*.parquet"))
-        loss = float(read_row(rows[0]).loss_before.mean())
+        loss = float(np.nanmean(read_row(rows[0]).loss_before))
         head = {"model": model, "parameters": parameters, "tasks": len(rows)}
         lines.append({**head, "statistic": "base_loss", "value": loss})
     return lines
@@ -100,13 +100,29 @@ def count_parameters(base: Path) -> int:
 
 
 def share_tasks(matrices: Mapping[str, Matrix]) -> dict[str, Matrix]:
-    """The matrices on the tasks that all models have."""
+    """The matrices on the tasks that all models have and the examples without a missing value.
+
+    Raises
+    ------
+    ValueError
+        If the models were scored on different examples.
+    """
     shared = set.intersection(*[set(z.tasks) for z in matrices.values()])
+    example_ids = next(iter(matrices.values())).example_ids
+    rows = {}
+    complete = np.ones(len(example_ids), dtype=bool)
+    for model, z in matrices.items():
+        if z.example_ids != example_ids:
+            raise ValueError(f"{model} was scored on other examples than the first model")
+        rows[model] = [task for task in z.tasks if task in shared]
+        complete &= np.isfinite(z.values[z.rows(rows[model])]).all(axis=0)
+    if not complete.all():
+        print(f"{(~complete).sum()} of {len(complete)} examples lack a value and are left out")
+    kept = [name for name, known in zip(example_ids, complete, strict=True) if known]
     selected = {}
     for model, z in matrices.items():
-        names = [task for task in z.tasks if task in shared]
-        values = z.values[z.rows(names)].astype(np.float64)
-        selected[model] = Matrix(values=values, tasks=names, example_ids=z.example_ids)
+        values = z.values[z.rows(rows[model])][:, complete].astype(np.float64)
+        selected[model] = Matrix(values=values, tasks=rows[model], example_ids=kept)
     return selected
 
 

@@ -213,22 +213,23 @@ def test_the_table_of_results_has_every_number_with_its_interval(results, capsys
     assert printed.count(f"| oracle - random | held-out forgetting {effect}") == 3
 
 
-# Folder of tables -> the script that prints it and the page that shows it, if it is not that of an
+# Folder of tables -> the scripts that print it and the page that shows it, if it is not that of an
 # experiment's models, which `results_table` prints for the page of the same name.
 PRINTED_BY = {
-    "keep-chats": ("chat_results", "keep-chats"),
-    "default": ("across_models", "across-models"),
-    "model-sizes": ("across_models", "across-models"),
-    "smollm2-em": ("finer_table", "finer-than-loss"),
+    "keep-chats": (["chat_results"], "keep-chats"),
+    "default": (["across_models"], "across-models"),
+    "model-sizes": (["across_models"], "across-models"),
+    "smollm2": (["results_table", "across_models"], "smollm2"),
+    "smollm2-em": (["finer_table"], "finer-than-loss"),
 }
 
 
 def test_a_page_shows_the_tables_that_are_kept_beside_it(capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
     for folder in sorted((ROOT / "docs/lab/tables").glob("*")):
-        name, page_name = PRINTED_BY.get(folder.name, ("results_table", folder.name))
-        printer = script(name)
-        getattr(printer, "print_tables" if name == "across_models" else "main")(folder)
+        names, page_name = PRINTED_BY.get(folder.name, (["results_table"], folder.name))
+        for name in names:
+            getattr(script(name), "print_tables" if name == "across_models" else "main")(folder)
         page = (ROOT / f"docs/lab/{page_name}.md").read_text("utf-8")
         for line in capsys.readouterr().out.splitlines():
             assert line in page, f"{folder.name}: {line}"

@@ -88,7 +88,9 @@ def measure_losses(
     )
     if quantize not in (None, "4bit"):
         raise typer.BadParameter(f"--quantize is {quantize}; 4bit is the only kind")
-    gpus = int(torch.cuda.is_available())
+    # Whether torch knows CUDA at all. Whether there is a GPU is asked after this process has taken
+    # one: CUDA reads CUDA_VISIBLE_DEVICES only once.
+    gpus = int(torch.backends.cuda.is_built())
     models.use_machine(threads or os.cpu_count() or 1, gpus)
     card = find_model(
         model, cache=Path(cache_folder()), revision=revision, chat_template=chat_template

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -37,9 +38,24 @@ def use_machine(threads: int, gpus: int) -> None:
     """Takes this job's share of the machine and fixes settings that change a result's bytes."""
     if distributed.size() == 1:
         devices.claim(gpus)
+    _warn_if_unusable(gpus)
     torch.set_num_threads(max(1, threads // distributed.size()))
     torch.set_deterministic_debug_mode("warn")
     _keep_freed_memory()
+
+
+def _warn_if_unusable(gpus: int) -> None:
+    """Logs that a job which was given GPUs will run on the CPU, where it may take days."""
+    # Whoever empties CUDA_VISIBLE_DEVICES has chosen the CPU.
+    nodes = devices.nodes()
+    given = devices.visible(os.environ, nodes) if nodes else []
+    if gpus and given and not torch.cuda.is_available():
+        _log.warning(
+            "this job has GPU %s, but torch %s cannot use it and the job runs on the CPU; install "
+            "a torch that is built for CUDA and for this driver (nvidia-smi shows it)",
+            ",".join(given),
+            torch.__version__,
+        )
 
 
 def _keep_freed_memory() -> None:

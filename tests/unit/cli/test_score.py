@@ -108,6 +108,17 @@ def test_a_fine_tuned_folder_is_scored_against_its_base(
     assert np.abs(row.forgetting).max() > 1e-3
 
 
+def test_nothing_asks_cuda_before_a_gpu_is_taken(base_model, pool, tmp_path, monkeypatch):
+    """CUDA reads CUDA_VISIBLE_DEVICES once, so a later choice would have no effect."""
+    asked = []
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(asked.append("cuda")))
+    monkeypatch.setattr(models.devices, "claim", lambda gpus: asked.append(f"claim {gpus}"))
+    assert score(base_model, pool, tmp_path / "base.parquet", *SETTINGS) == 0
+    assert asked[0] == "claim 1"
+    assert "cuda" in asked
+
+
 def test_losses_of_single_tokens_are_kept(base_model, pool, tmp_path):
     output = tmp_path / "base.parquet"
     assert score(base_model, pool, output, "--tokens", *SETTINGS) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lethe.engine import devices
+from lethe.errors import LetheError
 
 HOLDER = """
 import sys, time
@@ -59,3 +60,51 @@ def test_a_job_without_gpus_sees_none(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     devices.claim(0)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_container_with_one_node_of_many_has_the_first_gpu():
+    """CUDA counts the GPUs that it sees; the number of a node is the host's."""
+    assert devices.visible({}, [Path("/dev/nvidia3")]) == ["0"]
+
+
+@pytest.fixture
+def allocation(tmp_path, monkeypatch):
+    """A job of SLURM with three GPUs; the folder of its locks."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(devices, "_held", [])
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    yield tmp_path / f"lethe-{os.getuid()}-slurm-7"
+    for lock in devices._held:
+        lock.release()
+
+
+def test_jobs_in_one_allocation_take_different_gpus(allocation):
+    allocation.mkdir(mode=0o700)
+    other, taken = holder(allocation, 1)
+    try:
+        devices.claim(1)
+    finally:
+        other.kill()
+    assert taken == ["0"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_the_locks_of_an_allocation_are_the_users_own(allocation, tmp_path, monkeypatch):
+    devices.claim(2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert allocation.stat().st_mode & 0o777 == 0o700
+    # What was taken is enough, so a second call takes nothing.
+    devices.claim(2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    (tmp_path / f"lethe-{os.getuid()}-slurm-8").symlink_to(tmp_path)
+    with pytest.raises(LetheError, match="slurm-8: belongs to another user or is a link"):
+        devices.claim(1)
+
+
+@pytest.mark.parametrize("gpus", [0, 3, 4])
+def test_a_job_that_shares_no_gpu_of_its_allocation_locks_nothing(allocation, gpus):
+    devices.claim(gpus)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2"
+    assert not allocation.exists()

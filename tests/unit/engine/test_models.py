@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -317,3 +318,30 @@ def test_adapters_larger_than_the_memory_are_refused(monkeypatch):
     monkeypatch.setattr(peft, "get_peft_model", fail)
     with pytest.raises(LetheError, match=r"recipe\.lora\.rank: adapters of rank 99999 do not fit"):
         models.add_lora(tiny.model("llama"), LoRA(rank=99_999), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "visible", "warned"),
+    [
+        (1, ["/dev/nvidia3"], None, True),
+        (1, ["/dev/nvidia0"], "", False),
+        (1, [], None, False),
+        (0, ["/dev/nvidia0"], None, False),
+    ],
+    ids=["cannot be used", "hidden by the user", "no GPU", "a job on the CPU"],
+)
+def test_a_gpu_that_torch_cannot_use_is_reported(
+    monkeypatch, tmp_path, caplog, gpus, nodes, visible, warned
+):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(models.devices, "_held", [])
+    monkeypatch.setattr(models.devices, "nodes", lambda: [Path(node) for node in nodes])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    models.use_machine(torch.get_num_threads(), gpus)
+    assert ("this job has GPU 0, but torch" in caplog.text) == warned
+    for lock in models.devices._held:
+        lock.release()

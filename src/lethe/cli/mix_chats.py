@@ -86,7 +86,7 @@ def make_mixture_files(
     from lethe.data.examples import read_upstream
     from lethe.data.training_rows import read_new_data
     from lethe.files import atomic_write
-    from lethe.integrations.trainer_snippets import MixtureFiles
+    from lethe.integrations.trainer_snippets import MixtureFiles, check_form
     from lethe.matrix.rows import read_row
     from lethe.replay.mixture_files import (
         make_mixture,
@@ -101,6 +101,9 @@ def make_mixture_files(
     if output.exists() and any(output.iterdir()):
         raise LetheError(f"{output}: is not empty, and nothing in it is overwritten; give another")
     new = read_new_data(chats)
+    if trainer is not Trainer.ALL:
+        # Before anything is written, so that the corrected command finds an empty folder.
+        check_form(trainer.value, new.form)
     upstream = read_upstream(pool)
     measure = "measured_forgetting" if lost else "predicted_forgetting"
     forgetting = None
@@ -232,12 +235,12 @@ def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":
 
 
 def _snippets(trainer: Trainer, files: Any) -> dict[str, str]:
-    from lethe.integrations.trainer_snippets import TRAINERS, snippet_files
+    from lethe.integrations.trainer_snippets import TRAINERS, can_read, snippet_files
 
     if trainer is not Trainer.ALL:
         return snippet_files(trainer.value, files)
     snippets: dict[str, str] = {}
     for name in TRAINERS:
-        if not (name == "megatron-bridge" and files.form == "text"):
+        if can_read(name, files.form):
             snippets |= snippet_files(name, files)
     return snippets

@@ -57,9 +57,30 @@ def snippet_files(trainer: str, files: MixtureFiles) -> dict[str, str]:
     LetheError
         If the trainer is unknown, or cannot read the form of the rows.
     """
+    check_form(trainer, files.form)
+    return TRAINERS[trainer](files)
+
+
+def check_form(trainer: str, form: Form) -> None:
+    """Refuses an unknown trainer, and one that cannot read the form of the rows.
+
+    Raises
+    ------
+    LetheError
+        With the trainers that are known, or what to do instead.
+    """
     if trainer not in TRAINERS:
         raise LetheError(f"no snippet for the trainer {trainer!r}; known: {', '.join(TRAINERS)}")
-    return TRAINERS[trainer](files)
+    if not can_read(trainer, form):
+        raise LetheError(
+            "Megatron-Bridge reads plain text from its own binary files, not from rows; use "
+            "--for jsonl and convert new.jsonl and the replay file"
+        )
+
+
+def can_read(trainer: str, form: Form) -> bool:
+    """Whether a trainer reads rows of this form."""
+    return not (trainer == "megatron-bridge" and form == "text")
 
 
 def _trl(files: MixtureFiles) -> dict[str, str]:
@@ -70,8 +91,11 @@ def _trl(files: MixtureFiles) -> dict[str, str]:
         "  - path: json",
         f"    data_files: {json.dumps(files.path(_TRAIN))}",
         "    split: train",
-        f"    columns: {json.dumps(files.columns)}",
     ]
+    # With this key, trl drops all other columns. Only some rows with tools have a column `tools`,
+    # and the file has no column that is not learned from.
+    if not files.tools:
+        lines.append(f"    columns: {json.dumps(files.columns)}")
     if files.form == "messages":
         lines.append("assistant_only_loss: true # the loss is on the assistant's turns")
     return {"trl.yaml": _text(lines)}
@@ -164,11 +188,6 @@ def _ms_swift(files: MixtureFiles) -> dict[str, str]:
 
 
 def _megatron_bridge(files: MixtureFiles) -> dict[str, str]:
-    if files.form == "text":
-        raise LetheError(
-            "Megatron-Bridge reads plain text from its own binary files, not from rows; use "
-            "--for jsonl and convert new.jsonl and the replay file"
-        )
     preprocessing = "ChatSFTPreprocessingConfig"
     arguments = ""
     if files.form == "prompt_completion":

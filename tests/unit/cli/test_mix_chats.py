@@ -105,6 +105,14 @@ def test_nothing_is_overwritten(folder, capsys):
     assert (folder / "mixed/train_with_replay.jsonl").read_bytes() == before
 
 
+def test_rows_that_a_trainer_cannot_read_are_refused_before_anything_is_written(folder, capsys):
+    write_records(folder / "chats.jsonl", "text")
+    assert mix("--for", "megatron-bridge") == 1
+    assert "use --for jsonl" in capsys.readouterr().err
+    assert not (folder / "mixed").exists()
+    assert mix("--for", "jsonl") == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

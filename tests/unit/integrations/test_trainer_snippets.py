@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import yaml
-from helpers import tiny
+from helpers import chats, tiny
 from helpers.chats import FORMS, pool, tokenizer, write_records
 
 from lethe.cli.application import main
@@ -155,6 +155,27 @@ def test_llama_factory_reads_calls_of_tools_by_its_other_format(folder):
         assert entry["formatting"] == "openai"
         assert entry["columns"]["tools"] == "tools"
         assert entry["tags"]["function_tag"] == "function_call"
+
+
+def test_trl_reads_the_tools_of_a_chat(folder, tmp_path):
+    records = chats.records("messages")
+    tool = {"name": "count_sacks", "description": "Counts.", "parameters": {"type": "object"}}
+    for record in records:
+        record["tools"] = [{"type": "function", "function": tool}]
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(record) for record in records))
+    arguments = ["--pool", str(folder / "pool.parquet"), "-o", str(tmp_path / "mixed")]
+    assert main(["mix", str(tmp_path / "chats.jsonl"), *arguments, "--for", "trl"]) == 0
+    dataset = trl_dataset(yaml.safe_load((tmp_path / "mixed/trl.yaml").read_text()))
+    assert sorted(dataset.column_names) == ["messages", "tools"]
+    assert sum("count_sacks" in json.dumps(row["tools"]) for row in dataset) == len(records)
+
+
+def test_trl_reads_chats_with_calls_of_tools_only(folder, tmp_path):
+    """Such a file has no column `tools`."""
+    write_records(tmp_path / "train_with_replay.jsonl", "messages")
+    files = MixtureFiles(folder=tmp_path, form="messages", rows={}, tools=True)
+    config = yaml.safe_load(snippet_files("trl", files)["trl.yaml"])
+    assert trl_dataset(config).column_names == ["messages"]
 
 
 @pytest.mark.parametrize("form", ["messages", "prompt_completion", "text"])

@@ -151,6 +151,7 @@ def _write_experiment(
     from lethe.data.examples import read_upstream
     from lethe.files import atomic_write
     from lethe.jobs.workflow_process import checkout_folder
+    from lethe.workflow import results_folder
 
     read_upstream(pool)
     table = table or checkout_folder() / "tasks.csv"
@@ -180,11 +181,46 @@ def _write_experiment(
             f"{path}: exists with other settings; choose another name with -o, or give the "
             "settings of the first start"
         )
+    _claim_results(Path(results_folder(name)), path, description, output)
     write_task_table(folder / "tasks.csv", selected)
     with atomic_write(path) as part:
         part.write_text(stream.getvalue(), "utf-8")
     load_experiment(read_yaml(path), files=[path])
     return path, name
+
+
+def _claim_results(
+    results: Path, experiment: Path, description: dict[str, Any], output: Path
+) -> None:
+    """Records in the folder of results whose they are, and refuses those of another experiment.
+
+    Experiments are named after the file of the predictor, without its folder, so that those of
+    two models may have the same name.
+
+    Raises
+    ------
+    LetheError
+        Naming the folder and the other experiment.
+    """
+    from lethe.files import read_json, write_json
+
+    record = results / "experiment_file.json"
+    # The table's place changes if its folder is moved. Snakemake watches its content.
+    settings = {key: value for key, value in description.items() if key != "tasks"}
+    owner = None
+    if record.exists():
+        found = read_json(record)
+        moved = not Path(found["experiment"]).exists() and found["settings"] == settings
+        if found["experiment"] != str(experiment.resolve()) and not moved:
+            owner = found["experiment"]
+    elif results.exists() and not experiment.exists():
+        owner = "an experiment that lethe learn did not write here"
+    if owner is not None:
+        raise LetheError(
+            f"{results}: holds the results of {owner}; give -o another file name than "
+            f"{output.name} (another folder alone does not help)"
+        )
+    write_json(record, {"experiment": str(experiment.resolve()), "settings": settings})
 
 
 def _model_entry(model: str) -> dict[str, str]:

@@ -1,0 +1,79 @@
+"""Whose results a folder of `lethe learn` holds. The verb runs in tests/workflow."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import tiny
+from helpers.experiment import TASKS
+
+from lethe.cli.application import main
+from lethe.data.examples import write_upstream
+from lethe.jobs import workflow_process
+
+RESULTS = Path("results/learn-predictor")
+
+
+class Started(Exception):
+    """The workflow would have started."""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_upstream(tmp_path / "pool.parquet", tiny.upstream(12))
+    (tmp_path / "sources.yaml").write_text(
+        yaml.safe_dump({"local": {"kind": "files", "folder": "texts"}})
+    )
+    (tmp_path / "table.csv").write_text(TASKS)
+    for name in ("base", "other"):
+        (tmp_path / name).mkdir()
+
+    # The models and the tasks' examples do not exist.
+    monkeypatch.setattr("lethe.config.loading.load_experiment", lambda *_files, **_named: None)
+
+    def start(*_arguments, **_named):
+        raise Started
+
+    monkeypatch.setattr(workflow_process, "run_snakemake", start)
+    return tmp_path
+
+
+def learn(model, output, *options):
+    shared = ["--pool", "pool.parquet", "--tasks", "3", "--table", "table.csv"]
+    return main(["learn", model, *shared, "--sources", "sources.yaml", "-o", output, *options])
+
+
+def starts(model, output, *options) -> bool:
+    with pytest.raises(Started):
+        learn(model, output, *options)
+    return True
+
+
+def test_predictors_of_one_name_in_two_folders_do_not_share_results(folder, capsys):
+    assert starts("base", "a/predictor.npz")
+    assert learn("other", "b/predictor.npz") == 1
+    message = capsys.readouterr().err
+    other = folder / "a/predictor.experiment/experiment.yaml"
+    assert f"error: {RESULTS}: holds the results of {other}; give -o another file" in message
+    assert not Path("b").exists(), "nothing is written before the refusal"
+    assert starts("other", "b/second.npz")
+    assert starts("base", "a/predictor.npz", "--tasks", "4")
+
+
+def test_a_moved_experiment_keeps_its_results_only_with_its_settings(folder, capsys):
+    assert starts("base", "a/predictor.npz")
+    shutil.move("a", "moved")
+    assert learn("base", "b/predictor.npz", "--steps", "7") == 1
+    assert learn("other", "b/predictor.npz") == 1
+    assert "give -o another file name than predictor.npz" in capsys.readouterr().err
+    assert starts("base", "b/predictor.npz")
+
+
+def test_results_without_a_record_are_kept_for_the_experiment_that_is_there(folder, capsys):
+    assert starts("base", "predictor.npz")
+    (RESULTS / "experiment_file.json").unlink()
+    assert learn("other", "b/predictor.npz") == 1
+    assert "an experiment that lethe learn did not write here" in capsys.readouterr().err
+    assert starts("base", "predictor.npz")

@@ -134,6 +134,11 @@ class Checkpoint:
             self._write(part, tensors or {}, facts or {})
         self._last = time.monotonic()
 
+    def skip(self) -> None:
+        """Takes the place of `save` for a state that cannot be saved; nothing is written."""
+        self._saved = False
+        self._last = time.monotonic()
+
     def _write(self, part: str, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> bool:
         """Writes one part; all processes take part and return the same."""
         full = {}
@@ -157,7 +162,7 @@ class Checkpoint:
         return written
 
     def leave_if_asked(self, progress: str) -> None:
-        """Ends the process if `due` reported a request to stop; call `save` first.
+        """Ends the process if `due` reported a request to stop; call `save` or `skip` first.
 
         Parameters
         ----------

@@ -82,11 +82,7 @@ def _cause(model: Any, missing: list[str], unexpected: list[str]) -> str:
             "It was saved as a classifier or reward model; use the language model that it was "
             "trained from"
         )
-    if (
-        missing
-        and not unexpected
-        and all("head" in name or "embed_out" in name for name in missing)
-    ):
+    if missing and not unexpected and all(_of_head(name) for name in missing):
         return (
             "It was saved without its output layer, for example by AutoModel; save it with "
             "AutoModelForCausalLM"

@@ -214,17 +214,19 @@ class TrainingLoop:
 
     def _save(self, checkpoint: Checkpoint, losses: list[float], source: Resumable | None) -> None:
         # The state of bitsandbytes' optimizers is not saved: such a run starts over.
-        if self.optimizer_name == "adamw":
-            tensors = optimizer_tensors(self.model, self.optimizer)
-            # Every process draws its own dropout.
-            for rank, states in enumerate(distributed.all_gather(self._random_states())):
-                tensors |= {f"{name}/{rank}": state for name, state in states.items()}
-            if self.average is not None:
-                tensors |= self.average.tensors()
-            facts = {"losses": losses}
-            if source is not None:
-                facts |= source.facts()
-            checkpoint.save("training", tensors, facts)
+        if self.optimizer_name != "adamw":
+            checkpoint.skip()
+            return
+        tensors = optimizer_tensors(self.model, self.optimizer)
+        # Every process draws its own dropout.
+        for rank, states in enumerate(distributed.all_gather(self._random_states())):
+            tensors |= {f"{name}/{rank}": state for name, state in states.items()}
+        if self.average is not None:
+            tensors |= self.average.tensors()
+        facts = {"losses": losses}
+        if source is not None:
+            facts |= source.facts()
+        checkpoint.save("training", tensors, facts)
 
     def _resume(self, checkpoint: Checkpoint, source: Resumable | None) -> list[float]:
         """Restores the state of an interrupted run; the losses of its steps."""

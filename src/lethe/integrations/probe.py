@@ -258,14 +258,20 @@ class ForgettingProbe(TrainerCallback):
         examples
             Number of examples to draw, without repetition.
         temperature
-            Examples are drawn in proportion to exp(prediction / temperature), in nats.
+            Examples are drawn in proportion to exp(prediction / temperature), in nats; above 0.
 
         Raises
         ------
         LetheError
-            If nothing was predicted yet, the pool is not that of the predictor, or it has fewer
-            replayable examples.
+            If the temperature is not above 0, nothing was predicted yet, the pool is not that of
+            the predictor, or it has fewer replayable examples.
         """
+        # NaN is refused, too.
+        if not temperature > 0:
+            raise LetheError(
+                f"ForgettingProbe: temperature is {temperature}, but must be above 0; give a small "
+                "one, such as 0.001, to draw the examples with the highest predictions"
+            )
         upstream, predicted = self._predicted_pool(pool)
         replayable = [example for example in upstream if example.split == "replayable"]
         candidates = [example for example in replayable if example.example_id in predicted]

@@ -70,7 +70,9 @@ def base_losses(
         reader = reader.with_fitting_batches(upstream_set.tokens.examples)
     reader = reader.with_scoring(reader.scoring.halved(halvings))
     settings = {**settings, "upstream": upstream_digest(upstream)}
-    with Checkpoint(unfinished, fingerprint(settings)) as checkpoint:
+    # Losses of another device, or of batches of another size, differ in their last digits.
+    device = next(reader.model.parameters()).device.type
+    with Checkpoint(unfinished, fingerprint(settings, device, halvings)) as checkpoint:
         scores = upstream_set.losses(reader, "upstream, base", checkpoint, by_token)
         if scores.all_nan:
             raise LetheError(

@@ -281,6 +281,32 @@ def test_base_losses_stay_when_it_is_asked_to_stop_among_the_answers(
     assert np.isfinite(found.loss_before).any()
 
 
+def test_base_losses_of_another_device_or_other_batches_are_not_gone_on_from(
+    model_folders, tmp_path, monkeypatch
+):
+    from lethe.measure import forgetting
+
+    reader = Reader.load(model_folders["llama"], SCORING)
+    seen = []
+
+    def noting(folder, made_from):
+        seen.append(made_from)
+        return Checkpoint(folder, made_from)
+
+    def elsewhere(self):
+        yield torch.nn.Parameter(torch.zeros(1, device="meta"))
+
+    monkeypatch.setattr(forgetting, "Checkpoint", noting)
+    for halvings in (0, 0, 1):
+        base_losses(reader, UPSTREAM[:4], {"model": 1}, halvings=halvings)
+    monkeypatch.setattr(forgetting.UpstreamSet, "losses", None)
+    monkeypatch.setattr(type(reader.model), "parameters", elsewhere)
+    with pytest.raises(TypeError):
+        base_losses(reader, UPSTREAM[:4], {"model": 1})
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+
+
 def test_a_checkpoint_of_another_job_is_not_used(tmp_path):
     import torch
 
@@ -366,6 +392,39 @@ def test_asked_to_stop_at_a_bad_moment_it_leaves_at_the_next(tmp_path, monkeypat
         with pytest.raises(SystemExit) as left:
             checkpoint.leave_if_asked("two")
     assert left.value.code == STOPPED
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_a_training_that_is_not_saved_does_not_say_that_it_continues(
+    tmp_path, monkeypatch, caplog, optimizer
+):
+    """bitsandbytes needs a GPU: plain AdamW bears its name here."""
+    from lethe.engine import training
+
+    def named(parameters, recipe):
+        return torch.optim.AdamW(parameters, lr=recipe.lr), optimizer
+
+    monkeypatch.setattr(training, "make_optimizer", named)
+    recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
+    with Checkpoint(tmp_path / "c") as checkpoint:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit) as left:
+            training.fine_tune(
+                tiny.model("llama"), tiny.tokens(*[(12, 4)] * 12), recipe, "t", checkpoint
+            )
+    assert left.value.code == STOPPED
+    saved = optimizer == "adamw"
+    assert ("t, step 1 of 3; the next start continues from there" in caplog.text) == saved
+    assert ("the next start uses earlier checkpoints, if any" in caplog.text) != saved
+    assert (tmp_path / "c").exists() == saved
+
+
+def test_a_state_that_cannot_be_saved_is_not_due_again_at_once(tmp_path):
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint._last -= checkpoint.seconds
+    assert checkpoint.due()
+    checkpoint.skip()
+    assert not checkpoint.due()
 
 
 FULL_DISK = """

@@ -560,6 +560,11 @@ def test_predictions_come_out_by_example_and_draw_what_is_replayed(predictor, to
     assert {example.example_id for example in read_upstream(narrow)} == set(replayable[:5])
     with pytest.raises(LetheError, match="it has 30 replayable ones"):
         probe.draw_replay(tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=31)
+    for wrong in (0, -0.1, float("nan")):
+        with pytest.raises(LetheError, match=f"temperature is {wrong}, but must be above 0"):
+            probe.draw_replay(
+                tmp_path / "pool.parquet", tmp_path / "c.parquet", examples=3, temperature=wrong
+            )
     other = [replace(example, example=tiny.upstream(1)[0].example) for example in UPSTREAM]
     write_upstream(tmp_path / "other.parquet", other)
     with pytest.raises(LetheError, match="has another text than in the predictor"):

@@ -56,7 +56,8 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
         verdict = Verdict(_ignorance(findings.base_losses.get(model), settings, model), [])
         noise = findings.noise.get(model)
         verdict.summary.append(forgetting_effect(z, binary=findings.binary, noise=noise))
-        verdict.summary.extend(_prediction(findings.completions.get(model)))
+        if sum(task.split == "test" for task in findings.tasks.values()) >= ENOUGH_TASKS:
+            verdict.summary.extend(_prediction(findings.completions[model]))
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
             _add_prevention(verdict, contrasts, Replay.model_validate(settings["replay"]))
@@ -83,19 +84,23 @@ def _ignorance(
     ]
 
 
-def _prediction(scores: pd.DataFrame | None) -> list[str]:
+def _prediction(scores: pd.DataFrame) -> list[str]:
     """Which share of the examples that a new task damages most is predicted."""
-    if scores is None:
-        return []
     table = scores[(scores.seed.astype(str) == "all") & (scores.split == "in_domain")]
-    table = table[(table.method == METHOD) & (table.probes == "random") & (table.k == PROBES)]
-    lines = table[table.metric == "top_10_percent"]
-    return [
-        f"From {PROBES} probes of a new task, the prediction finds {100 * line.value:.0f} % "
-        f"{format_interval(100 * line.low, 100 * line.high, '.0f')} of the tenth of the examples "
-        "that it damages most (chance: 10 %)."
-        for line in lines.itertuples()
-    ]
+    table = table[(table.probes == "random") & (table.k == PROBES)]
+    table = table[table.metric == "top_10_percent"].set_index("method")
+    if METHOD not in table.index:
+        return []
+    line = 100 * table.loc[METHOD, ["value", "low", "high"]].astype(float)
+    sentence = (
+        f"From {PROBES} probes of a new task, the prediction finds {line.value:.0f} % "
+        f"{format_interval(line.low, line.high, '.0f')} of the tenth of the examples that it "
+        "damages most"
+    )
+    if "column_mean" in table.index:
+        means = 100 * table.loc["column_mean", "value"]
+        sentence += f"; their means over other tasks find {means:.0f} %"
+    return [f"{sentence} (chance: 10 %)."]
 
 
 def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay) -> None:
@@ -127,6 +132,8 @@ def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay)
         f"{_enumerate(removed)} of the {without:.3f} nats that the held-out examples lose "
         f"without replay ({replay.tasks:.0f} tasks)."
     )
+    if planned["mean"].min() < 0:
+        verdict.summary.extend(_drift(contrasts))
 
 
 def _enumerate(parts: list[str]) -> str:
@@ -135,10 +142,26 @@ def _enumerate(parts: list[str]) -> str:
 
 
 def _share_removed(line: pd.Series, without: float, settings: Replay) -> str:
-    removed = f"{100 * (1 - line['mean'] / without):.0f} % with {label_of(line.run)}"
+    share = f"{100 * (1 - line['mean'] / without):.0f} %" if line["mean"] >= 0 else "more than all"
+    removed = f"{share} with {label_of(line.run)}"
     if line.run not in settings.names:
         return removed
     return f"{removed} ({describe_replay(settings.resolve(line.run))})"
+
+
+def _drift(contrasts: pd.DataFrame) -> list[str]:
+    """How far held-out losses move up or down; where losses fall, their mean hides it."""
+    lines = contrasts[contrasts.measure == "drift"].set_index("question")
+    if "default" not in lines.index or "replay" not in lines.index:
+        return []
+    default = lines.loc["default"]
+    without = lines.loc["replay"].reference_mean
+    return [
+        "A loss below the base model's is a change, too: the mean absolute change is "
+        f"{default['mean']:.3f} nats with {label_of(default.run)}, "
+        f"{default.reference_mean:.3f} with {label_of(default.reference)} and {without:.3f} "
+        "without replay."
+    ]
 
 
 def _against_random_text(line: pd.Series) -> str:

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
 
+from lethe.config.task_table import Task
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.planned_contrasts import Contrast
 from lethe.report.verdict import Verdict, describe_origin, make_verdicts
@@ -28,13 +29,15 @@ def findings(tmp_path_factory):
     return tiny_findings.make_findings(tmp_path_factory.mktemp("findings"))
 
 
-def verdict(findings, forgetting: dict[str, float], tasks: int = 8) -> str:
+def verdict(findings, forgetting: dict[str, float], tasks: int = 8, drift: bool = False) -> str:
     """The verdict on the model `one` for these means of held-out forgetting by run."""
     records = []
     for run, mean in forgetting.items():
         for number in range(tasks):
             record = {"strategy": run, "task": f"task-{number}", "seed": 0}
             record["heldout_forgetting"] = mean * (1 + 0.01 * (number - (tasks - 1) / 2))
+            if drift:
+                record["drift"] = abs(record["heldout_forgetting"])
             record["eval_loss_after"] = 2.0 + (0.25 if run == "gaussian" and number == 3 else 0)
             record["training_seconds"] = 2.0 if run == "none" else 3.0
             records.append(record)
@@ -69,6 +72,14 @@ def test_a_difference_that_could_be_chance_is_called_undecided(findings):
     assert "Whether Gaussian and random-text differ is not decided: +0.000 nats" in text
 
 
+def test_a_loss_below_the_base_models_is_no_success_by_itself(findings):
+    text = verdict(findings, FORGETTING | {"random-text": -0.1}, drift=True)
+    assert "and more than all with random-text (the text of random examples)" in text
+    assert "is a change, too: the mean absolute change is 0.100 nats with Gaussian, " in text
+    assert "0.100 with random-text and 0.400 without replay." in text
+    assert "is a change, too" not in verdict(findings, FORGETTING, drift=True)
+
+
 def test_too_few_tasks_carry_no_claim(findings):
     text = verdict(findings, FORGETTING, tasks=3)
     assert "tested on 3 tasks only, which is too few for a claim" in text
@@ -84,10 +95,15 @@ def test_the_verdict_says_how_much_of_the_damage_is_predicted(findings):
     line = {"split": "in_domain", "method": "gaussian", "k": 30, "probes": "random", "seed": "all"}
     line |= {"metric": "top_10_percent", "value": 0.53, "low": 0.37, "high": 0.69}
     other = line | {"split": "out_of_domain", "value": 0.1}
-    changed = replace(findings, completions={"one": pd.DataFrame([line, other])})
+    means = line | {"method": "column_mean", "value": 0.46}
+    tasks = {name: Task(name=name, group="g", split="test") for name in "abcde"}
+    changed = replace(
+        findings, completions={"one": pd.DataFrame([line, other, means])}, tasks=tasks
+    )
+    changed = replace(changed, matrices={"one": findings.matrices["one"]})
     text = all_sentences(make_verdicts(changed, {"replay": None})["one"])
     assert "From 30 probes of a new task, the prediction finds 53 % [37, 69] of the tenth" in text
-    assert "10 % [" not in text
+    assert "damages most; their means over other tasks find 46 % (chance: 10 %)." in text
 
 
 def test_without_planned_comparisons_the_verdict_is_about_forgetting(findings):

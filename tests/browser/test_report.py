@@ -106,7 +106,7 @@ def test_verdicts_and_overview_share_the_first_screen(open_page):
     overview = page.locator("#overview img").bounding_box()
     assert overview["y"] + overview["height"] <= 900
     assert overview["width"] > 600
-    expect(page.get_by_text("On the worst task, sums, it differs by")).to_have_count(2)
+    expect(page.get_by_text("on the least favourable task, sums, by")).to_have_count(2)
 
 
 def test_headings_are_in_order_and_pictures_have_alternative_texts(open_page):

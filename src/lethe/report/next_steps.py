@@ -13,6 +13,7 @@ from lethe.report.headlines import LEVEL
 from lethe.statistics import finite_means
 
 _FORGETTING = "heldout_forgetting"
+_NEW_TASK = "eval_loss_after"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ def _replay_step(contrasts: pd.DataFrame | None) -> str:
         step = f"replay with {run}, which forgets less than {label_of(default.reference)}."
         selection = planned.get("selection")
         if selection is not None and selection.run == default.run:
-            more = f"{-selection.difference:.3f} nats more"
+            new_task = _new_task_difference(contrasts)
             step += (
-                f" {label_of(selection.reference)}, which needs no trial fine-tune, forgets "
-                f"{more if selection.difference < 0 else 'no more'}."
+                f" {label_of(selection.reference)} needs no trial fine-tune; it differs by "
+                f"{-selection.difference:+z.3f} nats in forgetting{new_task}."
             )
         return step
     replay = planned.get("replay")
@@ -75,6 +76,12 @@ def _replay_step(contrasts: pd.DataFrame | None) -> str:
             "planned run is shown to be better."
         )
     return "no replay run is shown to prevent forgetting; measure it on more test tasks."
+
+
+def _new_task_difference(contrasts: pd.DataFrame) -> str:
+    """How the new-task loss of random examples differs from that of predicted ones."""
+    lines = contrasts[(contrasts.measure == _NEW_TASK) & (contrasts.question == "selection")]
+    return "".join(f" and {-line.difference:+z.3f} in new-task loss" for line in lines.itertuples())
 
 
 def _is_lower(line: Any) -> bool:

@@ -186,7 +186,7 @@ def _add_price(verdict: Verdict, contrasts: pd.DataFrame, runs: pd.DataFrame | N
         interval = format_interval(line.low, line.high, "+z.3f")
         verdict.details.append(
             f"The loss on the new tasks differs by {line.difference:+z.3f} nats {interval} between "
-            f"these two runs. On the worst task, {line.largest_difference_task}, it differs by "
+            f"these two runs; on the least favourable task, {line.largest_difference_task}, by "
             f"{line.largest_difference:+z.3f}."
         )
 
@@ -209,7 +209,8 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
     seconds = runs.groupby("strategy").training_seconds.mean()
     if run not in seconds.index or "none" not in seconds.index or not seconds["none"] > 0:
         return []
-    return [f"Training takes {seconds[run] / seconds['none']:.2f} times as long as without replay."]
+    times = seconds[run] / seconds["none"]
+    return [f"Training with {label_of(run)} takes {times:.2f} times as long as without replay."]
 
 
 def _add_selection(verdict: Verdict, contrasts: pd.DataFrame) -> None:

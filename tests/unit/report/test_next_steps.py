@@ -25,9 +25,10 @@ def test_the_default_run_is_suggested_if_it_is_surely_better(findings):
 def test_the_suggestion_says_what_random_examples_with_the_same_loss_would_do(findings):
     default = tiny_findings.contrast(question="default", reference="random_text")
     text = steps(findings, default, tiny_findings.contrast())
-    assert "random kl, which needs no trial fine-tune, forgets 0.007 nats more." in text
-    text = steps(findings, default, tiny_findings.contrast(difference=0.001))
-    assert "random kl, which needs no trial fine-tune, forgets no more." in text
+    assert "random kl needs no trial fine-tune; it differs by +0.007 nats in forgetting." in text
+    new_task = tiny_findings.contrast(measure="eval_loss_after", difference=0.038)
+    text = steps(findings, default, tiny_findings.contrast(), new_task)
+    assert "by +0.007 nats in forgetting and -0.038 in new-task loss." in text
 
 
 def test_random_replay_is_suggested_if_no_other_run_is_surely_better(findings):

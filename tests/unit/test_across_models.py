@@ -56,6 +56,26 @@ def test_the_rank_by_size_is_that_of_the_matrices(across_models, capsys):
     assert "| components above shuffled rows | 2 | 6 | - |" in printed
 
 
+def test_models_are_compared_on_the_tasks_and_examples_that_all_of_them_have(across_models, capsys):
+    matrices = made_up_models({"small": 2, "large": 3})
+    large = matrices["large"]
+    values = large.values[1:].copy()
+    values[0, 4] = np.nan
+    matrices["large"] = Matrix(values, large.tasks[1:], large.example_ids)
+    shared = across_models.share_tasks(matrices)
+    assert capsys.readouterr().out.startswith("1 of ")
+    kept = [name for name in large.example_ids if name != large.example_ids[4]]
+    for model in ("small", "large"):
+        assert shared[model].tasks == large.tasks[1:]
+        assert shared[model].example_ids == kept
+        assert np.isfinite(shared[model].values).all()
+    expected = np.delete(matrices["small"].values[1:], 4, axis=1)
+    np.testing.assert_array_equal(shared["small"].values, expected)
+    matrices["large"] = Matrix(values, large.tasks[1:], large.example_ids[::-1])
+    with pytest.raises(ValueError, match="large was scored on other examples"):
+        across_models.share_tasks(matrices)
+
+
 def test_a_large_model_is_predicted_from_smaller_ones_only(across_models, monkeypatch, capsys):
     monkeypatch.setattr(across_models, "OWN_ROWS", (3,))
     monkeypatch.setattr(across_models, "PROBES", (0, 8))

@@ -7,6 +7,7 @@ their hyper-parameters needs no more than the Gram matrix of the two and a sampl
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -183,19 +184,13 @@ class _StreamedSibling:
 
     def __init__(self, fitted: StreamedCompletion, other: Stream, observed: np.ndarray):
         train = fitted.train
-        shared = [task for task in train.tasks if task in other.tasks]
-        _check_sibling(train, other, shared)
         self.fitted = fitted
-        self.other = Stream(other.path, shared, train.chunk)
-        complete, gaps, _ = _gather(self.other, np.empty(0, dtype=int))
+        complete, gaps = self._read([task for task in train.tasks if task in other.tasks], other)
         measured = complete.count + gaps.cells > 0
         if not measured.all():
             # A row of NaN stands for a task that the other model did not learn.
-            shared = [task for task, known in zip(shared, measured, strict=True) if known]
-            _check_sibling(train, other, shared)
-            self.other = Stream(other.path, shared, train.chunk)
-            complete, gaps, _ = _gather(self.other, np.empty(0, dtype=int))
-        self.in_sibling = in_sibling = np.isin(train.tasks, shared)
+            complete, gaps = self._read(list(compress(self.other.tasks, measured)), other)
+        self.in_sibling = np.isin(train.tasks, self.other.tasks)
         self.filling = gaps.solve(complete) if complete.dropped else np.asarray
         total = None
         for chunk, other_chunk in self._chunks():
@@ -207,10 +202,23 @@ class _StreamedSibling:
             fitted.method,
             total=_gram_with_ones(total),
             columns=self._stack(train.take(sample), self.other.take(sample)),
-            in_sibling=in_sibling,
+            in_sibling=self.in_sibling,
         )
         self.observed = observed
         self._difference_models: dict[float, FoldInModel] = {}
+
+    def _read(self, shared: list[str], other: Stream) -> tuple[moments.Moments, RowEffects]:
+        """Opens the rows of these training tasks as `self.other`, and gathers what fills them."""
+        train = self.fitted.train
+        if other.examples != train.examples or not shared:
+            raise LetheError(
+                f"{other.path}: {other.examples} examples and {len(shared)} of the "
+                f"{len(train.tasks)} training tasks; expected the {train.examples} examples of "
+                f"{train.path} and a measured row of at least one of its tasks"
+            )
+        self.other = Stream(other.path, shared, train.chunk)
+        complete, gaps, _ = _gather(self.other, np.empty(0, dtype=int))
+        return complete, gaps
 
     def predict_chunks(
         self, index: np.ndarray, values: np.ndarray, new: Stream
@@ -281,16 +289,6 @@ class _StreamedSibling:
             sums += np.where(observed, deviating, 0.0).sum(axis=1)
             counts += observed.sum(axis=1)
         return sums / np.maximum(counts, 1), counts > 0
-
-
-def _check_sibling(train: Stream, other: Stream, shared: list[str]) -> None:
-    """Raises LetheError for other examples, or if no training task is `shared`."""
-    if other.examples != train.examples or not shared:
-        raise LetheError(
-            f"{other.path}: {other.examples} examples and {len(shared)} of the "
-            f"{len(train.tasks)} training tasks; expected the {train.examples} examples of "
-            f"{train.path} and a measured row of at least one of its tasks"
-        )
 
 
 def _measured_columns(chunk: np.ndarray) -> np.ndarray:

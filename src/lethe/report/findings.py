@@ -53,6 +53,17 @@ class Findings:
     training: dict[str, list[str]] = field(default_factory=dict)
     """Task -> texts of a few of its training examples."""
 
+    @property
+    def test_tasks(self) -> int:
+        """The number of test tasks."""
+        return sum(task.split == "test" for task in self.tasks.values())
+
+    def in_domain_scores(self, model: str) -> pd.DataFrame:
+        """The lines of completion.csv over all seeds: random probes, test tasks of the table."""
+        table = self.completions[model]
+        table = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
+        return table[table.probes == "random"]
+
     @cached_property
     def examples(self) -> dict[str, UpstreamExample]:
         """The upstream examples by id, read once; empty for an own matrix."""

@@ -145,15 +145,13 @@ def completion_headlines(model: str, findings: Findings) -> list[str]:
     The mean of the task and of its domains, and the most forgotten tenth, come first. The error
     of single examples follows, lowest error first.
     """
-    table = findings.completions[model]
-    table = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
-    table = table[table.probes == "random"]
+    table = findings.in_domain_scores(model)
     errors = table[table.metric == "rmse"]
     if errors.empty:
         return []
     counts = sorted(errors.k.unique())
     probes = 30 if 30 in counts else counts[-1]
-    tasks = sum(task.split == "test" for task in findings.tasks.values())
+    tasks = findings.test_tasks
     rmse = errors[errors.k == probes].set_index("method")
     best = rmse.value.idxmin()
     others = []

@@ -31,7 +31,7 @@ def suggest_steps(findings: Findings) -> list[str]:
     for model in findings.matrices:
         if findings.comparisons:
             steps.append(f"{model}: {_replay_step(findings.contrasts.get(model))}")
-        step = _probe_step(findings.completions[model], findings.unit)
+        step = _probe_step(findings.in_domain_scores(model), findings.unit)
         if step:
             steps.append(f"{model}: {step}")
     if findings.summaries and not findings.comparisons:
@@ -54,20 +54,23 @@ def find_worst_tasks(findings: Findings) -> list[WorstTask]:
 def _replay_step(contrasts: pd.DataFrame | None) -> str:
     """Which replay to use, from the planned comparisons of held-out forgetting."""
     planned: Mapping[str, Any] = {}
+    new_task: Mapping[str, Any] = {}
     if contrasts is not None:
-        lines = contrasts[contrasts.measure == _FORGETTING]
-        planned = {line.question: line for line in lines.itertuples()}
+        planned = _by_question(contrasts, _FORGETTING)
+        new_task = _by_question(contrasts, _NEW_TASK)
     default = planned.get("default")
     if default is not None and _is_lower(default):
         run = label_of(default.run)
         step = f"replay with {run}, which forgets less than {label_of(default.reference)}."
         selection = planned.get("selection")
         if selection is not None and selection.run == default.run:
-            new_task = _new_task_difference(contrasts)
             step += (
                 f" {label_of(selection.reference)} needs no trial fine-tune; it differs by "
-                f"{-selection.difference:+z.3f} nats in forgetting{new_task}."
+                f"{-selection.difference:+z.3f} nats in forgetting"
             )
+            if "selection" in new_task:
+                step += f" and {-new_task['selection'].difference:+z.3f} in new-task loss"
+            step += "."
         return step
     replay = planned.get("replay")
     if replay is not None and _is_lower(replay):
@@ -78,10 +81,10 @@ def _replay_step(contrasts: pd.DataFrame | None) -> str:
     return "no replay run is shown to prevent forgetting; measure it on more test tasks."
 
 
-def _new_task_difference(contrasts: pd.DataFrame) -> str:
-    """How the new-task loss of random examples differs from that of predicted ones."""
-    lines = contrasts[(contrasts.measure == _NEW_TASK) & (contrasts.question == "selection")]
-    return "".join(f" and {-line.difference:+z.3f} in new-task loss" for line in lines.itertuples())
+def _by_question(contrasts: pd.DataFrame, measure: str) -> dict[str, Any]:
+    """The comparisons of one measure by their question."""
+    lines = contrasts[contrasts.measure == measure]
+    return {line.question: line for line in lines.itertuples()}
 
 
 def _is_lower(line: Any) -> bool:
@@ -90,9 +93,7 @@ def _is_lower(line: Any) -> bool:
 
 def _probe_step(scores: pd.DataFrame, unit: str) -> str | None:
     """How few probes of a new task predict its mean forgetting; None in earlier tables."""
-    table = scores[(scores.seed.astype(str) == "all") & (scores.split == "in_domain")]
-    errors = table[(table.probes == "random") & (table.metric == "task_mean_error")]
-    errors = errors[errors.method == "gaussian"]
+    errors = scores[(scores.metric == "task_mean_error") & (scores.method == "gaussian")]
     if errors.empty:
         return None
     probes = 30 if 30 in set(errors.k) else errors.k.max()

@@ -98,6 +98,7 @@ def render_page(
     threshold = settings["completion"]["threshold"]
     images = {name: base64.b64encode(_to_webp(png)).decode() for name, png in figures.items()}
     shown = choose_shown(findings)
+    replay = _replay_settings(settings)
     return environment.get_template("report.html.j2").render(
         name=settings["experiment"],
         binary=findings.binary,
@@ -107,7 +108,7 @@ def render_page(
         worst_tasks=find_worst_tasks(findings),
         origins=describe_origin(findings, settings),
         size=next(iter(findings.matrices.values())).values.shape,
-        run_descriptions=_run_descriptions(settings.get("replay")),
+        run_descriptions={} if replay is None else describe_runs(replay),
         headlines=make_headlines(findings),
         warnings=make_warnings(findings),
         left_out=describe_left_out(left_out),
@@ -134,7 +135,7 @@ def render_page(
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, shown, threshold),
-        interactive=make_figures(findings, shown, _frontiers(settings.get("replay"))),
+        interactive=make_figures(findings, shown, {} if replay is None else frontier_runs(replay)),
         run_summaries=_by_model(_run_summaries, findings.runs),
         doses=DOSES,
         ledger=[] if ledger is None else _records(ledger),
@@ -154,18 +155,12 @@ def _to_webp(png: bytes) -> bytes:
     return image.getvalue()
 
 
-def _frontiers(replay: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Names of the runs of each frontier; none for an experiment without strategies."""
+def _replay_settings(settings: Mapping[str, Any]) -> Replay | None:
+    """The section replay; None for an experiment without strategies."""
+    replay = settings.get("replay")
     if not replay or "strategies" not in replay:
-        return {}
-    return frontier_runs(Replay.model_validate(replay))
-
-
-def _run_descriptions(replay: Mapping[str, Any] | None) -> dict[str, str]:
-    """The runs in words; none for an experiment without strategies."""
-    if not replay or "strategies" not in replay:
-        return {}
-    return describe_runs(Replay.model_validate(replay))
+        return None
+    return Replay.model_validate(replay)
 
 
 def _run_summaries(runs: pd.DataFrame) -> list[dict]:

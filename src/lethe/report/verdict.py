@@ -56,8 +56,8 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
         verdict = Verdict(_ignorance(findings.base_losses.get(model), settings, model), [])
         noise = findings.noise.get(model)
         verdict.summary.append(forgetting_effect(z, binary=findings.binary, noise=noise))
-        if sum(task.split == "test" for task in findings.tasks.values()) >= ENOUGH_TASKS:
-            verdict.summary.extend(_prediction(findings.completions[model]))
+        if findings.test_tasks >= ENOUGH_TASKS:
+            verdict.summary.extend(_prediction(findings.in_domain_scores(model)))
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
             _add_prevention(verdict, contrasts, Replay.model_validate(settings["replay"]))
@@ -86,9 +86,8 @@ def _ignorance(
 
 def _prediction(scores: pd.DataFrame) -> list[str]:
     """Which share of the examples that a new task damages most is predicted."""
-    table = scores[(scores.seed.astype(str) == "all") & (scores.split == "in_domain")]
-    table = table[(table.probes == "random") & (table.k == PROBES)]
-    table = table[table.metric == "top_10_percent"].set_index("method")
+    table = scores[(scores.k == PROBES) & (scores.metric == "top_10_percent")]
+    table = table.set_index("method")
     if METHOD not in table.index:
         return []
     line = 100 * table.loc[METHOD, ["value", "low", "high"]].astype(float)
@@ -119,14 +118,16 @@ def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay)
             "The held-out examples were not forgotten, so there was nothing to prevent."
         )
         return
-    removed = [_share_removed(replay, without, settings)]
+    means = {}
+    if "default" in planned.index:
+        default = planned.loc["default"]
+        means[default.run] = default["mean"]
+        verdict.details.append(_against_random_text(default))
     if "selection" in planned.index:
         selection = planned.loc["selection"]
-        others = {"run": selection.reference, "mean": selection.reference_mean}
-        removed.insert(0, _share_removed(pd.Series(others), without, settings))
-    if "default" in planned.index:
-        removed.insert(0, _share_removed(planned.loc["default"], without, settings))
-        verdict.details.append(_against_random_text(planned.loc["default"]))
+        means[selection.reference] = selection.reference_mean
+    means[replay.run] = replay["mean"]
+    removed = [_share_removed(run, mean, without, settings) for run, mean in means.items()]
     verdict.summary.append(
         f"Replaying 1 example per {1 / settings.ratio:.3g} new ones takes away "
         f"{_enumerate(removed)} of the {without:.3f} nats that the held-out examples lose "
@@ -138,15 +139,16 @@ def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay)
 
 def _enumerate(parts: list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    *others, last = parts
+    return f"{', '.join(others)} and {last}" if others else last
 
 
-def _share_removed(line: pd.Series, without: float, settings: Replay) -> str:
-    share = f"{100 * (1 - line['mean'] / without):.0f} %" if line["mean"] >= 0 else "more than all"
-    removed = f"{share} with {label_of(line.run)}"
-    if line.run not in settings.names:
+def _share_removed(run: str, mean: float, without: float, settings: Replay) -> str:
+    share = f"{100 * (1 - mean / without):.0f} %" if mean >= 0 else "more than all"
+    removed = f"{share} with {label_of(run)}"
+    if run not in settings.names:
         return removed
-    return f"{removed} ({describe_replay(settings.resolve(line.run))})"
+    return f"{removed} ({describe_replay(settings.resolve(run))})"
 
 
 def _drift(contrasts: pd.DataFrame) -> list[str]:
@@ -186,8 +188,8 @@ def _add_price(verdict: Verdict, contrasts: pd.DataFrame, runs: pd.DataFrame | N
         interval = format_interval(line.low, line.high, "+z.3f")
         verdict.details.append(
             f"The loss on the new tasks differs by {line.difference:+z.3f} nats {interval} between "
-            f"these two runs; on the least favourable task, {line.largest_difference_task}, by "
-            f"{line.largest_difference:+z.3f}."
+            f"{label_of(line.run)} and {reference}; on the least favourable task, "
+            f"{line.largest_difference_task}, by {line.largest_difference:+z.3f}."
         )
 
 
@@ -196,9 +198,10 @@ def _rise_over_none(runs: pd.DataFrame, run: str) -> str:
     losses = runs.pivot_table(index="task", columns="strategy", values=_NEW_TASK)
     if run not in losses or "none" not in losses:
         return ""
-    difference = (losses[run] - losses["none"]).dropna().to_numpy()
+    both = losses[[run, "none"]].dropna()
+    difference = (both[run] - both["none"]).to_numpy()
     interval = format_interval(*bootstrap_interval(difference), "+z.3f")
-    without = losses["none"].mean()
+    without = both["none"].mean()
     return f", without replay at {without:.3f} ({difference.mean():+z.3f} {interval})"
 
 

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +7,7 @@ from lethe.config.task_table import Task
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.comparison import compare
 from lethe.report import headlines
+from lethe.report.findings import Findings
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +176,11 @@ def test_means_and_the_most_forgotten_tenth_lead_the_predictions():
     for metric, value in metrics.items():
         head = {"seed": "all", "split": "in_domain", "probes": "random", "method": "gaussian"}
         lines.append(head | {"k": 30, "metric": metric, "value": value, "low": 0.0, "high": 0.1})
-    findings = SimpleNamespace(
-        completions={"one": pd.DataFrame(lines)},
+    findings = Findings(
         tasks={"t": Task(name="t", group="g", split="test")},
-        unit="nats",
+        matrices={"one": Matrix(np.array([[0.3]]), ["t"], ["e"])},
+        curves={},
+        completions={"one": pd.DataFrame(lines)},
     )
     mean, tenth, error = headlines.completion_headlines("one", findings)
     assert mean == (

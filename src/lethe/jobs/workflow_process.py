@@ -90,6 +90,7 @@ class FailureSummary:
     _in_traceback: bool = False
     _explains_exception: bool = False
     _in_failed_rule: bool = False
+    _lists_problems: bool = False
 
     def shown(self, line: str) -> bool:
         """Notes a line; False if it belongs to a traceback, which is not for the terminal."""
@@ -109,8 +110,13 @@ class FailureSummary:
         return True
 
     def _note(self, text: str) -> None:
-        if text.startswith("error: "):
+        after_error = self._lists_problems
+        self._lists_problems = text.startswith("error: ")
+        if self._lists_problems:
             self.errors.append(text.removeprefix("error: "))
+        elif after_error and text.startswith("  - "):
+            # The first of several problems names a cause; the log has all of them.
+            self.errors[-1] += f": {text.removeprefix('  - ')}"
         elif match := re.match(r"Error in (?:\w*)rule (\w+)", text):
             self.rules.append(match[1])
             self._in_failed_rule = True

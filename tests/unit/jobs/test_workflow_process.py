@@ -56,6 +56,13 @@ def test_several_failed_jobs_are_counted():
     assert "(and 1 more error(s))" in message
 
 
+def test_the_first_of_several_problems_is_part_of_the_reason():
+    problems = "2 problem(s) with its 3 rows\n  - a.parquet: not a row\n  - b.parquet: not a row"
+    message = read(FAILED_JOB.replace("task 'add' has 3 usable examples", problems))[0].message()
+    assert "2 problem(s) with its 3 rows: a.parquet: not a row; details: results/" in message
+    assert "b.parquet" not in message and "more error(s)" not in message
+
+
 def test_a_traceback_is_not_shown_but_its_error_is_the_reason():
     summary, shown = read("Building DAG of jobs...\n" + TRACEBACK)
     assert shown == (

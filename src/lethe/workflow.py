@@ -151,6 +151,12 @@ class ResultFiles:
                 files[model][task] = self.tokens_of_row(self.row(model, task))["file"]
         return files
 
+    def kept_weights(self, model: str) -> list[str]:
+        """The folder of every fine-tuned model; empty if the recipe deletes the weights."""
+        if not self.experiment.settings.recipe.keep_weights:
+            return []
+        return [f"{self.folder}/{model}/weights/{task}" for task in self.experiment.tasks]
+
     def prediction_changes(self, model: str) -> list[str]:
         """How each row changed the model's predictions, one file per task."""
         tasks = self.experiment.tasks
@@ -193,8 +199,12 @@ class ResultFiles:
         """The forgetting that a strategy draws examples by: predicted, measured, or no file."""
         run = self.replay_settings[strategy]
         if run.prediction_method is not None:
-            return f"{self.folder}/{model}/predictions/{run.prediction_method}.parquet"
+            return self.prediction(model, run.prediction_method)
         return self.row(model, task) if run.reads_row else []
+
+    def prediction(self, model: str, method: str) -> str:
+        """The forgetting of the test tasks as a completion method predicts it."""
+        return f"{self.folder}/{model}/predictions/{method}.parquet"
 
     def replay_gradients(self, model: str, strategy: str) -> str | list[str]:
         """The association that the strategy `gradient` draws by; no file for other strategies."""
@@ -538,11 +548,39 @@ class ResultFiles:
         return self.of_models("associations.csv") if similarity else []
 
     def targets(self) -> list[str]:
-        """The files that a run makes."""
+        """The files that a run makes: the report, and a file of every job that it rests on.
+
+        A job that fails loses its old output. Snakemake makes a missing file again if it is a
+        target. If only later files are targets, which are all there, nothing is to be done for it.
+        """
         report = f"{self.folder}/report.html"
         figures = self.plots("png") + self.plots("svg")
-        others = [*self.transfer, *self.association_tables(), *self.tables_of_sequences()]
-        return [report, *figures, *others]
+        shown = [*self.transfer, *self.association_tables(), *self.tables_of_sequences()]
+        files = [report, *figures, *shown, *self.left_out.values(), *self.files_before_report()]
+        return list(dict.fromkeys(files))
+
+    def files_before_report(self) -> list[str]:
+        """At least one file of every job between the data and the report."""
+        files = []
+        for tables in self.report_tables().values():
+            files += [tables] if isinstance(tables, str) else tables
+        if not self.experiment.settings.models:
+            return files
+        files += self.files_before_matrices() + self.recorded_jobs()
+        for model in self.models:
+            files += [self.prediction(model, method) for method in self.prediction_methods]
+            files += self.associations(model).values()
+            files += self.directions(model)
+        return files
+
+    def files_before_matrices(self) -> list[str]:
+        """At least one file of every job that Z of the experiment's models rests on."""
+        files = [f"{self.folder}/upstream.parquet", *self.tasks("eval.parquet")]
+        for model in self.models:
+            files += [self.timed_model(model), f"{self.folder}/{model}/model.json"]
+            files += [f"{self.folder}/{model}/base.parquet", *self.rows(model)]
+            files += self.kept_weights(model)
+        return files
 
     @property
     def left_out(self) -> dict[str, str]:

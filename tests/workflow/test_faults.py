@@ -104,11 +104,30 @@ def test_a_third_try_takes_smaller_batches_and_measures_the_same(copied):
 def test_a_truncated_row_is_named_and_not_averaged_in(copied):
     path = copied.results / "olmo/rows/add.parquet"
     path.write_bytes(path.read_bytes()[:-200])
-    output = copied.run(succeed=False)
-    assert "olmo/rows/add.parquet: not a readable row" in output
-    assert "move it away and run again" in output
+    for _ in range(2):
+        output = copied.run(succeed=False)
+        assert "olmo/rows/add.parquet: not a readable row" in output
+        assert "move it away and run again" in output
     path.unlink()
     copied.run()
+
+
+def test_a_task_that_fails_in_a_finished_experiment_fails_again_until_it_is_mended(copied):
+    """Its old examples are lost, and the old report is still there: that is not "up to date"."""
+    path = copied.folder / "texts/add.jsonl"
+    good = path.read_text()
+    path.write_text(good + "\n{oops\n")
+    for _ in range(2):
+        output = copied.run(succeed=False)
+        assert "add.jsonl, line 61: not JSON" in output
+    assert (copied.results / "report.html").exists()
+    before = copied.rows()
+    path.write_text(good)
+    copied.run()
+    # The examples were made again, and with them the rows of this task.
+    changed = {file.name for file, content in copied.rows().items() if content != before[file]}
+    assert changed <= {"add.parquet"}
+    assert copied.planned() == {}
 
 
 def test_a_row_edited_by_hand_is_named(copied):

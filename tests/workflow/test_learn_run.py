@@ -54,3 +54,8 @@ def test_a_predictor_is_learned_from_a_pool(tmp_path, monkeypatch, capfd):
     # Another setting under the same name is refused.
     assert main([*command, "--steps", "7"]) == 1
     assert "exists with other settings" in capfd.readouterr().err
+    # A row that a failed job has lost is measured again, although Z is there.
+    row = tmp_path / "results/learn-p/model/rows/add.parquet"
+    row.unlink()
+    assert main(command) == 0
+    assert row.exists()

@@ -1,13 +1,16 @@
 """`lethe learn`: a predictor of forgetting for a model, from fine-tunes on other tasks."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lethe.cli.options import AsJson, ModelName, PoolFile
 from lethe.cli.output import print_json
 from lethe.errors import LetheError
+
+if TYPE_CHECKING:
+    from lethe.workflow import ResultFiles
 
 
 def learn_predictor(
@@ -72,7 +75,6 @@ def learn_predictor(
     from lethe.completion.ranking import ENOUGH_TASKS
     from lethe.cost.learning_plan import LearningCost, LearningSettings
     from lethe.jobs.workflow_process import run_snakemake
-    from lethe.workflow import results_folder
 
     if sibling is not None and not (sibling / "Z.parquet").is_file():
         raise LetheError(
@@ -92,7 +94,7 @@ def learn_predictor(
         threads=cores,
         dtype=dtype,
     )
-    experiment, name = _write_experiment(
+    experiment, files = _write_experiment(
         model,
         pool,
         output,
@@ -101,7 +103,7 @@ def learn_predictor(
         sources=sources,
         settings=settings,
     )
-    folder = Path(results_folder(name))
+    folder = Path(files.folder)
     options = ["--cores", str(cores)]
     run_snakemake(experiment, [*options, f"{folder}/plan.csv"], stdout_to_stderr=True)
     cost = LearningCost.read(folder / "plan.csv")
@@ -119,9 +121,11 @@ def learn_predictor(
     if not as_json:
         print("\n".join(lines), flush=True)
     if not plan_only:
-        target = folder / "model" / "Z.parquet"
-        run_snakemake(experiment, [*options, str(target)], stdout_to_stderr=True)
-        facts |= _fit(target.parent, output, probes=probes, sibling=sibling)
+        (matrix,) = files.of_models("Z.parquet")
+        # With the files before Z: those that a failed job lost are made again.
+        targets = [matrix, *files.files_before_matrices()]
+        run_snakemake(experiment, [*options, *targets], stdout_to_stderr=True)
+        facts |= _fit(Path(matrix).parent, output, probes=probes, sibling=sibling)
         if not as_json:
             print(facts["ranking"])
             print(f"{output}: {facts['tasks']} tasks, {facts['probes']} probes")
@@ -138,8 +142,8 @@ def _write_experiment(
     table: Path | None,
     sources: Path | None,
     settings: Any,
-) -> tuple[Path, str]:
-    """The experiment's file, which is written if it is not there, and its name."""
+) -> tuple[Path, "ResultFiles"]:
+    """The experiment's file, which is written if it is not there, and its results."""
     import io
 
     from ruamel.yaml import YAML
@@ -151,7 +155,7 @@ def _write_experiment(
     from lethe.data.examples import read_upstream
     from lethe.files import atomic_write
     from lethe.jobs.workflow_process import checkout_folder
-    from lethe.workflow import results_folder
+    from lethe.workflow import ResultFiles, results_folder
 
     read_upstream(pool)
     table = table or checkout_folder() / "tasks.csv"
@@ -181,12 +185,13 @@ def _write_experiment(
             f"{path}: exists with other settings; choose another name with -o, or give the "
             "settings of the first start"
         )
-    _claim_results(Path(results_folder(name)), path, description, output)
+    results = results_folder(name)
+    _claim_results(Path(results), path, description, output)
     write_task_table(folder / "tasks.csv", selected)
     with atomic_write(path) as part:
         part.write_text(stream.getvalue(), "utf-8")
-    load_experiment(read_yaml(path), files=[path])
-    return path, name
+    experiment = load_experiment(read_yaml(path), files=[path])
+    return path, ResultFiles(experiment, results)
 
 
 def _claim_results(

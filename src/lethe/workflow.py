@@ -551,7 +551,7 @@ class ResultFiles:
         """The files that a run makes: the report, and a file of every job that it rests on.
 
         A job that fails loses its old output. Snakemake makes a missing file again if it is a
-        target. If only later files are targets, which are all there, nothing is to be done for it.
+        target. If only later files were targets and still existed, it would find nothing to do.
         """
         report = f"{self.folder}/report.html"
         figures = self.plots("png") + self.plots("svg")

@@ -115,7 +115,7 @@ def test_a_file_of_every_job_is_a_target(shipped, file, monkeypatch):
     lines = output[output.index("output_file\t") :].splitlines()
     jobs = defaultdict(set)
     for line in csv.DictReader(lines, delimiter="\t"):
-        # Jobs of one rule differ in their inputs, apart from those that predict by other methods.
+        # Jobs of one rule have different inputs. Only predict_rows has one job per method.
         method = line["output_file"] if line["rule"] == "predict_rows" else None
         jobs[line["rule"], line["input-file(s)"], method].add(line["output_file"])
     monkeypatch.chdir(shipped)

@@ -113,7 +113,7 @@ def test_a_truncated_row_is_named_and_not_averaged_in(copied):
 
 
 def test_a_task_that_fails_in_a_finished_experiment_fails_again_until_it_is_mended(copied):
-    """Its old examples are lost, and the old report is still there: that is not "up to date"."""
+    """The failed job lost its output. The old report must not make the run look up to date."""
     path = copied.folder / "texts/add.jsonl"
     good = path.read_text()
     path.write_text(good + "\n{oops\n")
@@ -123,8 +123,9 @@ def test_a_task_that_fails_in_a_finished_experiment_fails_again_until_it_is_mend
     assert (copied.results / "report.html").exists()
     before = copied.rows()
     path.write_text(good)
+    # This task's rows are measured again after its examples were.
+    assert copied.planned()["measure_row"] == 2
     copied.run()
-    # The examples were made again, and with them the rows of this task.
     changed = {file.name for file, content in copied.rows().items() if content != before[file]}
     assert changed <= {"add.parquet"}
     assert copied.planned() == {}

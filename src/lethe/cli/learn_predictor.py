@@ -122,7 +122,7 @@ def learn_predictor(
         print("\n".join(lines), flush=True)
     if not plan_only:
         (matrix,) = files.of_models("Z.parquet")
-        # With the files before Z: those that a failed job lost are made again.
+        # The files before Z are targets too, so that what a failed job lost is made again.
         targets = [matrix, *files.files_before_matrices()]
         run_snakemake(experiment, [*options, *targets], stdout_to_stderr=True)
         facts |= _fit(Path(matrix).parent, output, probes=probes, sibling=sibling)

@@ -90,6 +90,14 @@ REPLAY_COLUMNS = {
     "heldout_kl": "held-out KL",
     "eval_loss_after": "new-task loss",
 }
+# The same for the table of rise and drift.
+RISE_AND_DRIFT = {
+    "heldout_forgetting": "held-out forgetting",
+    "rise_share": "share that rises",
+    "rise_mean": "mean of these rises",
+    "drift": "drift",
+    "heldout_kl": "held-out KL",
+}
 # Measure of replay_contrasts.csv -> its name in the text.
 MEASURES = {
     "heldout_forgetting": "held-out forgetting",
@@ -111,7 +119,13 @@ def main(results: Path) -> None:
     if all(has_table(model, "associations") for model in models):
         print_results(models)
     for model in models:
-        for print_table in (print_replay, print_routing, print_contrasts, print_at_equal_loss):
+        for print_table in (
+            print_replay,
+            print_rise_and_drift,
+            print_routing,
+            print_contrasts,
+            print_at_equal_loss,
+        ):
             print()
             print_table(model)
 
@@ -140,6 +154,21 @@ def print_replay(model: Path) -> None:
             effect += f", p {p_value(line[f'{name}_p_holm'])}"
         values = [f"{line[column]:.3f}" for column in columns]
         print_line(line.strategy, *values, effect)
+
+
+def print_rise_and_drift(model: Path) -> None:
+    """One line per replay run: how much held-out examples rise and change, with intervals."""
+    table = read_table(model, "replay_comparison")
+    columns = [column for column in RISE_AND_DRIFT if column in table]
+    print_line(model.name, *[RISE_AND_DRIFT[column] for column in columns])
+    print("|---" * (len(columns) + 1) + "|")
+    for _, line in table.iterrows():
+        cells = []
+        for column in columns:
+            # Nothing has a mean rise if nothing rises.
+            measured = interval(line[column], line[f"{column}_low"], line[f"{column}_high"])
+            cells.append(measured if pd.notna(line[column]) else "-")
+        print_line(line.strategy, *cells)
 
 
 def print_routing(model: Path) -> None:

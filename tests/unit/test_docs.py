@@ -193,10 +193,12 @@ def results(tmp_path):
         runs = f"{question},oracle,random,heldout_forgetting"
         lines.append(f"{runs},0.1,0.2,-0.1,-0.15,-0.05,0.0234,8,7,0.01,pig_latin")
     (folder / "replay_contrasts.csv").write_text("\n".join(lines) + "\n")
-    name = "heldout_forgetting_difference"
+    name = "heldout_forgetting"
+    effect = f"{name}_difference"
+    interval = f"{effect},{effect}_low,{effect}_high,{effect}_p_holm"
     (folder / "replay_comparison.csv").write_text(
-        f"strategy,heldout_forgetting,eval_loss_after,{name},{name}_low,{name}_high,{name}_p_holm\n"
-        "random,0.112,4.1,0,0,0,\noracle,0.1,4.2,-0.012,-0.02,-0.005,0.039\n"
+        f"strategy,{name},{name}_low,{name}_high,eval_loss_after,{interval}\n"
+        "random,0.112,0.1,0.125,4.1,0,0,0,\noracle,0.1,0.08,0.11,4.2,-0.012,-0.02,-0.005,0.039\n"
     )
     return tmp_path
 
@@ -209,6 +211,7 @@ def test_the_table_of_results_has_every_number_with_its_interval(results, capsys
     assert printed.count("| 0.100 against 0.200: -0.100 [-0.150, -0.050], p 0.023 |") == 2
     assert "| random | 0.112 | 4.100 | - |" in printed
     assert "| oracle | 0.100 | 4.200 | -0.012 [-0.020, -0.005], p 0.039 |" in printed
+    assert "| oracle | 0.100 [0.080, 0.110] |" in printed
     effect = "| 0.100 / 0.200 | -0.1000 [-0.1500, -0.0500] | 0.023 | 7 of 8 | pig_latin +0.010 |"
     assert printed.count(f"| oracle - random | held-out forgetting {effect}") == 3
 

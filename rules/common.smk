@@ -10,7 +10,7 @@ sys.path.insert(0, LIBRARY)
 from lethe.config.loading import load_experiment
 from lethe.errors import LetheError
 from lethe.files import cache_folder
-from lethe.jobs.running import export_library
+from lethe.jobs.running import set_job_environment
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 from lethe.workflow import (
     JobResources,
@@ -23,7 +23,7 @@ from lethe.workflow import (
     value_by_model,
 )
 
-export_library(LIBRARY)
+set_job_environment(LIBRARY)
 try:
     EXPERIMENT = load_experiment(dict(config), files=workflow.configfiles)
 except LetheError as error:

@@ -80,8 +80,6 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
     SystemExit
         With status 1, after a LetheError, or 130, after Ctrl-C.
     """
-    # Hubs are slow or out of reach from compute nodes; tokenizers need no threads of their own.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that closing the log has nothing left to write.
     with (

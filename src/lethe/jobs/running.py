@@ -8,14 +8,19 @@ from typing import Any
 from lethe.jobs import launch, owner, process, warm
 
 
-def export_library(folder: str) -> None:
-    """Lets the processes of jobs import the library from `folder`, in conda environments as well.
+def set_job_environment(library: str) -> None:
+    """Sets the environment variables that the processes of jobs inherit.
 
-    On Linux, jobs end when this process is gone (`lethe.jobs.owner`), and may start warm for as
-    long as it lives (`lethe.jobs.warm`). Libraries of other systems do not survive a fork.
+    Jobs import the library from the folder `library`, in conda environments as well. On Linux, jobs
+    end when this process is gone (`lethe.jobs.owner`), and may start warm for as long as it lives
+    (`lethe.jobs.warm`). Libraries of other systems do not survive a fork.
     """
     others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([folder, *others]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([library, *others]))
+    # Progress bars of transformers and of the hub appear if something takes longer than this.
+    os.environ.setdefault("TQDM_DELAY", "5")
+    # Jobs run beside each other; tokenizers need no threads of their own.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if sys.platform == "linux":
         owner.watch_command()
         os.environ[owner.VARIABLE] = owner.Owner.of_process(os.getpid()).variable()

@@ -77,11 +77,30 @@ def test_stderr_of_a_job_answers_like_a_stream(tmp_path):
     assert answers == [(False, False)]
 
 
-def test_the_library_comes_first_for_jobs_and_once(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["other", "lib"]))
-    running.export_library("lib")
-    running.export_library("lib")
-    assert os.environ["PYTHONPATH"] == os.pathsep.join(["lib", "other"])
+@pytest.fixture
+def environment(monkeypatch):
+    """A copy of this process's environment, in place of it."""
+    copy = dict(os.environ)
+    monkeypatch.setattr(os, "environ", copy)
+    return copy
+
+
+def test_the_library_comes_first_for_jobs_and_once(environment):
+    environment["PYTHONPATH"] = os.pathsep.join(["other", "lib"])
+    running.set_job_environment("lib")
+    running.set_job_environment("lib")
+    assert environment["PYTHONPATH"] == os.pathsep.join(["lib", "other"])
+
+
+@pytest.mark.parametrize(("delay", "shown"), [(None, False), ("0", True)])
+def test_a_library_shows_no_progress_bar_for_what_is_done_at_once(environment, delay, shown):
+    if delay is not None:
+        environment["TQDM_DELAY"] = delay
+    running.set_job_environment("lib")
+    code = "from transformers.utils import logging; list(logging.tqdm([1], desc='Loading weights'))"
+    job = subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+    assert job.returncode == 0
+    assert (b"Loading weights" in job.stderr) == shown
 
 
 INPUT = """

@@ -206,14 +206,23 @@ def _rise_over_none(runs: pd.DataFrame, run: str) -> str:
 
 
 def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
-    """Training time of a run as a multiple of that without replay, where both were timed."""
+    """Training time of a run as a multiple of that without replay, with an interval over tasks.
+
+    The multiple is the geometric mean over tasks. The interval is wide if the machine was busy with
+    other work during some of the runs.
+    """
     if runs is None or "training_seconds" not in runs:
         return []
-    seconds = runs.groupby("strategy").training_seconds.mean()
-    if run not in seconds.index or "none" not in seconds.index or not seconds["none"] > 0:
+    seconds = runs.pivot_table(index="task", columns="strategy", values="training_seconds")
+    if run not in seconds or "none" not in seconds:
         return []
-    times = seconds[run] / seconds["none"]
-    return [f"Training with {label_of(run)} takes {times:.2f} times as long as without replay."]
+    both = seconds.loc[(seconds["none"] > 0) & (seconds[run] > 0), [run, "none"]]
+    if both.empty:
+        return []
+    logarithms = np.log(both[run] / both["none"]).to_numpy()
+    interval = format_interval(*np.exp(bootstrap_interval(logarithms)), ".2f")
+    times = f"{np.exp(logarithms.mean()):.2f} {interval} times as long as without replay"
+    return [f"Training with {label_of(run)} took {times}."]
 
 
 def _add_selection(verdict: Verdict, contrasts: pd.DataFrame) -> None:

@@ -39,7 +39,7 @@ def verdict(findings, forgetting: dict[str, float], tasks: int = 8, drift: bool 
             if drift:
                 record["drift"] = abs(record["heldout_forgetting"])
             record["eval_loss_after"] = 2.0 + (0.25 if run == "gaussian" and number == 3 else 0)
-            record["training_seconds"] = 2.0 if run == "none" else 3.0
+            record["training_seconds"] = 2.0 if run == "none" else 3.0 + number % 2
             records.append(record)
     contrasts = pd.DataFrame(compare_planned(records, CONTRASTS))
     changed = replace(findings, contrasts={"one": contrasts}, runs={"one": pd.DataFrame(records)})
@@ -60,7 +60,8 @@ def test_the_verdict_says_what_replay_takes_away_and_at_which_price(findings):
     ) in text
     assert "The difference between Gaussian and random-text is -0.100 nats [-0.10" in text
     assert "end at a loss of 2.031, without replay at 2.000 (+0.031 [+0.000, +" in text
-    assert ", and with random-text at 2.000. Training with Gaussian takes 1.50 times as" in text
+    assert ", and with random-text at 2.000. Training with Gaussian took 1.73 [1.5" in text
+    assert "] times as long as without replay." in text
     assert "The loss on the new tasks differs by +0.031 nats" in text
     assert "on the least favourable task, task-3, by +0.250." in text
     assert "by prediction (Gaussian) instead of at random (random) changes held-out forg" in text

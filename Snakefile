@@ -74,3 +74,4 @@ rule all:
     default_target: True
     input:
         FILES.targets(),
+        lambda wildcards: FILES.lost_files(),

@@ -82,30 +82,25 @@ RESULTS = {
 }
 
 
-# Column of replay_comparison.csv -> its heading.
-REPLAY_COLUMNS = {
-    "heldout_forgetting": "held-out forgetting",
-    "worst_domain_forgetting": "worst domain",
-    "drift": "drift",
-    "heldout_kl": "held-out KL",
-    "eval_loss_after": "new-task loss",
-}
-# The same for the table of rise and drift.
-RISE_AND_DRIFT = {
-    "heldout_forgetting": "held-out forgetting",
-    "rise_share": "share that rises",
-    "rise_mean": "mean of these rises",
-    "drift": "drift",
-    "heldout_kl": "held-out KL",
-}
-# Measure of replay_contrasts.csv -> its name in the text.
+# Measure of the replay tables -> its name in the text.
 MEASURES = {
     "heldout_forgetting": "held-out forgetting",
     "worst_domain_forgetting": "worst domain",
-    "eval_loss_after": "new-task loss",
+    "rise_share": "share of rises",
+    "rise_mean": "mean of the rises",
     "drift": "drift",
     "heldout_kl": "held-out KL",
+    "eval_loss_after": "new-task loss",
 }
+# Measures of the means and of the planned comparisons, and those of rise and drift.
+COMPARED = [
+    "heldout_forgetting",
+    "worst_domain_forgetting",
+    "drift",
+    "heldout_kl",
+    "eval_loss_after",
+]
+RISE_AND_DRIFT = ["heldout_forgetting", "rise_share", "rise_mean", "drift", "heldout_kl"]
 
 
 def main(results: Path) -> None:
@@ -141,8 +136,8 @@ def print_results(models: list[Path]) -> None:
 def print_replay(model: Path) -> None:
     """One line per replay run: means over tasks, and the difference to random replay with p."""
     table = read_table(model, "replay_comparison")
-    columns = [column for column in REPLAY_COLUMNS if column in table]
-    headings = [REPLAY_COLUMNS[column] for column in columns]
+    columns = [column for column in COMPARED if column in table]
+    headings = [MEASURES[column] for column in columns]
     print_line(model.name, *headings, "held-out difference to random")
     print("|---" * (len(columns) + 2) + "|")
     for _, line in table.iterrows():
@@ -156,19 +151,21 @@ def print_replay(model: Path) -> None:
         print_line(line.strategy, *values, effect)
 
 
+def mean_over_tasks(line: pd.Series, column: str) -> str:
+    """A mean of a replay run with its interval; `-` if nothing was measured, or nothing rose."""
+    if pd.isna(line[column]):
+        return "-"
+    return interval(line[column], line[f"{column}_low"], line[f"{column}_high"])
+
+
 def print_rise_and_drift(model: Path) -> None:
     """One line per replay run: how much held-out examples rise and change, with intervals."""
     table = read_table(model, "replay_comparison")
     columns = [column for column in RISE_AND_DRIFT if column in table]
-    print_line(model.name, *[RISE_AND_DRIFT[column] for column in columns])
+    print_line(model.name, *[MEASURES[column] for column in columns])
     print("|---" * (len(columns) + 1) + "|")
     for _, line in table.iterrows():
-        cells = []
-        for column in columns:
-            # Nothing has a mean rise if nothing rises.
-            measured = interval(line[column], line[f"{column}_low"], line[f"{column}_high"])
-            cells.append(measured if pd.notna(line[column]) else "-")
-        print_line(line.strategy, *cells)
+        print_line(line.strategy, *[mean_over_tasks(line, column) for column in columns])
 
 
 def print_routing(model: Path) -> None:
@@ -189,8 +186,7 @@ def print_routing(model: Path) -> None:
     for _, line in table.iterrows():
         cells = []
         for key in ("heldout_forgetting", "eval_loss_after", "heldout_routed", "eval_routed"):
-            measured = interval(line[key], line[f"{key}_low"], line[f"{key}_high"])
-            cells.append(measured if pd.notna(line[key]) else "-")
+            cells.append(mean_over_tasks(line, key))
         size = f"{line.memory_bytes / 1000:.0f}" if pd.notna(line.memory_bytes) else "-"
         cells.append(size)
         for name in references:
@@ -261,7 +257,7 @@ def print_contrasts(model: Path) -> None:
     table = read_table(model, "replay_contrasts")
     print_line(model.name, "measure", "means", "difference", "p (Holm)", "lower on", "worst task")
     print("|---" * 7 + "|")
-    for _, line in table[table.measure.isin(list(MEASURES))].iterrows():
+    for _, line in table[table.measure.isin(COMPARED)].iterrows():
         print_line(
             f"{line.run} - {line.reference}",
             MEASURES[line.measure],

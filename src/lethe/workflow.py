@@ -548,19 +548,27 @@ class ResultFiles:
         return self.of_models("associations.csv") if similarity else []
 
     def targets(self) -> list[str]:
-        """The files that a run makes: the report, and a file of every job that it rests on.
-
-        A job that fails loses its old output. Snakemake makes a missing file again if it is a
-        target. If only later files were targets and still existed, it would find nothing to do.
-        """
+        """The files that a run makes."""
         report = f"{self.folder}/report.html"
         figures = self.plots("png") + self.plots("svg")
-        shown = [*self.transfer, *self.association_tables(), *self.tables_of_sequences()]
-        files = [report, *figures, *shown, *self.left_out.values(), *self.files_before_report()]
-        return list(dict.fromkeys(files))
+        others = [*self.transfer, *self.association_tables(), *self.tables_of_sequences()]
+        return [report, *figures, *others]
+
+    def lost_files(self) -> list[str]:
+        """Files between the data and the report that are missing, although later ones exist.
+
+        A job that fails loses its old output. Snakemake makes a missing file again if it is a
+        target. If only later files were targets and still existed, it would find nothing to do. In
+        a first run this list is empty, because Snakemake prints all inputs of the last rule.
+        """
+        later = [f"{self.folder}/report.html", *self.of_models("Z.parquet")]
+        if not any(Path(file).exists() for file in later):
+            return []
+        files = dict.fromkeys(self.files_before_report())
+        return [file for file in files if not Path(file).exists()]
 
     def files_before_report(self) -> list[str]:
-        """At least one file of every job between the data and the report."""
+        """At least one file of every job between the data and the report; some stand twice."""
         files = []
         for tables in self.report_tables().values():
             files += [tables] if isinstance(tables, str) else tables
@@ -576,10 +584,11 @@ class ResultFiles:
     def files_before_matrices(self) -> list[str]:
         """At least one file of every job that Z of the experiment's models rests on."""
         files = [f"{self.folder}/upstream.parquet", *self.tasks("eval.parquet")]
+        files += self.of_models("model.json") + self.of_models("base.parquet")
         for model in self.models:
-            files += [self.timed_model(model), f"{self.folder}/{model}/model.json"]
-            files += [f"{self.folder}/{model}/base.parquet", *self.rows(model)]
-            files += self.kept_weights(model)
+            # Of a model from scratch this is the tokenizer, which is made by a job of its own.
+            files.append(self.timed_model(model))
+            files += self.rows(model) + self.kept_weights(model)
         return files
 
     @property

@@ -2,9 +2,8 @@ from functools import partial
 from pathlib import Path
 
 from lethe.config.model_settings import Recipe, Scoring
-from lethe.cost import calibration
 from lethe.data.examples import read_examples, read_upstream
-from lethe.engine import distributed, models
+from lethe.engine import distributed
 from lethe.files import write_json
 from lethe.jobs.running import run
 
@@ -24,6 +23,10 @@ def calibrate_model(
     gpus: int,
 ) -> None:
     """Times a few steps of training and of scoring."""
+    # Imported in the fork, which has torch already. At the top, the job itself would load it too.
+    from lethe.cost import calibration
+    from lethe.engine import models
+
     models.use_machine(threads, gpus)
     load = partial(models.load_for_timing, base, model, scoring.weights, gpus)
     sample = calibration.Sample(

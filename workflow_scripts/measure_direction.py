@@ -6,7 +6,6 @@ from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.similarity import directions
 
 
 def measure_direction(
@@ -22,6 +21,9 @@ def measure_direction(
     gpus: int,
 ) -> None:
     """Fine-tunes as for the row, and sketches how the weights moved."""
+    # Imported in the fork, which has torch already. At the top, the job itself would load it too.
+    from lethe.similarity import directions
+
     job = fine_tune_job(
         inputs,
         recipe=recipe,

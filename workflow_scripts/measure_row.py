@@ -10,9 +10,7 @@ from lethe.matrix import rows
 from lethe.matrix.gathering import with_identity
 from lethe.matrix.prediction_files import write_prediction_file
 from lethe.matrix.token_files import write_token_file
-from lethe.measure.changed_predictions import measure_changed_predictions
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.measure.forgotten_tokens import measure_tokens
 
 
 def measure_row(
@@ -33,6 +31,10 @@ def measure_row(
     gpus: int,
 ) -> None:
     """Fine-tunes on one task and measures what every upstream example lost."""
+    # Imported in the fork, which has torch already. At the top, the job itself would load it too.
+    from lethe.measure.changed_predictions import measure_changed_predictions
+    from lethe.measure.forgotten_tokens import measure_tokens
+
     job = fine_tune_job(
         inputs,
         recipe=recipe,

@@ -93,6 +93,19 @@ def gone(process: int) -> bool:
         return True
 
 
+SCRIPTS = Path(__file__).parents[3] / "workflow_scripts"
+WARM = [path.stem for path in SCRIPTS.glob("*.py") if "warm_start=True" in path.read_text("utf-8")]
+
+
+@pytest.mark.parametrize("script", sorted(WARM))
+def test_a_job_that_starts_warm_does_not_import_torch_itself(script):
+    """Snakemake runs the script in a process of its own, which only hands the job to a fork."""
+    check = f"import sys, {script}; sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", check]
+    process = subprocess.run(command, cwd=SCRIPTS, check=False, timeout=120)
+    assert process.returncode == 0
+
+
 def test_jobs_of_a_run_share_a_parent_and_keep_their_own_surroundings(start, tmp_path):
     jobs = [start("a", MARK="first"), start("b", MARK="second")]
     outputs = [job.communicate(timeout=60)[1] for job in jobs]

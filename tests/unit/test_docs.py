@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import TypeAdapter
 
 import lethe
+from lethe.config.loading import load_experiment
 from lethe.config.schema import Experiment
+from lethe.config.yaml_file import read_yaml
 from lethe.matrix.rows import Row, write_row
 
 ROOT = Path(__file__).parents[2]
@@ -264,6 +268,60 @@ def test_kept_tables_print_what_the_results_print(results, tmp_path, monkeypatch
     assert capsys.readouterr().out == expected
     made_by = json.loads(pq.read_schema("kept/tiny/replay_comparison.parquet").metadata[b"made_by"])
     assert made_by["versions"] == [{"lethe": "0.1.0"}] and made_by["files"] == 1
+
+
+@pytest.fixture
+def two_sittings(tmp_path, monkeypatch):
+    """Kept tables of the replay study without its last run, and what is measured now.
+
+    Measured are that run, one job of `random` again, and one job of another run.
+    """
+    folder = tmp_path / "pythia-0.6m"
+    shutil.copytree(ROOT / "docs/lab/tables/replay-study/pythia-0.6m", folder)
+    lines = pd.read_parquet(folder / "replay.parquet")
+    last = lines.strategy == "random-prompt-kl-0.05"
+    schema = pq.read_schema(folder / "replay.parquet")
+    kept = pa.Table.from_pandas(lines[~last], preserve_index=False)
+    pq.write_table(kept.replace_schema_metadata(schema.metadata), folder / "replay.parquet")
+    again = lines[lines.strategy == "random"].head(1)
+    measured = pd.concat([lines[last], again, again.assign(strategy="lr-1e-4")])
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    module = script("add_replay_runs")
+    monkeypatch.setattr(module, "read_jobs", lambda *_, noise_floor: measured)
+    file = ROOT / "experiments/replay-study.yaml"
+    replay = load_experiment(read_yaml(file), files=[file]).settings.replay
+    return module, replay, folder, measured
+
+
+def test_finished_runs_are_added_to_kept_tables(two_sittings, capsys):
+    module, replay, folder, _ = two_sittings
+    module.add_runs(replay, [], Path("upstream.parquet"), folder)
+    printed = capsys.readouterr().out
+    assert "left out: lr-1e-4 is not finished (1 of 87 jobs)" in printed
+    assert printed.endswith("pythia-0.6m: added random-prompt-kl-0.05\n")
+    for name in ("replay", "replay_comparison", "replay_frontier"):
+        kept = pd.read_parquet(ROOT / f"docs/lab/tables/replay-study/pythia-0.6m/{name}.parquet")
+        made = pd.read_parquet(folder / f"{name}.parquet")
+        keys = [key for key in ("strategy", "task", "seed", "frontier", "measure") if key in made]
+        columns = [*keys, *made.columns.intersection(["heldout_forgetting", "difference"])]
+        pd.testing.assert_frame_equal(
+            made[columns].sort_values(keys, ignore_index=True),
+            kept[columns].sort_values(keys, ignore_index=True),
+        )
+    made_by = json.loads(pq.read_schema(folder / "replay.parquet").metadata[b"made_by"])
+    assert [sitting["runs"] for sitting in made_by["added"]] == [["random-prompt-kl-0.05"]]
+
+
+def test_runs_of_another_base_model_are_not_added(two_sittings):
+    module, replay, folder, measured = two_sittings
+    before = (folder / "replay.parquet").read_bytes()
+    measured.loc[measured.strategy == "random", "eval_loss_after"] += 0.01
+    with pytest.raises(SystemExit, match=r"eval_loss_after of strategy random, task .* here"):
+        module.add_runs(replay, [], Path("upstream.parquet"), folder)
+    measured["seed"] += 10
+    with pytest.raises(SystemExit, match="none of its jobs was run again"):
+        module.add_runs(replay, [], Path("upstream.parquet"), folder)
+    assert (folder / "replay.parquet").read_bytes() == before
 
 
 def test_the_page_of_the_configuration_has_every_key_of_the_schema():

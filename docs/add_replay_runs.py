@@ -1,0 +1,129 @@
+"""Adds finished replay runs to the tables that earlier sittings have kept.
+
+A study of many hours is not always run on one machine in one go. What an earlier sitting has kept
+of it are its tables. This adds the runs that are finished now, and compares all of them again:
+
+    python docs/add_replay_runs.py experiments/replay-study.yaml docs/lab/tables/replay-study
+
+A run is finished if it has all tasks and all seeds. At least one job of a kept run must have been
+run again here, with the same result. Only then do both sittings have the same base model and data.
+
+The two-level intervals are left out, because the tables do not keep the forgetting of each example.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from collect_tables import provenance, write
+
+from lethe.config.loading import load_experiment
+from lethe.config.replay_settings import Replay
+from lethe.config.yaml_file import read_yaml
+from lethe.data.examples import read_upstream
+from lethe.matrix.gathering import read_replay_runs
+from lethe.replay.comparison import compare
+from lethe.replay.contrast_tests import compare_planned
+from lethe.replay.frontier import compare_at_equal_loss
+from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
+from lethe.replay.runs import gather_runs
+from lethe.workflow import ResultFiles, results_folder
+
+JOB = ["strategy", "task", "seed"]
+# What a job that is run again must repeat, and how closely: the tables are rounded.
+REPEATED = ["heldout_forgetting", "eval_loss_after"]
+TOLERANCE = 1e-6
+
+
+def main(experiment: Path, folder: Path) -> None:
+    """Adds to `folder/<model>/`, for each model of `experiment`.
+
+    Raises
+    ------
+    SystemExit
+        If no kept job was run again, or if one has another result here.
+    """
+    loaded = load_experiment(read_yaml(experiment), files=[experiment])
+    results = Path(results_folder(loaded.settings.experiment))
+    files = ResultFiles(loaded, str(results))
+    for model in loaded.settings.models:
+        jobs = [Path(file) for file in files.replay_runs(model) if Path(file).exists()]
+        add_runs(loaded.settings.replay, jobs, results / "upstream.parquet", folder / model)
+
+
+def add_runs(replay: Replay, jobs: list[Path], upstream: Path, folder: Path) -> None:
+    """Adds the finished runs among `jobs` to the tables of one model in `folder`."""
+    kept_file = folder / "replay.parquet"
+    kept = pd.read_parquet(kept_file)
+    measured = read_jobs(jobs, upstream, noise_floor=float(kept.noise_floor.iloc[0]))
+    check_repeats(kept, measured, kept_file)
+    new = finished(measured[~measured.strategy.isin(kept.strategy)], count_jobs(kept).max())
+    together = pd.concat([kept, new])
+    order = {run.name: place for place, run in enumerate(replay.results())}
+    together = together.sort_values("strategy", key=lambda names: names.map(order), kind="stable")
+    made_by = json.loads(pq.read_schema(kept_file).metadata[b"made_by"])
+    added = list(new.strategy.unique())
+    sitting = {"runs": added, "files": len(jobs), **provenance(jobs)}
+    made_by["added"] = [*made_by.get("added", []), sitting]
+    for name, table in compare_all(replay, together).items():
+        write(folder / f"{name}.parquet", table, made_by)
+    print(f"{folder.name}: added {', '.join(added) or 'nothing'}")
+
+
+def read_jobs(jobs: list[Path], upstream: Path, noise_floor: float) -> pd.DataFrame:
+    """Lines of replay.csv, whose rises are counted above `noise_floor` (nats)."""
+    rows = read_replay_runs(jobs)
+    return pd.DataFrame(gather_runs(rows, read_upstream(upstream), noise_floor).records)
+
+
+def count_jobs(lines: pd.DataFrame) -> pd.Series:
+    """Jobs by run."""
+    return lines.groupby("strategy").size()
+
+
+def finished(lines: pd.DataFrame, jobs: int) -> pd.DataFrame:
+    """The lines of runs that have so many jobs; the names of the others are printed."""
+    counts = count_jobs(lines)
+    for name, count in counts[counts < jobs].items():
+        print(f"left out: {name} is not finished ({count} of {jobs} jobs)")
+    return lines[lines.strategy.isin(counts[counts == jobs].index)]
+
+
+def check_repeats(kept: pd.DataFrame, measured: pd.DataFrame, kept_file: Path) -> None:
+    """Ends the script unless jobs of kept runs were run again, all with the same result."""
+    both = kept.merge(measured, on=JOB, suffixes=("", "_again"))
+    if both.empty:
+        sys.exit(f"{kept_file}: none of its jobs was run again, so nothing shows that they agree")
+    for column in REPEATED:
+        differ = both[(both[column] - both[f"{column}_again"]).abs() > TOLERANCE]
+        for _, line in differ.head(1).iterrows():
+            job = ", ".join(f"{key} {line[key]}" for key in JOB)
+            sys.exit(
+                f"{kept_file}: {column} of {job} is {line[column]:.6f} there and "
+                f"{line[f'{column}_again']:.6f} here; the runs cannot be compared"
+            )
+
+
+def compare_all(replay: Replay, together: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables of the runs, by name; a frontier has the runs that there are."""
+    records: list[Mapping[str, Any]] = together.to_dict("records")
+    names = set(together.strategy)
+    frontiers = {}
+    for objective, runs in frontier_runs(replay).items():
+        there = [run for run in runs if run in names]
+        if len(there) > 2:
+            frontiers[objective] = there
+    return {
+        "replay": together,
+        "replay_comparison": pd.DataFrame(compare(records)),
+        "replay_contrasts": pd.DataFrame(compare_planned(records, plan_contrasts(replay))),
+        "replay_frontier": pd.DataFrame(compare_at_equal_loss(records, frontiers)),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

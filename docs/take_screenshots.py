@@ -2,7 +2,7 @@
 
     python docs/take_screenshots.py results/default/report.html
 
-It needs Debian's Chromium. Each picture is smaller than 300 kB.
+It needs Debian's Chromium. It prints the size of each picture.
 """
 
 import argparse

@@ -111,12 +111,7 @@ def check_repeats(kept: pd.DataFrame, measured: pd.DataFrame, kept_file: Path) -
 def compare_all(replay: Replay, together: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The tables of the runs, by name; a frontier has the runs that there are."""
     records: list[Mapping[str, Any]] = together.to_dict("records")
-    names = set(together.strategy)
-    frontiers = {}
-    for objective, runs in frontier_runs(replay).items():
-        there = [run for run in runs if run in names]
-        if len(there) > 2:
-            frontiers[objective] = there
+    frontiers = frontier_runs(replay, measured=set(together.strategy))
     return {
         "replay": together,
         "replay_comparison": pd.DataFrame(compare(records)),

@@ -7,7 +7,7 @@ nor scipy, because the workflow imports it in every job.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lethe.config.replay_settings import (
@@ -99,18 +99,25 @@ def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> st
     return None
 
 
-def frontier_runs(replay: Replay) -> dict[str, list[str]]:
+def frontier_runs(replay: Replay, measured: Collection[str] | None = None) -> dict[str, list[str]]:
     """Names of the runs that draw the curve of random replay, by objective.
 
     A frontier is no replay and all runs of random replay with one objective. They differ in
     ratio, weight, dose, accounting or teacher, and not in the recipe. `lethe.replay.frontier`
     measures the distance of other runs to it.
 
+    Parameters
+    ----------
+    measured
+        Names of the runs that there are; None: all of the experiment.
+
     Returns
     -------
     Objective -> names; only frontiers of at least three runs, because two give no curve.
     """
     runs = [run for run in replay.results() if not run.recipe_changes and run.interpolate is None]
+    if measured is not None:
+        runs = [run for run in runs if run.name in measured]
     frontiers = {}
     for objective in ("text", "kl", "both"):
         names = [run.name for run in runs if not run.replays]

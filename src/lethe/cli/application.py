@@ -25,6 +25,17 @@ LONGEST_SHOWN = 300
 _OPTIONS_OF_OTHERS = {"ignore_unknown_options": True}
 
 
+class CommandWithDashes(typer.core.TyperCommand):
+    """A command that gets the arguments from `--` on as they are, with the `--`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Reads the arguments; the parser drops the first `--`, so it gets a second one."""
+        if "--" in args:
+            args = [*args]
+            args.insert(args.index("--"), "--")
+        return super().parse_args(ctx, args)
+
+
 def help_text(function: Callable[..., None]) -> str:
     """The docstring of a verb for the terminal, in which indented lines stay as they are."""
     paragraphs = []
@@ -86,7 +97,12 @@ app.command("mix", help=help_text(make_mixture_files))(make_mixture_files)
 app.command("compare", help=help_text(compare_losses))(compare_losses)
 app.command("learn", help=help_text(learn_predictor))(learn_predictor)
 app.command("pool", help=help_text(make_pool))(make_pool)
-app.command("run", help=help_text(run_workflow), context_settings=_OPTIONS_OF_OTHERS)(run_workflow)
+app.command(
+    "run",
+    cls=CommandWithDashes,
+    help=help_text(run_workflow),
+    context_settings=_OPTIONS_OF_OTHERS,
+)(run_workflow)
 app.command("score", help=help_text(measure_losses))(measure_losses)
 app.command("show", help=help_text(show))(show)
 

@@ -48,19 +48,23 @@ def snakemake_command(
 
     Parameters
     ----------
+    options
+        If one of them is `--`, the targets follow it.
     leave_out
         Tasks that replace the experiment's `leave_out`; empty for no change.
     """
+    end = options.index("--") if "--" in options else len(options)
+    options, targets = options[:end], options[end:]
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(checkout / "Snakefile")]
     if not any(option.startswith("--workflow-profile") for option in options):
         command += ["--workflow-profile", str(checkout / "profiles" / "default")]
     if not any(_PARALLELISM.match(option) for option in options):
         command += ["--cores", "all"]
-    # Snakemake reads everything after --configfile as a config file, so it comes last.
+    # Snakemake reads everything after --configfile as a config file, up to a `--`.
     command += options
     if leave_out:
         command += ["--config", f"leave_out={json.dumps(list(leave_out))}"]
-    return [*command, "--configfile", str(experiment)]
+    return [*command, "--configfile", str(experiment), *targets]
 
 
 class FailedWorkflow(LetheError):

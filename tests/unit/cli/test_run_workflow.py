@@ -29,8 +29,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_a_target_is_made_and_json_names_the_results(folder):
-    process = run("tiny.yaml", "--cores", "1", TARGET, "--json")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["tiny.yaml", "--cores", "1", TARGET, "--json"],
+        # Without the dashes, Snakemake would read the target as another rule.
+        ["tiny.yaml", "--json", "--cores", "1", "--forcerun", "prepare_task", "--", TARGET],
+    ],
+)
+def test_a_target_is_made_and_json_names_the_results(folder, options):
+    process = run(*options)
     assert process.returncode == 0, process.stderr
     assert (folder / TARGET).exists()
     assert json.loads(process.stdout) == {

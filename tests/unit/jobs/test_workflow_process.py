@@ -92,6 +92,12 @@ def test_all_cores_are_used_only_if_no_option_decides(options):
     assert command[-2 - len(options) : -2] == options
 
 
+def test_targets_after_dashes_come_last():
+    command = snakemake_command(Path("x"), Path("e.yaml"), ["-R", "a", "--", "b"], leave_out=["c"])
+    assert command[-5:] == ['leave_out=["c"]', "--configfile", "e.yaml", "--", "b"]
+    assert "all" in snakemake_command(Path("x"), Path("e.yaml"), ["--", "--cores"])
+
+
 def test_the_checkout_is_this_folder_or_that_of_the_library(tmp_path, monkeypatch):
     root = Path(lethe.__file__).resolve().parents[2]
     assert checkout_folder(root) == root

@@ -58,6 +58,7 @@ if SETTINGS.sequences:
     include: "rules/sequences.smk"  # fine-tunes on one task after the other
 
 
+include: "rules/earlier_outputs.smk"  # what a job that fails leaves as it was
 include: "rules/snakemake_patches.smk"  # what overwrites Snakemake's own classes
 
 
@@ -67,6 +68,16 @@ report: "report/workflow.rst"
 onstart:
     gc.enable()
     refuse_too_few_cores()
+    if can_patch():
+        keep_earlier_outputs()
+
+
+onsuccess:
+    EARLIER.clear()
+
+
+onerror:
+    put_earlier_outputs_back()
 
 
 rule all:

@@ -1,6 +1,7 @@
 # Everything that overwrites Snakemake's own classes. It was written for the versions below. With any
 # other version it does nothing and reports that once: results stay the same, but planning thousands
-# of jobs takes longer, and on a cluster each row is a job of its own.
+# of jobs takes longer, a job that fails leaves nothing of its earlier output, and on a cluster each
+# row is a job of its own.
 
 import gc
 import inspect
@@ -279,7 +280,8 @@ elif workflow.is_main_process:
     versions = ", ".join(f"{name} {v}" for name, v in OTHER_VERSIONS.items())
     print(
         f"rules/snakemake_patches.smk does nothing, because it was not written for {versions} "
-        f"but for {WRITTEN_FOR}. Planning takes longer. On SLURM rows are not grouped; set "
+        f"but for {WRITTEN_FOR}. Planning takes longer, and a job that fails leaves nothing of its "
+        "earlier output. On SLURM rows are not grouped; set "
         'slurm-array-jobs: "" in your profile, or a job may get the resources of another model.',
         file=sys.stderr,
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -112,23 +113,60 @@ def test_a_truncated_row_is_named_and_not_averaged_in(copied):
     copied.run()
 
 
-def test_a_task_that_fails_in_a_finished_experiment_fails_again_until_it_is_mended(copied):
-    """The failed job lost its output. The old report must not make the run look up to date."""
+def test_a_task_that_fails_in_a_finished_experiment_fails_again_and_loses_nothing(copied):
+    """The old report must not make the run look up to date, nor the slip cost a row."""
     path = copied.folder / "texts/add.jsonl"
     good = path.read_text()
+    before = copied.rows()
     path.write_text(good + "\n{oops\n")
     for _ in range(2):
         output = copied.run(succeed=False)
         assert "add.jsonl, line 61: not JSON" in output
-    assert (copied.results / "report.html").exists()
-    before = copied.rows()
+        assert "have left 2 earlier output(s) as they were" in output
+    assert copied.planned()["prepare_task"] == 1
     path.write_text(good)
-    # This task's rows are measured again after its examples were.
-    assert copied.planned()["measure_row"] == 2
-    copied.run()
-    changed = {file.name for file, content in copied.rows().items() if content != before[file]}
-    assert changed <= {"add.parquet"}
     assert copied.planned() == {}
+    # Another file that can be read is another task, as ever.
+    path.write_text(good.replace("+", "plus"))
+    assert copied.planned()["measure_row"] == 2
+    assert copied.rows() == before
+    assert not list(copied.results.glob(".earlier"))
+
+
+def test_rows_that_fail_or_are_stopped_leave_the_earlier_ones(copied):
+    before = copied.rows()
+    finished = copied.planned()
+    copied.change(recipe={"lr": 1e30})
+    output = copied.run(succeed=False)
+    assert "lower recipe.lr" in output and "earlier output(s) as they were" in output
+    assert copied.rows() == before
+    assert copied.planned()["measure_row"] == 8
+    copied.change(recipe={"lr": 0.01})
+    assert copied.planned() == finished == {}
+
+    copied.change(recipe={"steps": 13})
+    process = subprocess.Popen(
+        copied.command("--until", "measure_row"),
+        start_new_session=True,
+        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
+    )
+    end = time.monotonic() + 300
+    while len(_changed(before)) < 3:
+        assert time.monotonic() < end and process.poll() is None, "rows were not measured again"
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=300) != 0
+    measured = _changed(before)
+    assert copied.rows().keys() == before.keys() and len(measured) < 8
+    # Two jobs in flight may have just finished; they are repeated.
+    assert 0 <= copied.planned()["measure_row"] - (8 - len(measured)) <= 2
+    copied.change(recipe={"steps": 12})
+    assert copied.planned()["measure_row"] == len(measured)
+
+
+def _changed(files: dict[Path, bytes]) -> list[Path]:
+    """The files that exist with another content."""
+    return [path for path in files if path.exists() and path.read_bytes() != files[path]]
 
 
 def test_a_row_edited_by_hand_is_named(copied):

@@ -1,0 +1,44 @@
+# Finished outputs of jobs that run again. Snakemake removes them before such a job starts, so that a
+# job that fails leaves nothing: after a slip in one of your files, all that follows from the file
+# would be computed again, even if you take the slip back. Therefore they come back if the job
+# fails, together with Snakemake's records of how they were made. By these records the next run sees
+# what is outdated.
+
+from lethe.jobs.earlier_outputs import EarlierOutputs
+
+EARLIER = EarlierOutputs(Path(RESULTS, ".earlier"))
+# Job -> the records of its earlier outputs.
+EARLIER_RECORDS = {}
+
+
+def keep_earlier_outputs():
+    for job in workflow.dag.needrun_jobs():
+        # A folder of weights would need its space twice. An output of a killed job is not whole.
+        if (
+            not job.output
+            or workflow.dag.reason(job).incomplete_output
+            or not all(Path(file).is_file() for file in job.output)
+        ):
+            continue
+        EARLIER.keep(map(Path, job.output))
+        EARLIER_RECORDS[job] = {
+            file: workflow.persistence.metadata(file) for file in job.output
+        }
+
+
+def put_earlier_outputs_back():
+    persistence = workflow.persistence
+    count = 0
+    for job, records in EARLIER_RECORDS.items():
+        if workflow.dag.finished(job) or not EARLIER.put_back([*map(Path, records)]):
+            continue
+        count += len(records)
+        for file, record in records.items():
+            persistence.cleanup_metadata(file)
+            if record:
+                persistence._write_record(persistence._get_key(file), record)
+    EARLIER.clear()
+    if count:
+        logger.info(
+            f"The jobs that failed or were stopped have left {count} earlier output(s) as they were."
+        )

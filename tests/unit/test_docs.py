@@ -284,7 +284,7 @@ def two_sittings(tmp_path, monkeypatch):
     kept = pa.Table.from_pandas(lines[~last], preserve_index=False)
     pq.write_table(kept.replace_schema_metadata(schema.metadata), folder / "replay.parquet")
     again = lines[lines.strategy == "random"].head(1)
-    measured = pd.concat([lines[last], again, again.assign(strategy="lr-1e-4")])
+    measured = pd.concat([lines[last], again, again.assign(strategy="half-run")])
     monkeypatch.syspath_prepend(ROOT / "docs")
     module = script("add_replay_runs")
     monkeypatch.setattr(module, "read_jobs", lambda *_, noise_floor: measured)
@@ -297,7 +297,7 @@ def test_finished_runs_are_added_to_kept_tables(two_sittings, capsys):
     module, replay, folder, _ = two_sittings
     module.add_runs(replay, [], Path("upstream.parquet"), folder)
     printed = capsys.readouterr().out
-    assert "left out: lr-1e-4 is not finished (1 of 87 jobs)" in printed
+    assert "left out: half-run is not finished (1 of 87 jobs)" in printed
     assert printed.endswith("pythia-0.6m: added random-prompt-kl-0.05\n")
     for name in ("replay", "replay_comparison", "replay_frontier"):
         kept = pd.read_parquet(ROOT / f"docs/lab/tables/replay-study/pythia-0.6m/{name}.parquet")

@@ -68,8 +68,7 @@ report: "report/workflow.rst"
 onstart:
     gc.enable()
     refuse_too_few_cores()
-    if can_patch():
-        keep_earlier_outputs()
+    keep_earlier_outputs()
 
 
 onsuccess:

@@ -12,6 +12,9 @@ EARLIER_RECORDS = {}
 
 
 def keep_earlier_outputs():
+    # Snakemake's records are written by its own methods, which another version may not have.
+    if not can_patch():
+        return
     for job in workflow.dag.needrun_jobs():
         # A folder of weights would need its space twice. An output of a killed job is not whole.
         if (

@@ -123,6 +123,7 @@ def test_a_task_that_fails_in_a_finished_experiment_fails_again_and_loses_nothin
         output = copied.run(succeed=False)
         assert "add.jsonl, line 61: not JSON" in output
         assert "have left 2 earlier output(s) as they were" in output
+    assert (copied.results / "report.html").exists()
     assert copied.planned()["prepare_task"] == 1
     path.write_text(good)
     assert copied.planned() == {}

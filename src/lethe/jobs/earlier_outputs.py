@@ -48,7 +48,7 @@ class EarlierOutputs:
             return False
         for output in outputs:
             output.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._kept.pop(output), output)
+            os.replace(self._kept[output], output)
         return True
 
     def clear(self) -> None:

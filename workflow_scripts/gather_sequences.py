@@ -6,7 +6,7 @@ import numpy as np
 from lethe import tables
 from lethe.analysis.sequence_measures import compare_runs, measure_lines, step_lines, task_lines
 from lethe.analysis.sequence_sums import additivity_lines, choice_lines, prediction_lines
-from lethe.config.sequence_settings import WITHOUT_REPLAY, Sequences
+from lethe.config.sequence_settings import Sequences
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix.forgetting_matrix import read_matrix
@@ -40,8 +40,7 @@ def gather_sequences(
     tables.write_csv(outputs["steps"], step_lines(sequences, heldout, single))
     tables.write_csv(outputs["tasks"], task_lines(sequences))
     tables.write_csv(outputs["measures"], measures)
-    reference = WITHOUT_REPLAY if WITHOUT_REPLAY in settings.runs else next(iter(settings.runs))
-    compared = compare_runs(measures, reference, multitask_orders)
+    compared = compare_runs(measures, settings.reference_run, multitask_orders)
     tables.write_csv(outputs["comparison"], compared)
     tables.write_csv(outputs["additivity"], additivity_lines(sequences, single, seed))
     tables.write_csv(

@@ -174,6 +174,7 @@ def compare_runs(
             "run": run,
             "unit": unit,
             "measure": measure,
+            "reference": reference,
             "orders": len(of_orders),
             "mean": float(of_orders.mean()),
             "sd": spread,

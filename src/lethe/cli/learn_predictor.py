@@ -10,6 +10,7 @@ from lethe.cli.output import print_json
 from lethe.errors import LetheError
 
 if TYPE_CHECKING:
+    from lethe.cost.learning_plan import LearningSettings
     from lethe.workflow import ResultFiles
 
 
@@ -141,17 +142,29 @@ def _write_experiment(
     tasks: int,
     table: Path | None,
     sources: Path | None,
-    settings: Any,
+    settings: "LearningSettings",
 ) -> tuple[Path, "ResultFiles"]:
-    """The experiment's file, which is written if it is not there, and its results."""
-    import io
+    """Writes the experiment beside the output.
 
-    from ruamel.yaml import YAML
+    Returns
+    -------
+    The experiment's file, and the paths of its results.
 
+    Raises
+    ------
+    LetheError
+        If an input is faulty, if the file exists with other settings, or if the folder of results
+        belongs to another experiment. Then nothing is written.
+    """
     from lethe.config.loading import load_experiment
     from lethe.config.task_table import read_task_table
     from lethe.config.yaml_file import read_yaml
-    from lethe.cost.learning_plan import learning_experiment, select_tasks, write_task_table
+    from lethe.cost.learning_plan import (
+        learning_experiment,
+        read_sources,
+        select_tasks,
+        write_task_table,
+    )
     from lethe.data.examples import read_upstream
     from lethe.files import atomic_write
     from lethe.jobs.workflow_process import checkout_folder
@@ -162,10 +175,7 @@ def _write_experiment(
     all_tasks, problems = read_task_table(table)
     if problems:
         raise LetheError("; ".join(problems))
-    content = {"bigbench": {"kind": "bigbench"}}
-    if sources is not None:
-        content = read_yaml(sources)
-        content = content.get("sources", content)
+    selected = select_tasks(list(all_tasks.values()), tasks, table)
     folder = output.with_suffix(".experiment")
     path = folder / "experiment.yaml"
     name = f"learn-{output.stem}"
@@ -174,13 +184,11 @@ def _write_experiment(
         model=_model_entry(model),
         pool=pool,
         table=folder / "tasks.csv",
-        sources=content,
+        sources=read_sources(sources) if sources else {"bigbench": {"kind": "bigbench"}},
         settings=settings,
     )
-    stream = io.StringIO()
-    YAML().dump(description, stream)
-    selected = select_tasks(list(all_tasks.values()), tasks, table)
-    if path.exists() and path.read_text("utf-8") != stream.getvalue():
+    text = _as_yaml(description)
+    if path.exists() and path.read_text("utf-8") != text:
         raise LetheError(
             f"{path}: exists with other settings; choose another name with -o, or give the "
             "settings of the first start"
@@ -189,9 +197,19 @@ def _write_experiment(
     _claim_results(Path(results), path, description, output)
     write_task_table(folder / "tasks.csv", selected)
     with atomic_write(path) as part:
-        part.write_text(stream.getvalue(), "utf-8")
+        part.write_text(text, "utf-8")
     experiment = load_experiment(read_yaml(path), files=[path])
     return path, ResultFiles(experiment, results)
+
+
+def _as_yaml(content: dict[str, Any]) -> str:
+    import io
+
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    YAML().dump(content, stream)
+    return stream.getvalue()
 
 
 def _claim_results(
@@ -238,25 +256,17 @@ def _model_entry(model: str) -> dict[str, str]:
 
 def _fit(folder: Path, output: Path, *, probes: int, sibling: Path | None) -> dict[str, Any]:
     """Fits and saves the predictor; how well it ranks."""
-    import numpy as np
-
     from lethe.completion.predictor import Predictor
-    from lethe.completion.ranking import check_ranking
 
     predictor = Predictor.from_results(folder, probes=probes, sibling=sibling)
     predictor.save(output)
-    complete = np.isfinite(predictor.train).all(axis=0)
-    check = check_ranking(
-        predictor.train[:, complete].astype(np.float64),
-        probes=len(predictor.probes),
-        method=predictor.method,
-    )
+    check = predictor.check_ranking()
     return {
         "predictor": str(output),
         "tasks": len(predictor.train),
         "probes": len(predictor.probes),
         "ranking": check.sentence(),
-        "spearman": float(np.nanmean(check.predicted)),
-        "spearman_mean_of_rows": float(np.nanmean(check.mean_of_rows)),
-        "top_tenth": float(np.nanmean(check.top_tenth)),
+        "spearman": check.spearman,
+        "spearman_mean_of_rows": check.spearman_mean_of_rows,
+        "top_tenth": check.top_tenth_found,
     }

@@ -16,7 +16,7 @@ from lethe.completion import make
 from lethe.completion.domain_means import MeanPredictor, domain_masks
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes
-from lethe.completion.ranking import expected_top_tenth
+from lethe.completion.ranking import RankingCheck, check_ranking, expected_top_tenth
 from lethe.completion.sibling import read_sibling_rows
 from lethe.data.examples import Example, read_upstream
 from lethe.data.unpacked_size import refuse_large_archive
@@ -317,6 +317,25 @@ class Predictor:
         """
         return expected_top_tenth(
             self.train.astype(np.float64), self.index, method=self.method, options=self.options
+        )
+
+    def check_ranking(self) -> RankingCheck:
+        """How well each training task is ranked from the others and its own probes.
+
+        Probes are chosen anew without the task. Examples that were not measured on every task, and
+        the rows of another model, are left out.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than three tasks.
+        """
+        complete = np.isfinite(self.train).all(axis=0)
+        return check_ranking(
+            self.train[:, complete].astype(np.float64),
+            probes=len(self.probes),
+            method=self.method,
+            options=self.options,
         )
 
     def save(self, path: Path | str) -> None:

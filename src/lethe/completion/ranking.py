@@ -27,15 +27,30 @@ class RankingCheck:
     mean_of_rows: np.ndarray
     top_tenth: np.ndarray
 
+    @property
+    def spearman(self) -> float:
+        """Mean over tasks of the prediction's rank correlation."""
+        return float(np.nanmean(self.predicted))
+
+    @property
+    def spearman_mean_of_rows(self) -> float:
+        """Mean over tasks of the rank correlation of the other tasks' mean row."""
+        return float(np.nanmean(self.mean_of_rows))
+
+    @property
+    def top_tenth_found(self) -> float:
+        """Mean over tasks of the share of the most forgotten tenth that is predicted."""
+        return float(np.nanmean(self.top_tenth))
+
     def sentence(self) -> str:
         """The two mean correlations in words."""
         tasks = len(self.predicted)
         return (
             f"Each of the {tasks} tasks was predicted from the other {tasks - 1}: the predictor "
-            f"ranks the examples with a correlation of {np.nanmean(self.predicted):.2f} "
+            f"ranks the examples with a correlation of {self.spearman:.2f} "
             f"(Spearman), the mean of the other tasks' rows with "
-            f"{np.nanmean(self.mean_of_rows):.2f}. The predicted tenth holds "
-            f"{100 * np.nanmean(self.top_tenth):.0f} % of the tenth that is most forgotten "
+            f"{self.spearman_mean_of_rows:.2f}. The predicted tenth holds "
+            f"{100 * self.top_tenth_found:.0f} % of the tenth that is most forgotten "
             "(10 % by chance)."
         )
 

@@ -14,7 +14,7 @@ from lethe.config.analysis_settings import LOGISTIC
 from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
-from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.replay_settings import WITH_SIBLING, Replay, ReplayRun
 from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
@@ -169,9 +169,13 @@ def source_problems(sources: Mapping[str, Source], users: Mapping[str, str]) -> 
             keys = ", ".join(sorted(sources)) or "none"
             problems.append(f"{user}: source {source!r} names no key of sources (known: {keys})")
         elif sources[key].kind in ("bigbench", "files") and not where:
-            problems.append(f"{user}: source {source!r} lacks the part after ':' ")
+            problems.append(
+                f"{user}: source {source!r} lacks the part after ':'; write {key}:<task or file>"
+            )
         elif ".." in Path(where).parts or Path(where).is_absolute():
-            problems.append(f"{user}: source {source!r} leaves its folder")
+            problems.append(
+                f"{user}: source {source!r} leaves its folder; write a path below it, without '..'"
+            )
     return problems
 
 
@@ -198,6 +202,7 @@ def _recipes(settings: Experiment) -> tuple[dict[str, Recipe], list[str]]:
             recipes[name] = model_recipe(settings, name)
         except ValidationError as error:
             for problem in error.errors():
+                # explain leaves the third part out: in a model's settings, it is the source.
                 problems.append(explain(problem, within=("models", name, "", "recipe")))
     return recipes, problems
 
@@ -225,11 +230,14 @@ def _missing_gradients(settings: Experiment) -> list[str]:
     problems = []
     for run in settings.replay.runs():
         if run.reads_gradients:
-            key = "strategies" if run.name in settings.replay.strategies else f"variants.{run.name}"
-            problems.append(
-                f"replay.{key}: strategy gradient needs 'gradient' in similarity.associations"
-            )
+            key = _key_of_run(settings.replay, run)
+            problems.append(f"{key}: strategy gradient needs 'gradient' in similarity.associations")
     return problems
+
+
+def _key_of_run(replay: Replay, run: ReplayRun) -> str:
+    """The key under which the experiment's file has this run."""
+    return "replay.strategies" if run.name in replay.strategies else f"replay.variants.{run.name}"
 
 
 def _missing_sibling_of_replay(settings: Experiment) -> list[str]:
@@ -239,10 +247,10 @@ def _missing_sibling_of_replay(settings: Experiment) -> list[str]:
     problems = []
     for run in settings.replay.runs():
         if run.strategy == WITH_SIBLING:
-            key = "strategies" if run.name in settings.replay.strategies else f"variants.{run.name}"
+            key = _key_of_run(settings.replay, run)
             problems.append(
-                f"replay.{key}: strategy {WITH_SIBLING} needs completion.sibling, another model "
-                "that learned the same tasks"
+                f"{key}: strategy {WITH_SIBLING} needs completion.sibling, another model that "
+                "learned the same tasks"
             )
     return problems
 
@@ -374,7 +382,10 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
         )
     replayable = examples - round(examples * heldout)
     if settings.replay and settings.replay.probes > replayable:
-        problems.append(f"replay.probes: at most the replayable examples, {replayable}")
+        problems.append(
+            f"replay.probes: must be at most {replayable}, the number of replayable examples "
+            f"(value seen, or the default: {settings.replay.probes})"
+        )
     return problems
 
 
@@ -421,7 +432,10 @@ def _too_few_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
     problems += _too_few_for_advice(settings, tasks)
     most = splits.count("train")
     if len(settings.models) > 1 and min(settings.transfer.own_rows) > most:
-        problems.append(f"transfer.own_rows: one at most {most}, the train tasks")
+        problems.append(
+            f"transfer.own_rows: at least one number must be at most {most}, the number of train "
+            f"tasks (value seen, or the default: {settings.transfer.own_rows})"
+        )
     return problems
 
 

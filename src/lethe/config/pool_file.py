@@ -58,8 +58,6 @@ def load_pool_settings(path: Path) -> PoolSettings:
                 f"upstream.pool: {settings.upstream.pool!r} is a finished pool, so there is "
                 "nothing to draw; give domains and examples to draw another"
             )
-        if settings.upstream.pool is not None:
-            problems.append("upstream.pool: is a finished pool; give upstream.domains instead")
         if not problems:
             return settings
     file = YamlFile.parse(path)

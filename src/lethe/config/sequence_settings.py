@@ -88,6 +88,14 @@ class Sequences(Settings):
         _refuse_equal(settings, "runs", "has the settings of")
         return self
 
+    @property
+    def reference_run(self) -> str:
+        """The first run without replay, or else the first: the others are compared with it."""
+        for name, run in self.runs.items():
+            if run.replay == WITHOUT_REPLAY:
+                return name
+        return next(iter(self.runs))
+
     def of_models(self, models: list[str]) -> list[str]:
         """The models, among these, that follow the orders."""
         return [name for name in models if self.models is None or name in self.models]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lethe.config.task_table import Task
-from lethe.errors import LetheError
+from lethe.config.yaml_file import read_yaml
+from lethe.errors import ExperimentError, LetheError
 
 # Rules whose jobs a predictor needs.
 _NEEDED = ("score_base", "measure_row")
@@ -97,6 +98,23 @@ def learning_experiment(
         "scoring": settings.scoring(),
         "completion": {"methods": ["gaussian"], "probes": [30], "seeds": [0]},
     }
+
+
+def read_sources(path: Path) -> dict[str, Any]:
+    """The section `sources` of an experiment, or of a file that holds nothing else.
+
+    Raises
+    ------
+    ExperimentError
+        If the file is no valid YAML, or no mapping.
+    """
+    content = read_yaml(path)
+    sources = content.get("sources", content) if isinstance(content, dict) else None
+    if not isinstance(sources, dict):
+        raise ExperimentError(
+            str(path), ["is no mapping of sources; write a line such as `own: {kind: jsonl, ...}`"]
+        )
+    return sources
 
 
 def select_tasks(tasks: Sequence[Task], count: int, table: Path) -> list[Task]:

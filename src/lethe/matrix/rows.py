@@ -1,10 +1,10 @@
 """The file contract of one row of Z, and of the base losses that rows are compared with.
 
 Columns: example_id, loss_before, loss_after, forgetting (nats per scored token, after - before,
-NaN where nothing could be scored), n_tokens. Rows that measure exact match also have
-exact_match_before, exact_match_after, token_f1_before, token_f1_after (0 to 1, NaN where no answer
-was generated) and answer (the text generated after the fine-tune). Their forgetting is 1 for a
-right answer that was lost, 0 for one that was kept, and NaN where the base model was wrong.
+NaN where nothing could be scored), n_tokens (tokens that carry loss). Rows that measure exact match
+also have exact_match_before, exact_match_after, token_f1_before, token_f1_after (0 to 1, NaN where
+no answer was generated) and answer (the text generated after the fine-tune). Their forgetting is 1
+for a right answer that was lost, 0 for one that was kept, and NaN where the base model was wrong.
 
 One JSON object in the Parquet metadata holds the settings, versions, device, timings, and a digest
 of all columns and of the rest of the object. A file of several rows, which one job measured, has
@@ -99,8 +99,13 @@ class Row:
             return self.answers.lost
         return self.loss_after - self.loss_before
 
-    def select(self, example_ids: list[str]) -> "Row":
+    def select(self, example_ids: list[str], name: Path | str | None = None) -> "Row":
         """The part of the row that belongs to these examples, in their order.
+
+        Parameters
+        ----------
+        name
+            The row's file or name, for the message. None: it is the base row of an experiment.
 
         Raises
         ------
@@ -109,6 +114,11 @@ class Row:
         """
         numbers = {example_id: number for number, example_id in enumerate(self.example_ids)}
         missing = [example_id for example_id in example_ids if example_id not in numbers]
+        if missing and name is not None:
+            raise RowError(
+                f"{name}: lacks {len(missing)} of the {len(example_ids)} examples that are needed, "
+                f"the first is {missing[0]!r}; score the model on the whole pool (lethe score)"
+            )
         if missing:
             raise RowError(
                 f"the base row lacks {len(missing)} upstream example(s), the first is "

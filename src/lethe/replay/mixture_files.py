@@ -135,8 +135,8 @@ def predict_from_row(
     Raises
     ------
     LetheError
-        If the predictor belongs to another pool or holds no rows of a sibling, or a probe has no
-        loss.
+        If the predictor belongs to another pool or holds no rows of a sibling, if a file lacks
+        examples, or if a probe has no loss.
     """
     by_id = {example.example_id: example.example for example in upstream}
     for number, probe in zip(predictor.index, predictor.probes, strict=True):
@@ -146,7 +146,8 @@ def predict_from_row(
                 f"the predictor's probe {name!r} is not that of the pool, so it was made on "
                 "another pool; give the pool that it was made on"
             )
-    row = probes.select([predictor.example_ids[int(number)] for number in predictor.index])
+    names = [predictor.example_ids[int(number)] for number in predictor.index]
+    row = probes.select(names, path)
     values = row.forgetting.astype(float)
     if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):
         if predictor.base_losses is None:
@@ -156,11 +157,11 @@ def predict_from_row(
             )
         values = row.loss_after.astype(float) - predictor.base_losses
     if not np.isfinite(values).all():
-        broken = predictor.example_ids[int(predictor.index[int(np.argmin(np.isfinite(values)))])]
+        broken = names[int(np.argmin(np.isfinite(values)))]
         raise LetheError(f"{path}: the probe {broken!r} has no loss; score the probes again")
     other = None
     if sibling is not None:
-        other = sibling.select(predictor.example_ids).forgetting.astype(float)
+        other = sibling.select(predictor.example_ids, "the sibling's row").forgetting.astype(float)
     return predictor.predict(values, other=other)
 
 

@@ -44,8 +44,11 @@ class SequenceTables:
     choice: pd.DataFrame
 
     @property
-    def unreplayed(self) -> str:
-        """The run that the others are compared with: `none`, or else the first."""
+    def reference_run(self) -> str:
+        """The run that the others are compared with."""
+        if "reference" in self.comparison:
+            return str(self.comparison.reference.iloc[0])
+        # A table of an older version does not name it.
         runs = list(dict.fromkeys(self.steps.run))
         return "none" if "none" in runs else runs[0]
 
@@ -91,7 +94,7 @@ class SequenceTables:
 
 def sequence_headlines(tables: SequenceTables) -> list[str]:
     """States what sequences forget, whether rows add up, and whether an order can be chosen."""
-    run = tables.unreplayed
+    run = tables.reference_run
     return [
         *_forgetting_headlines(tables, run),
         _sum_headline(tables, run),
@@ -121,7 +124,7 @@ def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
                 f"{int(line['orders'])} orders)"
             )
     if others:
-        sentences.append(f"With replay along the same orders: {'; '.join(others)}.")
+        sentences.append(f"The other runs along the same orders: {'; '.join(others)}.")
     return sentences
 
 
@@ -202,7 +205,7 @@ def _draw_steps(axis: Axes, tables: SequenceTables) -> None:
             axis.plot(order.step, order.heldout_forgetting, color=colour, alpha=0.25, lw=0.7)
         means = of_run.groupby("step").heldout_forgetting.mean()
         axis.plot(means.index, means, "o-", ms=3.5, color=colour, label=label_of(run))
-    of_run = tables.steps[tables.steps.run == tables.unreplayed]
+    of_run = tables.steps[tables.steps.run == tables.reference_run]
     sums = of_run.groupby("step").sum_of_single.mean()
     axis.plot(sums.index, sums, ":", color=FAINT, label="sum of single rows")
     axis.axhline(0, color=FAINT, linewidth=0.8)
@@ -213,9 +216,9 @@ def _draw_steps(axis: Axes, tables: SequenceTables) -> None:
 
 
 def _draw_sums(axis: Axes, tables: SequenceTables) -> None:
-    """R2 of each prediction of the run without replay: one point per order, a line at the mean."""
+    """R2 of each prediction of the reference run: one point per order, a line at the mean."""
     table = tables.additivity
-    of_run = table[(table.run == tables.unreplayed) & (table.step.astype(str) == "all")]
+    of_run = table[(table.run == tables.reference_run) & (table.step.astype(str) == "all")]
     names = [name for name in _PREDICTIONS if name in set(of_run.prediction)]
     for position, name in enumerate(names):
         values = of_run[(of_run.prediction == name) & (of_run.order != "all")].r2

@@ -77,3 +77,12 @@ def test_results_without_a_record_are_kept_for_the_experiment_that_is_there(fold
     assert learn("other", "b/predictor.npz") == 1
     assert "an experiment that lethe learn did not write here" in capsys.readouterr().err
     assert starts("base", "predictor.npz")
+
+
+@pytest.mark.parametrize("content", ["", "- local\n", "sources: 3\n"])
+def test_sources_that_are_no_mapping_are_named(folder, capsys, content):
+    (folder / "sources.yaml").write_text(content)
+    assert learn("base", "a/predictor.npz") == 1
+    error = capsys.readouterr().err
+    assert "sources.yaml" in error and "is no mapping of sources" in error
+    assert not Path("a").exists()

@@ -101,3 +101,4 @@ def test_a_finished_pool_is_not_drawn_again(folder, capsys):
     assert main(["pool", "pool.yaml"]) == 1
     error = capsys.readouterr().err
     assert "line 2: upstream.pool: 'pool.parquet' is a finished pool" in error
+    assert error.count("upstream.pool: ") == 1

@@ -408,7 +408,7 @@ def test_models_are_compared_on_no_more_rows_than_there_are(experiment):
     config, folder = experiment
     models = {**config["models"], "other": config["models"]["olmo"]}
     config = {**config, "models": models, "transfer": {"own_rows": [5, 7]}}
-    assert "transfer.own_rows: one at most 2, the train tasks" in problems(config, folder)
+    assert "transfer.own_rows: at least one number must be at most 2, " in problems(config, folder)
 
 
 def test_exact_match_of_plain_text_is_refused_before_anything_runs(experiment):

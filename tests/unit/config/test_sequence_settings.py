@@ -32,6 +32,13 @@ def load(folder, replay=True, **section):
     return load_experiment(config, folder)
 
 
+def test_the_reference_is_the_first_run_without_replay(folder):
+    runs = {"kl": {"replay": "kl"}, "plain": {"replay": "none"}}
+    assert load(folder, runs=runs).settings.sequences.reference_run == "plain"
+    runs = {"kl": {"replay": "kl"}, "random": {"replay": "random"}}
+    assert load(folder, runs=runs).settings.sequences.reference_run == "kl"
+
+
 def test_orders_are_followed_without_replay_unless_runs_are_given(folder):
     sequences = load(folder, replay=False).settings.sequences
     assert sequences.runs == {"none": SequenceRun()}

@@ -129,6 +129,9 @@ def test_forgetting_is_predicted_from_losses_or_from_differences(tmp_path):
     values[5] = np.nan
     with pytest.raises(LetheError, match="probe 'talks-00005' has no loss"):
         predicted_forgetting(made, row(values), POOL, tmp_path)
+    part = row(values).select(ids_of(POOL)[:6])
+    with pytest.raises(LetheError, match="lost.parquet: lacks 2 of the 4 examples.*books-00009"):
+        predicted_forgetting(made, part, POOL, tmp_path / "lost.parquet")
     other = predictor(probes=[POOL[0].example] * 4)
     with pytest.raises(LetheError, match="made on another pool"):
         predicted_forgetting(other, row(values), POOL, tmp_path)
@@ -149,6 +152,9 @@ def test_the_row_of_a_sibling_enters_the_prediction(tmp_path):
     np.testing.assert_allclose(list(predicted.values()), expected.forgetting, atol=1e-6)
     without = predicted_forgetting(both, row(values), POOL, tmp_path)
     assert predicted != without
+    part = row_of_sibling.select(ids_of(POOL)[1:])
+    with pytest.raises(LetheError, match="the sibling's row: lacks 1 of the"):
+        predicted_forgetting(both, row(values), POOL, tmp_path, sibling=part)
     with pytest.raises(LetheError, match="holds no rows of one"):
         predicted_forgetting(made, row(values), POOL, tmp_path, sibling=row_of_sibling)
 

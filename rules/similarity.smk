@@ -13,7 +13,7 @@ if SOURCES.encoder_package:
         conda:
             "../envs/train.yaml"
         params:
-            # These follow from the output, so that Snakemake does not record them.
+            # Not recorded (rules/common.smk).
             package=lambda wildcards, output: SOURCES.encoder_package,
             folder=lambda wildcards, output: SOURCES.encoder_folder(),
         script:
@@ -39,7 +39,7 @@ if FILES.association_names(OF_TEXT):
             **MACHINE.analysis(),
         params:
             similarity=PARAMETERS.text_similarity(),
-            # These follow from the input, so that Snakemake does not record them.
+            # Not recorded (rules/common.smk).
             encoder=lambda wildcards, input: SOURCES.encoder_folder(),
             encoder_package=lambda wildcards, input: SOURCES.encoder_package,
             tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
@@ -94,7 +94,7 @@ if FILES.association_names(OF_MODEL):
             recipe=value_by_model(PARAMETERS.reading, MODELS),
             scoring=SCORING,
             similarity=PARAMETERS.similarity("task_examples", "projection"),
-            # Follows from the input, so that Snakemake does not record it.
+            # Not recorded (rules/common.smk).
             tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
         script:
             "../workflow_scripts/associate_model.py"
@@ -139,7 +139,7 @@ rule score_associations:
         **MACHINE.analysis(),
     params:
         tasks=TASKS,
-        # Follows from the input, so that Snakemake does not record it.
+        # Not recorded (rules/common.smk).
         association_names=lambda wildcards, input: list(
             FILES.associations(wildcards.model)
         ),

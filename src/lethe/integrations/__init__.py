@@ -1,6 +1,6 @@
 """How do I use it in my own trainer? Callbacks for the trainers of transformers and TRL.
 
-May import `data`, `engine`, `completion` and `replay`.
+May import `config`, `data`, `engine`, `matrix`, `completion` and `replay`.
 """
 
 from lethe.integrations.chat_rows import labelled_chats as labelled_chats

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.errors import LetheError, RowError
+from lethe.errors import LetheError
 from lethe.files import atomic_write
 from lethe.matrix.rows import Row
 
@@ -40,39 +40,6 @@ class Matrix:
         return np.array([numbers[task] for task in tasks], dtype=int)
 
 
-def gather_rows(
-    rows: Mapping[str, tuple[Path, Row]],
-    mixed_machines: bool = False,
-    settings: Mapping[str, Any] | None = None,
-) -> Matrix:
-    """Stacks the rows of the tasks, (file, row) per task, into Z.
-
-    Parameters
-    ----------
-    mixed_machines
-        Whether rows may differ in the versions of torch and transformers, and in the device.
-    settings
-        Settings that every row must have been measured with, such as the experiment's recipe.
-        All other settings must equal those of most rows.
-
-    Raises
-    ------
-    RowError
-        Naming every row that was measured with other settings, on other examples or on another
-        machine.
-    """
-    problems = kind_problems(rows, mixed_machines, settings)
-    if problems:
-        listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise RowError(
-            "rows cannot be gathered into one Z because these differ from the others or from the "
-            f"experiment:\n{listed}\n"
-            "move the wrong files away and run again; if only torch, transformers or the device "
-            "differ, allow_mixed_machines: true in the experiment accepts them"
-        )
-    return stack_rows({task: row for task, (_, row) in rows.items()})
-
-
 def stack_rows(rows: Mapping[str, Row]) -> Matrix:
     """Stacks the rows of the tasks into Z, without any check."""
     first = next(iter(rows.values()))
@@ -85,7 +52,18 @@ def kind_problems(
     mixed_machines: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """A text per row that cannot stand in one Z with the others; arguments as in `gather_rows`."""
+    """A text per row that cannot stand in one Z with the others.
+
+    Parameters
+    ----------
+    rows
+        Task -> (file, row).
+    mixed_machines
+        Whether rows may differ in the versions of torch and transformers, and in the device.
+    settings
+        Settings that every row must have been measured with, such as the experiment's recipe.
+        All other settings must equal those of most rows.
+    """
     kinds = {task: _kind(row, mixed_machines) for task, (_, row) in rows.items()}
     counts = Counter(kinds.values())
     # The first in alphabetical order, if several are equally frequent.

@@ -65,7 +65,7 @@ def gather_row_files(
     model
         Name of the model.
     mixed_machines, settings
-        As in `lethe.matrix.forgetting_matrix.gather_rows`.
+        As in `lethe.matrix.forgetting_matrix.kind_problems`.
 
     Raises
     ------

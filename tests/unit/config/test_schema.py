@@ -1,8 +1,11 @@
 import re
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lethe.config import schema
 from lethe.config.model_settings import ModelSettings
@@ -17,10 +20,49 @@ def test_the_schema_is_that_of_the_settings():
     )
 
 
-def test_every_setting_whose_name_does_not_say_it_all_is_described():
+def test_every_setting_is_described():
     definitions = schema.Experiment.model_json_schema()["$defs"]
     undocumented = [name for name, part in definitions.items() if not part.get("description")]
+    for name, part in definitions.items():
+        for key, setting in part.get("properties", {}).items():
+            if not setting.get("description"):
+                undocumented.append(f"{name}.{key}")
     assert undocumented == []
+
+
+def every_section(section=schema.Experiment, found=None):
+    """The experiment's settings and all classes of settings below them."""
+    found = {} if found is None else found
+    found[section] = None
+    for field in section.model_fields.values():
+        for part in every_part(field.annotation):
+            if isinstance(part, type) and issubclass(part, BaseModel) and part not in found:
+                every_section(part, found)
+    return list(found)
+
+
+def every_part(annotation):
+    """A type and the types that it is composed of."""
+    return [annotation, *chain.from_iterable(every_part(part) for part in get_args(annotation))]
+
+
+def test_no_number_takes_a_truth_value():
+    """YAML reads yes and on as true, and pydantic would read true as 1."""
+    sections = every_section()
+    assert len(sections) > 30
+    taken = []
+    for section in sections:
+        for key, field in section.model_fields.items():
+            if bool in every_part(field.annotation) or Any in every_part(field.annotation):
+                continue
+            kind = field.annotation
+            for constraint in field.metadata:
+                kind = Annotated[kind, constraint]
+            for value in (True, [True], {"a": True}):
+                with suppress(ValidationError):
+                    TypeAdapter(kind).validate_python(value)
+                    taken.append(f"{section.__name__}.{key}: {value}")
+    assert taken == []
 
 
 def test_the_settings_for_large_models_in_the_guide_are_valid():

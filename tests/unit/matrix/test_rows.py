@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lethe.errors import RowError
-from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix import rows
+from lethe.matrix.gathering import gather_row_files, with_identity
 
 
 def made(count=12, seed=0, **settings) -> rows.Row:
@@ -213,11 +214,15 @@ def test_a_row_is_written_whole_or_not_at_all(path, monkeypatch):
     assert [found.name for found in path.parent.iterdir()] == ["sums.parquet"]
 
 
+def gather(tmp_path, measured, **options):
+    files = {task: tmp_path / f"{task}.parquet" for task in measured}
+    for task, row in measured.items():
+        rows.write_row(files[task], with_identity(row, "m", task))
+    return gather_row_files(files, "m", **options).matrix
+
+
 def gathered(tmp_path, **others):
-    measured = {"a": made(), "b": made(seed=1)} | others
-    return forgetting_matrix.gather_rows(
-        {task: (tmp_path / f"{task}.parquet", r) for task, r in measured.items()}
-    )
+    return gather(tmp_path, {"a": made(), "b": made(seed=1)} | others)
 
 
 def test_rows_of_one_experiment_are_gathered_in_their_order(tmp_path):
@@ -231,24 +236,23 @@ def test_a_row_of_another_machine_is_named_unless_that_is_allowed(tmp_path, of):
     """Engine noise can be as large as what is forgotten."""
     usual = {"torch": "2.13.0", "transformers": "5.23.0", "device": "NVIDIA H100", "commit": "a"}
 
-    def by(**changes):
-        return replace(made(), about={of: usual | changes})
+    def by(seed, **changes):
+        return replace(made(seed=seed), about={of: usual | changes})
 
-    together = {"a": by(), "b": by(commit="b"), "c": by(device="cpu")}
-    measured = {task: (tmp_path / f"{task}.parquet", row) for task, row in together.items()}
+    measured = {"a": by(0), "b": by(1, commit="b"), "c": by(2, device="cpu")}
     with pytest.raises(RowError, match=rf"c\.parquet: {of}\.device: \"cpu\".*H100") as caught:
-        forgetting_matrix.gather_rows(measured)
+        gather(tmp_path, measured)
     assert "b.parquet" not in str(caught.value)
     assert "allow_mixed_machines" in str(caught.value)
-    assert forgetting_matrix.gather_rows(measured, mixed_machines=True).tasks == ["a", "b", "c"]
+    assert gather(tmp_path, measured, mixed_machines=True).tasks == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("odd", "part"),
     [
-        (made(recipe={"lr": 2.0}), "recipe.*2.0"),
-        (made(upstream="xyz"), "upstream.*xyz.*abc"),
-        (made(count=11), "example_ids"),
+        (made(seed=2, recipe={"lr": 2.0}), "recipe.*2.0"),
+        (made(seed=2, upstream="xyz"), "upstream.*xyz.*abc"),
+        (made(seed=2, count=11), "example_ids"),
     ],
 )
 def test_a_row_of_other_settings_or_examples_is_named_and_not_averaged_in(tmp_path, odd, part):

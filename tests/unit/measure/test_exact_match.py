@@ -13,7 +13,8 @@ from lethe.engine import models
 from lethe.engine.generation import generate
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
-from lethe.matrix import forgetting_matrix, rows
+from lethe.matrix import rows
+from lethe.matrix.gathering import gather_row_files, with_identity
 from lethe.matrix.row_description import describe_file
 from lethe.measure import repeats
 from lethe.measure.changed_predictions import measure_changed_predictions
@@ -102,7 +103,7 @@ def test_rows_with_answers_are_read_as_they_were_written(job, upstream, tmp_path
     np.testing.assert_array_equal(again.forgetting, row.forgetting)
     assert again.answers.text == row.answers.text
     np.testing.assert_array_equal(again.answers.token_f1_after, row.answers.token_f1_after)
-    z = forgetting_matrix.gather_rows({"t": (tmp_path / "row.parquet", again)})
+    z = gather_row_files({"t": tmp_path / "row.parquet"}, "m").matrix
     np.testing.assert_array_equal(z.values[0], row.forgetting)
 
 
@@ -135,9 +136,12 @@ def test_losses_and_answers_do_not_mix_in_one_z(job, upstream, tmp_path):
     plain = SCORING.model_copy(update={"exact_match": None})
     settings = {**answered.settings, "scoring": plain.model_dump()}
     other = replace(answered, settings=settings, answers=None)
-    paths = {name: (tmp_path / name, answered) for name in "ab"}
-    with pytest.raises(RowError, match="exact_match"):
-        forgetting_matrix.gather_rows(paths | {"c": (tmp_path / "c", other)})
+    files = {}
+    for name, row in {"a": answered, "b": answered, "c": other}.items():
+        files[name] = tmp_path / f"{name}.parquet"
+        rows.write_row(files[name], with_identity(row, "m", name))
+    with pytest.raises(RowError, match=r"c\.parquet: .*exact_match"):
+        gather_row_files(files, "m")
 
 
 def test_base_answers_of_another_normaliser_are_refused(job, upstream):

@@ -28,6 +28,22 @@ def tail(n: int, level: float = 0.95) -> float:
     return float(stats.norm.cdf(-reach))
 
 
+def bootstrap_p(n: int, beyond: float) -> float:
+    """Two-sided p-value of a mean of n >= 2 values, from its resampled means.
+
+    2 t.sf(-Phi^-1(beyond) sqrt((n - 1) / n), n - 1): the level at which the expanded percentile
+    interval (`tail`) ends at 0. So p is below .05 where the 95 percent interval excludes 0.
+
+    Parameters
+    ----------
+    beyond
+        Share of the resampled means on that side of 0 which holds fewer of them, with those that
+        are 0. It must be above 0.
+    """
+    reach = -stats.norm.ppf(beyond) * np.sqrt((n - 1) / n)
+    return float(min(1.0, 2 * stats.t.sf(reach, n - 1)))
+
+
 def bootstrap_interval(
     values: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

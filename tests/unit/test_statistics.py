@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lethe.statistics import bootstrap_interval, holm, paired_difference, tail
+from lethe.statistics import bootstrap_interval, bootstrap_p, holm, paired_difference, tail
 
 
 def covered(n, draws=600, level=0.95):
@@ -73,3 +73,10 @@ def test_a_planned_comparison_without_a_p_still_counts_in_the_correction():
     p_values = np.array([0.02, 0.03, np.nan])
     np.testing.assert_allclose(holm(p_values), [0.04, 0.04, np.nan])
     np.testing.assert_allclose(holm(p_values, comparisons=3), [0.06, 0.06, np.nan])
+
+
+@pytest.mark.parametrize("n", [3, 6, 29])
+def test_the_p_of_resampled_means_is_the_level_at_which_their_interval_ends_at_0(n):
+    for level in (0.5, 0.9, 0.95):
+        assert bootstrap_p(n, tail(n, level)) == pytest.approx(1 - level)
+    assert bootstrap_p(n, 1.0) == 1

@@ -32,7 +32,8 @@ class PredictedMeans:
     """Mean forgetting (R, D) in nats of R tasks over D sets of examples.
 
     `low` and `high` (L, R, D) are the ends of intervals of L levels. They are NaN if there are
-    fewer than three training tasks.
+    fewer than three training tasks, or if these are predicted from one another without an error:
+    then nothing says how large errors are.
     """
 
     values: np.ndarray
@@ -189,6 +190,9 @@ class MeanPredictor:
         calibration = self.method.spread.calibration(probes.shape[1])
         by_level = []
         for level in levels:
+            if calibration.reach(level) == 0:
+                by_level.append(np.full((len(probes), len(sizes)), np.nan))
+                continue
             widening = calibration.pooled_reach(level, probes) / calibration.reach(level)
             task_reach = widening * calibration.task_size(probes)
             by_level.append(task_reach[:, None] * self._reach(level, probes.shape[1]) * sizes)

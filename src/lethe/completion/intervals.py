@@ -220,7 +220,8 @@ def _column_spread(rows: np.ndarray, prior: float = 5.0) -> np.ndarray:
     filled = np.where(observed, rows, 0.0)
     means = filled.sum(axis=0) / np.maximum(counts, 1)
     squares = (np.square(filled - means) * observed).sum(axis=0)
-    pooled = squares.sum() / max(counts.sum() - rows.shape[1], 1)
+    # Each measured column has a mean of its own.
+    pooled = squares.sum() / max(counts.sum() - (counts > 0).sum(), 1)
     return np.sqrt(np.maximum((squares + prior * pooled) / (counts + prior), 1e-12))
 
 

@@ -34,8 +34,8 @@ OPTIONAL_ARRAYS = ("base_losses", "scored_tokens", "other")
 class MeanForgetting:
     """Mean forgetting in nats over some examples, and the ends of its interval.
 
-    The ends are NaN if the method gives no intervals of means or there are fewer than three
-    training tasks.
+    The ends are NaN if the method gives no intervals of means, if there are fewer than three
+    training tasks, or if these are predicted from one another without an error.
     """
 
     value: float

@@ -140,7 +140,8 @@ def _probes_for_budget(
         raise ValueError(
             f"cost has shape {cost.shape}; expected a number above 0 per column ({rows.shape[1]})"
         )
-    pool = _pool(rows.shape[1], k or 1, allowed)
+    # With a budget, k is the largest number, and fewer examples may be allowed.
+    pool = _pool(rows.shape[1], k if budget is None else 1, allowed)
     rows, measured, pool = _measured_columns(rows, pool)
     if budget is not None and not (cost[measured[pool]] <= budget).any():
         raise ValueError(

@@ -205,7 +205,7 @@ class Checkpoint:
 
 
 def optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Trained weights and AdamW's two averages, by parameter name."""
+    """Trained weights, and AdamW's two averages and number of updates, by parameter name."""
     tensors = {}
     for name, parameter in _trained(model):
         tensors[f"weight/{name}"] = parameter
@@ -214,13 +214,18 @@ def optimizer_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str,
             continue
         tensors[f"exp_avg/{name}"] = state["exp_avg"]
         tensors[f"exp_avg_sq/{name}"] = state["exp_avg_sq"]
+        tensors[f"updates/{name}"] = state["step"]
     return tensors
 
 
 def restore_optimizer(
     model: Any, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], step: int
 ) -> None:
-    """Restores the result of `optimizer_tensors` after `step` steps."""
+    """Restores the result of `optimizer_tensors` after `step` steps.
+
+    AdamW makes no update in a step without a gradient. A checkpoint of an earlier version does not
+    have the number of updates, and gets that of the steps.
+    """
     restore_weights(model, tensors)
     for name, parameter in _trained(model):
         if f"exp_avg/{name}" not in tensors:
@@ -228,7 +233,8 @@ def restore_optimizer(
         state = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         for key, average in state.items():
             distributed.copy_full(average, tensors[f"{key}/{name}"])
-        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **state}
+        updates = tensors.get(f"updates/{name}", torch.tensor(float(step)))
+        optimizer.state[parameter] = {"step": updates, **state}
 
 
 def weight_tensors(model: Any) -> dict[str, torch.Tensor]:

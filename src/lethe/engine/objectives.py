@@ -1,5 +1,6 @@
 """The loss of one training step: new examples, and replayed ones by the replay term's objective."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -375,6 +376,9 @@ def make_objective(
         weights = torch.bfloat16 if dtype == "bfloat16" else None
         if base is None:
             live = frozen_copy(model, plain, weights)
+        elif weights is not None and replay_kl and replay.teacher == "stored":
+            # Stored distributions are those of the base model as it is.
+            live = frozen_teacher(copy.deepcopy(base), plain, weights)
         else:
             live = frozen_teacher(base, plain, weights)
     objective = Objective(recipe, replay, plain=plain)

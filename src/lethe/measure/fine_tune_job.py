@@ -54,13 +54,14 @@ def fine_tune_job(
     models.use_machine(threads, gpus)
     if halvings:
         _log.warning("earlier tries failed: batches are cut to 1/%d", 2**halvings)
+    upstream = []
+    if recipe.ewc or recipe.routing is not None:
+        upstream = without_copies_of_heldout(read_upstream(inputs["upstream"]))
     anchors = []
     if recipe.ewc:
-        upstream = read_upstream(inputs["upstream"])
         anchors = replayable_sample(upstream, recipe.ewc_examples, recipe.seed)
     replayable = []
     if recipe.routing is not None:
-        upstream = without_copies_of_heldout(read_upstream(inputs["upstream"]))
         replayable = replayable_sample(upstream, recipe.routing.examples, recipe.seed)
     return Job(
         card=read_json(inputs["card"]),

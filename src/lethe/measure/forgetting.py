@@ -359,6 +359,9 @@ class Job:
         replay = replay or ReplayTerm()
         settings = [self.card, self.recipe.model_dump(), self.scoring.model_dump()]
         settings += [replay.settings(), models.device_for(self.gpus).type]
+        if self.recipe.group_steps:
+            # The number of steps depends on the task's group.
+            settings.append({"steps": planned_steps(self.recipe, len(self.train), self.group)})
         if self.share_of_change is not None:
             settings.append(self.share_of_change)
         if self.start is not None:

@@ -84,7 +84,8 @@ def _compare(
     one = np.array([values[task] for task in tasks])
     other = np.array([reference[task] for task in tasks])
     difference = paired_difference(one, other)
-    tested = int(np.isfinite(one - other).sum())
+    both = np.isfinite(one - other)
+    tested = int(both.sum())
     record = {
         "question": contrast.question,
         "run": contrast.run,
@@ -93,8 +94,8 @@ def _compare(
         "status": "planned" if measure == PRIMARY_MEASURE else "secondary",
         "tasks": tested,
         "seeds": len({run["seed"] for run in runs if run["strategy"] == contrast.run}),
-        "mean": float(np.nanmean(one)) if tested else float("nan"),
-        "reference_mean": float(np.nanmean(other)) if tested else float("nan"),
+        "mean": float(one[both].mean()) if tested else float("nan"),
+        "reference_mean": float(other[both].mean()) if tested else float("nan"),
         "difference": difference.mean,
         "low": difference.low,
         "high": difference.high,

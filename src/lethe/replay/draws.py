@@ -71,9 +71,10 @@ def temperature_in_nats(temperature: Temperature, scores: np.ndarray, count: int
     finite = scores[np.isfinite(scores)]
     if not len(finite):
         raise LetheError("replay: no replayable example has a score")
-    spread = float(finite.std())
-    if spread == 0:
+    # The standard deviation of equal numbers is often a little above 0.
+    if finite.min() == finite.max():
         return float("inf")
+    spread = float(finite.std())
     if isinstance(temperature, TemperatureBySpread):
         return temperature.sd * spread
     return _temperature_of_size(finite, spread, temperature.effective_share * count)

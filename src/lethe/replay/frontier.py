@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from lethe.replay.contrast_tests import mean_by_task
-from lethe.statistics import DRAWS, tail
+from lethe.statistics import bootstrap_p, tail
 
 MEASURES_AT_EQUAL_LOSS = ("heldout_forgetting", "worst_domain_forgetting")
+# Among 10,000 draws, none would be beyond 0 for p = .001 with 29 tasks.
+DRAWS = 100_000
 # If the run lies beside the frontier in more than this share of draws, no interval is given.
 _MOST_OUTSIDE = 0.05
 
@@ -36,8 +38,8 @@ def compare_at_equal_loss(
     Records of replay_frontier.csv, one per frontier, run and measure: frontier, strategy (the
     run's name), measure, tasks, eval_loss_after and value of the run (nats), frontier_value (that
     of the frontier at the same new-task loss), and difference with its 95 percent bootstrap
-    interval over tasks and two-sided p. A run of the frontier is compared with the others of it.
-    Beside the frontier's ends nothing is extrapolated: NaN.
+    interval over tasks and the p of that interval (`bootstrap_p`). A run of the frontier is
+    compared with the others of it. Beside the frontier's ends nothing is extrapolated: NaN.
     """
     names = list(dict.fromkeys(record["strategy"] for record in records))
     measures = []
@@ -120,10 +122,9 @@ def _distance(losses: np.ndarray, values: np.ndarray, seed: int) -> dict[str, An
     cut = tail(tasks)
     low, high = np.quantile(inside, [cut, 1 - cut])
     # One is added to both counts, so that no finite number of draws gives p = 0.
-    below = (1 + (inside < 0).sum()) / (1 + len(inside))
-    above = (1 + (inside > 0).sum()) / (1 + len(inside))
-    p = min(1.0, 2 * min(below, above))
-    return line | {"low": float(low), "high": float(high), "p": float(p)}
+    fewer = min((inside <= 0).sum(), (inside >= 0).sum())
+    p = bootstrap_p(tasks, (1 + fewer) / (1 + len(inside)))
+    return line | {"low": float(low), "high": float(high), "p": p}
 
 
 def _at_weights(equal: np.ndarray, losses: np.ndarray, values: np.ndarray) -> dict[str, float]:

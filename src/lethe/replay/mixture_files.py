@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from lethe.completion.predictor import Prediction, Predictor
-from lethe.data.examples import Example, UpstreamExample, upstream_digest, write_upstream
+from lethe.data.examples import (
+    Example,
+    UpstreamExample,
+    upstream_digest,
+    without_copies_of_heldout,
+    write_upstream,
+)
 from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
 from lethe.engine.mixture import mix
 from lethe.errors import LetheError
@@ -202,7 +208,10 @@ def make_mixture(
     """
     left_out: Counter[str] = Counter()
     candidates = []
-    for example in upstream:
+    usable = without_copies_of_heldout(upstream)
+    if len(usable) < len(upstream):
+        left_out["copies of held-out examples"] = len(upstream) - len(usable)
+    for example in usable:
         if example.split != "replayable":
             left_out["held out"] += 1
         elif replay_row_of(example.example, new.form) is None:

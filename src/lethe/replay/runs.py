@@ -362,7 +362,8 @@ def rises_after_virtual_step(
         forgetting = saved[0]["forgetting"].numpy()
     else:
         *_, row = virtual.run(measured, title=f"{title}, virtual step")
-        forgetting = row.forgetting
+        # With scoring.exact_match, row.forgetting counts answers, and not the rise in loss.
+        forgetting = row.loss_after - row.loss_before
         # A few kilobytes, which are written at once: the fine-tune has a checkpoint of its own.
         if folder is not None:
             checkpoint.save("rises", {"forgetting": torch.from_numpy(np.array(forgetting))})

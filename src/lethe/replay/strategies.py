@@ -284,6 +284,8 @@ class MostForgottenOfGroup(Strategy):
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes one example per group in each pass over the groups."""
         measured = np.flatnonzero(np.isfinite(pool.forgetting))
+        if not len(measured):
+            raise LetheError("replay: no replayable example has a score")
         order = measured[draw_softmax(np.zeros(len(measured)), len(measured), seed)]
         turns = np.zeros(len(order), dtype=int)
         is_reversed = self.reverse or run.mir_order == "paper_code"

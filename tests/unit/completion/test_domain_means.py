@@ -66,6 +66,13 @@ def test_two_training_tasks_give_means_without_intervals():
     assert np.isfinite(predicted.values).all() and np.isnan(predicted.low).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_training_tasks_that_are_predicted_without_an_error_give_means_without_intervals():
+    method = METHODS["gaussian"]().fit(np.zeros((5, 240)))
+    predicted = MeanPredictor(method, np.ones((1, 240), dtype=bool)).predict([0, 5], [1.0, 2.0])
+    assert np.isfinite(predicted.values).all() and np.isnan(predicted.low).all()
+
+
 def test_many_training_tasks_are_calibrated_on_some_of_them(monkeypatch):
     monkeypatch.setattr(foldin, "MANY_TASKS", 20)
     monkeypatch.setattr(foldin, "JUDGED_TASKS", 10)

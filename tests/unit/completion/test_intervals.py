@@ -156,3 +156,15 @@ def test_a_task_of_another_kind_gets_wider_intervals_from_its_own_probes(monkeyp
         coverage[weight] = np.delete((low <= new) & (new <= high), index, axis=1).mean()
     assert abs(coverage[TRAINING_WEIGHT] - 0.9) < abs(coverage[1e9] - 0.9) - 0.01
     assert coverage[TRAINING_WEIGHT] == pytest.approx(0.9, abs=0.05)
+
+
+def test_columns_that_no_task_measured_do_not_change_the_intervals():
+    train, new = noisy(4), noisy(1, seed=1)[0]
+    index = np.arange(0, 300, 10)
+    wide = np.hstack([train, np.full((4, 600), np.nan)])
+    alone = Conformal(METHODS["column_mean"]).fit(train)
+    beside = Conformal(METHODS["column_mean"]).fit(wide)
+    ends = np.array(alone.predict_interval(index, new[index], 0.9))
+    others = np.array(beside.predict_interval(index, new[index], 0.9))[:, :300]
+    widths = (others[1] - others[0]) / (ends[1] - ends[0])
+    assert np.median(widths) == pytest.approx(1, abs=0.1)

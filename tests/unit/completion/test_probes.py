@@ -160,3 +160,10 @@ def test_costs_that_make_no_sense_are_refused():
         choose_probes(Z, None, "a_optimal")
     with pytest.raises(ValueError, match="a_optimal only .value seen: 'random'"):
         choose_probes(Z, 4, "random", cost=cost)
+
+
+def test_with_a_budget_fewer_examples_may_be_allowed_than_the_largest_number_of_probes():
+    allowed = np.zeros(Z.shape[1], dtype=bool)
+    allowed[:5] = True
+    index = choose_probes(Z, 30, "a_optimal", allowed=allowed, cost=np.ones(Z.shape[1]), budget=3.0)
+    assert len(index) == 3 and set(index) <= set(range(5))

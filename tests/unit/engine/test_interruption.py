@@ -136,6 +136,33 @@ def test_killed_with_a_teacher_it_finds_the_same_one_again(drive, changes):
         assert row.about[key] == whole.about[key]
 
 
+@pytest.mark.parametrize("step", [1, 5])
+def test_stopped_after_steps_without_a_gradient_it_ends_with_the_same_bytes(
+    tmp_path, monkeypatch, step
+):
+    """AdamW makes no update in them, so it has made fewer updates than the loop has made steps."""
+    from lethe.engine.objectives import ReplayTerm
+    from lethe.engine.training import fine_tune
+
+    recipe = Recipe(steps=8, batch=1, lr=1e-2, warmup_steps=1, max_epochs=None)
+    term = ReplayTerm(tiny.tokens(*[(12, 1)] * 6), "text", 0.0, "token")
+
+    def trained(checkpoint):
+        model = tiny.model("olmo")
+        fine_tune(model, tiny.tokens(*[(12, 4)] * 24), recipe, "t", checkpoint, replay=term)
+        return model.state_dict()
+
+    expected = trained(Checkpoint())
+    monkeypatch.setattr(Checkpoint, "due", lambda checkpoint: True)
+    monkeypatch.setattr(Checkpoint, "leave_if_asked", leave_after(step))
+    with pytest.raises(KeyboardInterrupt):
+        trained(Checkpoint(tmp_path / "c"))
+    monkeypatch.undo()
+    resumed = trained(Checkpoint(tmp_path / "c"))
+    for name, weight in expected.items():
+        assert weight.equal(resumed[name]), name
+
+
 @pytest.mark.parametrize("teacher", ["live", "stored"])
 @pytest.mark.parametrize("step", [1, 4])
 def test_stopped_after_any_step_a_teacher_is_still_the_base_model(

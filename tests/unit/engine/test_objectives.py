@@ -156,6 +156,20 @@ def test_a_stored_teacher_with_all_words_gives_the_same(prompt_kl):
     compare(model, base, term, recipe(prompt_kl=prompt_kl))
 
 
+@pytest.mark.parametrize("prompt_kl", [None, 0.5])
+def test_stored_distributions_are_those_of_the_base_model_before_its_copy_is_rounded(prompt_kl):
+    term = ReplayTerm(REPLAYED, "kl", 4.0, "step", teacher="stored", teacher_dtype="bfloat16")
+    model, base = (tiny.model("llama", scale=2) for _ in range(2))
+    settings = recipe(prompt_kl=prompt_kl)
+    wanted = make_objective(tiny.model("llama", scale=2), settings, [STEP], term)
+    given = make_objective(moved(model), settings, [STEP], term, base)
+    batch = collate(REPLAYED)
+    positions = batch.mask[:, 1:]
+    expected = wanted.replay_teacher.targets(REPLAYED, batch, positions)
+    actual = given.replay_teacher.targets(REPLAYED, batch, positions)
+    assert torch.equal(actual.log_shares, expected.log_shares)
+
+
 def test_text_of_weight_1_by_tokens_is_the_mixture():
     model = moved(tiny.model("llama"))
     wanted, gradients = [], []

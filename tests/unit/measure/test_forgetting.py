@@ -248,6 +248,18 @@ def test_a_share_of_the_change_lies_between_base_and_fine_tuned_model(model_fold
     assert len(fingerprints) == 3
 
 
+def test_a_checkpoint_is_of_one_number_of_steps(model_folders, tmp_path):
+    grouped = job(model_folders["olmo"], group_steps={"short": 2, "long": 5})
+    grouped = replace(grouped, unfinished=tmp_path)
+    fingerprints = set()
+    for group in ("short", "long", "other"):
+        fingerprints.add(replace(grouped, group=group).made_from(UPSTREAM))
+    assert len(fingerprints) == 3
+    # Without steps by group, a group changes nothing.
+    plain = replace(job(model_folders["olmo"]), unfinished=tmp_path)
+    assert plain.made_from(UPSTREAM) == replace(plain, group="short").made_from(UPSTREAM)
+
+
 def test_a_checkpoint_is_of_one_replay_term(model_folders, tmp_path):
     measured = replace(job(model_folders["olmo"]), unfinished=tmp_path)
     terms = [

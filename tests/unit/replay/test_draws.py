@@ -111,6 +111,13 @@ def test_a_temperature_follows_the_spread_of_the_scores():
     assert temperature_in_nats(TemperatureBySpread(sd=0.5), np.ones(3), 1) == np.inf
 
 
+def test_equal_scores_are_drawn_at_random_although_their_deviation_is_rounded():
+    scores = np.full(700, 0.1)
+    assert scores.std() > 0
+    for temperature in (TemperatureBySpread(sd=1), TemperatureBySampleSize(effective_share=1)):
+        assert temperature_in_nats(temperature, scores, 12) == np.inf
+
+
 @pytest.mark.parametrize("share", [0.2, 1.0, 2.5])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 50.0])
 def test_a_temperature_gives_the_effective_sample_size_that_the_settings_name(share, scale):

@@ -4,6 +4,7 @@ import pytest
 from lethe.config.replay_settings import Replay
 from lethe.replay.frontier import compare_at_equal_loss, forgetting_at
 from lethe.replay.planned_contrasts import frontier_runs
+from lethe.statistics import bootstrap_p
 
 LOSSES = np.array([1.0, 1.2, 1.1, 1.4])
 FORGETTING = np.array([0.4, 0.2, 0.5, 0.1])
@@ -86,7 +87,9 @@ def test_a_run_below_the_curve_is_better_than_another_dose_and_one_on_it_is_not(
     assert below["frontier_value"] == pytest.approx(0.3, abs=0.01)
     assert below["difference"] == pytest.approx(-0.1, abs=0.01)
     assert below["high"] < -0.08 and below["low"] > -0.12
-    assert below["p"] == pytest.approx(2 / 10_001)
+    # No resampled mean is on the other side of 0: the least p of 20 tasks.
+    assert below["p"] == pytest.approx(bootstrap_p(20, 1 / 100_001))
+    assert below["p"] < 0.001
     assert by_name["on"]["low"] < 0 < by_name["on"]["high"]
     assert by_name["on"]["p"] > 0.01
     assert np.isnan([by_name["outside"][key] for key in ("difference", "low", "p")]).all()
@@ -112,3 +115,15 @@ def test_tasks_that_were_not_measured_are_left_out():
     records[0]["heldout_forgetting"] = float("nan")
     lines = compare_at_equal_loss(records[:-1], {"kl": ["none", "random", "strong"]})
     assert [line["tasks"] for line in lines if line["strategy"] == "below"] == [18]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.06, 0.1, 0.2])
+def test_p_is_below_05_where_the_interval_excludes_0(shift):
+    points = {"none": (1.0, 0.4), "random": (1.2, 0.2), "run": (1.1, 0.3 - shift)}
+    records = [record for record in records_of(points, spread=0.1) if int(record["task"][1:]) < 6]
+    (line,) = [
+        line
+        for line in compare_at_equal_loss(records, {"kl": ["none", "random"]})
+        if line["strategy"] == "run"
+    ]
+    assert (line["p"] < 0.05) == (not line["low"] < 0 < line["high"])

@@ -60,6 +60,14 @@ def test_a_random_draw_is_even_over_domains_and_holds_nothing_that_is_held_out(n
     assert "forgetting" not in str(mixture.replayed[0].labels("measured_forgetting"))
 
 
+def test_a_copy_of_a_held_out_text_is_not_replayed(new):
+    heldout = next(example for example in POOL if example.split == "heldout")
+    copy = replace(heldout, example_id="talks-99999", split="replayable")
+    mixture = make_mixture(new, [*POOL, copy], ratio=1.0, seed=0)
+    assert copy.example_id not in ids(mixture)
+    assert mixture.left_out["copies of held-out examples"] == 1
+
+
 def test_more_draws_than_examples_use_all_before_one_repeats(new):
     drawn = ids(make_mixture(new, POOL, ratio=1.6, seed=0))
     assert len(drawn) == 32

@@ -147,6 +147,14 @@ def test_only_planned_comparisons_are_corrected_for():
     assert first["low"] < -0.4 < first["high"]
 
 
+def test_means_are_over_the_tasks_that_both_runs_measured():
+    values = {name: of_run.copy() for name, of_run in VALUES.items()}
+    values["none"][6] = np.nan
+    record, *_ = compare_planned(runs_of(values), CONTRASTS)
+    assert record["tasks"] == 6
+    assert record["mean"] - record["reference_mean"] == pytest.approx(record["difference"])
+
+
 def test_the_new_task_stands_beside_forgetting_with_the_task_that_loses_most():
     records = compare_planned(runs_of(VALUES), CONTRASTS)
     new = [r for r in records if r["measure"] == "eval_loss_after"][1]

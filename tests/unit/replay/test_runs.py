@@ -14,6 +14,7 @@ from lethe.engine.training_loop import TrainingLoop
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.matrix.gathering import read_replay_runs
+from lethe.matrix.rows import Answers
 from lethe.measure.forgetting import Job, base_losses
 from lethe.replay import runs
 from lethe.replay.replay_inputs import ReplayInputs
@@ -291,6 +292,17 @@ def test_mir_replays_the_largest_rises_after_one_step_on_the_task(job, monkeypat
     run(job, "mir")
     assert len(seen) == 2, "a virtual step, and the training"
     assert {tuple(tokens.ids) for tokens in seen[1] if tokens.start == 1} == most
+
+
+def test_mir_ranks_by_the_rise_in_loss_where_answers_are_counted(job, monkeypatch):
+    *_, row = job.run(UPSTREAM[:4])
+    right = np.array([1.0, 1.0, 0.0, np.nan])
+    kept = np.array([1.0, 0.0, np.nan, np.nan])
+    answers = Answers(right, kept, right, kept, [None] * 4)
+    monkeypatch.setattr(type(job), "run", lambda *_, **__: (None, replace(row, answers=answers)))
+    rises = runs.rises_after_virtual_step(job, UPSTREAM, candidates=4, seed=[0], title="t")
+    measured = sorted(value for value in rises.values() if np.isfinite(value))
+    np.testing.assert_array_equal(measured, np.sort(row.loss_after - row.loss_before))
 
 
 def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(job, monkeypatch):

@@ -268,3 +268,9 @@ def test_a_prediction_that_lacks_an_example_is_refused_with_its_id():
     scores = {e.example_id: 0.0 for e in UPSTREAM[1:]}
     with pytest.raises(LetheError, match="'a-00000'"):
         choose(UPSTREAM, scores, 4, 0.1, seed=0)
+
+
+@pytest.mark.parametrize("strategy", ["mir", "mir_measured", "mir_paper_code"])
+def test_mir_without_any_measured_example_is_refused(strategy):
+    with pytest.raises(LetheError, match="no replayable example has a score"):
+        choose_replayed(pool_of("aaa", np.full(3, np.nan)), run_of(strategy), 2, [0])

@@ -1,7 +1,5 @@
 from pathlib import Path
 
-import pandas as pd
-
 from lethe import tables
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
@@ -21,14 +19,10 @@ def advise_replay(
     primary: str | None,
 ) -> None:
     """Writes the advised run of each task beside the truth, and the score of the advice."""
-    # Names stay text even if they look like numbers or missing values.
-    names = {"strategy": str, "task": str}
-    missing = {"heldout_forgetting": ["", "nan"], "eval_loss_after": ["", "nan"]}
-    records = pd.read_csv(runs, dtype=names, keep_default_na=False, na_values=missing)
     examples = read_upstream(upstream)
     heldout = [example.example_id for example in examples if example.split == "heldout"]
     lines = advise_every_task(
-        records.to_dict("records"),
+        tables.read_csv(runs).to_dict("records"),
         mean_by_row(read_matrix(z), heldout),
         predicted=mean_by_row(read_matrix(predictions), heldout),
         trades=trades,

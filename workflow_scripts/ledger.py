@@ -1,17 +1,14 @@
 from pathlib import Path
 
-import pandas as pd
-
 from lethe import tables
-from lethe.cost.ledger import FinishedRow, ledger_lines, ledger_text
+from lethe.cost.ledger import ledger_lines, ledger_text, read_finished_rows
 from lethe.files import atomic_write
 from lethe.jobs.running import run
-from lethe.matrix import rows
 
 
 def ledger(plan: Path, row_files: dict[str, dict[str, list[str]]], table: Path, text: Path) -> None:
     """Compares the records of the finished rows with the plan."""
-    planned = pd.read_csv(plan, keep_default_na=False).to_dict("records")
+    planned = tables.read_csv(plan).to_dict("records")
     finished = {}
     for rule, files_by_model in row_files.items():
         for model, files in files_by_model.items():
@@ -22,14 +19,6 @@ def ledger(plan: Path, row_files: dict[str, dict[str, list[str]]], table: Path, 
     tables.write_csv(table, lines)
     with atomic_write(text) as part:
         part.write_text(ledger_text(lines), "utf-8")
-
-
-def read_finished_rows(path: Path) -> list[FinishedRow]:
-    """Reads the rows of a file; the first has the size of the file."""
-    finished = []
-    for row in rows.read_rows(path):
-        finished.append(FinishedRow(row=row, file_bytes=0 if finished else path.stat().st_size))
-    return finished
 
 
 if __name__ == "__main__":

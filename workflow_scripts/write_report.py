@@ -1,8 +1,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
-
 from lethe import tables
 from lethe.config.task_table import Task, tasks_from_pairs
 from lethe.files import atomic_write
@@ -34,18 +32,10 @@ def write_report(
         images,
         settings=settings,
         left_out=left_out,
-        ledger=None if ledger is None else read_ledger(ledger),
+        ledger=None if ledger is None else tables.read_csv(ledger),
     )
     with atomic_write(page) as part:
         part.write_text(text, "utf-8")
-
-
-def read_ledger(path: Path) -> pd.DataFrame:
-    """Reads ledger.csv; a model may be called `null` or `NA`."""
-    unknown = ["", "nan"]
-    numbers = {"seconds": unknown, "seconds_planned": unknown, "ratio": unknown}
-    numbers |= {"money": unknown, "money_planned": unknown}
-    return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"model": str})
 
 
 if __name__ == "__main__":

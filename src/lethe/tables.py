@@ -2,13 +2,48 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns of text. All other columns hold numbers.
+TEXT_COLUMNS = (
+    "task",
+    "group",
+    "split",
+    "strategy",
+    "method",
+    "metric",
+    "association",
+    "statistic",
+    "question",
+    "run",
+    "reference",
+    "measure",
+    "status",
+    "frontier",
+    "order",
+    "prediction",
+    "unit",
+    "chosen",
+    "worst_domain",
+    "lethe_version",
+    "largest_difference_task",
+    "eval_loss_after_largest_difference_task",
+    "kind",
+    "end",
+    "name",
+    "domain",
+    "model",
+    "rule",
+    "way",
+)
 # Spreadsheets skip a tab or a line break before a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")
 
@@ -39,6 +74,23 @@ def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
     frame = pd.DataFrame(columns, dtype=object)
     with atomic_write(path) as part:
         frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def read_csv(path: Path | str) -> "pd.DataFrame":
+    """Reads a table that `write_csv` wrote.
+
+    The cells of `TEXT_COLUMNS` stay text, even if they look like numbers or are `NA` or `null`. In
+    all other columns, an empty cell and `nan` are NaN.
+    """
+    import pandas as pd
+
+    columns = pd.read_csv(path, nrows=0).columns
+    return pd.read_csv(
+        path,
+        dtype=dict.fromkeys(columns.intersection(TEXT_COLUMNS), str),
+        keep_default_na=False,
+        na_values={column: ["", "nan"] for column in columns.difference(TEXT_COLUMNS)},
+    )
 
 
 def _cell(value: Any) -> Any:

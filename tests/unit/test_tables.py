@@ -29,6 +29,17 @@ def test_text_is_never_a_formula_of_a_spreadsheet(tmp_path, text):
     assert table.iloc[0].to_list() == ["'" + text.replace("\r", "\n"), "-1", "-0.5", "-3e-2"]
 
 
+def test_names_stay_text_and_missing_numbers_are_nan(tmp_path):
+    records = [
+        {"model": "007", "task": "NA", "value": 1.5, "money": None},
+        {"model": "1", "task": "null", "value": float("nan"), "money": None},
+    ]
+    tables.write_csv(tmp_path / "t.csv", records)
+    table = tables.read_csv(tmp_path / "t.csv")
+    assert table.model.to_list() == ["007", "1"] and table.task.to_list() == ["NA", "null"]
+    assert table.value[0] == 1.5 and np.isnan([table.value[1], *table.money]).all()
+
+
 def test_a_table_of_nothing_is_refused_and_leaves_no_file(tmp_path):
     with pytest.raises(LetheError, match=r"t\.csv: there is nothing to write"):
         tables.write_csv(tmp_path / "t.csv", [])

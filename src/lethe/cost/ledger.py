@@ -1,10 +1,12 @@
 """The actual cost of an experiment, next to the estimate."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lethe.matrix.rows import Row
+from lethe.matrix.rows import Row, read_rows
 from lethe.tables import as_text
 
 
@@ -32,6 +34,13 @@ class FinishedRow:
         """Seconds of the job; 0 for a copy of a row, NaN if the row does not record them."""
         about = self.row.about
         return 0.0 if about.get("copied") else about.get("seconds", float("nan"))
+
+
+def read_finished_rows(path: Path) -> list[FinishedRow]:
+    """Reads the rows of a file; the first has the size of the file, the others 0."""
+    rows = read_rows(path)
+    sizes = [path.stat().st_size] + [0] * (len(rows) - 1)
+    return [FinishedRow(row, size) for row, size in zip(rows, sizes, strict=True)]
 
 
 def ledger_lines(
@@ -68,7 +77,9 @@ def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -
         file_bytes += one.file_bytes
     ratio = seconds / estimate["seconds"] if estimate["seconds"] else float("nan")
     # Without a price, plan.csv has no money. The price of an hour is the plan's.
-    planned_money = estimate.get("money") or None
+    planned_money = estimate.get("money")
+    if planned_money is not None and math.isnan(planned_money):
+        planned_money = None
     return {
         "model": estimate["model"],
         "rule": estimate["rule"],
@@ -81,8 +92,8 @@ def _ledger_line(estimate: Mapping[str, Any], finished: Sequence[FinishedRow]) -
         "training_tokens": round(training_tokens),
         "disk_mb_planned": estimate["disk_mb"],
         "disk_mb": file_bytes / 1e6,
-        "money_planned": planned_money and float(planned_money),
-        "money": planned_money and float(planned_money) * ratio,
+        "money_planned": planned_money,
+        "money": None if planned_money is None else planned_money * ratio,
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from lethe.report.example_browser import text_of
+from lethe.report.example_page import cut_text
 from lethe.report.findings import Findings
 
 # Tasks and texts that the page lists at each end; the tables have more.
@@ -41,9 +42,7 @@ def _examples(lines: pd.DataFrame, findings: Findings) -> list[dict[str, Any]]:
     examples = []
     for line in lines.to_dict("records"):
         example = findings.examples.get(line["name"])
-        text = "" if example is None else text_of(example)
-        if len(text) > MOST_CHARACTERS_OF_TEXT:
-            text = f"{text[:MOST_CHARACTERS_OF_TEXT]} …"
+        text = "" if example is None else cut_text(text_of(example), MOST_CHARACTERS_OF_TEXT)
         examples.append(line | {"text": text})
     return examples
 

@@ -31,11 +31,14 @@ def content_text(content: Example) -> str:
 
 def training_texts(examples: Sequence[Example]) -> list[str]:
     """The first training examples of a task, as text of bounded length."""
-    texts = []
-    for example in examples[:TRAINING_EXAMPLES]:
-        text = content_text(example)
-        texts.append(text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …")
-    return texts
+    return [
+        cut_text(content_text(example), MOST_CHARACTERS) for example in examples[:TRAINING_EXAMPLES]
+    ]
+
+
+def cut_text(text: str, most: int) -> str:
+    """The first `most` characters of a text, with an ellipsis if it is longer."""
+    return text if len(text) <= most else f"{text[:most]} …"
 
 
 def token_content(stored: StoredTokens) -> dict[str, Any]:

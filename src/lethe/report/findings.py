@@ -17,6 +17,7 @@ from lethe.matrix.rows import read_row
 from lethe.matrix.token_files import TokenLosses, read_token_file
 from lethe.report.example_page import training_texts
 from lethe.report.sequence_section import SequenceTables
+from lethe.tables import read_csv
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ class Findings:
 
     def in_domain_scores(self, model: str) -> pd.DataFrame:
         """The lines of completion.csv over all seeds: random probes, test tasks of the table."""
-        table = self.completions[model]
-        table = table[(table.seed.astype(str) == "all") & (table.split == "in_domain")]
-        return table[table.probes == "random"]
+        scores = over_seeds(self.completions[model])
+        return scores[scores.split == "in_domain"]
 
     @cached_property
     def examples(self) -> dict[str, UpstreamExample]:
         """The upstream examples by id, read once; empty for an own matrix."""
         return {example.example_id: example for example in self.upstream}
 
-    @property
+    @cached_property
     def binary(self) -> bool:
         """True if every Z records lost right answers (1 or 0) instead of rises in loss."""
         for z in self.matrices.values():
@@ -89,48 +89,9 @@ class Findings:
         return "right answers lost (share)" if self.binary else "rise in loss (nats)"
 
 
-# Columns of text. All other columns hold numbers.
-NAMES = (
-    "task",
-    "group",
-    "split",
-    "strategy",
-    "method",
-    "metric",
-    "association",
-    "statistic",
-    "question",
-    "run",
-    "reference",
-    "measure",
-    "status",
-    "frontier",
-    "order",
-    "prediction",
-    "unit",
-    "chosen",
-    "worst_domain",
-    "lethe_version",
-    "largest_difference_task",
-    "eval_loss_after_largest_difference_task",
-    "kind",
-    "end",
-    "name",
-    "domain",
-)
-
-
-def _read_table(path: str | Path) -> pd.DataFrame:
-    """Reads a CSV table; names stay text even if they look like numbers, `NA` or `null`."""
-    columns = pd.read_csv(path, nrows=0).columns
-    names = columns.intersection(NAMES)
-    numbers = columns.difference(NAMES)
-    return pd.read_csv(
-        path,
-        dtype=dict.fromkeys(names, str),
-        keep_default_na=False,
-        na_values={column: ["", "nan"] for column in numbers},
-    )
+def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
+    """The lines of completion.csv over all seeds, with random probes."""
+    return scores[(scores.seed.astype(str) == "all") & (scores.probes == "random")]
 
 
 def _read_sequences(paths: Sequence[str]) -> dict[str, SequenceTables]:
@@ -138,7 +99,7 @@ def _read_sequences(paths: Sequence[str]) -> dict[str, SequenceTables]:
     by_model: dict[str, dict[str, pd.DataFrame]] = {}
     for path in map(Path, paths):
         name = path.stem.removeprefix("sequence_")
-        by_model.setdefault(path.parent.name, {})[name] = _read_table(path)
+        by_model.setdefault(path.parent.name, {})[name] = read_csv(path)
     return {model: SequenceTables(**tables) for model, tables in by_model.items()}
 
 
@@ -186,7 +147,7 @@ def read_findings(
         return [value] if isinstance(value, str) else value
 
     def tables(key: str) -> dict[str, pd.DataFrame]:
-        return {model: _read_table(path) for model, path in zip(models, paths(key), strict=False)}
+        return {model: read_csv(path) for model, path in zip(models, paths(key), strict=False)}
 
     def records(key: str) -> dict[str, dict]:
         return {model: read_json(path) for model, path in zip(models, paths(key), strict=False)}
@@ -222,7 +183,7 @@ def read_findings(
         domain_tests=tables("domain_tests"),
         noise=records("noise"),
         sanity=records("sanity"),
-        transfer=_read_table(transfer[0]) if transfer else None,
+        transfer=read_csv(transfer[0]) if transfer else None,
         sequences=_read_sequences(paths("sequences")),
         base_losses=base_losses,
         versions=versions,

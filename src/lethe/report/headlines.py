@@ -22,7 +22,7 @@ LEVEL = 0.05
 # With fewer tasks, a headline names the quantity and states no effect.
 ENOUGH_TASKS = 5
 
-_KEY = "heldout_forgetting"
+_FORGETTING = "heldout_forgetting"
 
 
 def make_headlines(findings: Findings) -> dict[str, list[str]]:
@@ -214,7 +214,7 @@ def replay_headlines(
     lines = comparison.set_index("strategy")
     planned = pd.DataFrame(columns=["run"])
     if contrasts is not None:
-        planned = contrasts[(contrasts.status == "planned") & (contrasts.measure == _KEY)]
+        planned = contrasts[(contrasts.status == "planned") & (contrasts.measure == _FORGETTING)]
     headlines = [_planned_headline(line, unit, len(planned)) for line in planned.itertuples()]
     others = len(lines) - 1
     if planned.empty and "none" in lines.index:
@@ -248,15 +248,16 @@ def _random_headline(lines: pd.DataFrame, unit: str, comparisons: int) -> str:
     none = lines.loc["none"]
     # The table has no replay minus random replay; the sentence needs the opposite sign.
     difference = Difference(
-        mean=-none[f"{_KEY}_difference"],
-        low=-none[f"{_KEY}_difference_high"],
-        high=-none[f"{_KEY}_difference_low"],
-        p=none[f"{_KEY}_difference_p_holm"],
+        mean=-none[f"{_FORGETTING}_difference"],
+        low=-none[f"{_FORGETTING}_difference_high"],
+        high=-none[f"{_FORGETTING}_difference_low"],
+        p=none[f"{_FORGETTING}_difference_p_holm"],
     )
-    values = f"Random replay: {lines[_KEY]['random']:.3f} vs {none[_KEY]:.3f} {unit} without replay"
+    random = lines[_FORGETTING]["random"]
+    values = f"Random replay: {random:.3f} vs {none[_FORGETTING]:.3f} {unit} without replay"
     return _comparison(
         values,
-        reference=none[_KEY],
+        reference=none[_FORGETTING],
         difference=difference,
         tasks=int(none.tasks),
         comparisons=comparisons,
@@ -266,14 +267,14 @@ def _random_headline(lines: pd.DataFrame, unit: str, comparisons: int) -> str:
 def _strategy_headline(lines: pd.DataFrame, name: str, *, unit: str, comparisons: int) -> str:
     line = lines.loc[name]
     difference = Difference(
-        mean=line[f"{_KEY}_difference"],
-        low=line[f"{_KEY}_difference_low"],
-        high=line[f"{_KEY}_difference_high"],
-        p=line[f"{_KEY}_difference_p_holm"],
+        mean=line[f"{_FORGETTING}_difference"],
+        low=line[f"{_FORGETTING}_difference_low"],
+        high=line[f"{_FORGETTING}_difference_high"],
+        p=line[f"{_FORGETTING}_difference_p_holm"],
     )
-    reference = lines[_KEY]["random"]
+    reference = lines[_FORGETTING]["random"]
     return _comparison(
-        f"{_replay_of(name)}: {line[_KEY]:.3f} vs {reference:.3f} {unit} for random",
+        f"{_replay_of(name)}: {line[_FORGETTING]:.3f} vs {reference:.3f} {unit} for random",
         reference=reference,
         difference=difference,
         tasks=int(line.tasks),

@@ -22,7 +22,7 @@ from lethe.report.figure_style import (
     label_of,
     new_panels,
 )
-from lethe.report.findings import Findings
+from lethe.report.findings import Findings, over_seeds
 from lethe.report.heat_map import draw_heatmap, draw_matrix
 from lethe.report.sequence_section import draw_sequences
 
@@ -108,9 +108,9 @@ def draw_completion(findings: Findings) -> Figure:
 
 def draw_errors(axis: Axes, scores: pd.DataFrame, unit: str) -> None:
     """Draws RMSE by number of probes, with 95 percent bootstrap intervals over tasks."""
-    rmse = scores[(scores.seed.astype(str) == "all") & (scores.metric == "rmse")]
+    scores = over_seeds(scores)
     # Associations use no probes; the report has a table of them.
-    rmse = rmse[(rmse.probes == "random") & rmse.method.isin(LABELS)]
+    rmse = scores[(scores.metric == "rmse") & scores.method.isin(LABELS)]
     for method, line in rmse.groupby("method", sort=False):
         colour = COLOURS[method]
         axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=LABELS[method])

@@ -19,7 +19,7 @@ from bokeh.plotting import figure
 from lethe.completion.scores import METRICS, score_rows
 from lethe.report.bokeh_figures import add_hover, as_item, new_figure
 from lethe.report.figure_style import COLOURS, FAINT, label_of
-from lethe.report.findings import Findings
+from lethe.report.findings import Findings, over_seeds
 
 _METRICS = {"rmse": "RMSE", "top_10_percent": "most forgotten tenth: share found"}
 _SPLITS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain"}
@@ -62,8 +62,8 @@ def make_prediction_figure(
 
 def scores_over_seeds(scores: pd.DataFrame, split: str, metric: str) -> pd.DataFrame:
     """The lines of completion.csv with this split and metric, random probes, over all seeds."""
-    over_seeds = (scores.seed.astype(str) == "all") & (scores.probes == "random")
-    return scores[over_seeds & (scores.split == split) & (scores.metric == metric)]
+    scores = over_seeds(scores)
+    return scores[(scores.split == split) & (scores.metric == metric)]
 
 
 def _draw_by_probes(scores: pd.DataFrame, title: str) -> figure:

@@ -20,8 +20,9 @@ from lethe.replay.planned_contrasts import frontier_runs
 from lethe.report.cell_predictions import PROBES
 from lethe.report.component_section import describe_components
 from lethe.report.example_browser import choose_shown, make_browser, text_of
+from lethe.report.example_page import cut_text
 from lethe.report.figure_style import label_of
-from lethe.report.findings import Findings
+from lethe.report.findings import Findings, over_seeds
 from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
@@ -201,11 +202,11 @@ def _f1_values(curve: pd.DataFrame) -> dict[str, float]:
 
 def _scores(table: pd.DataFrame) -> list[dict]:
     """One line per split, method and number of probes, with all metrics and their intervals."""
-    over_seeds = table[(table.seed.astype(str) == "all") & (table.probes == "random")]
+    scores = over_seeds(table)
     # The page has the left-out groups together; completion.csv has each, `out_of_domain:<group>`.
-    over_seeds = over_seeds[~over_seeds.split.str.contains(":")]
+    scores = scores[~scores.split.str.contains(":")]
     lines = []
-    for (split, method, k), part in over_seeds.groupby(["split", "method", "k"], sort=False):
+    for (split, method, k), part in scores.groupby(["split", "method", "k"], sort=False):
         metrics = {record["metric"]: record for record in _records(part)}
         lines.append({"split": split, "method": method, "k": k, "metrics": metrics})
     return lines
@@ -267,11 +268,6 @@ def _list(names: list[str]) -> str:
     return ", ".join(names)
 
 
-def _beginning_of(text: str) -> str:
-    """The beginning of a text, with an ellipsis if it is not the whole."""
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} …"
-
-
 def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, list[dict]]]:
     """Selects the most forgotten upstream examples, by model and task, with their texts.
 
@@ -285,14 +281,10 @@ def most_forgotten(findings: Findings, count: int = 3) -> dict[str, dict[str, li
             lines = []
             for i in order[:count]:
                 example_id = z.example_ids[i]
-                example = findings.examples.get(example_id)
-                lines.append(
-                    {
-                        "id": example_id,
-                        "value": float(values[i]),
-                        "domain": "" if example is None else example.domain,
-                        "text": "" if example is None else _beginning_of(text_of(example)),
-                    }
-                )
+                line = {"id": example_id, "value": float(values[i]), "domain": "", "text": ""}
+                if (example := findings.examples.get(example_id)) is not None:
+                    line["domain"] = example.domain
+                    line["text"] = cut_text(text_of(example), MOST_CHARACTERS)
+                lines.append(line)
             selected[model][task] = lines
     return selected

@@ -4,7 +4,7 @@ One verdict per model. It states an effect in words where the numbers support it
 names the missing evidence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,17 +30,23 @@ _NEW_TASK = "eval_loss_after"
 class Verdict:
     """Sentences about one model.
 
-    Parameters
+    Attributes
     ----------
     summary
-        What was lost, how much of it is predicted, which share replay takes away, and what that
-        does to the new tasks. It shares the first screen of the page with the overview figure.
+        Forgetting, the share of it that is predicted, the share that replay takes away, and the
+        loss on the new tasks. They are beside the overview figure, on the first screen of the page.
     details
-        What else the comparison says; the page has it below the figure.
+        Further results of the comparison. The page has them below the figure.
     """
 
     summary: list[str]
     details: list[str]
+
+    @classmethod
+    def of_parts(cls, parts: Sequence["Verdict"]) -> "Verdict":
+        """The sentences of several verdicts, one after the other."""
+        summary = [sentence for part in parts for sentence in part.summary]
+        return cls(summary, [sentence for part in parts for sentence in part.details])
 
 
 def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, Verdict]:
@@ -53,17 +59,18 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
     """
     verdicts = {}
     for model, z in findings.matrices.items():
-        verdict = Verdict(_ignorance(findings.base_losses.get(model), settings, model), [])
+        loss = _ignorance(findings.base_losses.get(model), settings, model)
         noise = findings.noise.get(model)
-        verdict.summary.append(forgetting_effect(z, binary=findings.binary, noise=noise))
+        loss.append(forgetting_effect(z, binary=findings.binary, noise=noise))
         if findings.test_tasks >= ENOUGH_TASKS:
-            verdict.summary.extend(_prediction(findings.in_domain_scores(model)))
+            loss += _prediction(findings.in_domain_scores(model))
+        parts = [Verdict(loss, [])]
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
-            _add_prevention(verdict, contrasts, Replay.model_validate(settings["replay"]))
-            _add_price(verdict, contrasts, findings.runs.get(model))
-            _add_selection(verdict, contrasts)
-        verdicts[model] = verdict
+            parts.append(_prevention(contrasts, Replay.model_validate(settings["replay"])))
+            parts.append(_price(contrasts, findings.runs.get(model)))
+            parts.append(Verdict([], _selection(contrasts)))
+        verdicts[model] = Verdict.of_parts(parts)
     return verdicts
 
 
@@ -102,39 +109,39 @@ def _prediction(scores: pd.DataFrame) -> list[str]:
     return [f"{sentence} (chance: 10 %)."]
 
 
-def _add_prevention(verdict: Verdict, contrasts: pd.DataFrame, settings: Replay) -> None:
-    """Adds how much of the forgetting random replay and the primary run take away."""
+def _prevention(contrasts: pd.DataFrame, settings: Replay) -> Verdict:
+    """How much of the forgetting random replay and the primary run take away."""
     planned = contrasts[contrasts.measure == _FORGETTING].set_index("question")
     if "replay" not in planned.index:
-        return
+        return Verdict([], [])
     replay = planned.loc["replay"]
     without = replay.reference_mean
     if replay.tasks < ENOUGH_TASKS:
         tasks = "1 task" if replay.tasks == 1 else f"{replay.tasks:.0f} tasks"
-        verdict.summary.append(f"Replay was tested on {tasks} only, which is too few for a claim.")
-        return
+        return Verdict([f"Replay was tested on {tasks} only, which is too few for a claim."], [])
     if without <= 0:
-        verdict.summary.append(
-            "The held-out examples were not forgotten, so there was nothing to prevent."
+        return Verdict(
+            ["The held-out examples were not forgotten, so there was nothing to prevent."], []
         )
-        return
+    details = []
     means = {}
     if "default" in planned.index:
         default = planned.loc["default"]
         means[default.run] = default["mean"]
-        verdict.details.append(_against_random_text(default))
+        details.append(_against_random_text(default))
     if "selection" in planned.index:
         selection = planned.loc["selection"]
         means[selection.reference] = selection.reference_mean
     means[replay.run] = replay["mean"]
     removed = [_share_removed(run, mean, without, settings) for run, mean in means.items()]
-    verdict.summary.append(
+    summary = [
         f"Replaying 1 example per {1 / settings.ratio:.3g} new ones takes away "
         f"{_enumerate(removed)} of the {without:.3f} nats that the held-out examples lose "
         f"without replay ({replay.tasks:.0f} tasks)."
-    )
+    ]
     if planned["mean"].min() < 0:
-        verdict.summary.extend(_drift(contrasts))
+        summary += _drift(contrasts)
+    return Verdict(summary, details)
 
 
 def _enumerate(parts: list[str]) -> str:
@@ -175,8 +182,10 @@ def _against_random_text(line: pd.Series) -> str:
     return f"Whether {runs} differ is not decided: {effect}."
 
 
-def _add_price(verdict: Verdict, contrasts: pd.DataFrame, runs: pd.DataFrame | None) -> None:
-    """Adds what the primary run costs in new-task loss and in training time."""
+def _price(contrasts: pd.DataFrame, runs: pd.DataFrame | None) -> Verdict:
+    """What the primary run costs in new-task loss and in training time."""
+    summary = []
+    details = []
     lines = contrasts[(contrasts.question == "default") & (contrasts.measure == _NEW_TASK)]
     for line in lines.itertuples():
         reference = label_of(line.reference)
@@ -184,13 +193,14 @@ def _add_price(verdict: Verdict, contrasts: pd.DataFrame, runs: pd.DataFrame | N
         if runs is not None:
             price += _rise_over_none(runs, line.run)
         price += f", and with {reference} at {line.reference_mean:.3f}."
-        verdict.summary.extend([price, *_seconds(runs, line.run)])
+        summary += [price, *_seconds(runs, line.run)]
         interval = format_interval(line.low, line.high, "+z.3f")
-        verdict.details.append(
+        details.append(
             f"The loss on the new tasks differs by {line.difference:+z.3f} nats {interval} between "
             f"{label_of(line.run)} and {reference}; on the least favourable task, "
             f"{line.largest_difference_task}, by {line.largest_difference:+z.3f}."
         )
+    return Verdict(summary, details)
 
 
 def _rise_over_none(runs: pd.DataFrame, run: str) -> str:
@@ -225,21 +235,21 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
     return [f"Training with {label_of(run)} took {times}."]
 
 
-def _add_selection(verdict: Verdict, contrasts: pd.DataFrame) -> None:
-    """Adds what it changes that examples are chosen by prediction, with the same objective."""
+def _selection(contrasts: pd.DataFrame) -> list[str]:
+    """What it changes that examples are chosen by prediction, with the same objective."""
     lines = contrasts[contrasts.question == "selection"].set_index("measure")
     if _FORGETTING not in lines.index or _NEW_TASK not in lines.index:
-        return
+        return []
     effects = []
     for measure, words in ((_FORGETTING, "held-out forgetting"), (_NEW_TASK, "new-task loss")):
         line = lines.loc[measure]
         interval = format_interval(line.low, line.high, "+z.3f")
         effects.append(f"{words} by {line.difference:+z.3f} nats {interval}")
     run = lines.loc[_FORGETTING]
-    verdict.details.append(
+    return [
         f"To choose the replayed examples by prediction ({label_of(run.run)}) instead of at random "
         f"({label_of(run.reference)}) changes {' and '.join(effects)}. It needs a trial fine-tune."
-    )
+    ]
 
 
 def describe_origin(findings: Findings, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -270,7 +280,7 @@ def describe_origin(findings: Findings, settings: Mapping[str, Any]) -> dict[str
 
 
 def _pretrained_here(settings: Mapping[str, Any], model: str) -> list[str]:
-    """Says it of a small model that the experiment itself has pretrained."""
+    """`pretrained here`, with the steps, for a model that this experiment has pretrained."""
     entry = settings.get("models", {}).get(model, {})
     if entry.get("source") != "scratch":
         return []

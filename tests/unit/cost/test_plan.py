@@ -224,7 +224,10 @@ def test_the_ledger_compares_finished_rows_with_the_estimate():
     assert measured["money"] is None
     assert "measure_row" in ledger.ledger_text([measured])
     assert "money" not in ledger.ledger_text([measured])
-    priced = [line | {"money": "2.0"} for line in planned]
+    # So plan.csv without a price is read.
+    unpriced, _ = ledger.ledger_lines([line | {"money": np.nan} for line in planned], finished)
+    assert unpriced["money"] is None and unpriced["money_planned"] is None
+    priced = [line | {"money": 2.0} for line in planned]
     measured, _ = ledger.ledger_lines(priced, finished)
     assert (measured["money_planned"], measured["money"]) == (2.0, 1.8)
     assert "1.80" in ledger.ledger_text([measured])

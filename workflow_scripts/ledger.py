@@ -2,7 +2,7 @@ from pathlib import Path
 
 from lethe import tables
 from lethe.cost.ledger import ledger_lines, ledger_text, read_finished_rows
-from lethe.files import atomic_write
+from lethe.files import write_text
 from lethe.jobs.running import run
 
 
@@ -17,8 +17,7 @@ def ledger(plan: Path, row_files: dict[str, dict[str, list[str]]], table: Path, 
                 finished[model, rule] += read_finished_rows(Path(file))
     lines = ledger_lines(planned, finished)
     tables.write_csv(table, lines)
-    with atomic_write(text) as part:
-        part.write_text(ledger_text(lines), "utf-8")
+    write_text(text, ledger_text(lines))
 
 
 if __name__ == "__main__":

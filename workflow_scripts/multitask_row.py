@@ -8,8 +8,8 @@ from lethe.engine import distributed
 from lethe.jobs.running import run
 from lethe.matrix import rows
 from lethe.measure.fine_tune_job import fine_tune_job
-from lethe.measure.multitask import MultitaskPart, measure_multitask
-from lethe.replay.sequence_step import recipe_with_epochs
+from lethe.measure.multitask import measure_multitask
+from lethe.replay.sequence_step import multitask_parts
 
 
 def multitask_row(
@@ -29,22 +29,18 @@ def multitask_row(
     gpus: int,
 ) -> None:
     """Fine-tunes on all tasks of an order mixed and measures what every upstream example lost."""
-    from lethe.engine.training import planned_steps
-
-    mixture = {}
-    files = zip(tasks, inputs["training"], inputs["evaluation"], strict=True)
-    for task, training_file, evaluation_file in files:
-        training = read_examples(training_file)
-        of_task = recipe_with_epochs(recipe, epochs.get(task), len(training))
-        mixture[task] = MultitaskPart(
-            training=training,
-            evaluation=read_examples(evaluation_file),
-            steps=planned_steps(of_task, len(training), groups[task]),
-        )
-    first = {"train": inputs["training"][0], "evaluation": inputs["evaluation"][0]}
-    files_of_job = {key: inputs[key] for key in ("card", "base", "upstream")}
+    mixture = multitask_parts(
+        dict(zip(tasks, map(read_examples, inputs["training"]), strict=True)),
+        dict(zip(tasks, map(read_examples, inputs["evaluation"]), strict=True)),
+        recipe=recipe,
+        epochs=epochs,
+        groups=groups,
+    )
+    # A job has one task. measure_multitask puts the mixture in the place of its examples.
+    first_task = {"train": inputs["training"][0], "evaluation": inputs["evaluation"][0]}
+    shared_files = {key: inputs[key] for key in ("card", "base", "upstream")}
     job = fine_tune_job(
-        files_of_job | first,
+        shared_files | first_task,
         recipe=recipe,
         scoring=scoring,
         threads=threads,

@@ -5,7 +5,7 @@ from lethe import tables
 from lethe.config.task_table import tasks_from_pairs
 from lethe.cost.plan import make_plan
 from lethe.data.examples import read_upstream
-from lethe.files import atomic_write, read_json
+from lethe.files import read_json, write_text
 from lethe.jobs.running import run
 
 
@@ -30,8 +30,7 @@ def plan(
     )
     tables.write_csv(table, estimate.lines)
     tables.write_csv(ways, estimate.ways)
-    with atomic_write(text) as part:
-        part.write_text(estimate.text, "utf-8")
+    write_text(text, estimate.text)
 
 
 if __name__ == "__main__":

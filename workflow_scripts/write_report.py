@@ -3,7 +3,7 @@ from pathlib import Path
 
 from lethe import tables
 from lethe.config.task_table import Task, tasks_from_pairs
-from lethe.files import atomic_write
+from lethe.files import write_text
 from lethe.jobs.running import run
 from lethe.report.findings import read_findings
 from lethe.report.report_page import describe_left_out, render_page
@@ -34,8 +34,7 @@ def write_report(
         left_out=left_out,
         ledger=None if ledger is None else tables.read_csv(ledger),
     )
-    with atomic_write(page) as part:
-        part.write_text(text, "utf-8")
+    write_text(page, text)
 
 
 if __name__ == "__main__":

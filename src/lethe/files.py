@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Writes text in UTF-8, atomically, with the line breaks that it has."""
+    with atomic_write(path) as part:
+        part.write_text(text, "utf-8", newline="\n")
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Writes JSON with sorted keys, atomically."""
-    text = json.dumps(value, indent=1, sort_keys=True, default=str)
-    with atomic_write(path) as part:
-        part.write_text(text + "\n", "utf-8")
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
@@ -108,9 +112,7 @@ def cached_sha256(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # There is no usable entry.
     digest = sha256(path)
-    try:
-        with atomic_write(cache) as part:
-            part.write_text(json.dumps({"stamp": stamp, "sha256": digest}), "utf-8")
-    except OSError:
-        pass  # The next job hashes the file again.
+    # If the cache cannot be written, the next job hashes the file again.
+    with suppress(OSError):
+        write_text(cache, json.dumps({"stamp": stamp, "sha256": digest}))
     return digest

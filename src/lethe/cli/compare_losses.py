@@ -59,7 +59,7 @@ def compare_losses(
     """
     # Imported here so that `lethe --help` answers at once.
     from lethe.analysis.compare_rows import compare_rows, domain_of
-    from lethe.files import atomic_write
+    from lethe.files import write_text
     from lethe.matrix import rows
     from lethe.report.lost_page import render_lost_page
 
@@ -79,8 +79,7 @@ def compare_losses(
     if html is not None:
         by_id = domains or {name: domain_of(name) for name in before.example_ids}
         page = render_lost_page(comparisons, base.name, domains=by_id, texts=texts)
-        with atomic_write(html) as part:
-            part.write_text(page, "utf-8")
+        write_text(html, page)
     if as_json:
         print_json([_facts(comparison) for comparison in comparisons])
         return

@@ -166,7 +166,7 @@ def _write_experiment(
         write_task_table,
     )
     from lethe.data.examples import read_upstream
-    from lethe.files import atomic_write
+    from lethe.files import write_text
     from lethe.jobs.workflow_process import checkout_folder
     from lethe.workflow import ResultFiles, results_folder
 
@@ -196,8 +196,7 @@ def _write_experiment(
     results = results_folder(name)
     _claim_results(Path(results), path, description, output)
     write_task_table(folder / "tasks.csv", selected)
-    with atomic_write(path) as part:
-        part.write_text(text, "utf-8")
+    write_text(path, text)
     experiment = load_experiment(read_yaml(path), files=[path])
     return path, ResultFiles(experiment, results)
 

@@ -1,6 +1,6 @@
 """`lethe mix`: training data that replays what the model should not forget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -85,7 +85,7 @@ def make_mixture_files(
     # Imported here so that `lethe --help` answers at once.
     from lethe.data.examples import read_upstream
     from lethe.data.training_rows import read_new_data
-    from lethe.files import atomic_write
+    from lethe.files import write_text
     from lethe.integrations.trainer_snippets import MixtureFiles, check_form
     from lethe.matrix.rows import read_row
     from lethe.replay.mixture_files import (
@@ -122,42 +122,47 @@ def make_mixture_files(
     files = MixtureFiles(folder=output, form=mixture.form, rows=rows, tools=mixture.has_tools)
     snippets = _snippets(trainer, files)
     for name, text in snippets.items():
-        with atomic_write(output / name) as part:
-            part.write_text(text, "utf-8", newline="\n")
+        write_text(output / name, text)
+    summary = {
+        "folder": str(output),
+        "form": mixture.form,
+        "read": new.summary,
+        "rows": rows,
+        "left_out_of_pool": mixture.left_out,
+        "dose": {
+            "unit": dose.unit,
+            "new": dose.new,
+            "replayed": dose.replayed,
+            "replayed_per_new": dose.share,
+        },
+        "settings": sorted(snippets),
+        "examples": str(output / "replay.parquet"),
+    }
+    if prediction is not None:
+        summary["predicted"] = prediction.facts
     if as_json:
-        summary: dict[str, Any] = {
-            "folder": str(output),
-            "form": mixture.form,
-            "read": new.summary,
-            "rows": rows,
-            "left_out_of_pool": mixture.left_out,
-            "dose": {
-                "unit": dose.unit,
-                "new": dose.new,
-                "replayed": dose.replayed,
-                "replayed_per_new": dose.share,
-            },
-            "settings": sorted(snippets),
-            "examples": str(output / "replay.parquet"),
-        }
-        if prediction is not None:
-            summary["predicted"] = prediction.facts
         print_json(summary)
         return
     if prediction is not None:
         print(prediction.text)
-    print(f"{chats}: {new.summary}")
-    for reason, count in mixture.left_out.items():
-        print(f"{pool}: {count} {reason}, not replayed")
-    for name, count in rows.items():
-        print(f"{output / name}: {count} rows")
-    print(f"{output / 'replay.parquet'}: the replayed examples, for lethe.integrations.Rehearsal")
-    print(
-        f"Dose: {dose.replayed} replayed loss {dose.unit} over {dose.new} new ones, "
-        f"{dose.share:.3f} per new one"
-    )
+    _print_summary(summary, chats=chats, pool=pool)
     for name, text in snippets.items():
         print(f"\n{output / name}:\n{text.rstrip()}")
+
+
+def _print_summary(summary: Mapping[str, Any], *, chats: Path, pool: Path) -> None:
+    """Prints what was read, left out and written, and the dose."""
+    print(f"{chats}: {summary['read']}")
+    for reason, count in summary["left_out_of_pool"].items():
+        print(f"{pool}: {count} {reason}, not replayed")
+    for name, count in summary["rows"].items():
+        print(f"{Path(summary['folder']) / name}: {count} rows")
+    print(f"{summary['examples']}: the replayed examples, for lethe.integrations.Rehearsal")
+    dose = summary["dose"]
+    print(
+        f"Dose: {dose['replayed']} replayed loss {dose['unit']} over {dose['new']} new ones, "
+        f"{dose['replayed_per_new']:.3f} per new one"
+    )
 
 
 def _check_sources(

@@ -23,7 +23,7 @@ from lethe.data.examples import (
 from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
 from lethe.engine.mixture import mix
 from lethe.errors import LetheError
-from lethe.files import atomic_write
+from lethe.files import write_text
 from lethe.matrix.rows import Row
 from lethe.replay.draws import count_replayed, draw_balanced, draw_softmax
 
@@ -330,8 +330,7 @@ def write_mixture(folder: Path, mixture: Mixture) -> dict[str, int]:
     counts = {}
     for name, rows in files.items():
         if rows:
-            with atomic_write(folder / name) as part:
-                part.write_text("".join(as_line(row) for row in rows), "utf-8", newline="\n")
+            write_text(folder / name, "".join(as_line(row) for row in rows))
             counts[name] = len(rows)
     return counts
 

@@ -16,6 +16,7 @@ from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError
 from lethe.matrix import rows
+from lethe.measure.multitask import MultitaskPart
 from lethe.replay.draws import count_replayed
 from lethe.replay.replay_inputs import ReplayInputs
 from lethe.replay.runs import (
@@ -178,6 +179,36 @@ def recipe_with_epochs(recipe: Recipe, epochs: float | None, examples: int) -> R
         return recipe
     steps = max(1, math.ceil(epochs * examples / recipe.batch))
     return recipe.model_copy(update={"steps": steps, "max_epochs": None, "group_steps": {}})
+
+
+def multitask_parts(
+    training: Mapping[str, Sequence[Example]],
+    evaluation: Mapping[str, Sequence[Example]],
+    *,
+    recipe: Recipe,
+    epochs: Mapping[str, float],
+    groups: Mapping[str, str],
+) -> dict[str, MultitaskPart]:
+    """The parts of a fine-tune on all tasks mixed: each task with the steps of its sequence.
+
+    Parameters
+    ----------
+    training, evaluation
+        Examples by task.
+    epochs
+        Passes over the training examples of a task. A task that is not named follows the recipe.
+    groups
+        Group of each task.
+    """
+    # Imported here because torch takes seconds.
+    from lethe.engine.training import planned_steps
+
+    parts = {}
+    for task, examples in training.items():
+        of_task = recipe_with_epochs(recipe, epochs.get(task), len(examples))
+        steps = planned_steps(of_task, len(examples), groups[task])
+        parts[task] = MultitaskPart(examples, evaluation[task], steps)
+    return parts
 
 
 def _choose_earlier(

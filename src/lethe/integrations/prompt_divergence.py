@@ -149,14 +149,14 @@ class PromptDivergence:
     ----------
     teacher
         The base model.
-    plain
+    reads_last_states
         Whether the trained model's logits are its output layer's on the last states of its
         backbone. Otherwise, the trained model takes a second forward pass.
     """
 
-    def __init__(self, teacher: LiveTeacher, plain: bool):
+    def __init__(self, teacher: LiveTeacher, reads_last_states: bool):
         self.teacher = teacher
-        self.plain = plain
+        self.reads_last_states = reads_last_states
 
     def loss(
         self,
@@ -181,7 +181,7 @@ class PromptDivergence:
         width = read["input_ids"].shape[1] - 1
         narrowed = positions[:, :width]
         head = model_of(model).get_output_embeddings()
-        if self.plain and states is not None:
+        if self.reads_last_states and states is not None:
             base = self.teacher.model
             with torch.no_grad(), as_base(base):
                 base_states = _last_states(base, read)[:, :-1][narrowed]

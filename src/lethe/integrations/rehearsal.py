@@ -113,7 +113,7 @@ class Rehearsal(TrainerCallback):
             self.replay = ReplayBatches.read(
                 replay,
                 tokenizer_for(trainer, tokenizer),
-                max_tokens=max_tokens or _longest(arguments, model),
+                max_tokens=max_tokens or _longest_example(arguments, model),
                 per_step=examples_per_step,
                 seed=self.seed,
             )
@@ -124,22 +124,20 @@ class Rehearsal(TrainerCallback):
             dose="step",
         )
         # Names as in recipes and in scoring settings.
-        dtype = "bfloat16" if arguments.bf16 else "float32"
+        training_dtype = "bfloat16" if arguments.bf16 else "float32"
         self._precision = "autocast" if arguments.bf16 else "float32"
+        short_example = _short_example(model, term)
         teacher: LiveTeacher | None = None
-        plain = False
         if term.needs_teacher or prompt_kl:
-            probe = _probe(model, term)
-            plain = has_sliceable_head(model, probe)
-            kind = None if teacher_dtype is None else getattr(torch, teacher_dtype)
-            teacher = _independent(frozen_copy(model, plain, kind), model)
-        recipe = Recipe(average="token", dtype=dtype)
+            teacher = _make_teacher(model, short_example, teacher_dtype)
+        recipe = Recipe(average="token", dtype=training_dtype)
+        plain = teacher is not None and teacher.plain
         self._terms = Objective(recipe, term, replay_teacher=teacher, plain=plain)
         self._prompt: PromptDivergence | None = None
         if prompt_kl:
-            device = next(model.parameters()).device
-            sliceable = plain and feeds_its_head(model, collate([probe], device))
-            self._prompt = PromptDivergence(teacher, sliceable)
+            batch = collate([short_example], next(model.parameters()).device)
+            reads_last_states = plain and feeds_its_head(model, batch)
+            self._prompt = PromptDivergence(teacher, reads_last_states)
         self.settings = {
             "weight": self.weight,
             "objective": objective,
@@ -151,13 +149,15 @@ class Rehearsal(TrainerCallback):
             "replay": None if self.replay is None else self.replay.digest,
             "base": _base_fingerprint(model if teacher is None else teacher.model),
         }
-        # Sums and steps since the last log, and the prompts' part of the last micro-batch's loss.
+        # Sums of the logged terms, and optimizer steps, since the last log.
         self._sums: dict[str, torch.Tensor] = {}
         self._steps = 0
-        self._prompts_of_step = 0
+        # Where the training is.
+        self._training = False
         self._first_step = True
         self._micro_batch = 0
-        self._training = False
+        self._prompts_of_step = 0
+        # What the prompts have added to the loss of the last micro-batch.
         self._prompt_loss: torch.Tensor | None = None
 
     @classmethod
@@ -411,14 +411,14 @@ class Rehearsal(TrainerCallback):
         return names
 
 
-def _longest(arguments: Any, model: Any) -> int:
+def _longest_example(arguments: Any, model: Any) -> int:
     """Tokens of the longest replayed example: as long as the trainer's own."""
     longest = getattr(arguments, "max_length", None) or MAX_TOKENS
     positions = getattr(model_of(model).config, "max_position_embeddings", None)
     return min(longest, positions) if positions else longest
 
 
-def _probe(model: Any, term: ReplayTerm) -> Tokens:
+def _short_example(model: Any, term: ReplayTerm) -> Tokens:
     """A short example to try the model on."""
     if term.examples:
         return term.examples[0]
@@ -426,12 +426,14 @@ def _probe(model: Any, term: ReplayTerm) -> Tokens:
     return Tokens([min(number, last) for number in range(4)], 1)
 
 
-def _independent(teacher: LiveTeacher, model: Any) -> LiveTeacher:
-    """The teacher, without forward methods that a copy shares with the model it was copied from.
+def _make_teacher(model: Any, short_example: Tokens, dtype: str | None) -> LiveTeacher:
+    """The base model: the model's own without its adapters, or a frozen copy of this type.
 
     trl replaces the forward method of a model by a function that holds the model itself. A copy
-    would call this function and run the trained model.
+    would call this function and run the trained model, so it gets its own methods back.
     """
+    copy_dtype = None if dtype is None else getattr(torch, dtype)
+    teacher = frozen_copy(model, has_sliceable_head(model, short_example), copy_dtype)
     if teacher.model is not model:
         for module in teacher.model.modules():
             if not hasattr(module, "_hf_hook"):

@@ -43,6 +43,8 @@ TEXT_COLUMNS = (
     "model",
     "rule",
     "way",
+    "source",
+    "target",
 )
 # Spreadsheets skip a tab or a line break before a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\n")

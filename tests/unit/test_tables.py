@@ -31,12 +31,13 @@ def test_text_is_never_a_formula_of_a_spreadsheet(tmp_path, text):
 
 def test_names_stay_text_and_missing_numbers_are_nan(tmp_path):
     records = [
-        {"model": "007", "task": "NA", "value": 1.5, "money": None},
-        {"model": "1", "task": "null", "value": float("nan"), "money": None},
+        {"model": "007", "task": "NA", "source": "1e3", "value": 1.5, "money": None},
+        {"model": "1", "task": "null", "source": "x", "value": float("nan"), "money": None},
     ]
     tables.write_csv(tmp_path / "t.csv", records)
     table = tables.read_csv(tmp_path / "t.csv")
     assert table.model.to_list() == ["007", "1"] and table.task.to_list() == ["NA", "null"]
+    assert table.source.to_list() == ["1e3", "x"]
     assert table.value[0] == 1.5 and np.isnan([table.value[1], *table.money]).all()
 
 

@@ -19,17 +19,19 @@ class RankCurve:
 
     `r2` (R,) of the uncentred SVD at ranks 1 to R, `singular_values` (R,), the R2 of three
     comparators without factors, and the number of columns that were dropped because they hold a
-    NaN. `dropped_tasks` are tasks that were left out because no column is complete with them.
+    NaN. `tasks` is the number of tasks, without `dropped_tasks`, which were left out because no
+    column is complete with them.
     """
 
     r2: np.ndarray
     singular_values: np.ndarray
     comparators: dict[str, float]
     dropped_columns: int
+    tasks: int
     dropped_tasks: Sequence[str] = ()
 
     def records(self, f1: Mapping[int, float] | None = None) -> list[dict]:
-        """Lines of rank_curve.csv: predictor, rank, r2, singular_value.
+        """Lines of rank_curve.csv: predictor, rank, r2, singular_value, tasks.
 
         With `f1`, rank -> F1 of logistic factors of a binary Z, each rank has one more line.
         """
@@ -39,6 +41,8 @@ class RankCurve:
         pairs = zip(self.r2.tolist(), self.singular_values.tolist(), strict=True)
         for rank, (r2, value) in enumerate(pairs, start=1):
             lines.append({"predictor": "svd", "rank": rank, "r2": r2, "singular_value": value})
+        for line in lines:
+            line["tasks"] = self.tasks
         for rank, value in (f1 or {}).items():
             lines.append({"predictor": "logistic_mf", "rank": rank, "f1": value})
         return lines
@@ -89,6 +93,7 @@ def curve_of_moments(z: Moments, max_rank: int | None = None) -> RankCurve:
         singular_values=singular,
         comparators=comparators,
         dropped_columns=z.dropped,
+        tasks=tasks,
     )
 
 

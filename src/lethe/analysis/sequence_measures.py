@@ -138,10 +138,10 @@ def compare_runs(
 ) -> list[dict[str, Any]]:
     """The lines of sequence_comparison.csv: each measure of a run over orders.
 
-    A mean is over orders, and each order is the mean of its seeds. `sd` is the standard deviation
-    between orders (n - 1), `low` and `high` a 95 percent bootstrap interval over orders.
-    `difference` is the mean paired difference to the reference run on the orders of both, with its
-    interval `difference_low` to `difference_high`.
+    A mean is over the orders that have the measure, and each order is the mean of its seeds. `sd`
+    is the standard deviation between orders (n - 1), `low` and `high` a 95 percent bootstrap
+    interval over orders. `difference` is the mean paired difference to the reference run on the
+    orders of both, with its interval `difference_low` to `difference_high`.
 
     The fine-tunes on all tasks mixed are counted once each: `orders` is then their number, and the
     mean, `sd` and the interval are over them, because orders with the same tasks share one. The
@@ -168,6 +168,8 @@ def compare_runs(
         if run == MULTITASK:
             distinct = {shared_by.get(order, order): value for order, value in by_order.items()}
             of_orders = np.array(list(distinct.values()))
+        # An order of one task has no value of some measures.
+        of_orders = of_orders[np.isfinite(of_orders)]
         low, high = bootstrap_interval(of_orders)
         spread = float(of_orders.std(ddof=1)) if len(of_orders) > 1 else float("nan")
         line = {
@@ -176,7 +178,7 @@ def compare_runs(
             "measure": measure,
             "reference": reference,
             "orders": len(of_orders),
-            "mean": float(of_orders.mean()),
+            "mean": float(of_orders.mean()) if len(of_orders) else float("nan"),
             "sd": spread,
             "low": low,
             "high": high,
@@ -185,8 +187,9 @@ def compare_runs(
         shared = [order for order in by_order if order in of_reference]
         if run != reference and shared:
             differences = np.array([by_order[order] - of_reference[order] for order in shared])
+            differences = differences[np.isfinite(differences)]
             low, high = bootstrap_interval(differences)
-            line["difference"] = float(differences.mean())
+            line["difference"] = float(differences.mean()) if len(differences) else float("nan")
             line["difference_low"] = low
             line["difference_high"] = high
         compared.append(line)
@@ -201,8 +204,9 @@ def step_lines(
     """The lines of sequence_steps.csv: one per step, with its forgetting and its own task.
 
     `mean_forgetting` and `heldout_forgetting` are against the original base model;
-    `single_forgetting` is that of the step's task learned alone, `sum_of_single` the sum of these
-    up to the step. All are means over upstream examples.
+    `single_forgetting` is that of the step's task learned alone, `sum_of_single` and
+    `heldout_sum_of_single` the sum of these up to the step. All are means over upstream examples,
+    those that begin with `heldout` over the held-out ones.
 
     Parameters
     ----------
@@ -225,6 +229,7 @@ def step_lines(
                 "heldout_forgetting": float(np.nanmean(row[heldout])),
                 "single_forgetting": float(np.nanmean(single[task])),
                 "sum_of_single": float(np.nanmean(total)),
+                "heldout_sum_of_single": float(np.nanmean(total[heldout])),
                 "replayed": sequence.replayed[number],
             }
             for unit, scores in sequence.scores.items():

@@ -1,6 +1,9 @@
 """`lethe init`: a small experiment with chats and documents, to replace by your own."""
 
+import json
 import os
+import re
+from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -65,10 +68,27 @@ def _contents(source: Traversable, folder: Path) -> dict[str, bytes]:
     for name in _names(source):
         content = source.joinpath(*name.split("/")).read_bytes()
         if name.endswith(".yaml"):
-            text = content.decode("utf-8").replace(EXAMPLE_FOLDER, folder.as_posix())
-            content = text.encode("utf-8")
+            content = _with_folder(content.decode("utf-8"), folder.as_posix()).encode("utf-8")
         contents[name] = content
     return contents
+
+
+def _with_folder(text: str, folder: str) -> str:
+    """An experiment whose paths lead to the folder.
+
+    Values are quoted where the folder's name means something in YAML.
+    """
+    lines = []
+    for line in text.splitlines(keepends=True):
+        if not line.startswith("#"):
+            line = re.sub(rf"{EXAMPLE_FOLDER}[\w./-]*", partial(_quoted_path, folder), line)
+        lines.append(line.replace(EXAMPLE_FOLDER, folder))
+    return "".join(lines)
+
+
+def _quoted_path(folder: str, path: re.Match) -> str:
+    replaced = path[0].replace(EXAMPLE_FOLDER, folder)
+    return replaced if re.fullmatch(r"[\w./-]+", replaced) else json.dumps(replaced)
 
 
 def _names(folder: Traversable, prefix: str = "") -> list[str]:

@@ -4,6 +4,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,9 +91,18 @@ class ForgettingProbe(TrainerCallback):
         Losses (k,) of the probes under the base model, such as `probe.base_losses` of the first
         start. When you resume from a checkpoint, the base model is no longer in memory, so they
         are needed unless the predictor has them.
+    tokens_per_batch
+        Tokens per batch when the probes are scored, padding included.
     other
         Row (N,) in nats of the same fine-tune on the other model whose rows the predictor holds
         (`Predictor.predict`), such as that of a sibling which was fine-tuned before.
+
+    Attributes
+    ----------
+    history
+        One record per measurement: `step`, and what was logged.
+    prediction
+        The last prediction; None before the first.
 
     Raises
     ------
@@ -119,8 +129,8 @@ class ForgettingProbe(TrainerCallback):
     ):
         if every is not None and (every < 1 or every != int(every)):
             raise LetheError(
-                f"ForgettingProbe: every must be 1 or more (value seen: {every}) and a whole "
-                "number of steps; leave it out to measure at every evaluation and at the end"
+                f"ForgettingProbe: every must be 1 or more (value seen: {every}), and whole; leave "
+                "it out to measure at every evaluation and at the end"
             )
         for name, value in (("limit", limit), ("risk", risk)):
             if value is not None and np.isnan(value):
@@ -448,7 +458,7 @@ class ForgettingProbe(TrainerCallback):
         for i, example in enumerate(tokens):
             if not example.scored:
                 raise LetheError(
-                    f"ForgettingProbe: probe {self._name(i)} has no scored token within "
+                    f"ForgettingProbe: probe {self._probe_name(i)} has no scored token within "
                     f"{self.predictor.max_tokens} tokens, so its loss is unknown. The tokenizer or "
                     "its chat template is not the one of the experiment; give the tokenizer of the "
                     "experiment's model as tokenizer=..."
@@ -458,8 +468,8 @@ class ForgettingProbe(TrainerCallback):
         for i, expected in enumerate(self.predictor.scored_tokens):
             if tokens[i].scored != expected:
                 raise LetheError(
-                    f"ForgettingProbe: probe {self._name(i)} has {tokens[i].scored} scored tokens "
-                    f"here, but {expected} in the experiment of the predictor. The tokenizer or "
+                    f"ForgettingProbe: probe {self._probe_name(i)} has {tokens[i].scored} scored "
+                    f"tokens here, but {expected} in the predictor's experiment. The tokenizer or "
                     "its chat template is not the one of the experiment; give the tokenizer of the "
                     "experiment's model as tokenizer=..."
                 )
@@ -480,7 +490,7 @@ class ForgettingProbe(TrainerCallback):
         if differences[worst] > tolerance:
             raise LetheError(
                 "ForgettingProbe: the losses are not those of the predictor's base model. "
-                f"Probe {self._name(worst)} has a loss of {losses[worst]:.4f} nats here, but "
+                f"Probe {self._probe_name(worst)} has a loss of {losses[worst]:.4f} nats here, but "
                 f"{stored[worst]:.4f} nats in the experiment (difference "
                 f"{differences[worst]:.4f}, at most {tolerance} expected). Start from the model "
                 "that the experiment measured, or make a predictor from an experiment on this model"
@@ -489,61 +499,71 @@ class ForgettingProbe(TrainerCallback):
     def _check_finite(self, losses: np.ndarray, subject: str) -> None:
         broken = np.flatnonzero(~np.isfinite(losses))
         if len(broken):
+            first = int(broken[0])
             raise LetheError(
-                f"ForgettingProbe: the loss {subject} on probe {self._name(int(broken[0]))} is "
-                f"{losses[broken[0]]} ({len(broken)} of {len(losses)} probes), so forgetting "
+                f"ForgettingProbe: the loss {subject} on probe {self._probe_name(first)} is "
+                f"{losses[first]} ({len(broken)} of {len(losses)} probes), so forgetting "
                 "cannot be predicted. Check the weights for NaN; if the training diverged, lower "
                 "the learning rate or clip gradients"
             )
 
-    def _name(self, probe: int) -> str:
+    def _probe_name(self, probe: int) -> str:
         return repr(self.predictor.example_ids[int(self.predictor.index[probe])])
 
     def _measure(self, state: Any, control: Any, model: Any, *, ended: bool = False) -> None:
+        """Scores the probes, predicts and logs, and stops the training above the limit."""
         step = state.global_step
         losses = self._losses(model)
         self._check_finite(losses, f"at step {step}")
-        if self._is_last(step, losses):
+        if self._is_measured(step, losses):
             return
         self._last = (step, losses)
-        forgetting = losses - self.base_losses
-        self.prediction = self.predictor.predict(forgetting, other=self.other)
-        record = {
-            "forgetting/mean": self.prediction.mean.value,
-            "forgetting/mean_low": self.prediction.mean.low,
-            "forgetting/mean_high": self.prediction.mean.high,
-            "forgetting/low": float(self.prediction.low.mean()),
-            "forgetting/high": float(self.prediction.high.mean()),
-            "probes/mean_rise": float(forgetting.mean()),
-        }
-        for domain, mean in self.prediction.domains.items():
-            record[f"forgetting/{domain}"] = mean.value
-            record[f"forgetting/{domain}/low"] = mean.low
-            record[f"forgetting/{domain}/high"] = mean.high
-        # Scripts read the mean rise of the probes under its former name too; it is not logged so.
-        former = {"forgetting/probes": record["probes/mean_rise"]}
-        self.history.append({"step": step, **record, **former})
-        if self._trainer is not None:
-            self._trainer.log(record)
-        mean = record["forgetting/mean"]
+        rises = losses - self.base_losses
+        self.prediction = self.predictor.predict(rises, other=self.other)
+        mean = self.prediction.mean.value
         if not np.isfinite(mean):
             raise LetheError(
                 f"ForgettingProbe: the forgetting predicted at step {step} is {mean}; check the "
                 f"predictor ({self.predictor.method}) for NaN"
             )
-        if self.keep_below_limit and not self._is_above_limit():
-            self._below_limit = BelowLimit.of(model, step, self.prediction)
-        if self._is_above_limit():
-            control.should_training_stop = True
-            logger.warning(
-                "ForgettingProbe: %s at step %d: %.3f nats predicted to be forgotten, limit %g; "
-                "at risk: %s",
-                "above the limit" if ended else "stopped",
-                step,
-                mean,
-                self.limit,
-                ", ".join(self.at_risk) or "no domain",
-            )
+        record = _record(self.prediction, rises)
+        # `history` also has the former name, because scripts read it. It is not logged.
+        former = {"forgetting/probes": record["probes/mean_rise"]}
+        self.history.append({"step": step, **record, **former})
+        self._log(record, control)
+        self._act_on_limit(step, model, control, ended)
+
+    def _log(self, record: dict[str, float], control: Any) -> None:
+        """Logs to the trainer's loggers, and leaves the trainer's own logs as they would be."""
+        trainer = self._trainer
+        if trainer is None:
+            return
+        # Imported here because other parts of this wing do without it.
+        from transformers import Trainer
+
+        # After a log, a trainer takes the loss that was due at this step for logged.
+        was_due = control.should_log
+        # The log of a class built on Trainer also averages and clears that trainer's own metrics.
+        log = partial(Trainer.log, trainer) if isinstance(trainer, Trainer) else trainer.log
+        log(record)
+        control.should_log = was_due
+
+    def _act_on_limit(self, step: int, model: Any, control: Any, ended: bool) -> None:
+        """Stops the training above the limit, and else keeps the weights if that is wished."""
+        if not self._is_above_limit():
+            if self.keep_below_limit:
+                self._below_limit = BelowLimit.of(model, step, self.prediction)
+            return
+        control.should_training_stop = True
+        logger.warning(
+            "ForgettingProbe: %s at step %d: %.3f nats predicted to be forgotten, limit %g; "
+            "at risk: %s",
+            "above the limit" if ended else "stopped",
+            step,
+            self.prediction.mean.value,
+            self.limit,
+            ", ".join(self.at_risk) or "no domain",
+        )
 
     def _is_above_limit(self) -> bool:
         """Whether the last prediction's mean is above the limit."""
@@ -551,7 +571,7 @@ class ForgettingProbe(TrainerCallback):
             return False
         return self.prediction.mean.value > self.limit
 
-    def _is_last(self, step: int, losses: np.ndarray) -> bool:
+    def _is_measured(self, step: int, losses: np.ndarray) -> bool:
         """True if the last measurement was at this step and no other weights were loaded since."""
         if self._last is None or self._last[0] != step:
             return False
@@ -567,6 +587,23 @@ class ForgettingProbe(TrainerCallback):
         for module, mode in modes:
             module.training = mode
         return losses.astype(np.float64)
+
+
+def _record(prediction: Prediction, rises: np.ndarray) -> dict[str, float]:
+    """What is logged of a prediction from rises in loss (k,) of the probes, in nats."""
+    record = {
+        "forgetting/mean": prediction.mean.value,
+        "forgetting/mean_low": prediction.mean.low,
+        "forgetting/mean_high": prediction.mean.high,
+        "forgetting/low": float(prediction.low.mean()),
+        "forgetting/high": float(prediction.high.mean()),
+        "probes/mean_rise": float(rises.mean()),
+    }
+    for domain, mean in prediction.domains.items():
+        record[f"forgetting/{domain}"] = mean.value
+        record[f"forgetting/{domain}/low"] = mean.low
+        record[f"forgetting/{domain}/high"] = mean.high
+    return record
 
 
 def _check_other(predictor: Predictor, other: np.ndarray) -> None:

@@ -199,8 +199,10 @@ class Rehearsal(TrainerCallback):
     def detach(self) -> None:
         """Gives the trainer its own steps back, and forgets the base model."""
         trainer = self.trainer
-        for name in ("training_step", "compute_loss", "get_batch_samples", "log"):
+        for name in self._original:
             vars(trainer).pop(name, None)
+        # What had been put in the place of a method before.
+        vars(trainer).update(self._replaced)
         trainer.remove_callback(self)
         del trainer.lethe_rehearsal
         self._terms.replay_teacher = None
@@ -213,6 +215,9 @@ class Rehearsal(TrainerCallback):
             "compute_loss": trainer.compute_loss,
             "get_batch_samples": trainer.get_batch_samples,
             "log": trainer.log,
+        }
+        self._replaced = {
+            name: vars(trainer)[name] for name in self._original if name in vars(trainer)
         }
         trainer.training_step = self._training_step
         trainer.log = self._log
@@ -232,6 +237,8 @@ class Rehearsal(TrainerCallback):
             model.
         """
         self._first_step = True
+        self._sums = {}
+        self._steps = 0
         path = Path(args.output_dir, f"checkpoint-{state.global_step}", SETTINGS_FILE)
         if not state.global_step or not path.is_file():
             return

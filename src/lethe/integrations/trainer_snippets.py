@@ -1,6 +1,7 @@
 """Settings that make a trainer read the files of a mixture, with the trainer's own keys."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ def _ms_swift(files: MixtureFiles) -> dict[str, str]:
         "# Add your model and training arguments. The number after # is the number of rows.",
         f"swift {verb} \\",
     ]
-    sets = [f"'{files.path(name)}#{files.rows[name]}'" for name in (_NEW, files.replay)]
+    sets = [shlex.quote(f"{files.path(name)}#{files.rows[name]}") for name in (_NEW, files.replay)]
     lines.append(f"  --dataset {' '.join(sets)}")
     return {"ms_swift.sh": _text(lines)}
 

@@ -26,7 +26,9 @@ StoredTokens = Mapping[str, Mapping[str, Sequence[TokenLosses]]]
 
 def content_text(content: Example) -> str:
     """An example as text to read: plain text, or a prompt and its answer."""
-    return content.text or f"{content.prompt} → {content.answer}"
+    if content.text is not None:
+        return content.text
+    return f"{content.prompt} → {content.answer}"
 
 
 def training_texts(examples: Sequence[Example]) -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.planned_contrasts import tasks_needed
+from lethe.report.amounts import format_interval
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.sequence_section import sequence_headlines
@@ -31,7 +32,7 @@ def make_headlines(findings: Findings) -> dict[str, list[str]]:
     for model, z in findings.matrices.items():
         noise = findings.noise.get(model)
         sentences = [forgetting_headline(z, binary=findings.binary, noise=noise)]
-        sentences.append(rank_headline(findings.curves[model], tasks=len(z.tasks), noise=noise))
+        sentences.append(rank_headline(findings.curves[model], all_tasks=len(z.tasks), noise=noise))
         sentences += completion_headlines(model, findings)
         if model in findings.comparisons:
             sentences += replay_headlines(
@@ -108,13 +109,18 @@ def _change_of_loss(mean: float, interval: tuple[float, float], tasks: int) -> s
 
 
 def rank_headline(
-    curve: pd.DataFrame, *, tasks: int, noise: Mapping[str, Any] | None = None
+    curve: pd.DataFrame, *, all_tasks: int, noise: Mapping[str, Any] | None = None
 ) -> str:
     """Gives R² of Z at a few ranks, next to the means of tasks and examples.
 
-    If fine-tunes were repeated, it also gives the number of components above shuffled rows.
+    If fine-tunes were repeated, it also gives the number of components above shuffled rows. If the
+    curve is that of some of the tasks only, it says so.
     """
     values = rank_values(curve)
+    tasks = _count(all_tasks, "task")
+    # Tables of earlier versions do not say how many tasks they are of.
+    if "tasks" in curve and (measured := int(curve.tasks.max())) < all_tasks:
+        tasks = f"{measured} of {tasks}; the others share no example with all of them"
     above = ""
     if noise is not None:
         count = _count(noise["rank_above"]["shuffled_rows"], "component")
@@ -124,7 +130,7 @@ def rank_headline(
         if key in values:
             at_ranks.append(f"{values[key]:.2f} at {key}")
     return (
-        f"R² of low-rank approximations of Z ({_count(tasks, 'task')}): {', '.join(at_ranks)}; "
+        f"R² of low-rank approximations of Z ({tasks}): {', '.join(at_ranks)}; "
         f"task means plus example means: {values['additive']:.2f}.{above}"
     )
 
@@ -340,13 +346,6 @@ def format_p(p: float) -> str:
         if float(text) >= LEVEL:
             return "p < .05"
     return f"p = {text.removeprefix('0')}"
-
-
-def format_interval(low: float, high: float, digits: str) -> str:
-    """Writes an interval, or `(no interval)` if an end is unknown."""
-    if not np.isfinite([low, high]).all():
-        return "(no interval)"
-    return f"[{low:{digits}}, {high:{digits}}]"
 
 
 def _count(number: int, noun: str) -> str:

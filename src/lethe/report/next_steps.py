@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lethe.report.amounts import format_difference
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import LEVEL
@@ -30,7 +31,8 @@ def suggest_steps(findings: Findings) -> list[str]:
     steps = []
     for model in findings.matrices:
         if findings.comparisons:
-            steps.append(f"{model}: {_replay_step(findings.contrasts.get(model))}")
+            contrasts = findings.contrasts.get(model)
+            steps.append(f"{model}: {_replay_step(contrasts, binary=findings.binary)}")
         step = _probe_step(findings.in_domain_scores(model), findings.unit)
         if step:
             steps.append(f"{model}: {step}")
@@ -42,16 +44,19 @@ def suggest_steps(findings: Findings) -> list[str]:
 
 
 def find_worst_tasks(findings: Findings) -> list[WorstTask]:
-    """For each model, the task with the largest mean forgetting."""
+    """For each model, the task with the largest mean forgetting among those with a value."""
     worst = []
     for model, z in findings.matrices.items():
-        means = finite_means(z.values, axis=1)
+        measured = np.isfinite(z.values).any(axis=1)
+        if not measured.any():
+            continue
+        means = np.where(measured, finite_means(z.values, axis=1), -np.inf)
         row = int(means.argmax())
         worst.append(WorstTask(model=model, task=z.tasks[row], forgetting=float(means[row])))
     return worst
 
 
-def _replay_step(contrasts: pd.DataFrame | None) -> str:
+def _replay_step(contrasts: pd.DataFrame | None, *, binary: bool) -> str:
     """Which replay to use, from the planned comparisons of held-out forgetting."""
     planned: Mapping[str, Any] = {}
     new_task: Mapping[str, Any] = {}
@@ -66,10 +71,11 @@ def _replay_step(contrasts: pd.DataFrame | None) -> str:
         if selection is not None and selection.run == default.run:
             step += (
                 f" {label_of(selection.reference)} needs no trial fine-tune; it differs by "
-                f"{-selection.difference:+z.3f} nats in forgetting"
+                f"{format_difference(-selection.difference, binary=binary)} in forgetting"
             )
             if "selection" in new_task:
-                step += f" and {-new_task['selection'].difference:+z.3f} in new-task loss"
+                loss = format_difference(-new_task["selection"].difference, binary=False)
+                step += f" and {loss} in new-task loss"
             step += "."
         return step
     replay = planned.get("replay")

@@ -111,7 +111,8 @@ def draw_errors(axis: Axes, scores: pd.DataFrame, unit: str) -> None:
     scores = over_seeds(scores)
     # Associations use no probes; the report has a table of them.
     rmse = scores[(scores.metric == "rmse") & scores.method.isin(LABELS)]
-    for method, line in rmse.groupby("method", sort=False):
+    for method, of_method in rmse.groupby("method", sort=False):
+        line = of_method.sort_values("k")
         colour = COLOURS[method]
         axis.plot(line.k, line.value, "o-", ms=3.5, color=colour, label=LABELS[method])
         axis.fill_between(line.k, line.low, line.high, color=colour, alpha=0.1, linewidth=0)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lethe.analysis.sequence_measures import UPSTREAM_MEASURES
+from lethe.report.amounts import format_interval
 from lethe.report.figure_style import FAINT, colours_of, label_of, new_panels
 
 # Measures of the table, with their headings.
@@ -97,22 +98,21 @@ def sequence_headlines(tables: SequenceTables) -> list[str]:
     run = tables.reference_run
     return [
         *_forgetting_headlines(tables, run),
-        _sum_headline(tables, run),
-        _prediction_headline(tables, run),
+        *_sum_headlines(tables, run),
+        *_prediction_headlines(tables, run),
         *_choice_headlines(tables, run),
     ]
 
 
 def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
     reference = tables.value(run, "heldout_forgetting")
-    steps = int(tables.steps.step.max())
     if tables.upstream_unit == "nats":
         lost = f"the held-out upstream loss is {_above(reference['mean'])} that of the base model"
     else:
         lost = f"{reference['mean']:.3f} of the right held-out upstream answers are lost"
     sentences = [
-        f"After {steps} tasks in a row ({label_of(run)}), {lost} (sd {reference['sd']:.3f} over "
-        f"{int(reference['orders'])} orders)."
+        f"After {_tasks_in_a_row(tables.steps)} in a row ({label_of(run)}), {lost} "
+        f"({_over_orders(reference)})."
     ]
     others = []
     for other in dict.fromkeys(tables.steps.run):
@@ -120,12 +120,26 @@ def _forgetting_headlines(tables: SequenceTables, run: str) -> list[str]:
         if other != run and np.isfinite(line.get("difference", np.nan)):
             others.append(
                 f"{label_of(other)} {line['mean']:+z.3f} {tables.upstream_words} "
-                f"(sd {line['sd']:.3f}, difference {line['difference']:+z.3f}, "
-                f"{int(line['orders'])} orders)"
+                f"({_over_orders(line)}, difference {line['difference']:+z.3f})"
             )
     if others:
         sentences.append(f"The other runs along the same orders: {'; '.join(others)}.")
     return sentences
+
+
+def _tasks_in_a_row(steps: pd.DataFrame) -> str:
+    """The number of tasks of an order, from the shortest to the longest."""
+    lengths = steps.groupby("order").step.max()
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest < longest:
+        return f"{shortest} to {longest} tasks"
+    return f"{longest} tasks" if longest > 1 else "1 task"
+
+
+def _over_orders(line: pd.Series) -> str:
+    """The spread over orders and their number; one order has no spread."""
+    orders = int(line["orders"])
+    return "1 order" if orders == 1 else f"sd {line['sd']:.3f} over {orders} orders"
 
 
 def _above(difference: float, unit: str = "nats") -> str:
@@ -134,32 +148,36 @@ def _above(difference: float, unit: str = "nats") -> str:
     return f"{abs(difference):.3f} {unit} {side}"
 
 
-def _sum_headline(tables: SequenceTables, run: str) -> str:
+def _sum_headlines(tables: SequenceTables, run: str) -> list[str]:
     table = tables.additivity
     pooled = table[(table.run == run) & (table.order == "all")].set_index("prediction")
     values = []
     for name, label in _PREDICTIONS.items():
         if name in pooled.index:
             line = pooled.loc[name]
-            values.append(f"{label} {line.r2:.2f} [{line.low:.2f}, {line.high:.2f}]")
-    return f"R² of a sequence's rows predicted from its tasks' own rows: {', '.join(values)}."
+            values.append(f"{label} {line.r2:.2f} {format_interval(line.low, line.high, '.2f')}")
+    if not values:
+        return []
+    return [f"R² of a sequence's rows predicted from its tasks' own rows: {', '.join(values)}."]
 
 
-def _prediction_headline(tables: SequenceTables, run: str) -> str:
+def _prediction_headlines(tables: SequenceTables, run: str) -> list[str]:
     table = tables.prediction
     pooled = table[(table.run == run) & (table.order == "all")].set_index("method")
     values = []
     for name, line in pooled.sort_values("rmse").iterrows():
-        interval = f"[{line.rmse_low:.3f}, {line.rmse_high:.3f}]"
+        interval = format_interval(line.rmse_low, line.rmse_high, ".3f")
         values.append(f"{label_of(str(name))} {line.rmse:.3f} {interval}")
+    if not values:
+        return []
     unit = "nats" if tables.upstream_unit == "nats" else "right answers lost"
-    return f"RMSE in {unit} of a sequence's rows, by prediction: {', '.join(values)}."
+    return [f"RMSE in {unit} of a sequence's rows, by prediction: {', '.join(values)}."]
 
 
 def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
     table = tables.choice
     judged = table[(table.run == run) & (table.order == "all")]
-    if judged.empty or "spearman" not in judged:
+    if judged.empty or "chosen" not in judged:
         return []
     line = judged.iloc[0]
     orders = table[(table.run == run) & (table.order != "all")]
@@ -172,10 +190,16 @@ def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
     if len(orders) < _ENOUGH_ORDERS:
         return [f"{effect}. No test possible: at least {_ENOUGH_ORDERS} orders needed."]
     spread = orders.measured.max() - orders.measured.min()
-    return [
-        f"{effect}; rank correlation of predicted and measured forgetting {line.spearman:.2f} "
-        f"(p = {line.p:.2g}). The orders span {spread:.3f} {tables.upstream_words}."
-    ]
+    # Predictions that leave one order out rank the orders backwards if all are alike
+    # (lethe.analysis.sequence_sums), so their correlation is not shown.
+    halves = line.get("spearman_of_halves", float("nan"))
+    ranking = ""
+    if np.isfinite(halves):
+        ranking = (
+            "; rank correlation of predicted and measured forgetting in the half of the orders on "
+            f"which nothing was fitted: {halves:.2f}"
+        )
+    return [f"{effect}{ranking}. The orders span {spread:.3f} {tables.upstream_words}."]
 
 
 def draw_sequences(tables: Mapping[str, SequenceTables]) -> Figure:
@@ -206,8 +230,10 @@ def _draw_steps(axis: Axes, tables: SequenceTables) -> None:
         means = of_run.groupby("step").heldout_forgetting.mean()
         axis.plot(means.index, means, "o-", ms=3.5, color=colour, label=label_of(run))
     of_run = tables.steps[tables.steps.run == tables.reference_run]
-    sums = of_run.groupby("step").sum_of_single.mean()
-    axis.plot(sums.index, sums, ":", color=FAINT, label="sum of single rows")
+    # Tables of earlier versions have the sum over all upstream examples only.
+    if "heldout_sum_of_single" in of_run:
+        sums = of_run.groupby("step").heldout_sum_of_single.mean()
+        axis.plot(sums.index, sums, ":", color=FAINT, label="sum of single rows")
     axis.axhline(0, color=FAINT, linewidth=0.8)
     label = "rise in loss (nats)" if tables.upstream_unit == "nats" else "right answers lost"
     axis.set(xlabel="tasks learned", ylabel=f"held out: {label}")

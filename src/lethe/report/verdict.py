@@ -4,7 +4,7 @@ One verdict per model. It states an effect in words where the numbers support it
 names the missing evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from lethe.config.replay_settings import Replay
+from lethe.report.amounts import format_amount, format_difference, format_interval
 from lethe.report.cell_predictions import METHOD, PROBES
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
-from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect, format_interval
+from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect
 from lethe.report.run_descriptions import describe_replay
 from lethe.statistics import bootstrap_interval, finite_means
 
@@ -67,9 +68,10 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
         parts = [Verdict(loss, [])]
         contrasts = findings.contrasts.get(model)
         if contrasts is not None:
-            parts.append(_prevention(contrasts, Replay.model_validate(settings["replay"])))
+            replay = Replay.model_validate(settings["replay"])
+            parts.append(_prevention(contrasts, replay, binary=findings.binary))
             parts.append(_price(contrasts, findings.runs.get(model)))
-            parts.append(Verdict([], _selection(contrasts)))
+            parts.append(Verdict([], _selection(contrasts, binary=findings.binary)))
         verdicts[model] = Verdict.of_parts(parts)
     return verdicts
 
@@ -109,7 +111,7 @@ def _prediction(scores: pd.DataFrame) -> list[str]:
     return [f"{sentence} (chance: 10 %)."]
 
 
-def _prevention(contrasts: pd.DataFrame, settings: Replay) -> Verdict:
+def _prevention(contrasts: pd.DataFrame, settings: Replay, *, binary: bool) -> Verdict:
     """How much of the forgetting random replay and the primary run take away."""
     planned = contrasts[contrasts.measure == _FORGETTING].set_index("question")
     if "replay" not in planned.index:
@@ -128,17 +130,28 @@ def _prevention(contrasts: pd.DataFrame, settings: Replay) -> Verdict:
     if "default" in planned.index:
         default = planned.loc["default"]
         means[default.run] = default["mean"]
-        details.append(_against_random_text(default))
+        details.append(_against_random_text(default, binary=binary))
     if "selection" in planned.index:
         selection = planned.loc["selection"]
         means[selection.reference] = selection.reference_mean
     means[replay.run] = replay["mean"]
-    removed = [_share_removed(run, mean, without, settings) for run, mean in means.items()]
-    summary = [
-        f"Replaying 1 example per {1 / settings.ratio:.3g} new ones takes away "
-        f"{_enumerate(removed)} of the {without:.3f} nats that the held-out examples lose "
-        f"without replay ({replay.tasks:.0f} tasks)."
-    ]
+    removed = []
+    added = []
+    for run, mean in means.items():
+        if mean <= without:
+            share = f"{100 * (1 - mean / without):.0f} %" if mean >= 0 else "more than all"
+            removed.append(f"{share} with {_described(run, settings)}")
+        else:
+            more = f"{100 * (mean / without - 1):.0f} % more"
+            added.append(f"With {_described(run, settings)}, they lose {more} than without replay.")
+    lost = format_amount(without, binary=binary)
+    tasks = f"without replay ({replay.tasks:.0f} tasks)."
+    if removed:
+        effect = f"{_dose(means, settings)} takes away {_enumerate(removed)} of the"
+        summary = [f"{effect} {lost} that the held-out examples lose {tasks}"]
+    else:
+        summary = [f"The held-out examples lose {lost} {tasks}"]
+    summary += added
     if planned["mean"].min() < 0:
         summary += _drift(contrasts)
     return Verdict(summary, details)
@@ -150,12 +163,19 @@ def _enumerate(parts: list[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _share_removed(run: str, mean: float, without: float, settings: Replay) -> str:
-    share = f"{100 * (1 - mean / without):.0f} %" if mean >= 0 else "more than all"
-    removed = f"{share} with {label_of(run)}"
+def _dose(runs: Iterable[str], settings: Replay) -> str:
+    """What the runs do, with their ratio if it is the same."""
+    ratios = {settings.resolve(run).ratio for run in runs if run in settings.names}
+    if len(ratios) != 1:
+        return "Replay"
+    return f"Replaying 1 example per {1 / ratios.pop():.3g} new ones"
+
+
+def _described(run: str, settings: Replay) -> str:
+    """The name of a run, with its settings if the experiment still has it."""
     if run not in settings.names:
-        return removed
-    return f"{removed} ({describe_replay(settings.resolve(run))})"
+        return label_of(run)
+    return f"{label_of(run)} ({describe_replay(settings.resolve(run))})"
 
 
 def _drift(contrasts: pd.DataFrame) -> list[str]:
@@ -173,9 +193,8 @@ def _drift(contrasts: pd.DataFrame) -> list[str]:
     ]
 
 
-def _against_random_text(line: pd.Series) -> str:
-    interval = format_interval(line.low, line.high, "+z.3f")
-    effect = f"{line.difference:+z.3f} nats {interval}"
+def _against_random_text(line: pd.Series, *, binary: bool) -> str:
+    effect = format_difference(line.difference, (line.low, line.high), binary=binary)
     runs = f"{label_of(line.run)} and {label_of(line.reference)}"
     if np.isfinite(line.p_holm) and line.p_holm < LEVEL:
         return f"The difference between {runs} is {effect}."
@@ -235,7 +254,7 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
     return [f"Training with {label_of(run)} took {times}."]
 
 
-def _selection(contrasts: pd.DataFrame) -> list[str]:
+def _selection(contrasts: pd.DataFrame, *, binary: bool) -> list[str]:
     """What it changes that examples are chosen by prediction, with the same objective."""
     lines = contrasts[contrasts.question == "selection"].set_index("measure")
     if _FORGETTING not in lines.index or _NEW_TASK not in lines.index:
@@ -243,8 +262,9 @@ def _selection(contrasts: pd.DataFrame) -> list[str]:
     effects = []
     for measure, words in ((_FORGETTING, "held-out forgetting"), (_NEW_TASK, "new-task loss")):
         line = lines.loc[measure]
-        interval = format_interval(line.low, line.high, "+z.3f")
-        effects.append(f"{words} by {line.difference:+z.3f} nats {interval}")
+        is_share = binary and measure == _FORGETTING
+        effect = format_difference(line.difference, (line.low, line.high), binary=is_share)
+        effects.append(f"{words} by {effect}")
     run = lines.loc[_FORGETTING]
     return [
         f"To choose the replayed examples by prediction ({label_of(run.run)}) instead of at random "

@@ -95,6 +95,19 @@ def test_every_run_is_compared_over_orders_and_paired_with_the_reference():
     assert compared["multitask", "nats", "upstream_forgetting"]["mean"] == pytest.approx(0.5)
 
 
+def test_an_order_without_a_measure_is_left_out_of_its_mean():
+    lines = []
+    for run, values in {"none": [np.nan, -0.2, -0.4], "replay": [np.nan, -0.1, -0.1]}.items():
+        for order, value in zip("opq", values, strict=True):
+            lines.append(
+                {"run": run, "unit": "nats", "measure": "bwt", "order": order, "value": value}
+            )
+    none, replay = compare_runs(lines, "none")
+    assert (none["orders"], none["mean"]) == (2, pytest.approx(-0.3))
+    assert none["low"] <= none["mean"] <= none["high"]
+    assert replay["difference"] == pytest.approx(0.2)
+
+
 def mixed_fine_tune(order, acc, forgetting):
     return MultitaskFineTune(order, 0, np.full(4, forgetting), {"nats": {"x": acc}})
 

@@ -89,6 +89,15 @@ def test_it_logs_what_the_completion_model_makes_of_the_probes(predictor, tokeni
     assert probe.history[-1]["step"] == 6
 
 
+@pytest.mark.parametrize("every", [None, 1, 2, 3])
+def test_the_trainers_own_logs_stay_as_they_are(predictor, tokenizer, tmp_path, every):
+    trainer = make_trainer(tiny.model("llama"), tmp_path, tokenizer, logging_steps=2)
+    ForgettingProbe.attach(trainer, predictor, every=every)
+    trainer.train()
+    losses = [line["step"] for line in trainer.state.log_history if "loss" in line]
+    assert losses == [2, 4, 6]
+
+
 def test_the_row_of_a_sibling_enters_every_prediction(predictor, tokenizer, tmp_path):
     # Noise that both models share is all that the probes cannot tell.
     shared = 0.1 * np.random.default_rng(1).normal(size=predictor.train.shape)
@@ -394,17 +403,30 @@ def test_it_works_in_trls_trainer(predictor, tokenizer, tmp_path):
     datasets = pytest.importorskip("datasets")
     model = tiny.model("llama", scale=1)
     texts = datasets.Dataset.from_list([{"text": e.example.text} for e in UPSTREAM])
-    trainer = trl.SFTTrainer(
-        model=model,
-        args=trl.SFTConfig(
-            output_dir=str(tmp_path), report_to=[], use_cpu=True, max_steps=3, save_strategy="no"
-        ),
-        train_dataset=texts,
-        processing_class=tokenizer,
-    )
-    probe = ForgettingProbe.attach(trainer, predictor, every=1)
-    trainer.train()
+    lines = []
+    for probed in (False, True):
+        arguments = trl.SFTConfig(
+            output_dir=str(tmp_path),
+            report_to=[],
+            use_cpu=True,
+            max_steps=3,
+            save_strategy="no",
+            logging_steps=3,
+        )
+        trainer = trl.SFTTrainer(
+            model=copy.deepcopy(model),
+            args=arguments,
+            train_dataset=texts,
+            processing_class=tokenizer,
+        )
+        if probed:
+            probe = ForgettingProbe.attach(trainer, predictor, every=1)
+        trainer.train()
+        (line,) = [line for line in trainer.state.log_history if "loss" in line]
+        lines.append({key: line[key] for key in ("loss", "mean_token_accuracy")})
     assert [line["step"] for line in probe.history] == [1, 2, 3]
+    # SFTTrainer averages its own metrics over the steps since its last log.
+    assert lines[0] == lines[1]
 
 
 def test_a_saved_predictor_predicts_the_same_and_holds_no_pickle(predictor, tmp_path):

@@ -228,6 +228,27 @@ def test_a_weight_of_zero_trains_to_the_same_bytes_as_without(replay, tokenizer,
     Rehearsal.attach(trainer, replay)
 
 
+def test_detached_it_leaves_what_was_in_the_place_of_a_method(replay, tokenizer, tmp_path):
+    trainer = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    own = trainer.log
+    trainer.log = lambda *arguments, **named: own(*arguments, **named)
+    replaced = trainer.log
+    rehearsal = Rehearsal.attach(trainer, replay)
+    assert trainer.log != replaced
+    rehearsal.detach()
+    assert trainer.log is replaced
+    assert "training_step" not in vars(trainer)
+
+
+def test_a_second_training_logs_nothing_of_the_first(replay, tokenizer, tmp_path):
+    trainer = make_trainer(make_model(), tmp_path / "t", tokenizer, logging_steps=1000)
+    rehearsal = Rehearsal.attach(trainer, replay)
+    trainer.train()
+    steps = trainer.state.global_step
+    trainer.train()
+    assert rehearsal._steps <= steps
+
+
 def test_evaluation_losses_are_those_of_the_new_examples(replay, tokenizer, tmp_path):
     model = make_model()
     trainer = make_trainer(model, tmp_path / "t", tokenizer)

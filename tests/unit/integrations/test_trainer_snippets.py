@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 
 import datasets
 import numpy as np
@@ -181,13 +182,25 @@ def test_trl_reads_chats_with_calls_of_tools_only(folder, tmp_path):
 @pytest.mark.parametrize("form", ["messages", "prompt_completion", "text"])
 def test_ms_swift_takes_every_row_of_both_files(folder, form):
     text = (folder / form / "ms_swift.sh").read_text()
-    sets = text.split("--dataset ")[1].split()
+    sets = shlex.split(text.split("--dataset ")[1])
     total = 0
     for entry in sets:
-        path, count = entry.strip("'").split("#")
+        path, count = entry.split("#")
         assert len(load(path)) == int(count)
         total += int(count)
     assert total == 26
+
+
+def test_ms_swift_gets_a_path_with_any_characters(tmp_path):
+    files = MixtureFiles(
+        folder=tmp_path / "it's mine",
+        form="messages",
+        rows={"new.jsonl": 5, "plain/replay.messages.jsonl": 2},
+        tools=False,
+    )
+    text = snippet_files("ms-swift", files)["ms_swift.sh"]
+    first, *_ = shlex.split(text.split("--dataset ")[1])
+    assert first == f"{files.path('new.jsonl')}#5"
 
 
 def test_megatron_bridge_has_settings_that_are_python(folder):

@@ -85,3 +85,8 @@ def test_nearest_examples_are_those_of_the_training_tasks(tmp_path):
 def test_a_text_is_read_as_it_is():
     example = UpstreamExample("a", "m", "heldout", Example("why?", "so"))
     assert example_page.content_text(example.example) == "why? → so"
+
+
+def test_an_empty_text_is_empty():
+    examples = [Example(text=""), Example(prompt="a", answer="b")]
+    assert example_page.training_texts(examples) == ["", "a → b"]

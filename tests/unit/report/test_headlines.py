@@ -208,7 +208,13 @@ def test_a_mean_that_is_not_above_the_noise_is_named_and_not_called_forgetting()
 
 def test_the_rank_is_tested_against_shuffled_rows_where_noise_was_measured(findings):
     curve = findings.curves["one"]
-    assert "shuffled" not in headlines.rank_headline(curve, tasks=4)
+    assert "shuffled" not in headlines.rank_headline(curve, all_tasks=4)
     noise = {"rank_above": {"shuffled_rows": 3}}
-    text = headlines.rank_headline(curve, tasks=4, noise=noise)
+    text = headlines.rank_headline(curve, all_tasks=4, noise=noise)
     assert text.endswith("Against shuffled rows, 3 components of Z can be told from chance.")
+
+
+def test_a_rank_curve_of_some_of_the_tasks_says_so(findings):
+    curve = findings.curves["one"].assign(tasks=3)
+    assert "of Z (3 of 4 tasks; the others" in headlines.rank_headline(curve, all_tasks=4)
+    assert "of Z (3 tasks)" in headlines.rank_headline(curve, all_tasks=3)

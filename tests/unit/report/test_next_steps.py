@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import findings as tiny_findings
@@ -28,7 +29,7 @@ def test_the_suggestion_says_what_random_examples_with_the_same_loss_would_do(fi
     assert "random kl needs no trial fine-tune; it differs by +0.007 nats in forgetting." in text
     new_task = tiny_findings.contrast(measure="eval_loss_after", difference=0.038)
     text = steps(findings, default, tiny_findings.contrast(), new_task)
-    assert "by +0.007 nats in forgetting and -0.038 in new-task loss." in text
+    assert "by +0.007 nats in forgetting and -0.038 nats in new-task loss." in text
 
 
 def test_random_replay_is_suggested_if_no_other_run_is_surely_better(findings):
@@ -65,3 +66,12 @@ def test_the_worst_task_has_the_largest_mean(findings):
     z = findings.matrices["one"]
     means = dict(zip(z.tasks, [row[~pd.isna(row)].mean() for row in z.values], strict=True))
     assert worst.task == max(means, key=means.get)
+
+
+def test_a_task_without_a_value_is_not_the_worst(findings):
+    z = findings.matrices["one"]
+    values = -np.abs(z.values)
+    values[-1] = np.nan
+    changed = replace(findings, matrices={"one": replace(z, values=values)})
+    (worst,) = find_worst_tasks(changed)
+    assert worst.task != z.tasks[-1] and worst.forgetting < 0

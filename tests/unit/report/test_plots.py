@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import findings as tiny_findings
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from lethe.report import figure_style, heat_map, plots
 
@@ -137,3 +138,11 @@ def test_the_curve_of_precision_has_a_line_per_number_of_training_tasks(findings
     np.testing.assert_allclose(top.lines[2].get_ydata(), [0.1, 0.3])
     np.testing.assert_allclose(error.lines[1].get_ydata(), [0.05, 0.05 / 3], rtol=1e-6)
     assert "(nats)" in error.get_ylabel()
+
+
+def test_errors_are_drawn_by_number_of_probes_in_any_order_of_the_settings(findings):
+    scores = findings.completions["one"]
+    axis = Figure().add_subplot()
+    plots.draw_errors(axis, scores.iloc[::-1], "nats")
+    for line in axis.get_lines():
+        assert list(line.get_xdata()) == sorted(line.get_xdata())

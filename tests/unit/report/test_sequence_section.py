@@ -98,6 +98,40 @@ def test_the_reference_is_the_run_that_the_table_names(findings):
     assert earlier.reference_run == "none"
 
 
+def test_a_correlation_without_information_is_not_shown(findings):
+    of_one = findings.sequences["one"]
+    biased = of_one.choice.assign(spearman=-1.0, p=1e-5, spearman_of_halves=np.nan)
+    text = sequence_headlines(replace(of_one, choice=biased))[-1]
+    assert "rank correlation" not in text and "1e-05" not in text
+    assert "The orders span" in text
+
+
+def test_one_order_has_no_spread_and_no_interval(tmp_path):
+    inputs = write_tables(tmp_path) | {"sequences": write_sequences(tmp_path, orders=1)}
+    of_one = read_findings(inputs, ["one", "two"], TASKS).sequences["one"]
+    text = " ".join(sequence_headlines(of_one))
+    assert "nan" not in text and "(1 order)" in text and "(no interval)" in text
+
+
+def test_orders_of_several_lengths_are_counted_each(findings):
+    of_one = findings.sequences["one"]
+    steps = of_one.steps[(of_one.steps.order != "order 0") | (of_one.steps.step <= 2)]
+    assert "After 2 to 4 tasks in a row" in sequence_headlines(replace(of_one, steps=steps))[0]
+
+
+def test_the_dotted_line_is_over_the_examples_of_its_axis(findings):
+    of_one = findings.sequences["one"]
+    (dotted,) = [
+        line
+        for line in draw_figure("sequences", findings).axes[0].get_lines()
+        if line.get_label() == "sum of single rows"
+    ]
+    of_run = of_one.steps[of_one.steps.run == "none"]
+    expected = of_run.groupby("step").heldout_sum_of_single.mean()
+    np.testing.assert_allclose(dotted.get_ydata(), expected)
+    assert not np.allclose(expected, of_run.groupby("step").sum_of_single.mean())
+
+
 def test_few_orders_are_not_tested(tmp_path):
     inputs = write_tables(tmp_path) | {"sequences": write_sequences(tmp_path, orders=3)}
     headlines = sequence_headlines(read_findings(inputs, ["one", "two"], TASKS).sequences["one"])

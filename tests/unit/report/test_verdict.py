@@ -149,3 +149,32 @@ def test_a_base_model_that_knows_nothing_of_the_examples_is_named(findings):
     assert "knows nothing" not in of_loss(6.0, scratch)
     assert "knows nothing" not in of_loss(7.0, {})
     assert "knows nothing" in of_loss(10.5, {"models": {"one": {"pretraining": None}}})
+
+
+def test_a_run_that_forgets_more_than_no_replay_takes_nothing_away(findings):
+    text = verdict(findings, FORGETTING | {"gaussian": 0.48})
+    assert "takes away 73 % with random (KL" in text
+    assert "examples predicted to be forgotten), they lose 20 % more than without replay." in text
+    assert "-20 %" not in text
+
+
+def test_the_dose_is_that_of_the_runs_and_not_of_the_section(findings, monkeypatch):
+    of_a_quarter = dict.fromkeys(("none", "random", "random-text"), 0.25)
+    variants = {name: run | {"ratio": 0.25} for name, run in REPLAY["variants"].items()}
+    changed = REPLAY | {"variants": variants}
+    monkeypatch.setitem(SETTINGS, "replay", changed)
+    assert verdict(findings, FORGETTING).count("Replay takes away 75 %") == 1
+    monkeypatch.setitem(SETTINGS, "replay", changed | {"ratio": 0.25})
+    assert of_a_quarter and "Replaying 1 example per 4 new ones" in verdict(findings, FORGETTING)
+
+
+def test_lost_answers_are_not_called_nats(findings):
+    z = findings.matrices["one"]
+    lost = replace(z, values=(z.values > 0).astype(float))
+    binary = replace(findings, matrices=dict.fromkeys(findings.matrices, lost))
+    assert binary.binary
+    text = verdict(binary, FORGETTING)
+    assert "of the 40.0 % of the right answers that the held-out examples lose" in text
+    assert "is -10.0 percentage points [" in text
+    assert "held-out forgetting by -0.8 percentage points" in text
+    assert "new-task loss by +0.031 nats" in text

@@ -20,6 +20,8 @@ rule calibrate_model:
         recipe=RECIPE,
         scoring=SCORING,
         plan=SETTINGS.plan.model_dump(mode="json", include={"steps", "examples"}),
+        # Threads are no trigger of their own, but the speed depends on them.
+        machine=value_by_model(PARAMETERS.machine, MODELS),
         # Not recorded (rules/common.smk).
         tasks=lambda wildcards, input: list(EXPERIMENT.tasks),
     script:

@@ -8,7 +8,7 @@ from lethe.completion.model_prior import read_prior
 from lethe.completion.sibling import read_sibling_rows
 from lethe.config.analysis_settings import CompletionSettings
 from lethe.config.task_table import Task, tasks_from_pairs
-from lethe.data.examples import read_upstream
+from lethe.data.examples import domains_in_order
 from lethe.errors import LetheError
 from lethe.jobs.running import run
 from lethe.matrix import forgetting_matrix
@@ -38,7 +38,7 @@ def score_completion(
         threshold=completion.threshold,
         options=completion.options(),
         probe_choice=completion.probe_choice,
-        domains=[example.domain for example in read_upstream(upstream)] if upstream else None,
+        domains=domains_in_order(measured.example_ids, Path(upstream)) if upstream else None,
         associations=read_associations(associations, measured),
         in_domain_only=OF_Z,
         sibling=_read_other("sibling", read_sibling_rows, sibling, measured),

@@ -81,18 +81,22 @@ def write_csv(path: Path | str, records: Sequence[dict[str, Any]]) -> None:
 def read_csv(path: Path | str) -> "pd.DataFrame":
     """Reads a table that `write_csv` wrote.
 
-    The cells of `TEXT_COLUMNS` stay text, even if they look like numbers or are `NA` or `null`. In
-    all other columns, an empty cell and `nan` are NaN.
+    The cells of `TEXT_COLUMNS` are the text that was written, even if they look like numbers or are
+    `NA` or `null`. In all other columns, an empty cell and `nan` are NaN.
     """
     import pandas as pd
 
     columns = pd.read_csv(path, nrows=0).columns
-    return pd.read_csv(
+    texts = columns.intersection(TEXT_COLUMNS)
+    table = pd.read_csv(
         path,
-        dtype=dict.fromkeys(columns.intersection(TEXT_COLUMNS), str),
+        dtype=dict.fromkeys(texts, str),
         keep_default_na=False,
         na_values={column: ["", "nan"] for column in columns.difference(TEXT_COLUMNS)},
     )
+    for column in texts:
+        table[column] = table[column].map(_as_written)
+    return table
 
 
 def _cell(value: Any) -> Any:
@@ -103,7 +107,18 @@ def _cell(value: Any) -> Any:
         return value
     # pandas does not quote a carriage return, which readers take for the end of the line.
     text = value.replace("\r\n", "\n").replace("\r", "\n")
-    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
+    return f"'{text}" if _needs_apostrophe(text) else text
+
+
+def _needs_apostrophe(text: str) -> bool:
+    """Whether text is written with an apostrophe before it: a formula, or such text itself."""
+    formula = text.lstrip("'")
+    return formula.startswith(FORMULA_STARTS) and not _is_number(formula)
+
+
+def _as_written(cell: str) -> str:
+    """The text of a cell that `write_csv` wrote."""
+    return cell[1:] if cell.startswith("'") and _needs_apostrophe(cell[1:]) else cell
 
 
 def _is_number(text: str) -> bool:

@@ -22,7 +22,7 @@ from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel_of
-from lethe.engine.model_files import defining_files
+from lethe.engine.model_files import defining_files, template_files
 from lethe.errors import LetheError
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
@@ -814,9 +814,14 @@ class SourceFiles:
         return files or [f"{settings.path}/config.json"]
 
     def chat_template(self, model: str) -> list[str]:
-        """The user's own chat template of a model."""
+        """The user's own files that hold the chat template of a model."""
         name = self.experiment.settings.models[model].chat_template
-        return [name] if name.endswith(".jinja") else []
+        if name.endswith(".jinja"):
+            return [name]
+        if name in ("own", "none"):
+            return []
+        # The folder of a model that lends its template; a model on the hub has none here.
+        return [str(path) for path in template_files(name)]
 
     @property
     def _encoder_source(self) -> str | None:
@@ -1014,6 +1019,11 @@ class RuleParameters:
         excluded = {"recipe", "resources", "threads", "gpus", "strategy"}
         return self.experiment.settings.models[model].model_dump(mode="json", exclude=excluded)
 
+    def machine(self, model: str) -> dict[str, int]:
+        """GPUs and threads of a training of this model."""
+        machine = JobResources(self.experiment)
+        return {"gpus": machine.gpus(model), "threads": machine.training_threads(model)}
+
     def recipe(self, model: str) -> dict[str, Any]:
         """The recipe of a model."""
         return self.experiment.recipe(model).model_dump(mode="json")
@@ -1129,13 +1139,11 @@ class RuleParameters:
 
     def planned_models(self) -> dict[str, dict[str, Any]]:
         """Model -> recipe, GPUs, threads and pretraining, which the plan multiplies."""
-        machine = JobResources(self.experiment)
         models = {}
         for name in self.experiment.settings.models:
             models[name] = {
                 "recipe": self.recipe(name),
-                "gpus": machine.gpus(name),
-                "threads": machine.training_threads(name),
+                **self.machine(name),
                 "pretraining": self.model(name).get("pretraining"),
             }
         return models

@@ -29,6 +29,14 @@ def test_text_is_never_a_formula_of_a_spreadsheet(tmp_path, text):
     assert table.iloc[0].to_list() == ["'" + text.replace("\r", "\n"), "-1", "-0.5", "-3e-2"]
 
 
+@pytest.mark.parametrize("text", ["=1+1", "@user", "'=1", "''+x", "'quoted'", "-a", "it's"])
+def test_text_comes_back_as_it_was_although_spreadsheets_do_not_run_it(tmp_path, text):
+    tables.write_csv(tmp_path / "t.csv", [{"domain": text, "name": "x"}])
+    assert tables.read_csv(tmp_path / "t.csv").domain[0] == text
+    written = (tmp_path / "t.csv").read_text().splitlines()[1]
+    assert not written.lstrip('"').startswith(tables.FORMULA_STARTS)
+
+
 def test_names_stay_text_and_missing_numbers_are_nan(tmp_path):
     records = [
         {"model": "007", "task": "NA", "source": "1e3", "value": 1.5, "money": None},

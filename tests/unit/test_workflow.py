@@ -88,6 +88,30 @@ def test_all_files_that_define_the_model_of_a_folder_are_inputs(load, tmp_path):
     assert sources(load()).model_files("olmo") == []
 
 
+def test_a_folder_that_lends_its_chat_template_is_an_input(load, tmp_path):
+    folder = tmp_path / "place/lender"
+    folder.mkdir()
+    for name in ("tokenizer_config.json", "chat_template.jinja", "model.safetensors"):
+        (folder / name).touch()
+    (tmp_path / "place/own.jinja").touch()
+    wanted = {
+        "lender": ["lender/chat_template.jinja", "lender/tokenizer_config.json"],
+        "own.jinja": ["own.jinja"],
+        "own": [],
+        "org/model": [],
+    }
+    for template, files_of_template in wanted.items():
+        experiment = load(models={"m": {"source": "hub", "path": "x", "chat_template": template}})
+        assert sources(experiment).chat_template("m") == files_of_template
+
+
+def test_a_calibration_is_of_one_number_of_threads_and_gpus(load):
+    machines = []
+    for changes in ({}, {"threads": 2}, {"resources": {"gpu": 1}}):
+        machines.append(RuleParameters(load(**with_model(**changes))).machine("olmo"))
+    assert len({tuple(machine.items()) for machine in machines}) == len(machines)
+
+
 def test_a_pattern_matches_the_names_and_nothing_else():
     assert pattern_of(["a.b", "c"]) == r"a\.b|c"
     assert pattern_of([]) == "(?!)"

@@ -170,6 +170,8 @@ def source_problems(sources: Mapping[str, Source], users: Mapping[str, str]) -> 
             problems.append(
                 f"{user}: source {source!r} lacks the part after ':'; write {key}:<task or file>"
             )
+        elif getattr(sources[key], "by", None) is not None:
+            continue  # Then it is a value of a field.
         elif ".." in Path(where).parts or Path(where).is_absolute():
             problems.append(
                 f"{user}: source {source!r} leaves its folder; write a path below it, without '..'"
@@ -485,7 +487,7 @@ def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
 
 
 def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:
-    """Files and folders that the experiment names and that do not exist."""
+    """Files and folders that the experiment names and that do not exist, or cannot be inputs."""
     paths = _paths_of_sources(settings, tasks, folder)
     if settings.matrix:
         paths.append(("matrix.path", settings.matrix.path))
@@ -502,9 +504,16 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
             paths.append((f"models.{name}.path", f"{model.path}/config.json"))
         if getattr(model, "chat_template", "").endswith(".jinja"):
             paths.append((f"models.{name}.chat_template", model.chat_template))
+    if settings.matrices:
+        paths.append(("matrices.folder", settings.matrices.folder))
     problems = []
     for key, path in dict.fromkeys(paths):
-        if not _exists(folder / path):
+        if "{" in path or "}" in path:
+            problems.append(
+                f"{key}: the name {path} holds a brace, which Snakemake reads as a wildcard; "
+                "rename the file or folder"
+            )
+        elif not _exists(folder / path):
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
 

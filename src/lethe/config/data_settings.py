@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from lethe.config.settings import (
     SHA256,
@@ -36,6 +36,11 @@ class BigBenchSource(Settings):
         description="Solved examples before each prompt. They are the task's first examples, "
         "which are then left out.",
     )
+
+
+# A field of a record in a template. A name holds no double quote, so that JSON in a prompt stays
+# as it is, and neither brace nor line break.
+FIELD = re.compile(r'\{(\w[^{}"\n]*)\}')
 
 
 class Fields(Settings):
@@ -74,7 +79,7 @@ class Fields(Settings):
     def _answer_names_a_field(self):
         for key in ("answer", "text"):
             template = getattr(self, key)
-            if template is not None and not re.search(r"\{\w[^{}]*\}", template):
+            if template is not None and not FIELD.search(template):
                 raise ValueError(f"{key} names no field of the record, like '{{response}}'")
         return self
 
@@ -112,7 +117,7 @@ class DatasetSource(Fields):
     by: str | None = Field(
         None, description="Field whose value must equal `where`. null: all records."
     )
-    by_until: str | None = Field(
+    by_until: Annotated[str, StringConstraints(min_length=1)] | None = Field(
         None,
         description="Compare only the part of `by` before this text, like '.' in science.evidence.",
     )

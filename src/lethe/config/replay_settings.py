@@ -25,6 +25,7 @@ from lethe.config.settings import (
     PositiveInt,
     Seeds,
     Settings,
+    number_of,
     refuse_repeated_values,
 )
 from lethe.config.task_table import Task
@@ -99,6 +100,8 @@ def _one_kind_of_temperature(value: Any) -> Any:
     number = value
     if isinstance(value, dict) and list(value) in (["sd"], ["effective_share"]):
         number = next(iter(value.values()))
+    if not isinstance(number, bool):
+        number = number_of(number)
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
     if not is_number or not 0 < number < float("inf"):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Types that several sections of the experiment share."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,17 +19,29 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,7}$")]
 
 
-def _refuse_truth(value: Any) -> Any:
-    """Refuses `steps: yes`, which pydantic would read as 1."""
+# YAML 1.1 reads numbers such as 1e-4 and 1.5e3 as text: they lack the point, or the sign.
+_EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+
+
+def number_of(value: Any) -> Any:
+    """Reads a number as YAML gives it; a value that is no number is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        For `steps: yes`, which pydantic would read as 1.
+    """
     if isinstance(value, bool):
         raise ValueError(
             "a number is needed, not a truth value (YAML reads yes, no, on and off as such)"
         )
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
     return value
 
 
 # Part of the type of every number.
-NO_TRUTH_VALUE = BeforeValidator(_refuse_truth)
+NO_TRUTH_VALUE = BeforeValidator(number_of)
 # Numbers beyond 31 bits end every job: libraries store sizes and counts in 32 or 64 bits.
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31), NO_TRUTH_VALUE]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31), NO_TRUTH_VALUE]

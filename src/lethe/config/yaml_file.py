@@ -1,15 +1,15 @@
 """YAML files with the lines of their keys, so that an error can name where it is."""
 
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from lethe.errors import ExperimentError, one_line
@@ -172,12 +172,8 @@ def read_yaml(path: Path | str) -> Any:
     file.check_aliases()
     if problems := [*file.repeated_keys(), *file.ambiguous_numbers()]:
         raise ExperimentError(str(path), problems)
-    reader = YAML(typ="safe", pure=True)
-    reader.version = (1, 1)
-    with _errors_named(file.path), warnings.catch_warnings():
-        # Of numbers such as 1e-4, which are read as meant.
-        warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)
-        return reader.load(_text(file.path))
+    with _errors_named(file.path):
+        return yaml.safe_load(_text(file.path))
 
 
 def _text(path: Path) -> str:
@@ -194,11 +190,11 @@ def _errors_named(path: Path) -> Iterator[None]:
         raise ExperimentError(str(path), [f"cannot be read ({error}); save it as UTF-8"])
     except OSError as error:
         raise ExperimentError(str(path), [f"cannot be read ({error.strerror}); name a YAML file"])
-    except MarkedYAMLError as error:
+    except (MarkedYAMLError, yaml.MarkedYAMLError) as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ExperimentError(str(path), [f"{line}not valid YAML ({error.problem})"])
     except RecursionError:
         raise ExperimentError(str(path), ["holds values nested too deeply; write it flatter"])
-    except (YAMLError, ValueError, TypeError) as error:
+    except (YAMLError, yaml.YAMLError, ValueError, TypeError) as error:
         raise ExperimentError(str(path), [f"not valid YAML ({one_line(error)})"])

@@ -113,7 +113,10 @@ class Estimate:
             jobs["pretrain_model"] = [Work(trained=tokens, disk=weights, loads=0)]
         # The base model answers twice, so that its batches are also those of the rows.
         jobs["score_base"] = [self._scoring(sizes.examples, rounds=2)]
-        jobs["measure_row"] = [self.row(task) for task in sizes.tasks]
+        # Only the rows of Z keep weights.
+        kept = self.calibration["weight_bytes"] if self.recipe.keep_weights else 0
+        weights_of_row = Work(disk=kept, loads=0)
+        jobs["measure_row"] = [_sum(self.row(task), weights_of_row) for task in sizes.tasks]
         if sizes.directions:
             jobs["measure_direction"] = [self._training(task, loads=2) for task in sizes.tasks]
         if sizes.noise is not None:
@@ -158,7 +161,6 @@ class Estimate:
             trained=tokens * (1 + TEACHER_SHARE if recipe.prompt_kl else 1),
             scored=2 * counts["eval_tokens"],
             answers=2 * counts["eval_examples"] if self.measures_answers else 0,
-            disk=self.calibration["weight_bytes"] if recipe.keep_weights else 0,
             loads=loads,
         )
 
@@ -190,6 +192,11 @@ class Estimate:
             return Work(disk=scoring.disk, loads=0)
         recipe = run.apply_to(self.recipe)
         work = _sum(self._training(task, recipe=recipe), scoring)
+        if run.heldout_kl:
+            # A pass of the base model and one of the fine-tuned model.
+            passes = 2 * files * self.sizes.heldout
+            tokens = passes * self.calibration["upstream_tokens"]
+            work = _sum(work, Work(scored=tokens, loads=0))
         return _sum(work, self._replayed(run, recipe, task))
 
     def _replayed(self, run: ReplayRun, recipe: Recipe, task: str) -> Work:
@@ -200,11 +207,11 @@ class Estimate:
         steps = planned_steps(recipe, examples, self.sizes.tasks[task].group)
         replayed = count_replayed(steps * recipe.batch, run.ratio)
         probing = self._probe_passes(run, replayed) * self.calibration["upstream_tokens"]
-        if run.accounting == "swap":
-            return Work(scored=probing, loads=0)
-        tokens = replayed * self.calibration["upstream_tokens"]
+        # Swapped examples take the place of new ones, and cost their teacher's pass only.
+        share = 0.0 if run.accounting == "swap" else 1.0
         if run.objective != "text":
-            tokens *= 1 + TEACHER_SHARE
+            share += TEACHER_SHARE
+        tokens = share * replayed * self.calibration["upstream_tokens"]
         return Work(trained=tokens, scored=probing, loads=0)
 
     def _sequence_steps(self, sequences: Sequences) -> list[Work]:

@@ -64,23 +64,38 @@ class ChatReader:
                 raise LetheError(f"field {key!r} holds images or sound; only text can be read")
         form = form_of(fields)
         self.counts["records"] += 1
+        system = _text(fields.get("system"), "system")
+        tools = _tools(fields.get("tools"))
         if form == "text":
+            for key, value in (("system", system), ("tools", tools)):
+                if value:
+                    self.counts[f"with {key!r} beside a text ({key} left out)"] += 1
             return Example(text=_text(fields["text"], "text"))
         if form == "prompt_completion" and not isinstance(fields["prompt"], list):
-            return self._pair(
-                _text(fields["prompt"], "prompt"), _text(fields["completion"], "completion")
-            )
-        if form == "prompt_completion":
+            prompt = _text(fields["prompt"], "prompt")
+            completion = _text(fields["completion"], "completion")
+            if not (system or tools):
+                return self._pair(prompt, completion)
+            turns = [{"role": "user", "content": prompt}]
+            turns.append({"role": "assistant", "content": completion})
+        elif form == "prompt_completion":
             turns = [*fields["prompt"], *_as_list(fields["completion"], "completion")]
         elif form == "alpaca":
             turns = _alpaca_turns(fields)
         else:
             turns = list(_as_list(fields[form], form))
         turns = [self._turn(turn) for turn in turns]
-        system = fields.get("system")
-        if form == "conversations" and system:
-            turns.insert(0, {"role": "system", "content": _text(system, "system")})
-        return self._conversation(turns, _tools(fields.get("tools")))
+        return self._conversation(self._with_system(turns, system), tools)
+
+    def _with_system(self, turns: list[dict[str, Any]], system: str) -> list[dict[str, Any]]:
+        """The turns with a record's system text, unless they begin with a system turn already."""
+        if not system:
+            return turns
+        if not turns or turns[0]["role"] != "system":
+            return [{"role": "system", "content": system}, *turns]
+        if turns[0]["content"] != system:
+            self.counts["system texts beside a system turn (left out)"] += 1
+        return turns
 
     def _pair(self, prompt: str, answer: str) -> Example:
         if not answer.strip():
@@ -196,10 +211,8 @@ def _is_pair(turns: list[dict[str, Any]], tools: list[Any] | None) -> bool:
 
 
 def _alpaca_turns(fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """System turn, earlier exchanges, the instruction with its input, and the output."""
+    """Earlier exchanges, the instruction with its input, and the output."""
     turns = []
-    if fields.get("system"):
-        turns.append({"role": "system", "content": fields["system"]})
     for exchange in _as_list(fields.get("history") or [], "history"):
         if not isinstance(exchange, list | tuple) or len(exchange) != 2:
             raise LetheError("field 'history' holds no pairs of a question and its answer")

@@ -6,7 +6,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def distinct(
     digests = set() if digests is None else digests
     dropped = Counter() if dropped is None else dropped
     for example in map(Example.storable, examples):
-        digest = example.digest()
+        digest = _digest_of_tokens(example)
         if example.is_empty():
             dropped["empty"] += 1
         elif digest in digests:
@@ -133,6 +133,13 @@ def distinct(
         else:
             digests.add(digest)
             yield example
+
+
+def _digest_of_tokens(example: Example) -> str:
+    """A digest that is the same for examples whose tokens are: answers are read without spaces."""
+    if example.chat is None and example.answer is not None:
+        example = replace(example, answer=example.answer.strip())
+    return example.digest()
 
 
 def draw_disjoint(
@@ -302,6 +309,9 @@ def draw_upstream(
             )
         rng = random.Random(f"{seed}/upstream/{domain}")
         heldout_count = round(size * heldout)
+        if uneven:
+            # A small domain has both kinds of examples, too.
+            heldout_count = min(max(1, heldout_count), size - 1)
         for number, example in enumerate(rng.sample(pool, size)):
             upstream.append(
                 UpstreamExample(
@@ -316,12 +326,18 @@ def draw_upstream(
 
 def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:
     """The upstream examples without replayable ones whose content is that of a held-out one."""
-    heldout = {e.example.digest() for e in upstream if e.split == "heldout"}
+    heldout = {_digest_of_tokens(e.example) for e in upstream if e.split == "heldout"}
     examples = []
     for example in upstream:
-        if example.split == "heldout" or example.example.digest() not in heldout:
+        if example.split == "heldout" or _digest_of_tokens(example.example) not in heldout:
             examples.append(example)
     return examples
+
+
+def domains_in_order(example_ids: Sequence[str], pool: Path) -> list[str]:
+    """The domain of each of these examples of a pool, in their order."""
+    domains = {example.example_id: example.domain for example in read_upstream(pool)}
+    return [domains[example_id] for example_id in example_ids]
 
 
 def replayable_sample(

@@ -145,18 +145,21 @@ class PackageIndexes:
         parts = urllib.parse.urlsplit(address)
         if parts.scheme not in ("https", "http", "file"):
             raise ValueError(f"addresses begin with https, http or file, not {parts.scheme!r}")
-        headers = {"Accept": "text/html"}
+        request = urllib.request.Request(
+            _without_password(address), headers={"Accept": "text/html"}
+        )
         if parts.username:
             login = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
-            headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
-            address = _without_password(address)
+            credentials = f"Basic {base64.b64encode(login.encode()).decode()}"
+            # A redirect may lead to another host, which must not get the password.
+            request.add_unredirected_header("Authorization", credentials)
         context = ssl.create_default_context(cafile=self.certificates)
         handlers = [urllib.request.HTTPSHandler(context=context)]
         if self.proxy:
             proxies = {"http": self.proxy, "https": self.proxy}
             handlers.append(urllib.request.ProxyHandler(proxies))
         opener = urllib.request.build_opener(*handlers)
-        return opener.open(urllib.request.Request(address, headers=headers), timeout=_SECONDS)
+        return opener.open(request, timeout=_SECONDS)
 
 
 class _Links(html.parser.HTMLParser):

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lethe.config.data_settings import DatasetSource, Fields, FileSource, Source
+from lethe.config.data_settings import FIELD, DatasetSource, Fields, FileSource, Source
 from lethe.data import bigbench, prompts
 from lethe.data.conversations import ChatReader
 from lethe.data.examples import Example, draw_disjoint, draw_separately
@@ -28,9 +28,6 @@ from lethe.errors import LetheError, one_line
 
 logger = logging.getLogger(__name__)
 
-# Names may hold spaces, dots and hyphens. They hold no quotes, so that JSON in a prompt stays as
-# it is.
-_FIELD = re.compile(r"\{([\w][\w .:/-]*)\}")
 # Rows of a dataset that are converted at once.
 ROWS_AT_ONCE = 1000
 # Read for `all`; the first is the library's own folder.
@@ -226,7 +223,7 @@ def _fill_template(template: str, record: Record) -> str:
         except NotText as error:
             raise LetheError(f"field {name!r} {error}")
 
-    return _FIELD.sub(fill, template).strip()
+    return FIELD.sub(fill, template).strip()
 
 
 def _records_of_dataset(source: DatasetSource, where: str) -> Iterator[Record]:

@@ -18,6 +18,12 @@ from lethe.files import cached_sha256
 
 _log = logging.getLogger("lethe.engine")
 ADAPTER = "adapter_config.json"
+# Patterns of the files that may hold a chat template.
+_TEMPLATE_PATTERNS = (
+    "tokenizer_config.json",
+    "chat_template.*",
+    "additional_chat_templates/*.jinja",
+)
 # Patterns of the files that transformers reads for a causal language model and its tokenizer.
 _PATTERNS = (
     "*.safetensors",
@@ -42,6 +48,12 @@ _PATTERNS = (
 def defining_files(folder: Path | str) -> list[Path]:
     """The files of a folder that define a model, sorted by name."""
     files = {path for pattern in _PATTERNS for path in Path(folder).glob(pattern)}
+    return sorted(path for path in files if path.is_file())
+
+
+def template_files(folder: Path | str) -> list[Path]:
+    """The files of a folder that may hold a model's chat template, sorted by name."""
+    files = {path for pattern in _TEMPLATE_PATTERNS for path in Path(folder).glob(pattern)}
     return sorted(path for path in files if path.is_file())
 
 

@@ -14,6 +14,8 @@ from lethe.config.yaml_file import read_yaml
 from lethe.errors import ExperimentError, LetheError, error_message
 
 OPTIONS = ("--configfile", "--configfiles")
+# With this key Snakemake takes expressions in a config file for Python code.
+RUNS_CODE = "__use_yte__"
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
@@ -65,6 +67,9 @@ def _check(path: Path) -> None:
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise ExperimentError(str(path), [f"an experiment is a mapping of keys, not {kind}"])
+    if RUNS_CODE in content:
+        # Snakemake would run the Python in the file before lethe reads it.
+        raise ExperimentError(str(path), [f"{RUNS_CODE}: no such key; remove it"])
 
 
 def _read_json(path: Path) -> object:

@@ -3,7 +3,13 @@
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from lethe.jobs.owner import Owner, read_owner, write_owner
+
+# File in a process's folder that names the process.
+OWNER = "owner.json"
 
 
 class EarlierOutputs:
@@ -13,22 +19,28 @@ class EarlierOutputs:
     nothing. Hard links keep the content and its time, and cost no space. Where the file system has
     no hard links, the files are copied.
 
+    Snakemake lets two runs of one experiment go on at the same time if they make other files, so
+    each process has a folder of its own.
+
     Parameters
     ----------
     folder
-        Folder of the second names, on the same file system as the outputs. What a killed run has
-        left there is removed.
+        Folder of all processes' folders, on the same file system as the outputs. Those of
+        processes that were killed are removed.
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._all = folder
+        self._folder = folder / Owner.of_process(os.getpid()).variable().replace(":", "-")
         self._kept: dict[Path, Path] = {}
 
     def keep(self, outputs: Iterable[Path]) -> None:
         """Gives each of these files a second name."""
         if not self._kept:
             self.clear()
+            self._clear_dead()
             self._folder.mkdir(parents=True)
+            write_owner(self._folder / OWNER)
         for output in outputs:
             kept = self._folder / str(len(self._kept))
             try:
@@ -55,3 +67,13 @@ class EarlierOutputs:
         """Removes the second names."""
         self._kept = {}
         shutil.rmtree(self._folder, ignore_errors=True)
+        # It stays if another process has a folder there.
+        with suppress(OSError):
+            self._all.rmdir()
+
+    def _clear_dead(self) -> None:
+        """Removes the folders of processes that are gone."""
+        for signature in self._all.glob(f"*/{OWNER}"):
+            owner = read_owner(signature)
+            if owner is not None and owner.is_gone():
+                shutil.rmtree(signature.parent, ignore_errors=True)

@@ -142,9 +142,13 @@ def processes_of(owner: Owner) -> list[int]:
 
 def sign_locks(paths: Iterable[str | Path]) -> None:
     """Writes beside each lock which process, this one, holds it."""
-    owner = json.dumps(asdict(Owner.of_process(os.getpid())))
     for path in paths:
-        Path(f"{path}.owner").write_text(owner, "utf-8")
+        write_owner(Path(f"{path}.owner"))
+
+
+def write_owner(path: Path) -> None:
+    """Writes a file that names this process."""
+    path.write_text(json.dumps(asdict(Owner.of_process(os.getpid()))), "utf-8")
 
 
 def remove_dead_locks(folder: Path) -> list[int]:
@@ -169,7 +173,7 @@ def remove_dead_locks(folder: Path) -> list[int]:
     with open(folder.parent / "locks.guard", "w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         for signature in sorted(folder.glob("*.owner")):
-            owner = _read_owner(signature)
+            owner = read_owner(signature)
             if owner is None or not owner.is_gone():
                 continue
             _wait_for_jobs(owner)
@@ -179,7 +183,8 @@ def remove_dead_locks(folder: Path) -> list[int]:
     return sorted(set(removed))
 
 
-def _read_owner(path: Path) -> Owner | None:
+def read_owner(path: Path) -> Owner | None:
+    """The owner that a file names; None if it names none."""
     try:
         return Owner(**json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError):

@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.experiment import ROOT
+from pydantic import TypeAdapter, ValidationError
 
+from lethe.config.checks import source_problems
+from lethe.config.data_settings import Source
 from lethe.config.loading import load_experiment
+from lethe.config.model_settings import Recipe
+from lethe.config.replay_settings import Replay
+from lethe.config.settings import number_of
 from lethe.config.yaml_file import read_yaml
 from lethe.errors import ExperimentError
 
@@ -346,7 +352,8 @@ def test_numbers_that_yaml_reads_as_meant_are_read(experiment):
     _, folder = experiment
     path = folder / "numbers.yaml"
     path.write_text("a: [0, 00, 1_000, 1e3, '010', \"12:30\", 0.5, 08x, a:1, 10:x]\n")
-    assert read_yaml(path)["a"][:4] == [0, 0, 1000, 1000]
+    numbers = read_yaml(path)["a"][:4]
+    assert list(map(number_of, numbers)) == [0, 0, 1000, 1000]
 
 
 def test_tasks_that_differ_by_case_only_need_a_file_system_that_tells_it(experiment, monkeypatch):
@@ -665,3 +672,41 @@ def test_tasks_can_be_left_out_as_if_the_table_did_not_hold_them(experiment):
     assert "needs at least 2 of split train" in message
     message = problems({**config, "leave_out": ["a", "b", "c", "d"]}, folder)
     assert "leave_out: names every task of the table" in message
+
+
+@pytest.mark.parametrize("text", ["1e-1", "1.5e3", "+2E2", ".5e-1"])
+def test_a_number_that_yaml_may_read_as_text_is_a_number(tmp_path, text):
+    path = tmp_path / "e.yaml"
+    path.write_text(f"lr: {text}\n")
+    assert Recipe(**read_yaml(path)).lr == float(text)
+    assert Recipe(lr=text).lr == float(text)
+    replay = Replay(strategies=["random"], temperature=text)
+    assert replay.temperature == float(text)
+    assert Replay(strategies=["random"], temperature={"sd": text}).temperature.sd == float(text)
+
+
+def test_a_whole_number_may_have_an_exponent():
+    assert Recipe(steps="1e3").steps == 1000
+    with pytest.raises(ValidationError):
+        Recipe(steps="1e-3")
+
+
+def test_values_are_those_that_snakemake_reads(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("y: n\nyes_is: yes\nday: 2026-11-29\nnumber: 1_000\n")
+    assert read_yaml(path) == yaml.load(path.read_text(), Loader=yaml.FullLoader)
+    assert read_yaml(path)["y"] == "n"
+
+
+def test_a_brace_in_the_name_of_a_file_is_refused_before_snakemake_reads_a_wildcard(experiment):
+    config, folder = experiment
+    (folder / "texts").mkdir(exist_ok=True)
+    (folder / "texts/a{b}.txt").write_text("text")
+    domains = {"news": "local:*.txt"}
+    config = {**config, "upstream": {"examples": 200, "domains": domains}}
+    assert "texts/a{b}.txt holds a brace" in problems(config, folder)
+
+
+def test_a_value_that_selects_records_is_no_path():
+    source = TypeAdapter(Source).validate_python({"kind": "hub", "path": "d", "by": "subset"})
+    assert source_problems({"d": source}, {"t": "d:/r/x"}) == []

@@ -57,9 +57,29 @@ def test_a_row_is_loading_training_and_scoring():
 
 def test_steps_of_a_group_and_weights_that_are_kept_count():
     recipe = RECIPE.model_copy(update={"group_steps": {"h": 2}, "keep_weights": True})
-    row = estimate(recipe=recipe).row("c")
+    noise = NoiseSettings(tasks=["c"], trainings=1, measurements=1)
+    replay = Replay(strategies=["random"], ratio=0.25)
+    jobs = estimate(recipe=recipe, noise=noise, replay=replay, directions=True).jobs()
+    row = jobs["measure_row"][2]
     assert row.trained == 2 * 4 * 40
     assert row.disk == 8 * 20 + 4000
+    # No other job keeps weights.
+    for rule in ("repeat_row", "replay_run", "measure_direction"):
+        assert all(work.disk < 4000 for work in jobs[rule]), rule
+
+
+def test_the_divergence_of_held_out_examples_costs_two_passes():
+    replay = Replay(strategies=["random"], ratio=0.25)
+    (plain, *_) = estimate(replay=replay).jobs()["replay_run"]
+    measured = replay.model_copy(update={"heldout_kl": True})
+    (both, *_) = estimate(replay=measured).jobs()["replay_run"]
+    assert both.scored == plain.scored + 2 * 2 * 50
+
+
+def test_a_swapped_example_costs_the_pass_of_its_teacher():
+    replay = Replay(strategies=["random"], ratio=0.25, accounting="swap")
+    (swapped, *_) = estimate(replay=replay).jobs()["replay_run"]
+    assert swapped.trained == pytest.approx(800 + 5 * 50 / 3)
 
 
 def test_every_job_that_runs_a_model_is_counted():

@@ -157,7 +157,7 @@ KEYS += ["system", "tools", "text", "input", "images", "role", "from", "value", 
 def test_any_record_is_an_example_or_a_named_error():
     rng = random.Random(0)
     outcomes = Counter()
-    for _ in range(4000):
+    for _ in range(6000):
         fields = {key: rng.choice(VALUES) for key in rng.sample(KEYS, rng.randrange(5))}
         if rng.random() < 0.4:
             turns = [{key: rng.choice(VALUES) for key in rng.sample(KEYS, 4)} for _ in range(2)]
@@ -177,6 +177,40 @@ def write(folder, records):
     text = "\n".join(json.dumps(record) for record in records)
     (folder / "chats.jsonl").write_text(text)
     return FileSource(kind="files", folder=str(folder), format="chat")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": LONG[1:]},
+        {"prompt": LONG[1:4], "completion": LONG[4:]},
+        {"conversations": share(LONG[1:])},
+    ],
+)
+def test_a_system_text_beside_the_turns_is_the_first_turn(fields):
+    assert turns(fields | {"system": "Be short."})[0][0] == {
+        "role": "system",
+        "content": "Be short.",
+    }
+
+
+def test_a_system_text_and_tools_beside_a_pair_make_it_a_conversation():
+    pair = {"prompt": "q", "completion": "a"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    messages, seen_tools = turns(pair | {"system": "Be short.", "tools": tools})
+    assert [turn["role"] for turn in messages] == ["system", "user", "assistant"]
+    assert seen_tools == tools
+    assert turns(pair) == ([ASK | {"content": "q"}, SEVEN | {"content": "a"}], None)
+
+
+def test_a_system_text_that_is_left_out_is_counted():
+    reader = ChatReader()
+    reader({"system": "Be long.", "messages": LONG})
+    reader({"system": "Be short.", "text": "plain"})
+    reader({"system": LONG[0]["content"], "messages": LONG})
+    assert reader.leaves_out()
+    assert reader.counts["system texts beside a system turn (left out)"] == 1
+    assert reader.counts["with 'system' beside a text (system left out)"] == 1
 
 
 def test_everything_that_is_left_out_is_counted_and_reported(tmp_path, caplog):

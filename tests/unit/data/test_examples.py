@@ -114,6 +114,23 @@ def test_an_uneven_domain_gives_all_it_has_and_others_no_more_for_it():
     assert held == {"news": 1, "tales": 2}
 
 
+@pytest.mark.parametrize("heldout", [0.1, 0.25, 0.9])
+def test_a_small_uneven_domain_has_held_out_and_replayable_examples(heldout):
+    domains = {"news": documents(1)[:2], "tales": documents(9, name="t")}
+    drawn = data.draw_upstream(domains, 20, heldout, 20, seed=0, uneven=True)
+    splits = {example.split for example in drawn if example.domain == "news"}
+    assert splits == {"heldout", "replayable"}
+
+
+def test_examples_with_the_same_tokens_count_as_repeated():
+    pairs = [Example("q", "a"), Example("q", " a"), Example("q", "a\n"), Example("q", "b")]
+    assert list(data.distinct(pairs)) == [pairs[0], pairs[3]]
+    upstream = []
+    for number, (pair, split) in enumerate(zip(pairs[:2], ["heldout", "replayable"], strict=True)):
+        upstream.append(data.UpstreamExample(f"x-{number}", "x", split, pair))
+    assert data.without_copies_of_heldout(upstream) == upstream[:1]
+
+
 def test_a_task_with_examples_of_its_own_to_evaluate_on_keeps_them_apart(caplog):
     caplog.set_level("INFO")
     pairs = [Example(f"q{i}", f"a{i}") for i in range(8)]
@@ -268,3 +285,11 @@ def test_a_pool_with_wrong_labels_is_refused(tmp_path, column, value, part):
     pq.write_table(changed, path)
     with pytest.raises(LetheError, match=rf"pool\.parquet: {part}"):
         data.read_upstream(path)
+
+
+def test_domains_are_those_of_the_examples_and_not_of_their_places(tmp_path):
+    upstream = tiny.upstream(8)
+    data.write_upstream(tmp_path / "pool.parquet", upstream)
+    ids = [upstream[i].example_id for i in (5, 0, 3)]
+    expected = [upstream[i].domain for i in (5, 0, 3)]
+    assert data.domains_in_order(ids, tmp_path / "pool.parquet") == expected

@@ -71,6 +71,43 @@ def test_it_is_downloaded_from_the_first_server_that_has_it(index, tmp_path):
         server.shutdown()
 
 
+def test_a_password_is_not_sent_to_another_host(index, tmp_path):
+    folder, _ = index
+    received = []
+
+    class Redirecting(http.server.SimpleHTTPRequestHandler):
+        """An index with a password, whose files are on another host."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def do_GET(self):
+            received.append((self.headers["Host"], self.headers["Authorization"]))
+            if self.headers["Host"].startswith("127.0.0.1") and self.path.endswith(FILE):
+                self.send_response(302)
+                port = self.server.server_port
+                self.send_header("Location", f"http://localhost:{port}{self.path}")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, *_):
+            """Nothing is printed."""
+
+    server = http.server.ThreadingHTTPServer(("", 0), Redirecting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://user:secret@127.0.0.1:{server.server_port}/simple"
+    package = Package(FILE, "some-data==1.2", digest(folder))
+    try:
+        PackageIndexes([address]).download(package.requirement, FILE, package.sha256, tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    logins = dict(received)
+    assert logins[f"127.0.0.1:{server.server_port}"].startswith("Basic ")
+    assert logins[f"localhost:{server.server_port}"] is None
+
+
 def test_another_file_or_another_hash_is_refused(index, tmp_path):
     folder, _ = index
     indexes = PackageIndexes((f"file://{folder}/simple",))

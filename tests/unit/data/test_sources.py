@@ -41,6 +41,15 @@ def test_fields_are_put_into_the_templates(tmp_path):
     assert list(read_source(data_source, "a.jsonl")) == [Example('C: Q as {"n": 1}?', "3")]
 
 
+@pytest.mark.parametrize("name", ["Question?", "Answer (short)", "it's", "a+b", "Frage & mehr, Ü"])
+def test_a_field_may_have_any_name(tmp_path, name):
+    (tmp_path / "a.jsonl").write_text(json.dumps({name: "value", "x": "y"}) + "\n")
+    data_source = local(tmp_path, prompt=f"{{{name}}}!", answer=f"{{{name}}}")
+    assert list(read_source(data_source, "a.jsonl")) == [Example("value!", "value")]
+    with pytest.raises(LetheError, match="no field 'other[?]'"):
+        list(read_source(local(tmp_path, prompt="{other?}", answer="{x}"), "a.jsonl"))
+
+
 def test_a_template_reaches_into_no_attribute(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "P", "answer": "{prompt}"}\n')
     data_source = local(tmp_path, prompt="{prompt}")

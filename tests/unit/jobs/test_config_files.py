@@ -45,6 +45,8 @@ def test_a_mapping_in_yaml_or_json_passes(tmp_path, monkeypatch):
         ("bad.json", b"[" * 100_000, "nested too deeply"),
         ("bad.json", b"[1]", "an experiment is a mapping of keys, not list"),
         ("bad.yaml", b"text", "an experiment is a mapping of keys, not str"),
+        ("bad.yaml", b"__use_yte__: true\na: ?1 + 1\n", "__use_yte__: no such key; remove it"),
+        ("bad.json", b'{"__use_yte__": true}', "__use_yte__: no such key; remove it"),
         ("bad.yaml", b"a: 010\n", "line 1: 010 is read as another number"),
     ],
 )

@@ -29,7 +29,7 @@ from lethe.matrix.gathering import read_replay_runs
 from lethe.replay.comparison import compare
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.frontier import compare_at_equal_loss
-from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
+from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts, runs_by_frontier
 from lethe.replay.runs import gather_runs
 from lethe.workflow import ResultFiles, results_folder
 
@@ -116,7 +116,9 @@ def compare_all(replay: Replay, together: pd.DataFrame) -> dict[str, pd.DataFram
         "replay": together,
         "replay_comparison": pd.DataFrame(compare(records)),
         "replay_contrasts": pd.DataFrame(compare_planned(records, plan_contrasts(replay))),
-        "replay_frontier": pd.DataFrame(compare_at_equal_loss(records, frontiers)),
+        "replay_frontier": pd.DataFrame(
+            compare_at_equal_loss(records, frontiers, runs_by_frontier(replay, frontiers))
+        ),
     }
 
 

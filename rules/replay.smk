@@ -1,6 +1,6 @@
 # Replay: fine-tunes that mix in the examples a strategy draws, judged on held-out examples.
 
-from lethe.replay.planned_contrasts import decision_sentence, frontier_runs, primary_run
+from lethe.replay.planned_contrasts import decision_sentence, primary_run
 
 REPLAY_RECIPE = TASK_RECIPE
 if any(run.recipe_changes for run in FILES.replay_settings.values()):
@@ -95,7 +95,9 @@ rule gather_replay:
         **MACHINE.analysis(),
     params:
         contrasts=PARAMETERS.contrasts(),
-        frontiers=frontier_runs(SETTINGS.replay),
+        frontiers=PARAMETERS.frontiers(),
+        # Not recorded (rules/common.smk): it follows from the frontiers.
+        compared=lambda wildcards, input: PARAMETERS.runs_by_frontier(),
         noise_floor=SETTINGS.replay.noise_floor,
     script:
         "../workflow_scripts/gather_replay.py"

@@ -20,6 +20,7 @@ def gather_replay(
     comparison: Path,
     planned: Path | None,
     frontiers: dict[str, list[str]],
+    compared: dict[str, list[str]],
     at_equal_loss: Path | None,
 ) -> None:
     """Writes one line per replay run, compares the runs, and tests the planned comparisons."""
@@ -29,7 +30,9 @@ def gather_replay(
     if planned is not None:
         tables.write_csv(planned, compare_planned(gathered.records, contrasts, gathered.forgetting))
     if at_equal_loss is not None:
-        tables.write_csv(at_equal_loss, compare_at_equal_loss(gathered.records, frontiers))
+        tables.write_csv(
+            at_equal_loss, compare_at_equal_loss(gathered.records, frontiers, compared)
+        )
 
 
 if __name__ == "__main__":
@@ -44,5 +47,6 @@ if __name__ == "__main__":
         comparison=Path(snakemake.output.comparison),
         planned=Path(snakemake.output.contrasts) if snakemake.params.contrasts else None,
         frontiers=snakemake.params.frontiers,
+        compared=snakemake.params.compared,
         at_equal_loss=Path(snakemake.output.frontier) if snakemake.params.frontiers else None,
     )

@@ -24,7 +24,7 @@ from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel_of
 from lethe.engine.model_files import defining_files, template_files
 from lethe.errors import LetheError
-from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts
+from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts, runs_by_frontier
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
 # Memory of a job that analyses Z, in copies of its files.
@@ -1132,6 +1132,14 @@ class RuleParameters:
         """The planned comparisons of replay."""
         contrasts = plan_contrasts(self.experiment.settings.replay)
         return [asdict(contrast) for contrast in contrasts]
+
+    def frontiers(self) -> dict[str, list[str]]:
+        """Names of the runs that draw each frontier of random replay."""
+        return frontier_runs(self.experiment.settings.replay)
+
+    def runs_by_frontier(self) -> dict[str, list[str]]:
+        """Names of the runs that are compared with each frontier of one ratio."""
+        return runs_by_frontier(self.experiment.settings.replay, self.frontiers())
 
     def advised_runs(self) -> dict[str, dict[str, Any]]:
         """Name -> settings of the replay runs that the advice chooses from."""

@@ -21,7 +21,10 @@ _MOST_OUTSIDE = 0.05
 
 
 def compare_at_equal_loss(
-    records: Sequence[Mapping[str, Any]], frontiers: Mapping[str, Sequence[str]], seed: int = 0
+    records: Sequence[Mapping[str, Any]],
+    frontiers: Mapping[str, Sequence[str]],
+    compared: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Distances of all runs to the frontiers of random replay, on the means over tasks.
 
@@ -32,6 +35,9 @@ def compare_at_equal_loss(
     frontiers
         Names of the runs that make up each frontier, by the frontier's name
         (`lethe.replay.planned_contrasts.frontier_runs`).
+    compared
+        Names of the runs that are compared with a frontier; all runs for a frontier that is not
+        named (`lethe.replay.planned_contrasts.runs_by_frontier`).
 
     Returns
     -------
@@ -48,7 +54,8 @@ def compare_at_equal_loss(
             measures.append(measure)
     lines = []
     for frontier, reference in frontiers.items():
-        for name in names:
+        of_frontier = (compared or {}).get(frontier, names)
+        for name in (name for name in names if name in of_frontier):
             runs = [name, *[other for other in reference if other != name]]
             losses = values_by_run(records, runs, "eval_loss_after")
             for measure in measures:

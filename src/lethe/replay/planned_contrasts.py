@@ -22,6 +22,7 @@ from lethe.config.task_table import Task
 
 # Wilcoxon's test of fewer pairs gives no p-value here.
 _FEWEST_TASKS = 3
+_OBJECTIVES = ("text", "kl", "both")
 # Two runs give a line, not a curve.
 _FEWEST_RUNS = 3
 
@@ -106,6 +107,9 @@ def frontier_runs(replay: Replay, measured: Collection[str] | None = None) -> di
     ratio, weight, dose, accounting or teacher, and not in the recipe. `lethe.replay.frontier`
     measures the distance of other runs to it.
 
+    If the ratios differ, those of one ratio are a frontier of their own, such as `kl, 1 in 8`:
+    a run that replays more examples forgets less, but trains for longer.
+
     Parameters
     ----------
     measured
@@ -113,20 +117,39 @@ def frontier_runs(replay: Replay, measured: Collection[str] | None = None) -> di
 
     Returns
     -------
-    Objective -> names; only frontiers of at least three runs, because two give no curve.
+    Frontier -> names; only frontiers of at least three runs, because two give no curve.
     """
     runs = [run for run in replay.results() if not run.recipe_changes and run.interpolate is None]
     if measured is not None:
         runs = [run for run in runs if run.name in measured]
+    unreplayed = [run for run in runs if not run.replays]
     frontiers = {}
-    for objective in ("text", "kl", "both"):
-        names = [run.name for run in runs if not run.replays]
-        for run in runs:
-            if run.strategy == "random" and run.objective == objective:
-                names.append(run.name)
-        if len(names) >= _FEWEST_RUNS:
-            frontiers[objective] = names
+    for objective in _OBJECTIVES:
+        drawn = [run for run in runs if run.strategy == "random" and run.objective == objective]
+        curves = {objective: drawn}
+        ratios = sorted({run.ratio for run in drawn})
+        for ratio in ratios if len(ratios) > 1 else []:
+            curves[_name_of_ratio(objective, ratio)] = [r for r in drawn if r.ratio == ratio]
+        for name, curve in curves.items():
+            names = [run.name for run in (*unreplayed, *curve)]
+            if len(names) >= _FEWEST_RUNS:
+                frontiers[name] = names
     return frontiers
+
+
+def runs_by_frontier(replay: Replay, frontiers: Collection[str]) -> dict[str, list[str]]:
+    """Frontier of one ratio -> names of all runs that replay with this ratio."""
+    runs: dict[str, list[str]] = {}
+    for run in replay.results():
+        for objective in _OBJECTIVES:
+            name = _name_of_ratio(objective, run.ratio)
+            if run.replays and name in frontiers:
+                runs.setdefault(name, []).append(run.name)
+    return runs
+
+
+def _name_of_ratio(objective: str, ratio: float) -> str:
+    return f"{objective}, 1 in {1 / ratio:.4g}"
 
 
 def least_p(tasks: int, contrasts: int) -> float:

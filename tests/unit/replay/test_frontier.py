@@ -3,7 +3,7 @@ import pytest
 
 from lethe.config.replay_settings import Replay
 from lethe.replay.frontier import compare_at_equal_loss, forgetting_at
-from lethe.replay.planned_contrasts import frontier_runs
+from lethe.replay.planned_contrasts import frontier_runs, runs_by_frontier
 from lethe.statistics import bootstrap_p
 
 LOSSES = np.array([1.0, 1.2, 1.1, 1.4])
@@ -63,6 +63,31 @@ def test_a_frontier_is_no_replay_and_random_replay_of_one_objective():
         "kl": ["none", "random", "strong"],
     }
     assert frontier_runs(Replay(strategies=["none", "random", "gaussian"])) == {}
+
+
+def test_runs_of_one_ratio_are_a_frontier_of_their_own():
+    variants = {
+        "strong": {"strategy": "random", "weight": 16},
+        "more": {"strategy": "random", "ratio": 0.25},
+        "gaussian-more": {"strategy": "gaussian", "ratio": 0.25},
+    }
+    replay = Replay(strategies=["none", "random", "gaussian"], ratio=0.125, variants=variants)
+    frontiers = frontier_runs(replay)
+    assert frontiers == {
+        "kl": ["none", "random", "strong", "more"],
+        "kl, 1 in 8": ["none", "random", "strong"],
+    }
+    assert runs_by_frontier(replay, frontiers) == {"kl, 1 in 8": ["random", "gaussian", "strong"]}
+    points = {name: (1.0, 0.4) for name in replay.names}
+    points |= {"random": (1.2, 0.2), "strong": (1.4, 0.1), "gaussian": (1.3, 0.1)}
+    lines = compare_at_equal_loss(
+        records_of(points), frontiers, runs_by_frontier(replay, frontiers)
+    )
+    by_frontier = {}
+    for line in lines:
+        by_frontier.setdefault(line["frontier"], set()).add(line["strategy"])
+    assert by_frontier["kl, 1 in 8"] == {"random", "gaussian", "strong"}
+    assert by_frontier["kl"] == set(replay.names)
 
 
 def records_of(points, spread=0.01):

@@ -52,8 +52,9 @@ wildcard_constraints:
 # ---- parameters of several rules
 
 # Snakemake does not record a parameter whose function takes `input` or `output`. So rules give values
-# on which no result depends, such as the place of the cache, and values that rows of an older version
-# lack, by such functions: a change of them alone runs nothing again.
+# on which no result depends, such as the place of the cache, values that rows of an older version
+# lack, and values that follow from the inputs, by such functions: a change of them alone runs nothing
+# again.
 
 SCORING = SETTINGS.scoring.model_dump(mode="json")
 TASKS = PARAMETERS.task_table()

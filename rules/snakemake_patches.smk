@@ -19,8 +19,9 @@ from snakemake.persistence import PersistenceBase
 from snakemake.persistence.file import FilePersistence
 
 from lethe.files import LARGE_FILE, cached_sha256
-from lethe.jobs.owner import remove_dead_locks, sign_locks
+from lethe.jobs.owner import in_a_thread, remove_dead_locks, sign_locks
 from snakemake.resources import Resource
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 WRITTEN_FOR = {
     "snakemake": "9.27",
@@ -263,6 +264,12 @@ def is_locked_by_a_living_run(persistence):
     return persistence.holds_lock
 
 
+def stop_without_waiting_for_itself():
+    # A signal can come while the main thread holds the scheduler's lock. Snakemake's handler, which
+    # runs in this thread, would then wait for the lock forever.
+    JobScheduler.exit_gracefully = in_a_thread(JobScheduler.exit_gracefully)
+
+
 # The graph of jobs is no garbage: nothing is collected before the first job starts (`onstart`).
 if workflow.is_main_process:
     gc.disable()
@@ -276,6 +283,7 @@ if can_patch():
     hash_large_files_once()
     read_records_of_earlier_versions()
     remove_locks_of_killed_runs()
+    stop_without_waiting_for_itself()
 elif workflow.is_main_process:
     versions = ", ".join(f"{name} {v}" for name, v in OTHER_VERSIONS.items())
     print(

@@ -88,7 +88,9 @@ def _with_folder(text: str, folder: str) -> str:
 
 def _quoted_path(folder: str, path: re.Match) -> str:
     replaced = path[0].replace(EXAMPLE_FOLDER, folder)
-    return replaced if re.fullmatch(r"[\w./-]+", replaced) else json.dumps(replaced)
+    if re.fullmatch(r"[\w./-]+", replaced):
+        return replaced
+    return json.dumps(replaced, ensure_ascii=False)
 
 
 def _names(folder: Traversable, prefix: str = "") -> list[str]:

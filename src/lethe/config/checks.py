@@ -504,18 +504,24 @@ def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -
             paths.append((f"models.{name}.path", f"{model.path}/config.json"))
         if getattr(model, "chat_template", "").endswith(".jinja"):
             paths.append((f"models.{name}.chat_template", model.chat_template))
-    if settings.matrices:
-        paths.append(("matrices.folder", settings.matrices.folder))
     problems = []
+    if settings.matrices:
+        problems += _braces("matrices.folder", settings.matrices.folder)
     for key, path in dict.fromkeys(paths):
-        if "{" in path or "}" in path:
-            problems.append(
-                f"{key}: the name {path} holds a brace, which Snakemake reads as a wildcard; "
-                "rename the file or folder"
-            )
+        if braces := _braces(key, path):
+            problems += braces
         elif not _exists(folder / path):
             problems.append(f"{key}: no such file or folder: {path}{_adapter_hint(folder / path)}")
     return problems
+
+
+def _braces(key: str, path: str) -> list[str]:
+    if "{" not in path and "}" not in path:
+        return []
+    return [
+        f"{key}: the name {path} holds a brace, which Snakemake reads as a wildcard; rename the "
+        "file or folder"
+    ]
 
 
 def _exists(path: Path) -> bool:

@@ -74,7 +74,7 @@ class TwoTower(Settings):
         "none",
         description="Added to the dot product: nothing, or the mean forgetting of the example.",
     )
-    folds: TokenLimit = Field(
+    folds: Annotated[int, Field(ge=2, lt=2**31), NO_TRUTH_VALUE] = Field(
         4,
         description="Number of folds of the training tasks. Each training task is predicted by "
         "networks that were trained without its fold.",

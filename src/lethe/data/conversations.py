@@ -8,7 +8,7 @@ writes.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lethe.data.examples import Example
@@ -64,14 +64,15 @@ class ChatReader:
                 raise LetheError(f"field {key!r} holds images or sound; only text can be read")
         form = form_of(fields)
         self.counts["records"] += 1
-        system = _text(fields.get("system"), "system")
-        tools = _tools(fields.get("tools"))
         if form == "text":
-            for key, value in (("system", system), ("tools", tools)):
-                if value:
+            for key in ("system", "tools"):
+                if fields.get(key):
                     self.counts[f"with {key!r} beside a text ({key} left out)"] += 1
             return Example(text=_text(fields["text"], "text"))
-        if form == "prompt_completion" and not isinstance(fields["prompt"], list):
+        is_pair = form == "prompt_completion" and not isinstance(fields["prompt"], list)
+        system = self._beside(fields, "system", lambda value: _text(value, "system"), is_pair)
+        tools = self._beside(fields, "tools", _tools, is_pair)
+        if is_pair:
             prompt = _text(fields["prompt"], "prompt")
             completion = _text(fields["completion"], "completion")
             if not (system or tools):
@@ -87,9 +88,21 @@ class ChatReader:
         turns = [self._turn(turn) for turn in turns]
         return self._conversation(self._with_system(turns, system), tools)
 
-    def _with_system(self, turns: list[dict[str, Any]], system: str) -> list[dict[str, Any]]:
+    def _beside(
+        self, fields: dict[str, Any], key: str, read: Callable[[Any], Any], is_pair: bool
+    ) -> Any:
+        """A field beside the turns. Beside a pair, a field of this name may mean something else."""
+        try:
+            return read(fields.get(key))
+        except LetheError:
+            if not is_pair:
+                raise
+            self.counts[f"with {key!r} of another kind beside a pair ({key} left out)"] += 1
+            return None
+
+    def _with_system(self, turns: list[dict[str, Any]], system: str | None) -> list[dict[str, Any]]:
         """The turns with a record's system text, unless they begin with a system turn already."""
-        if not system:
+        if not (system or "").strip():
             return turns
         if not turns or turns[0]["role"] != "system":
             return [{"role": "system", "content": system}, *turns]

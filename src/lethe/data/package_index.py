@@ -151,15 +151,29 @@ class PackageIndexes:
         if parts.username:
             login = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
             credentials = f"Basic {base64.b64encode(login.encode()).decode()}"
-            # A redirect may lead to another host, which must not get the password.
+            # A redirect may lead to another host, which must not get the password
+            # (_SameHostLogin).
             request.add_unredirected_header("Authorization", credentials)
         context = ssl.create_default_context(cafile=self.certificates)
-        handlers = [urllib.request.HTTPSHandler(context=context)]
+        handlers = [urllib.request.HTTPSHandler(context=context), _SameHostLogin()]
         if self.proxy:
             proxies = {"http": self.proxy, "https": self.proxy}
             handlers.append(urllib.request.ProxyHandler(proxies))
         opener = urllib.request.build_opener(*handlers)
         return opener.open(request, timeout=_SECONDS)
+
+
+class _SameHostLogin(urllib.request.HTTPRedirectHandler):
+    """Keeps the password on redirects within the same host."""
+
+    def redirect_request(self, req, *rest):
+        redirected = super().redirect_request(req, *rest)
+        login = req.unredirected_hdrs.get("Authorization")
+        if redirected is not None and login is not None:
+            old, new = (urllib.parse.urlsplit(r.full_url) for r in (req, redirected))
+            if (old.scheme, old.netloc) == (new.scheme, new.netloc):
+                redirected.add_unredirected_header("Authorization", login)
+        return redirected
 
 
 class _Links(html.parser.HTMLParser):

@@ -116,6 +116,7 @@ def read_new_data(path: Path) -> NewData:
     read = ChatReader()
     examples: list[Example] = []
     forms: dict[Form, str] = {}
+    pairs_as_messages = False
     for record in read_records(path):
         try:
             example = read(record).storable()
@@ -124,8 +125,14 @@ def read_new_data(path: Path) -> NewData:
         if example.is_empty():
             continue
         form = _form_of_row(record)
+        if form == "prompt_completion" and example.chat is not None:
+            # Only messages hold a pair's system text or tools.
+            form = "messages"
+            pairs_as_messages = True
         forms.setdefault(form, record.origin)
         examples.append(example)
+    if pairs_as_messages:
+        forms.pop("prompt_completion", None)
     if not examples:
         raise LetheError(f"{path}: no chat with an answer in it ({read.summary()})")
     if len(forms) > 1:

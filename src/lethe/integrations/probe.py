@@ -538,13 +538,15 @@ class ForgettingProbe(TrainerCallback):
         trainer = self._trainer
         if trainer is None:
             return
-        # Imported here because other parts of this wing do without it.
-        from transformers import Trainer
-
         # After a log, a trainer takes the loss that was due at this step for logged.
         was_due = control.should_log
-        # The log of a class built on Trainer also averages and clears that trainer's own metrics.
-        log = partial(Trainer.log, trainer) if isinstance(trainer, Trainer) else trainer.log
+        log = trainer.log
+        if getattr(type(trainer).log, "__module__", "").startswith("trl."):
+            # Imported here because other parts of this wing do without it.
+            from transformers import Trainer
+
+            # The log of trl's trainers also averages and clears their own metrics.
+            log = partial(Trainer.log, trainer)
         log(record)
         control.should_log = was_due
 

@@ -77,3 +77,7 @@ class EarlierOutputs:
             owner = read_owner(signature)
             if owner is not None and owner.is_gone():
                 shutil.rmtree(signature.parent, ignore_errors=True)
+        # Until November 2026, the outputs themselves lay here.
+        for left in self._all.glob("[0-9]*"):
+            if left.is_file():
+                left.unlink()

@@ -14,9 +14,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from lethe.errors import LetheError
 
@@ -121,6 +122,19 @@ def _end_with(number: int, start: str, kind: signal.Signals) -> None:
     while _start_time(number) == start:
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), kind)
+
+
+def in_a_thread(handler: Callable[..., Any]) -> Callable[..., None]:
+    """A signal handler that runs in a thread of its own.
+
+    A handler interrupts the main thread. If it waited for a lock that the main thread holds, both
+    would wait forever.
+    """
+
+    def start(*arguments: Any) -> None:
+        threading.Thread(target=handler, args=arguments, daemon=True, name="signal").start()
+
+    return start
 
 
 def processes_of(owner: Owner) -> list[int]:

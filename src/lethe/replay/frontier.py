@@ -6,6 +6,7 @@ A run is better than a change of the dose only if it lies below that curve.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,7 @@ def _distance(losses: np.ndarray, values: np.ndarray, seed: int) -> dict[str, An
     line |= {"low": float("nan"), "high": float("nan"), "p": float("nan")}
     if tasks == 1:
         return line
-    rng = np.random.default_rng([seed, 43])
-    weights = rng.multinomial(tasks, equal[0], DRAWS) / tasks
-    differences = _differences(weights, losses[:, measured], values[:, measured])
+    differences = _differences(_resampling(tasks, seed), losses[:, measured], values[:, measured])
     inside = differences[np.isfinite(differences)]
     if len(inside) < (1 - _MOST_OUTSIDE) * DRAWS:
         return line
@@ -132,6 +131,13 @@ def _distance(losses: np.ndarray, values: np.ndarray, seed: int) -> dict[str, An
     fewer = min((inside <= 0).sum(), (inside >= 0).sum())
     p = bootstrap_p(tasks, (1 + fewer) / (1 + len(inside)))
     return line | {"low": float(low), "high": float(high), "p": p}
+
+
+@lru_cache(maxsize=2)
+def _resampling(tasks: int, seed: int) -> np.ndarray:
+    """Weight of each task in each draw (DRAWS, tasks), rows add up to 1."""
+    rng = np.random.default_rng([seed, 43])
+    return rng.multinomial(tasks, np.full(tasks, 1 / tasks), DRAWS) / tasks
 
 
 def _at_weights(equal: np.ndarray, losses: np.ndarray, values: np.ndarray) -> dict[str, float]:

@@ -310,9 +310,16 @@ def write_mixture(folder: Path, mixture: Mixture) -> dict[str, int]:
     Returns
     -------
     Rows by the name of the file. A file without rows is not written.
+
+    Raises
+    ------
+    LetheError
+        If an example has no row in the form of the mixture.
     """
     new = [row_of(example, mixture.form) for example in mixture.new]
     replayed = [replay_row_of(item.upstream.example, mixture.form) for item in mixture.replayed]
+    if None in new or None in replayed:
+        raise LetheError(f"rows of {mixture.form} cannot hold some of the examples")
     files = {NEW: new, TRAIN: mix(new, replayed, "add")}
     for form in FORMS:
         labelled = []

@@ -100,7 +100,9 @@ def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> st
     return None
 
 
-def frontier_runs(replay: Replay, measured: Collection[str] | None = None) -> dict[str, list[str]]:
+def frontier_runs(
+    replay: Replay, measured: Collection[str] | None = None, by_ratio: bool = True
+) -> dict[str, list[str]]:
     """Names of the runs that draw the curve of random replay, by objective.
 
     A frontier is no replay and all runs of random replay with one objective. They differ in
@@ -114,6 +116,8 @@ def frontier_runs(replay: Replay, measured: Collection[str] | None = None) -> di
     ----------
     measured
         Names of the runs that there are; None: all of the experiment.
+    by_ratio
+        Whether the frontiers of single ratios are wanted, too.
 
     Returns
     -------
@@ -127,7 +131,7 @@ def frontier_runs(replay: Replay, measured: Collection[str] | None = None) -> di
     for objective in _OBJECTIVES:
         drawn = [run for run in runs if run.strategy == "random" and run.objective == objective]
         curves = {objective: drawn}
-        ratios = sorted({run.ratio for run in drawn})
+        ratios = sorted({run.ratio for run in drawn}) if by_ratio else []
         for ratio in ratios if len(ratios) > 1 else []:
             curves[_name_of_ratio(objective, ratio)] = [r for r in drawn if r.ratio == ratio]
         for name, curve in curves.items():

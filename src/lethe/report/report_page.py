@@ -136,7 +136,9 @@ def render_page(
         transfer=_transfer_lines(findings),
         forgotten=most_forgotten(findings),
         browser=make_browser(findings, shown, threshold),
-        interactive=make_figures(findings, shown, {} if replay is None else frontier_runs(replay)),
+        interactive=make_figures(
+            findings, shown, {} if replay is None else frontier_runs(replay, by_ratio=False)
+        ),
         run_summaries=_by_model(_run_summaries, findings.runs),
         doses=DOSES,
         ledger=[] if ledger is None else _records(ledger),

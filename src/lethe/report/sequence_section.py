@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lethe.analysis.sequence_measures import UPSTREAM_MEASURES
+from lethe.analysis.sequence_sums import FEWEST_FOR_HALVES
 from lethe.report.amounts import format_interval
 from lethe.report.figure_style import FAINT, colours_of, label_of, new_panels
 
@@ -30,8 +31,6 @@ _PREDICTIONS = {
     "last_task": "last task alone",
 }
 _UNIT_WORDS = {"nats": "nats", "exact_match": "of the right answers"}
-# With fewer orders, a sentence gives the mean and the orders' spread, and no interval.
-_ENOUGH_ORDERS = 5
 
 
 @dataclass(frozen=True)
@@ -187,13 +186,11 @@ def _choice_headlines(tables: SequenceTables, run: str) -> list[str]:
         f"{tables.upstream_words} above the best of {len(orders)} and "
         f"{_above(-line.below_mean, tables.upstream_words)} their mean"
     )
-    if len(orders) < _ENOUGH_ORDERS:
-        return [f"{effect}. No test possible: at least {_ENOUGH_ORDERS} orders needed."]
     spread = orders.measured.max() - orders.measured.min()
     # Predictions that leave one order out rank the orders backwards if all are alike
     # (lethe.analysis.sequence_sums), so their correlation is not shown.
     halves = line.get("spearman_of_halves", float("nan"))
-    ranking = ""
+    ranking = f"; a rank correlation needs at least {FEWEST_FOR_HALVES} orders"
     if np.isfinite(halves):
         ranking = (
             "; rank correlation of predicted and measured forgetting in the half of the orders on "

@@ -203,6 +203,19 @@ def test_a_system_text_and_tools_beside_a_pair_make_it_a_conversation():
     assert turns(pair) == ([ASK | {"content": "q"}, SEVEN | {"content": "a"}], None)
 
 
+def test_fields_that_only_have_the_name_of_tools_are_counted_beside_pairs_and_texts():
+    reader = ChatReader()
+    pair = {"prompt": "q", "completion": "a"}
+    assert reader(pair | {"tools": "hammer, saw", "system": {"os": "x"}}) == Example("q", "a")
+    assert reader(pair | {"system": " "}) == Example("q", "a")
+    assert reader({"text": "x", "tools": "hammer"}) == Example(text="x")
+    assert reader.counts["with 'tools' of another kind beside a pair (tools left out)"] == 1
+    assert reader.counts["with 'system' of another kind beside a pair (system left out)"] == 1
+    assert reader.counts["with 'tools' beside a text (tools left out)"] == 1
+    with pytest.raises(LetheError, match="'tools' is text but not JSON"):
+        reader({"messages": LONG, "tools": "hammer"})
+
+
 def test_a_system_text_that_is_left_out_is_counted():
     reader = ChatReader()
     reader({"system": "Be long.", "messages": LONG})

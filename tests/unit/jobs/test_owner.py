@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -134,3 +135,21 @@ def test_snakemake_ends_when_the_command_that_runs_it_is_gone(process):
     process.kill()
     process.wait()
     assert snakemake.wait(timeout=20) == -signal.SIGKILL
+
+
+def test_a_handler_may_wait_for_a_lock_that_the_interrupted_thread_holds():
+    lock, handled = threading.Lock(), threading.Event()
+
+    def handler(*_):
+        with lock:
+            handled.set()
+
+    earlier = signal.signal(signal.SIGUSR1, owner.in_a_thread(handler))
+    try:
+        with lock:
+            # With the plain handler this thread would wait for itself here.
+            signal.raise_signal(signal.SIGUSR1)
+            assert not handled.is_set()
+        assert handled.wait(60)
+    finally:
+        signal.signal(signal.SIGUSR1, earlier)

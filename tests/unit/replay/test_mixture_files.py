@@ -171,6 +171,25 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_pairs_with_a_system_text_become_messages(tmp_path):
+    records = []
+    for number in range(4):
+        record = {"prompt": f"q{number}", "completion": f"a{number}"}
+        records.append(record | ({"system": "Be short."} if number < 2 else {}))
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    new = read_new_data(path)
+    assert new.form == "messages"
+    write_mixture(tmp_path / "mixed", make_mixture(new, POOL, ratio=0.5, seed=0))
+    rows = lines(tmp_path / "mixed/new.jsonl")
+    assert [len(row["messages"]) for row in rows] == [3, 3, 2, 2]
+    assert rows[0]["messages"][0] == {"role": "system", "content": "Be short."}
+    mixture = make_mixture(replace(new, form="prompt_completion"), POOL, ratio=0.5, seed=0)
+    with pytest.raises(LetheError, match="rows of prompt_completion cannot hold"):
+        write_mixture(tmp_path / "other", mixture)
+    assert not (tmp_path / "other").exists()
+
+
 def test_files_hold_all_rows_with_and_without_labels(new, tmp_path):
     values = np.linspace(0.1, 1, len(POOL))
     forgetting = dict(zip(ids_of(POOL), values, strict=True))

@@ -102,7 +102,7 @@ def test_a_correlation_without_information_is_not_shown(findings):
     of_one = findings.sequences["one"]
     biased = of_one.choice.assign(spearman=-1.0, p=1e-5, spearman_of_halves=np.nan)
     text = sequence_headlines(replace(of_one, choice=biased))[-1]
-    assert "rank correlation" not in text and "1e-05" not in text
+    assert "-1.00" not in text and "1e-05" not in text
     assert "The orders span" in text
 
 
@@ -132,10 +132,11 @@ def test_the_dotted_line_is_over_the_examples_of_its_axis(findings):
     assert not np.allclose(expected, of_run.groupby("step").sum_of_single.mean())
 
 
-def test_few_orders_are_not_tested(tmp_path):
-    inputs = write_tables(tmp_path) | {"sequences": write_sequences(tmp_path, orders=3)}
+@pytest.mark.parametrize("orders", [3, 5])
+def test_few_orders_have_a_spread_and_no_rank_correlation(tmp_path, orders):
+    inputs = write_tables(tmp_path) | {"sequences": write_sequences(tmp_path, orders=orders)}
     headlines = sequence_headlines(read_findings(inputs, ["one", "two"], TASKS).sequences["one"])
-    assert headlines[-1].endswith("No test possible: at least 5 orders needed.")
+    assert "; a rank correlation needs at least 6 orders. The orders span " in headlines[-1]
 
 
 def test_right_answers_lost_are_not_called_nats(tmp_path):

@@ -21,7 +21,6 @@ from snakemake.persistence.file import FilePersistence
 from lethe.files import LARGE_FILE, cached_sha256
 from lethe.jobs.owner import in_a_thread, remove_dead_locks, sign_locks
 from snakemake.resources import Resource
-from snakemake.scheduling.job_scheduler import JobScheduler
 
 WRITTEN_FOR = {
     "snakemake": "9.27",
@@ -265,6 +264,9 @@ def is_locked_by_a_living_run(persistence):
 
 
 def stop_without_waiting_for_itself():
+    # Imported here because other versions have it elsewhere.
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
     # A signal can come while the main thread holds the scheduler's lock. Snakemake's handler, which
     # runs in this thread, would then wait for the lock forever.
     JobScheduler.exit_gracefully = in_a_thread(JobScheduler.exit_gracefully)

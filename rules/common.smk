@@ -51,10 +51,9 @@ wildcard_constraints:
 
 # ---- parameters of several rules
 
-# Snakemake does not record a parameter whose function takes `input` or `output`. So rules give values
-# on which no result depends, such as the place of the cache, values that rows of an older version
-# lack, and values that follow from the inputs, by such functions: a change of them alone runs nothing
-# again.
+# Snakemake does not record a parameter whose function takes `input` or `output`, so a change of it
+# alone runs nothing again. Such functions give values on which no result depends, values that rows
+# of an older version lack, and values that follow from the inputs.
 
 SCORING = SETTINGS.scoring.model_dump(mode="json")
 TASKS = PARAMETERS.task_table()
@@ -87,11 +86,6 @@ ON_MODEL = {
     "halvings": lambda wildcards, attempt: MACHINE.halvings(attempt),
     "runtime": lambda wildcards, attempt: MACHINE.minutes(wildcards.model, attempt),
     "slurm_partition": value_by_model(MACHINE.partition, MODELS),
-}
-# Rows and replay runs; those of a group take turns (rules/job_groups.smk).
-ON_MODEL_ROW = ON_MODEL | {
-    "runtime": lambda wildcards, attempt: MACHINE.row_minutes(wildcards.model, attempt),
-    "turn": 1,
 }
 
 

@@ -1,7 +1,7 @@
 # Examples: packages are fetched once, upstream examples and tasks are drawn from them.
-# Packages lie in the cache, which several runs may share. These rules make sure that the cache holds
-# them, at the place where Snakemake runs, because compute nodes often have no network. Their records
-# are temporary, so that each run that needs a package looks at it again.
+# Packages lie in the cache, which several runs may share. These rules make sure that the cache
+# holds them, at the place where Snakemake runs, because compute nodes often have no network. Their
+# records are temporary, so that each run that needs a package looks at it again.
 localrules:
     fetch_package,
     extract_bigbench,
@@ -59,7 +59,7 @@ rule prepare_upstream:
     params:
         domains=PARAMETERS.domains(),
         upstream=SETTINGS.upstream.model_dump(mode="json", exclude={"domains"}),
-        # No script reads it. Finished runs have it in their records, and would run again without it.
+        # No script reads it. Finished runs have it in their records and would run again without it.
         archive=SOURCES.upstream_extract(),
         # Not recorded (rules/common.smk).
         cache=lambda wildcards, input: CACHE,

@@ -1,7 +1,7 @@
-# Earlier outputs of jobs that run again. Snakemake removes the outputs of a job before it runs. If the
-# job then failed, all that follows from it would have to be computed again, even after you undo the
-# edit that broke it. Therefore the outputs of failed jobs are put back, with Snakemake's records of
-# how they were made. By these records the next run sees what is outdated.
+# Earlier outputs of jobs that run again. Snakemake removes the outputs of a job before it runs. If
+# the job then failed, all that follows from it would have to be computed again, even after you undo
+# the edit that broke it. Therefore the outputs of failed jobs are put back, with Snakemake's records
+# of how they were made. By these records the next run sees what is outdated.
 
 from lethe.jobs.earlier_outputs import EarlierOutputs
 

@@ -6,6 +6,13 @@ resource_scopes:
     turn="local",
 
 
+# Resources of rows and replay runs. Those of a group take turns.
+ON_MODEL_ROW = ON_MODEL | {
+    "runtime": lambda wildcards, attempt: MACHINE.row_minutes(wildcards.model, attempt),
+    "turn": 1,
+}
+
+
 def group_of(model, kind):
     """The group of a job, or None if it stands alone.
 

@@ -96,7 +96,7 @@ rule gather_replay:
     params:
         contrasts=PARAMETERS.contrasts(),
         frontiers=PARAMETERS.frontiers(),
-        # Not recorded (rules/common.smk): it follows from the settings of the runs, which are inputs.
+        # Not recorded (rules/common.smk): it follows from the settings of the runs.
         compared=lambda wildcards, input: PARAMETERS.runs_by_frontier(),
         noise_floor=SETTINGS.replay.noise_floor,
     script:

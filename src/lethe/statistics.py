@@ -59,15 +59,15 @@ def bootstrap_interval(
     if len(finite) < 2:
         return float("nan"), float("nan")
     cut = tail(len(finite), level)
-    means = np.clip(_resampling(len(finite), seed) @ finite, finite.min(), finite.max())
+    means = np.clip(resampling(len(finite), seed) @ finite, finite.min(), finite.max())
     low, high = np.quantile(means, [cut, 1 - cut])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=4)
-def _resampling(n: int, seed: int) -> np.ndarray:
-    """Weight of each of n values in each resampled mean: (DRAWS, n), rows add up to 1."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS) / n
+def resampling(n: int, seed: int | tuple[int, ...], draws: int = DRAWS) -> np.ndarray:
+    """Weight of each of n values in each resampled mean: (draws, n), rows add up to 1."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws) / n
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lethe.matrix.sequence_rows import MeasuredSequence, MultitaskFineTune, TaskScores
-from lethe.statistics import bootstrap_interval
+from lethe.statistics import bootstrap_interval, paired_difference
 
 log = logging.getLogger(__name__)
 
@@ -186,12 +186,13 @@ def compare_runs(
         of_reference = means.get((reference, unit, measure), {})
         shared = [order for order in by_order if order in of_reference]
         if run != reference and shared:
-            differences = np.array([by_order[order] - of_reference[order] for order in shared])
-            differences = differences[np.isfinite(differences)]
-            low, high = bootstrap_interval(differences)
-            line["difference"] = float(differences.mean()) if len(differences) else float("nan")
-            line["difference_low"] = low
-            line["difference_high"] = high
+            difference = paired_difference(
+                np.array([by_order[order] for order in shared]),
+                np.array([of_reference[order] for order in shared]),
+            )
+            line["difference"] = difference.mean
+            line["difference_low"] = difference.low
+            line["difference_high"] = difference.high
         compared.append(line)
     return compared
 

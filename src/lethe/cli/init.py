@@ -80,9 +80,10 @@ def _with_folder(text: str, folder: str) -> str:
     """
     lines = []
     for line in text.splitlines(keepends=True):
-        if not line.startswith("#"):
-            line = re.sub(rf"{EXAMPLE_FOLDER}[\w./-]*", partial(_quoted_path, folder), line)
-        lines.append(line.replace(EXAMPLE_FOLDER, folder))
+        if line.startswith("#"):
+            lines.append(line.replace(EXAMPLE_FOLDER, folder))
+        else:
+            lines.append(re.sub(rf"{EXAMPLE_FOLDER}[\w./-]*", partial(_quoted_path, folder), line))
     return "".join(lines)
 
 

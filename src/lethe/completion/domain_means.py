@@ -190,10 +190,11 @@ class MeanPredictor:
         calibration = self.method.spread.calibration(probes.shape[1])
         by_level = []
         for level in levels:
-            if calibration.reach(level) == 0:
+            usual_reach = calibration.reach(level)
+            if usual_reach == 0:
                 by_level.append(np.full((len(probes), len(sizes)), np.nan))
                 continue
-            widening = calibration.pooled_reach(level, probes) / calibration.reach(level)
+            widening = calibration.pooled_reach(level, probes) / usual_reach
             task_reach = widening * calibration.task_size(probes)
             by_level.append(task_reach[:, None] * self._reach(level, probes.shape[1]) * sizes)
         return np.array(by_level)

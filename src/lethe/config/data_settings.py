@@ -38,8 +38,8 @@ class BigBenchSource(Settings):
     )
 
 
-# A field of a record in a template. A name holds no double quote, so that JSON in a prompt stays
-# as it is, and neither brace nor line break.
+# A field of a record in a template. Its name begins with a letter, a digit or _. It holds no double
+# quote, so that JSON in a prompt stays as it is, and neither brace nor line break.
 FIELD = re.compile(r'\{(\w[^{}"\n]*)\}')
 
 

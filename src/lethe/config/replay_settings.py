@@ -68,6 +68,7 @@ MIR = ("mir", "mir_measured", "mir_paper_code")
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
+OBJECTIVES = Objective.__args__
 Dose = Literal["step", "token", "mixed"]
 Draw = Literal["softmax", "top"]
 Accounting = Literal["add", "swap"]
@@ -196,7 +197,7 @@ class Variant(_Changes):
 # the settings existed stay up to date. `ReplayRun.from_parameters` puts them back, so never change
 # one.
 _PAPER_REPLAY = {"objective": "text", "dose": "mixed", "draw": "softmax"}
-_MIR = {"mir_candidates": 30, "mir_order": "largest"}
+_USUAL_MIR = {"mir_candidates": 30, "mir_order": "largest"}
 
 
 class ReplayRun(Settings):
@@ -220,8 +221,8 @@ class ReplayRun(Settings):
     probe_choice: ProbeChoice = "random"
     # Shares of the steps after which the model is probed; empty for strategies that choose before.
     probe_after: list[Fraction] = []
-    mir_candidates: PositiveInt = _MIR["mir_candidates"]
-    mir_order: MirOrder = _MIR["mir_order"]
+    mir_candidates: PositiveInt = _USUAL_MIR["mir_candidates"]
+    mir_order: MirOrder = _USUAL_MIR["mir_order"]
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | Shares | None = None
 
@@ -334,7 +335,7 @@ class ReplayRun(Settings):
             if self.objective != "text":
                 values |= self._teacher_parameters(prompt_kl)
         if self.strategy in MIR:
-            values |= self._changed(_MIR)
+            values |= self._changed(_USUAL_MIR)
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:

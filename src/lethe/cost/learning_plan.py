@@ -112,7 +112,8 @@ def read_sources(path: Path) -> dict[str, Any]:
     sources = content.get("sources", content) if isinstance(content, dict) else None
     if not isinstance(sources, dict):
         raise ExperimentError(
-            str(path), ["is no mapping of sources; write a line such as `own: {kind: jsonl, ...}`"]
+            str(path),
+            ["is no mapping of sources; write a line such as `own: {kind: files, folder: FOLDER}`"],
         )
     return sources
 

@@ -8,7 +8,7 @@ hash is cached with their size and times, and is only computed again when one of
 import json
 import logging
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,7 @@ _PATTERNS = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.*",
-    "additional_chat_templates/*.jinja",
+    *_TEMPLATE_PATTERNS,
     "*.py",
     ADAPTER,
 )
@@ -47,13 +46,17 @@ _PATTERNS = (
 
 def defining_files(folder: Path | str) -> list[Path]:
     """The files of a folder that define a model, sorted by name."""
-    files = {path for pattern in _PATTERNS for path in Path(folder).glob(pattern)}
-    return sorted(path for path in files if path.is_file())
+    return _matching(folder, _PATTERNS)
 
 
 def template_files(folder: Path | str) -> list[Path]:
     """The files of a folder that may hold a model's chat template, sorted by name."""
-    files = {path for pattern in _TEMPLATE_PATTERNS for path in Path(folder).glob(pattern)}
+    return _matching(folder, _TEMPLATE_PATTERNS)
+
+
+def _matching(folder: Path | str, patterns: Sequence[str]) -> list[Path]:
+    """The files of a folder that match one of the patterns, sorted by name."""
+    files = {path for pattern in patterns for path in Path(folder).glob(pattern)}
     return sorted(path for path in files if path.is_file())
 
 

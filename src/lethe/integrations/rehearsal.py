@@ -199,10 +199,11 @@ class Rehearsal(TrainerCallback):
     def detach(self) -> None:
         """Gives the trainer its own steps back, and forgets the base model."""
         trainer = self.trainer
-        for name in self._original:
+        for name, method in self._original.items():
             vars(trainer).pop(name, None)
-        # What had been put in the place of a method before.
-        vars(trainer).update(self._replaced)
+            # Something else had been put in the place of the trainer's own method before.
+            if getattr(trainer, name) != method:
+                setattr(trainer, name, method)
         trainer.remove_callback(self)
         del trainer.lethe_rehearsal
         self._terms.replay_teacher = None
@@ -215,9 +216,6 @@ class Rehearsal(TrainerCallback):
             "compute_loss": trainer.compute_loss,
             "get_batch_samples": trainer.get_batch_samples,
             "log": trainer.log,
-        }
-        self._replaced = {
-            name: vars(trainer)[name] for name in self._original if name in vars(trainer)
         }
         trainer.training_step = self._training_step
         trainer.log = self._log

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lethe.jobs.owner import Owner, read_owner, write_owner
+from lethe.jobs.owner import Owner, read_owner
 
 # File in a process's folder that names the process.
 OWNER = "owner.json"
@@ -31,16 +31,18 @@ class EarlierOutputs:
 
     def __init__(self, folder: Path):
         self._all = folder
-        self._folder = folder / Owner.of_process(os.getpid()).variable().replace(":", "-")
+        # This process's folder, once there is something to keep.
+        self._folder: Path | None = None
         self._kept: dict[Path, Path] = {}
 
     def keep(self, outputs: Iterable[Path]) -> None:
         """Gives each of these files a second name."""
-        if not self._kept:
-            self.clear()
+        if self._folder is None:
             self._clear_dead()
+            owner = Owner.of_process(os.getpid())
+            self._folder = self._all / owner.variable().replace(":", "-")
             self._folder.mkdir(parents=True)
-            write_owner(self._folder / OWNER)
+            owner.write(self._folder / OWNER)
         for output in outputs:
             kept = self._folder / str(len(self._kept))
             try:
@@ -65,8 +67,11 @@ class EarlierOutputs:
 
     def clear(self) -> None:
         """Removes the second names."""
-        self._kept = {}
+        if self._folder is None:
+            return
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
+        self._kept = {}
         # It stays if another process has a folder there.
         with suppress(OSError):
             self._all.rmdir()

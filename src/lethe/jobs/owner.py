@@ -67,6 +67,10 @@ class Owner:
             return bool(here.machine)
         return self.namespace == here.namespace and _start_time(self.number) != self.start
 
+    def write(self, path: Path) -> None:
+        """Writes a file that names this process."""
+        path.write_text(json.dumps(asdict(self)), "utf-8")
+
     def variable(self) -> str:
         """The value of LETHE_OWNER in the jobs of this process."""
         return f"{self.number}:{self.start}"
@@ -156,13 +160,9 @@ def processes_of(owner: Owner) -> list[int]:
 
 def sign_locks(paths: Iterable[str | Path]) -> None:
     """Writes beside each lock which process, this one, holds it."""
+    owner = Owner.of_process(os.getpid())
     for path in paths:
-        write_owner(Path(f"{path}.owner"))
-
-
-def write_owner(path: Path) -> None:
-    """Writes a file that names this process."""
-    path.write_text(json.dumps(asdict(Owner.of_process(os.getpid()))), "utf-8")
+        owner.write(Path(f"{path}.owner"))
 
 
 def remove_dead_locks(folder: Path) -> list[int]:

@@ -20,6 +20,12 @@ def count_replayed(new_examples: int, ratio: float) -> int:
     return max(1, round(new_examples * ratio))
 
 
+def check_scored(scores: np.ndarray) -> None:
+    """Raises LetheError if none of the scores (n,) is finite."""
+    if not np.isfinite(scores).any():
+        raise LetheError("replay: no replayable example has a score")
+
+
 def softmax_weights(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Weights (n,) of the replayable examples: softmax of scores (n,) / temperature.
 
@@ -31,9 +37,8 @@ def softmax_weights(scores: np.ndarray, temperature: float) -> np.ndarray:
     LetheError
         If no score is finite.
     """
+    check_scored(scores)
     finite = np.isfinite(scores)
-    if not finite.any():
-        raise LetheError("replay: no replayable example has a score")
     logits = (scores - np.max(scores[finite])) / temperature
     exponentials = np.exp(np.where(finite, logits, -np.inf))
     return exponentials / exponentials.sum()
@@ -68,9 +73,8 @@ def temperature_in_nats(temperature: Temperature, scores: np.ndarray, count: int
     """
     if not isinstance(temperature, TemperatureBySpread | TemperatureBySampleSize):
         return float(temperature)
+    check_scored(scores)
     finite = scores[np.isfinite(scores)]
-    if not len(finite):
-        raise LetheError("replay: no replayable example has a score")
     # The standard deviation of equal numbers is often a little above 0.
     if finite.min() == finite.max():
         return float("inf")
@@ -116,9 +120,9 @@ def draw_softmax(logits: np.ndarray, count: int, seed: int | Sequence[int]) -> n
         If no logit is finite.
     """
     rng = _generator(seed)
+    if count:
+        check_scored(logits)
     possible = np.isfinite(logits)
-    if count and not possible.any():
-        raise LetheError("replay: no replayable example has a score")
     indices: list[int] = []
     while len(indices) < count:
         perturbed = np.where(possible, logits, -np.inf) + rng.gumbel(size=len(logits))
@@ -138,10 +142,10 @@ def draw_top(scores: np.ndarray, count: int, seed: int | Sequence[int]) -> np.nd
     LetheError
         If no score is finite.
     """
+    if count:
+        check_scored(scores)
     order = _generator(seed).permutation(len(scores))
     order = order[np.isfinite(scores[order])]
-    if count and not len(order):
-        raise LetheError("replay: no replayable example has a score")
     ranked = order[np.argsort(-scores[order], kind="stable")]
     return np.resize(ranked, count) if count else ranked[:0]
 

@@ -6,17 +6,16 @@ A run is better than a change of the dose only if it lies below that curve.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from lethe.replay.contrast_tests import mean_by_task
-from lethe.statistics import bootstrap_p, tail
+from lethe.statistics import bootstrap_p, resampling, tail
 
 MEASURES_AT_EQUAL_LOSS = ("heldout_forgetting", "worst_domain_forgetting")
-# Among 10,000 draws, none would be beyond 0 for p = .001 with 29 tasks.
-DRAWS = 100_000
+# Draws of the tasks. Ten thousand could give no p below .001 with 29 tasks.
+_DRAWS = 100_000
 # If the run lies beside the frontier in more than this share of draws, no interval is given.
 _MOST_OUTSIDE = 0.05
 
@@ -56,7 +55,9 @@ def compare_at_equal_loss(
     lines = []
     for frontier, reference in frontiers.items():
         of_frontier = (compared or {}).get(frontier, names)
-        for name in (name for name in names if name in of_frontier):
+        for name in names:
+            if name not in of_frontier:
+                continue
             runs = [name, *[other for other in reference if other != name]]
             losses = values_by_run(records, runs, "eval_loss_after")
             for measure in measures:
@@ -121,23 +122,17 @@ def _distance(losses: np.ndarray, values: np.ndarray, seed: int) -> dict[str, An
     line |= {"low": float("nan"), "high": float("nan"), "p": float("nan")}
     if tasks == 1:
         return line
-    differences = _differences(_resampling(tasks, seed), losses[:, measured], values[:, measured])
+    weights = resampling(tasks, (seed, 43), _DRAWS)
+    differences = _differences(weights, losses[:, measured], values[:, measured])
     inside = differences[np.isfinite(differences)]
-    if len(inside) < (1 - _MOST_OUTSIDE) * DRAWS:
+    if len(inside) < (1 - _MOST_OUTSIDE) * _DRAWS:
         return line
     cut = tail(tasks)
     low, high = np.quantile(inside, [cut, 1 - cut])
-    # One is added to both counts, so that no finite number of draws gives p = 0.
+    # One is added to the count and to the draws, so that no finite number of draws gives p = 0.
     fewer = min((inside <= 0).sum(), (inside >= 0).sum())
     p = bootstrap_p(tasks, (1 + fewer) / (1 + len(inside)))
     return line | {"low": float(low), "high": float(high), "p": p}
-
-
-@lru_cache(maxsize=2)
-def _resampling(tasks: int, seed: int) -> np.ndarray:
-    """Weight of each task in each draw (DRAWS, tasks), rows add up to 1."""
-    rng = np.random.default_rng([seed, 43])
-    return rng.multinomial(tasks, np.full(tasks, 1 / tasks), DRAWS) / tasks
 
 
 def _at_weights(equal: np.ndarray, losses: np.ndarray, values: np.ndarray) -> dict[str, float]:

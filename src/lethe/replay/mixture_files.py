@@ -145,14 +145,13 @@ def predict_from_row(
         examples, or if a probe has no loss.
     """
     by_id = {example.example_id: example.example for example in upstream}
-    for number, probe in zip(predictor.index, predictor.probes, strict=True):
-        name = predictor.example_ids[int(number)]
+    names = [predictor.example_ids[int(number)] for number in predictor.index]
+    for name, probe in zip(names, predictor.probes, strict=True):
         if by_id.get(name) != probe:
             raise LetheError(
                 f"the predictor's probe {name!r} is not that of the pool, so it was made on "
                 "another pool; give the pool that it was made on"
             )
-    names = [predictor.example_ids[int(number)] for number in predictor.index]
     row = probes.select(names, path)
     values = row.forgetting.astype(float)
     if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):

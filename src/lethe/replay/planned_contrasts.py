@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lethe.config.replay_settings import (
     BUILT_ON_PREDICTION,
     DURING_TRAINING,
+    OBJECTIVES,
     PREDICTION_METHODS,
     WITH_SIBLING,
     Replay,
@@ -22,7 +23,6 @@ from lethe.config.task_table import Task
 
 # Wilcoxon's test of fewer pairs gives no p-value here.
 _FEWEST_TASKS = 3
-_OBJECTIVES = ("text", "kl", "both")
 # Two runs give a line, not a curve.
 _FEWEST_RUNS = 3
 
@@ -128,12 +128,14 @@ def frontier_runs(
         runs = [run for run in runs if run.name in measured]
     unreplayed = [run for run in runs if not run.replays]
     frontiers = {}
-    for objective in _OBJECTIVES:
+    for objective in OBJECTIVES:
         drawn = [run for run in runs if run.strategy == "random" and run.objective == objective]
         curves = {objective: drawn}
-        ratios = sorted({run.ratio for run in drawn}) if by_ratio else []
-        for ratio in ratios if len(ratios) > 1 else []:
-            curves[_name_of_ratio(objective, ratio)] = [r for r in drawn if r.ratio == ratio]
+        ratios = sorted({run.ratio for run in drawn})
+        if by_ratio and len(ratios) > 1:
+            for ratio in ratios:
+                of_ratio = [run for run in drawn if run.ratio == ratio]
+                curves[_name_of_ratio(objective, ratio)] = of_ratio
         for name, curve in curves.items():
             names = [run.name for run in (*unreplayed, *curve)]
             if len(names) >= _FEWEST_RUNS:
@@ -145,7 +147,7 @@ def runs_by_frontier(replay: Replay, frontiers: Collection[str]) -> dict[str, li
     """Frontier of one ratio -> names of all runs that replay with this ratio."""
     runs: dict[str, list[str]] = {}
     for run in replay.results():
-        for objective in _OBJECTIVES:
+        for objective in OBJECTIVES:
             name = _name_of_ratio(objective, run.ratio)
             if run.replays and name in frontiers:
                 runs.setdefault(name, []).append(run.name)

@@ -18,6 +18,7 @@ from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.replay.draws import (
     RANDOM_SHARE,
+    check_scored,
     draw_balanced,
     draw_softmax,
     draw_top,
@@ -284,8 +285,7 @@ class MostForgottenOfGroup(Strategy):
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes one example per group in each pass over the groups."""
         measured = np.flatnonzero(np.isfinite(pool.forgetting))
-        if not len(measured):
-            raise LetheError("replay: no replayable example has a score")
+        check_scored(pool.forgetting)
         order = measured[draw_softmax(np.zeros(len(measured)), len(measured), seed)]
         turns = np.zeros(len(order), dtype=int)
         is_reversed = self.reverse or run.mir_order == "paper_code"

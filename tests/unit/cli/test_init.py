@@ -28,7 +28,17 @@ FILES = [
 
 @pytest.mark.parametrize(
     "folder",
-    ["own", "deep/er/own", ".", "notes #1", "a: b", "it's mine, all [1]", 'say "hi"', "😀"],
+    [
+        "own",
+        "deep/er/own",
+        ".",
+        "my/experiments/own-data",
+        "notes #1",
+        "a: b",
+        "it's mine, all [1]",
+        'say "hi"',
+        "😀",
+    ],
 )
 def test_the_experiment_loads_from_any_folder_and_all_chats_are_read(
     tmp_path, monkeypatch, capsys, folder

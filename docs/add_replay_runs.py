@@ -8,7 +8,8 @@ of it are its tables. This adds the runs that are finished now, and compares all
 A run is finished if it has all tasks and all seeds. At least one job of a kept run must have been
 run again here, with the same result. Only then do both sittings have the same base model and data.
 
-The two-level intervals are left out, because the tables do not keep the forgetting of each example.
+The tables do not keep the forgetting of each example. So only runs of which all jobs are here have
+intervals over tasks and examples.
 """
 
 import json
@@ -25,12 +26,20 @@ from lethe.config.loading import load_experiment
 from lethe.config.replay_settings import Replay
 from lethe.config.yaml_file import read_yaml
 from lethe.data.examples import read_upstream
+from lethe.matrix.forgetting_matrix import read_matrix
 from lethe.matrix.gathering import read_replay_runs
+from lethe.replay.advice import advise_every_task, mean_by_row, score_advice
 from lethe.replay.comparison import compare
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.frontier import compare_at_equal_loss
-from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts, runs_by_frontier
-from lethe.replay.runs import gather_runs
+from lethe.replay.planned_contrasts import (
+    frontier_runs,
+    plan_contrasts,
+    primary_run,
+    runs_by_frontier,
+)
+from lethe.replay.rises import RunKey
+from lethe.replay.runs import GatheredRuns, gather_runs
 from lethe.workflow import ResultFiles, results_folder
 
 JOB = ["strategy", "task", "seed"]
@@ -52,14 +61,15 @@ def main(experiment: Path, folder: Path) -> None:
     files = ResultFiles(loaded, str(results))
     for model in loaded.settings.models:
         jobs = [Path(file) for file in files.replay_runs(model) if Path(file).exists()]
-        add_runs(loaded.settings.replay, jobs, results / "upstream.parquet", folder / model)
+        add_runs(loaded.settings.replay, jobs, results, folder / model)
 
 
-def add_runs(replay: Replay, jobs: list[Path], upstream: Path, folder: Path) -> None:
+def add_runs(replay: Replay, jobs: list[Path], results: Path, folder: Path) -> None:
     """Adds the finished runs among `jobs` to the tables of one model in `folder`."""
     kept_file = folder / "replay.parquet"
     kept = pd.read_parquet(kept_file)
-    measured = read_jobs(jobs, upstream, noise_floor=float(kept.noise_floor.iloc[0]))
+    gathered = read_jobs(jobs, results, noise_floor=float(kept.noise_floor.iloc[0]))
+    measured = pd.DataFrame(gathered.records)
     check_repeats(kept, measured, kept_file)
     new = finished(measured[~measured.strategy.isin(kept.strategy)], count_jobs(kept).max())
     together = pd.concat([kept, new])
@@ -69,15 +79,29 @@ def add_runs(replay: Replay, jobs: list[Path], upstream: Path, folder: Path) -> 
     added = list(new.strategy.unique())
     sitting = {"runs": added, "files": len(jobs), **provenance(jobs)}
     made_by["added"] = [*made_by.get("added", []), sitting]
-    for name, table in compare_all(replay, together).items():
+    tables = compare_all(replay, together, complete_runs(gathered, count_jobs(kept).max()))
+    if replay.advise is not None:
+        tables |= advise_all(replay, together, results, folder.name)
+    for name, table in tables.items():
         write(folder / f"{name}.parquet", table, made_by)
     print(f"{folder.name}: added {', '.join(added) or 'nothing'}")
 
 
-def read_jobs(jobs: list[Path], upstream: Path, noise_floor: float) -> pd.DataFrame:
-    """Lines of replay.csv, whose rises are counted above `noise_floor` (nats)."""
-    rows = read_replay_runs(jobs)
-    return pd.DataFrame(gather_runs(rows, read_upstream(upstream), noise_floor).records)
+def read_jobs(jobs: list[Path], results: Path, noise_floor: float) -> GatheredRuns:
+    """The jobs' runs; their rises are counted above `noise_floor` (nats)."""
+    return gather_runs(
+        read_replay_runs(jobs), read_upstream(results / "upstream.parquet"), noise_floor
+    )
+
+
+def complete_runs(gathered: GatheredRuns, jobs: int) -> dict[RunKey, Any]:
+    """Forgetting of each held-out example, for the runs of which all jobs are here."""
+    counts: dict[str, int] = {}
+    for key in gathered.forgetting:
+        counts[key.strategy] = counts.get(key.strategy, 0) + 1
+    return {
+        key: values for key, values in gathered.forgetting.items() if counts[key.strategy] == jobs
+    }
 
 
 def count_jobs(lines: pd.DataFrame) -> pd.Series:
@@ -108,18 +132,45 @@ def check_repeats(kept: pd.DataFrame, measured: pd.DataFrame, kept_file: Path) -
             )
 
 
-def compare_all(replay: Replay, together: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def compare_all(
+    replay: Replay, together: pd.DataFrame, forgetting: Mapping[RunKey, Any]
+) -> dict[str, pd.DataFrame]:
     """The tables of the runs, by name; a frontier has the runs that there are."""
     records: list[Mapping[str, Any]] = together.to_dict("records")
     frontiers = frontier_runs(replay, measured=set(together.strategy))
     return {
         "replay": together,
-        "replay_comparison": pd.DataFrame(compare(records)),
-        "replay_contrasts": pd.DataFrame(compare_planned(records, plan_contrasts(replay))),
+        "replay_comparison": pd.DataFrame(compare(records, forgetting)),
+        "replay_contrasts": pd.DataFrame(
+            compare_planned(records, plan_contrasts(replay), forgetting)
+        ),
         "replay_frontier": pd.DataFrame(
             compare_at_equal_loss(records, frontiers, runs_by_frontier(replay, frontiers))
         ),
     }
+
+
+def advise_all(
+    replay: Replay, together: pd.DataFrame, results: Path, model: str
+) -> dict[str, pd.DataFrame]:
+    """The advised run of each task, from those that are measured, and its score."""
+    upstream = read_upstream(results / "upstream.parquet")
+    heldout = [example.example_id for example in upstream if example.split == "heldout"]
+    settings = {run.name: run.describe() for run in replay.advised_runs()}
+    candidates = [name for name in settings if name in set(together.strategy)]
+    predictions = read_matrix(results / model / f"predictions/{replay.prediction}.parquet")
+    lines = advise_every_task(
+        together.to_dict("records"),
+        mean_by_row(read_matrix(results / model / "Z.parquet"), heldout),
+        predicted=mean_by_row(predictions, heldout),
+        trades=replay.advise.trade,
+        candidates=candidates,
+        primary=primary_run(replay),
+    )
+    advice = pd.DataFrame([line | settings[line["run"]] for line in lines])
+    # A column may hold the words of one temperature and the number of another.
+    advice["temperature"] = advice.temperature.astype("string")
+    return {"replay_advice": advice, "replay_advice_score": pd.DataFrame(score_advice(lines))}
 
 
 if __name__ == "__main__":

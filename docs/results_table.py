@@ -101,6 +101,8 @@ COMPARED = [
     "eval_loss_after",
 ]
 RISE_AND_DRIFT = ["heldout_forgetting", "rise_share", "rise_mean", "drift", "heldout_kl"]
+# Measures of the comparisons at the same new-task loss; the files have all.
+AT_EQUAL_LOSS = ["heldout_forgetting", "worst_domain_forgetting", "drift"]
 
 
 def main(results: Path) -> None:
@@ -116,10 +118,13 @@ def main(results: Path) -> None:
     for model in models:
         for print_table in (
             print_replay,
+            print_cost_and_dose,
+            print_tasks,
             print_rise_and_drift,
             print_routing,
             print_contrasts,
             print_at_equal_loss,
+            print_advice,
         ):
             print()
             print_table(model)
@@ -149,6 +154,44 @@ def print_replay(model: Path) -> None:
             effect += f", p {p_value(line[f'{name}_p_holm'])}"
         values = [f"{line[column]:.3f}" for column in columns]
         print_line(line.strategy, *values, effect)
+
+
+def print_cost_and_dose(model: Path) -> None:
+    """One line per replay run: the task that pays most, and how much of the training is replay."""
+    table = read_table(model, "replay_comparison")
+    runs = read_table(model, "replay").groupby("strategy").replayed_token_share
+    print_line(
+        model.name,
+        "largest new-task loss above that of random, task",
+        "loss tokens that are replayed, percent: mean, least and most",
+        "draws that are random in effect, percent",
+    )
+    print("|---" * 4 + "|")
+    for _, line in table.iterrows():
+        largest = line.eval_loss_after_largest_difference
+        task = line.eval_loss_after_largest_difference_task
+        shares = 100 * runs.get_group(line.strategy)
+        is_random = line.get("random_in_effect", float("nan"))
+        print_line(
+            line.strategy,
+            "-" if line.strategy == "random" else f"{largest:+.3f} {task}",
+            f"{shares.mean():.0f}, {shares.min():.0f}, {shares.max():.0f}" if shares.any() else "-",
+            "-" if pd.isna(is_random) else f"{100 * is_random:.0f}",
+        )
+
+
+def print_tasks(model: Path) -> None:
+    """One line per task: the new-task loss without replay and of the planned runs."""
+    contrasts = read_table(model, "replay_contrasts")
+    compared = [*contrasts.reference, *contrasts.run]
+    losses = read_table(model, "replay").groupby(["task", "strategy"]).eval_loss_after.mean()
+    losses = losses.unstack()
+    runs = [run for run in dict.fromkeys(["none", *compared]) if run in losses]
+    print_line(f"{model.name}, new-task loss", *runs)
+    print("|---" * (len(runs) + 1) + "|")
+    for task, line in losses[runs].iterrows():
+        print_line(task, *[f"{value:.3f}" for value in line])
+    print_line("largest", *[f"{value:.3f}" for value in losses[runs].max()])
 
 
 def mean_over_tasks(line: pd.Series, column: str) -> str:
@@ -255,14 +298,27 @@ def print_pooled(table: pd.DataFrame, column: str, value: str, *, title: str) ->
 def print_contrasts(model: Path) -> None:
     """One line per planned comparison and measure, with the task that it serves worst."""
     table = read_table(model, "replay_contrasts")
-    print_line(model.name, "measure", "means", "difference", "p (Holm)", "lower on", "worst task")
-    print("|---" * 7 + "|")
-    for _, line in table[table.measure.isin(COMPARED)].iterrows():
+    print_line(
+        model.name,
+        "measure",
+        "means",
+        "difference",
+        "over tasks, seeds and examples",
+        "p (Holm)",
+        "lower on",
+        "worst task",
+    )
+    print("|---" * 8 + "|")
+    for _, line in table.iterrows():
+        both = "-"
+        if pd.notna(line.get("two_level_low")):
+            both = f"[{line.two_level_low:.4f}, {line.two_level_high:.4f}]"
         print_line(
             f"{line.run} - {line.reference}",
             MEASURES[line.measure],
             f"{line['mean']:.3f} / {line.reference_mean:.3f}",
             interval(line.difference, line.low, line.high, digits=4),
+            both,
             p_value(line.p_holm),
             f"{line.tasks_lower} of {line.tasks}",
             f"{line.largest_difference_task} {line.largest_difference:+.3f}",
@@ -276,7 +332,8 @@ def print_at_equal_loss(model: Path) -> None:
     table = read_table(model, "replay_frontier")
     print_line(model.name, "frontier", "measure", "run", "frontier at that loss", "difference", "p")
     print("|---" * 7 + "|")
-    for _, line in table[table.frontier_value.notna()].iterrows():
+    table = table[table.frontier_value.notna() & table.measure.isin(AT_EQUAL_LOSS)]
+    for _, line in table.iterrows():
         print_line(
             line.strategy,
             line.frontier,
@@ -285,6 +342,39 @@ def print_at_equal_loss(model: Path) -> None:
             f"{line.frontier_value:.3f}",
             interval(line.difference, line.low, line.high, digits=4),
             p_value(line.p),
+        )
+
+
+def print_advice(model: Path) -> None:
+    """One line per trade and reference: what the advised runs cost, over the tasks."""
+    if not has_table(model, "replay_advice_score"):
+        return
+    table = read_table(model, "replay_advice_score")
+    advised = read_table(model, "replay_advice").groupby("trade").run
+    print_line(
+        f"{model.name}, nats of new-task loss per nat kept",
+        "reference",
+        "expected cost",
+        "cost",
+        "cost of the reference",
+        "difference",
+        "lower on",
+        "p",
+        "advised most",
+    )
+    print("|---" * 9 + "|")
+    for _, line in table.iterrows():
+        chosen = advised.get_group(line.trade).value_counts()
+        print_line(
+            f"{line.trade:g}",
+            line.reference,
+            f"{line.expected_cost:.3f}",
+            f"{line.cost:.3f}",
+            f"{line.reference_cost:.3f}",
+            interval(line.difference, line.low, line.high),
+            f"{line.tasks_lower} of {line.tasks}",
+            p_value(line.p),
+            f"{chosen.index[0]} ({chosen.iloc[0]})",
         )
 
 

@@ -207,7 +207,7 @@ class ResultFiles:
         return f"{self.folder}/{model}/predictions/{method}.parquet"
 
     def replay_gradients(self, model: str, strategy: str) -> str | list[str]:
-        """The association that the strategy `gradient` draws by; no file for other strategies."""
+        """The association that strategies choose by gradients with; no file for the others."""
         reads = self.replay_settings[strategy].reads_gradients
         return f"{self.folder}/{model}/associations/gradient.parquet" if reads else []
 

@@ -23,6 +23,8 @@ from lethe.config.loading import load_experiment
 from lethe.config.schema import Experiment
 from lethe.config.yaml_file import read_yaml
 from lethe.matrix.rows import Row, write_row
+from lethe.replay.rises import RunKey
+from lethe.replay.runs import GatheredRuns
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -201,8 +203,21 @@ def results(tmp_path):
     effect = f"{name}_difference"
     interval = f"{effect},{effect}_low,{effect}_high,{effect}_p_holm"
     (folder / "replay_comparison.csv").write_text(
-        f"strategy,{name},{name}_low,{name}_high,eval_loss_after,{interval}\n"
-        "random,0.112,0.1,0.125,4.1,0,0,0,\noracle,0.1,0.08,0.11,4.2,-0.012,-0.02,-0.005,0.039\n"
+        f"strategy,{name},{name}_low,{name}_high,eval_loss_after,{interval},random_in_effect,"
+        "eval_loss_after_largest_difference,eval_loss_after_largest_difference_task\n"
+        "random,0.112,0.1,0.125,4.1,0,0,0,,1,0,a\n"
+        "oracle,0.1,0.08,0.11,4.2,-0.012,-0.02,-0.005,0.039,0.25,0.15,b\n"
+    )
+    (folder / "replay.csv").write_text(
+        "strategy,task,seed,eval_loss_after,replayed_token_share\n"
+        "random,a,2,4.0,0.5\nrandom,b,2,4.2,0.3\noracle,a,2,4.05,0.4\noracle,b,2,4.35,0.2\n"
+    )
+    (folder / "replay_advice.csv").write_text(
+        "trade,task,run\n0.5,a,random\n0.5,b,oracle\n0.5,c,oracle\n"
+    )
+    (folder / "replay_advice_score.csv").write_text(
+        "trade,reference,expected_cost,cost,reference_cost,difference,low,high,tasks,tasks_lower,p\n"
+        "0.5,best on average,-0.1,-0.2,-0.15,-0.05,-0.07,-0.03,8,7,0.0234\n"
     )
     return tmp_path
 
@@ -216,8 +231,16 @@ def test_the_table_of_results_has_every_number_with_its_interval(results, capsys
     assert "| random | 0.112 | 4.100 | - |" in printed
     assert "| oracle | 0.100 | 4.200 | -0.012 [-0.020, -0.005], p 0.039 |" in printed
     assert "| oracle | 0.100 [0.080, 0.110] |" in printed
-    effect = "| 0.100 / 0.200 | -0.1000 [-0.1500, -0.0500] | 0.023 | 7 of 8 | pig_latin +0.010 |"
+    effect = (
+        "| 0.100 / 0.200 | -0.1000 [-0.1500, -0.0500] | - | 0.023 | 7 of 8 | pig_latin +0.010 |"
+    )
     assert printed.count(f"| oracle - random | held-out forgetting {effect}") == 3
+    assert "| random | - | 40, 30, 50 | 100 |" in printed
+    assert "| oracle | +0.150 b | 30, 20, 40 | 25 |" in printed
+    assert "| tiny, new-task loss | random | oracle |" in printed
+    assert "| b | 4.200 | 4.350 |" in printed and "| largest | 4.200 | 4.350 |" in printed
+    advised = "| -0.100 | -0.200 | -0.150 | -0.050 [-0.070, -0.030] | 7 of 8 | 0.023 | oracle (2) |"
+    assert f"| 0.5 | best on average {advised}" in printed
 
 
 # Folder of tables -> the scripts that print it and the page that shows it, if it is not that of an
@@ -270,6 +293,15 @@ def test_kept_tables_print_what_the_results_print(results, tmp_path, monkeypatch
     assert made_by["versions"] == [{"lethe": "0.1.0"}] and made_by["files"] == 1
 
 
+def gathered(measured):
+    """The lines of replay.csv with two held-out examples each, that rise by the mean."""
+    forgetting = {}
+    for line in measured.itertuples():
+        key = RunKey(strategy=line.strategy, task=line.task, seed=line.seed)
+        forgetting[key] = np.full(2, line.heldout_forgetting)
+    return GatheredRuns(measured.to_dict("records"), forgetting, noise_floor=0.0)
+
+
 @pytest.fixture
 def two_sittings(tmp_path, monkeypatch):
     """Kept tables of the replay study without its last run, and what is measured now.
@@ -287,7 +319,9 @@ def two_sittings(tmp_path, monkeypatch):
     measured = pd.concat([lines[last], again, again.assign(strategy="half-run")])
     monkeypatch.syspath_prepend(ROOT / "docs")
     module = script("add_replay_runs")
-    monkeypatch.setattr(module, "read_jobs", lambda *_, noise_floor: measured)
+    monkeypatch.setattr(module, "read_jobs", lambda *_, noise_floor: gathered(measured))
+    # The predictions that an advice is made from are not kept beside the tables.
+    monkeypatch.setattr(module, "advise_all", lambda *_: {})
     file = ROOT / "experiments/replay-study.yaml"
     replay = load_experiment(read_yaml(file), files=[file]).settings.replay
     return module, replay, folder, measured
@@ -308,6 +342,8 @@ def test_finished_runs_are_added_to_kept_tables(two_sittings, capsys):
             made[columns].sort_values(keys, ignore_index=True),
             kept[columns].sort_values(keys, ignore_index=True),
         )
+    compared = pd.read_parquet(folder / "replay_comparison.parquet").set_index("strategy")
+    assert compared.heldout_forgetting_difference_two_level_low.isna().all(), "random is incomplete"
     made_by = json.loads(pq.read_schema(folder / "replay.parquet").metadata[b"made_by"])
     assert made_by["added"][-1]["runs"] == ["random-prompt-kl-0.05"]
 

@@ -223,7 +223,7 @@ def _bad_variants(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]
 
 
 def _missing_gradients(settings: Experiment) -> list[str]:
-    """The strategy `gradient` without the association that it draws by."""
+    """A strategy that chooses by gradients, without the association that has them."""
     similarity = settings.similarity
     if settings.replay is None or (similarity and "gradient" in similarity.associations):
         return []
@@ -231,7 +231,9 @@ def _missing_gradients(settings: Experiment) -> list[str]:
     for run in settings.replay.runs():
         if run.reads_gradients:
             key = _key_of_run(settings.replay, run)
-            problems.append(f"{key}: strategy gradient needs 'gradient' in similarity.associations")
+            problems.append(
+                f"{key}: strategy {run.strategy} needs 'gradient' in similarity.associations"
+            )
     return problems
 
 

@@ -49,6 +49,7 @@ Strategy = Literal[
     "mir_measured",
     "mir_paper_code",
     "gradient",
+    "gradient_matching",
     "online",
     "closed_loop",
 ]
@@ -63,8 +64,12 @@ BUILT_ON_PREDICTION = ("domain", "coverage")
 DURING_TRAINING = ("online", "closed_loop")
 # Strategies that read the task's measured row, which a user does not have before the fine-tune.
 FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
+# Strategies that read the inner products of the tasks' gradients with those of the examples.
+FROM_GRADIENTS = ("gradient", "gradient_matching")
 # Strategies that take one example per group of random candidates.
 MIR = ("mir", "mir_measured", "mir_paper_code")
+# Strategies that choose a set as a whole, so `draw` and `temperature` play no part.
+CHOOSES_SETS = ("balanced", "coverage", "gradient_matching", *MIR)
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -251,7 +256,7 @@ class ReplayRun(Settings):
     @property
     def reads_gradients(self) -> bool:
         """Whether the run reads the association `gradient` of the similarity section."""
-        return self.strategy == "gradient"
+        return self.strategy in FROM_GRADIENTS
 
     @property
     def reads_training_rows(self) -> bool:
@@ -291,7 +296,7 @@ class ReplayRun(Settings):
     @property
     def _is_weighted(self) -> bool:
         """Whether examples are drawn by the softmax of scores."""
-        return self.strategy not in ("random", "balanced", "coverage", *MIR)
+        return self.strategy not in ("random", *CHOOSES_SETS)
 
     @property
     def recipe_changes(self) -> dict[str, Any]:

@@ -41,7 +41,8 @@ def compare(
     same task (seeds averaged) with its interval, Wilcoxon's p, and p corrected by Holm over all
     names. Then the number of tasks with less held-out forgetting than `random`, the largest
     difference of the new-task loss with its task, the mean share of loss tokens that replay
-    carries, and the interval of the held-out difference over tasks and examples. If a run has a
+    carries, the share of draws that are random replay in effect, and the interval of the held-out
+    difference over tasks and examples. If a run has a
     memory or router, also the shares of routed examples with an interval over tasks, and the mean
     bytes that are kept beside the base model.
     """
@@ -132,14 +133,21 @@ def _tasks_of(
         values = _by_task(runs, strategy, tasks, measure)
         difference[measure] = values - _by_task(runs, REFERENCE, tasks, measure)
     worst = largest_difference(tasks, difference["eval_loss_after"])
-    shares = [run.get("replayed_token_share") for run in runs if run["strategy"] == strategy]
-    shares = [share for share in shares if share is not None]
+    of_strategy = [run for run in runs if run["strategy"] == strategy]
     return {
         "heldout_forgetting_tasks_lower": int((difference["heldout_forgetting"] < 0).sum()),
         "eval_loss_after_largest_difference": worst["largest_difference"],
         "eval_loss_after_largest_difference_task": worst["largest_difference_task"],
-        "replayed_token_share": float(np.mean(shares)) if shares else float("nan"),
+        "replayed_token_share": _mean_of_known(of_strategy, "replayed_token_share"),
+        "random_in_effect": _mean_of_known(of_strategy, "random_in_effect"),
     }
+
+
+def _mean_of_known(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Mean of a column over the runs that have it; NaN if none has."""
+    values = np.array([run.get(key, np.nan) for run in runs], dtype=float)
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def _two_level(forgetting: Mapping[RunKey, np.ndarray], strategy: str) -> dict[str, float]:

@@ -17,6 +17,7 @@ SECONDARY_MEASURES = (
     "eval_loss_after",
     "drift",
     "rise_share",
+    "rise_mean",
     "heldout_kl",
 )
 

@@ -23,7 +23,11 @@ class ReplayInputs:
         Forgetting (M,) by the tasks that a prediction rests on, by example_id, nats; never the
         task's own. For the strategies `coverage`, `online` and `closed_loop`.
     gradient_products
-        Inner products of gradients by example_id. For the strategy `gradient`.
+        Inner products of the task's gradient with those of the examples, by example_id. For the
+        strategy `gradient`.
+    gradient_profiles
+        Inner products (M,) of all tasks' gradients with that of an example, by example_id. For the
+        strategy `gradient_matching`.
     completion_options
         Settings of the method that `online` and `closed_loop` predict with, by its name.
     """
@@ -31,6 +35,7 @@ class ReplayInputs:
     forgetting: Mapping[str, float] | None = None
     training_rows: Mapping[str, np.ndarray] | None = None
     gradient_products: Mapping[str, float] | None = None
+    gradient_profiles: Mapping[str, np.ndarray] | None = None
     completion_options: Mapping[str, dict] | None = None
 
 
@@ -59,6 +64,7 @@ def read_replay(
         forgetting=_read_scores(files["scores"], run, task),
         training_rows=read_training_rows(files["training_rows"], training_tasks),
         gradient_products=_read_products(files["gradients"], task),
+        gradient_profiles=_read_profiles(files["gradients"]),
         completion_options=completion_options,
     )
     return run, inputs
@@ -81,6 +87,14 @@ def read_training_rows(path: str | None, tasks: Sequence[str]) -> dict[str, np.n
     matrix = forgetting_matrix.read_matrix(path)
     columns = matrix.values[matrix.rows(tasks)].T
     return dict(zip(matrix.example_ids, columns, strict=True))
+
+
+def _read_profiles(path: str | None) -> dict[str, np.ndarray] | None:
+    """Inner products (M,) of all tasks' gradients with that of an example, by example id."""
+    if not path:
+        return None
+    matrix = forgetting_matrix.read_matrix(path)
+    return dict(zip(matrix.example_ids, matrix.values.T, strict=True))
 
 
 def _read_products(path: str | None, task: str) -> dict[str, float] | None:

@@ -249,6 +249,7 @@ def choose_replay(
         base_losses=dict(losses),
         training_rows=inputs.training_rows,
         gradient_products=inputs.gradient_products,
+        gradient_profiles=inputs.gradient_profiles,
     )
     if run.chooses_during_training:
         chooser = PhasedChoice.of(

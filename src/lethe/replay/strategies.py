@@ -1,9 +1,9 @@
 """Which upstream examples are replayed. One class per strategy, by its name in `STRATEGIES`.
 
 Most strategies are a score per replayable example; examples are then drawn by the softmax of the
-scores, or the highest scores are taken. `Balanced`, `Coverage` and `MostForgottenOfGroup` choose
-sets. `Online` and `ClosedLoop` choose while the training runs. All of them see replayable examples
-only.
+scores, or the highest scores are taken. `Balanced`, `Coverage`, `GradientMatching` and
+`MostForgottenOfGroup` choose sets. `Online` and `ClosedLoop` choose while the training runs. All of
+them see replayable examples only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,8 @@ class Pool:
         Forgetting (M, n) by the tasks that a prediction may rest on, nats; never the task's own.
     gradient_products
         Inner products (n,) of the base model's gradients on the task and on each example.
+    gradient_profiles
+        Inner products (M, n) of the base model's gradients on all tasks and on each example.
     """
 
     examples: Sequence[UpstreamExample]
@@ -52,6 +54,7 @@ class Pool:
     base_losses: np.ndarray | None = None
     training_rows: np.ndarray | None = None
     gradient_products: np.ndarray | None = None
+    gradient_profiles: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -62,6 +65,7 @@ class Pool:
         base_losses: Mapping[str, float] | None = None,
         training_rows: Mapping[str, np.ndarray] | None = None,
         gradient_products: Mapping[str, float] | None = None,
+        gradient_profiles: Mapping[str, np.ndarray] | None = None,
     ) -> "Pool":
         """The replayable examples of `upstream`, with values by example_id.
 
@@ -72,12 +76,14 @@ class Pool:
         """
         examples = [example for example in upstream if example.split == "replayable"]
         columns = _values(examples, training_rows, "forgetting by other tasks")
+        profiles = _values(examples, gradient_profiles, "inner products of gradients")
         return cls(
             examples=examples,
             forgetting=_values(examples, forgetting, "score"),
             base_losses=_values(examples, base_losses, "base loss"),
             training_rows=None if columns is None else columns.T,
             gradient_products=_values(examples, gradient_products, "inner product of gradients"),
+            gradient_profiles=None if profiles is None else profiles.T,
         )
 
     @cached_property
@@ -150,6 +156,14 @@ class ScoredStrategy(Strategy):
         weights = softmax_weights(scores, temperature)
         indices = draw_softmax(scores / temperature, count, seed)
         return Choice(indices, effective_sample_size(weights), possible, temperature)
+
+
+class NoReplay(Strategy):
+    """Replays nothing: what the fine-tune alone forgets. Needs nothing."""
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Chooses no example."""
+        return Choice(np.empty(0, dtype=int), 0.0, len(pool.examples))
 
 
 class RandomDraw(ScoredStrategy):
@@ -375,6 +389,46 @@ class Coverage(Strategy):
         return max(int(np.ceil(self.cap * count)), int(np.ceil(count / len(np.unique(domains)))))
 
 
+class GradientMatching(Strategy):
+    """Replays a set whose mean gradient is close to that of all replayable examples.
+
+    The idea is that of gradient coresets for replay (Tiwari et al. 2022, arXiv 2111.11210).
+    Gradients are compared by their inner products with the tasks' gradients, because to first
+    order only these decide how the tasks change an example's loss. Needs the association
+    `gradient`, which holds these products. Each task's products are divided by their standard
+    deviation over the pool.
+
+    With p_j = the products (M,) of example j and m = their mean over the pool, the n-th example is
+    the one with the smallest |n m - s - p_j|, where s is the sum over those chosen before (herding:
+    Welling 2009). The choice is the same for all tasks and seeds, and no example is taken twice
+    before all are.
+    """
+
+    needs = ("gradient_profiles",)
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Takes examples greedily; the seed plays no part."""
+        indices = np.flatnonzero(np.isfinite(pool.gradient_profiles).all(axis=0))
+        if not len(indices):
+            raise LetheError("replay: no replayable example has a gradient")
+        profiles = pool.gradient_profiles[:, indices].astype(float)
+        spread = profiles.std(axis=1, keepdims=True)
+        profiles = profiles / np.where(spread > 0, spread, 1)
+        mean = profiles.mean(axis=1)
+        norms = np.square(profiles).sum(axis=0)
+        missing = np.zeros_like(mean)
+        order = []
+        for _ in range(min(count, len(indices))):
+            missing += mean
+            distances = norms - 2 * (missing @ profiles)
+            distances[order] = np.inf
+            best = int(np.argmin(distances))
+            order.append(best)
+            missing -= profiles[:, best]
+        chosen = indices[np.array(order, dtype=int)]
+        return Choice(np.resize(chosen, count), float(len(chosen)), len(indices))
+
+
 class Online(ByForgetting):
     """Replays at random first, then by what the half-trained model is predicted to forget.
 
@@ -406,6 +460,7 @@ class ClosedLoop(Online):
 
 
 STRATEGIES: dict[str, Strategy] = {
+    "none": NoReplay(),
     "random": RandomDraw(),
     "balanced": Balanced(),
     "oracle": ByForgetting(),
@@ -416,6 +471,7 @@ STRATEGIES: dict[str, Strategy] = {
     "perplexity": ByBaseLoss(),
     "perplexity_median": ByMedianBaseLoss(),
     "gradient": ByGradient(),
+    "gradient_matching": GradientMatching(),
     "online": Online(),
     "closed_loop": ClosedLoop(),
     "mir": MostForgottenOfGroup(),

@@ -40,6 +40,7 @@ COLOURS = {
     "mir_measured": "#a98199",
     "mir_paper_code": "#c3a3b8",
     "gradient": "#8c3b2a",
+    "gradient_matching": "#b8705f",
     "online": "#2d8c8c",
     "closed_loop": "#1d5f6e",
 }
@@ -71,6 +72,7 @@ LABELS = {
     "mir_measured": "MIR, measured",
     "mir_paper_code": "MIR, least forgotten",
     "gradient": "gradient",
+    "gradient_matching": "gradient matching",
     "online": "online",
     "closed_loop": "closed loop",
 }

@@ -195,6 +195,7 @@ def draw_replay(findings: Findings) -> Figure:
         draw_strategies(strategies, table, measure="heldout_forgetting")
         strategies.set_xlabel(f"held out: {findings.measure}")
         strategies.set_title(f"{model}, held-out forgetting")
+        mark_measures(strategies, table)
         draw_differences(differences, table, findings.unit)
         differences.set_title("difference to random replay")
         draw_trade_off(trade_off, table, findings.measure)
@@ -213,6 +214,19 @@ def draw_strategies(axis: Axes, table: pd.DataFrame, *, measure: str) -> None:
     axis.invert_yaxis()
     axis.grid(axis="x")
     axis.set_axisbelow(True)
+
+
+def mark_measures(axis: Axes, table: pd.DataFrame) -> None:
+    """Marks each strategy's drift and worst domain on its bar, which shows the mean rise only."""
+    positions = range(len(table))
+    for measure, words, marker in (
+        ("drift", "mean absolute change (drift)", "D"),
+        ("worst_domain_forgetting", "worst domain", ">"),
+    ):
+        if measure in table:
+            axis.plot(table[measure], positions, marker, ms=4, mfc="none", mec=INK, label=words)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="lower right", fontsize=7)
 
 
 def _error_bars(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
@@ -289,9 +303,9 @@ def draw_overview(findings: Findings) -> Figure:
     error.set_title("3  Error of predicted forgetting")
     error.legend(ncols=2, fontsize=7)
     if model in findings.comparisons:
-        draw_strategies(replay, findings.comparisons[model], measure="heldout_forgetting")
-        replay.set_xlabel(f"held out: {findings.measure}")
-        replay.set_title("4  Forgetting with each kind of replay")
+        draw_trade_off(replay, findings.comparisons[model], findings.measure)
+        replay.set_title("4  Replay: forgetting against new-task loss")
+        replay.text(0.02, 0.03, "↙ better", transform=replay.transAxes, color=FAINT)
     else:
         replay.set_axis_off()
     return figure

@@ -13,16 +13,21 @@ from lethe.report.figure_style import FAINT, colours_of, label_of
 
 # With more runs, names would lie on each other.
 _MOST_NAMED = 12
-# Measures that a table of runs may have, and their words.
-_MEASURES = {
+# Measures that a table of runs may have, in the order of the columns, and their words.
+MEASURES = {
     "heldout_forgetting": "held-out forgetting",
+    "eval_loss_after": "loss on the new task",
     "worst_domain_forgetting": "worst domain",
-    "eval_loss_after": "new-task loss",
+    "rise_share": "share of rises",
+    "rise_mean": "mean rise",
+    "drift": "drift",
+    "heldout_kl": "KL",
 }
 DOSES = {
     "replayed_token_share": "share of loss tokens that are replayed",
     "replayed_distinct": "distinct examples replayed",
     "effective_sample_size": "effective sample size",
+    "random_in_effect": "share of draws that are random in effect",
 }
 
 
@@ -55,8 +60,9 @@ def summarise_runs(runs: pd.DataFrame) -> pd.DataFrame:
     not have are left out.
     """
     grouped = runs.groupby("strategy", sort=False)
-    names = [name for name in (*_MEASURES, *DOSES, "training_seconds") if name in runs]
-    table = grouped[names].mean()
+    names = [name for name in (*MEASURES, *DOSES, "training_seconds") if name in runs]
+    # A column of truth values with gaps is none of numbers.
+    table = runs[names].astype(float).groupby(runs.strategy, sort=False).mean()
     table["tasks"] = grouped.task.nunique()
     if "worst_domain" in runs:
         table["worst_domain"] = grouped.worst_domain.agg(_most_frequent)
@@ -120,7 +126,7 @@ def _draw_trade_off(
     plot.xaxis.axis_label = "loss on the new task (nats)"
     plot.yaxis.axis_label = f"held-out forgetting ({unit})"
     tooltips = [("run", "@run"), ("tasks", "@tasks")]
-    for name, words in (_MEASURES | DOSES).items():
+    for name, words in (MEASURES | DOSES).items():
         if name in table:
             tooltips.append((words, f"@{name}{{0.000}}"))
     if "worst_domain" in table:
@@ -148,7 +154,7 @@ def _draw_differences(differences: pd.DataFrame, unit: str, colours: Mapping[str
     for measure in ("heldout_forgetting", "eval_loss_after"):
         plot = new_figure(
             height=110 + 22 * len(names),
-            title=f"{_MEASURES[measure]}: difference to random replay, per task",
+            title=f"{MEASURES[measure]}: difference to random replay, per task",
             y_range=runs,
         )
         plot.toolbar.autohide = True

@@ -27,7 +27,7 @@ from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.headlines import make_headlines, rank_values
 from lethe.report.interactive_figures import make_figures
 from lethe.report.next_steps import find_worst_tasks, suggest_steps
-from lethe.report.replay_figures import DOSES, summarise_runs
+from lethe.report.replay_figures import DOSES, MEASURES, summarise_runs
 from lethe.report.run_descriptions import describe_runs
 from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.report.verdict import describe_origin, make_verdicts
@@ -57,16 +57,6 @@ CAPTIONS = {
 
 # The longest text in the lists of the most forgotten examples.
 MOST_CHARACTERS = 2000
-# Measures of a replay run, in the order of the columns.
-MEASURES = {
-    "heldout_forgetting": "held-out forgetting",
-    "eval_loss_after": "loss on the new task",
-    "worst_domain_forgetting": "worst domain",
-    "rise_share": "share of rises",
-    "rise_mean": "mean rise",
-    "drift": "drift",
-    "heldout_kl": "KL",
-}
 
 
 def render_page(

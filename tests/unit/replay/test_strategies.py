@@ -14,14 +14,10 @@ from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed
 UPSTREAM = tiny.upstream(24)
 REPLAYABLE = {example.example_id for example in UPSTREAM if example.split == "replayable"}
 # The others are tested with a training in test_phases.py.
-BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
+BEFORE_TRAINING = [name for name in STRATEGIES if name not in ("none", *DURING_TRAINING)]
 GENERATOR = np.random.default_rng(5)
 ROWS = {example.example_id: GENERATOR.normal(1, 1, 6) for example in UPSTREAM}
 SCORES = {example.example_id: float(i) for i, example in enumerate(UPSTREAM)}
-
-
-# The others are tested in test_phases.py.
-BEFORE_TRAINING = [name for name in STRATEGIES if name not in DURING_TRAINING]
 
 
 def run_of(strategy, **changes):
@@ -37,6 +33,7 @@ def choose(upstream, scores, count, temperature=0.1, *, seed=0, strategy="oracle
         base_losses=scores,
         training_rows=ROWS,
         gradient_products=scores and {name: -value for name, value in scores.items()},
+        gradient_profiles=ROWS,
     )
     return choose_replayed(pool, run, count, [seed])
 
@@ -83,8 +80,8 @@ def test_every_strategy_replays_no_example_twice_before_all_were_and_repeats_its
         assert 1 <= choice.effective_sample_size <= choice.pool == len(REPLAYABLE)
 
 
-def test_every_strategy_of_the_settings_but_none_can_be_drawn_by_and_says_what_it_needs():
-    assert set(STRATEGIES) == set(NAMES) - {"none"}
+def test_every_strategy_of_the_settings_can_be_drawn_by_and_says_what_it_needs():
+    assert set(STRATEGIES) == set(NAMES)
     for strategy in STRATEGIES.values():
         assert "eeds" in type(strategy).__doc__
 
@@ -209,6 +206,41 @@ def test_gradients_that_oppose_the_tasks_are_replayed_most_on_a_scale_of_0_to_1(
     assert scores == pytest.approx([0, 1, np.nan, 0.5], nan_ok=True)
     equal = Pool(pool.examples, gradient_products=np.ones(4))
     assert STRATEGIES["gradient"].scores(equal).tolist() == [0] * 4
+
+
+def test_without_replay_no_example_is_chosen():
+    chosen, choice = choose_replayed(Pool.of(UPSTREAM), run_of("none"), 3, [0])
+    assert chosen == []
+    assert not choice.is_random
+
+
+def test_gradient_matching_chooses_a_set_with_the_mean_gradient_of_the_pool():
+    examples = pool_of("a" * 60, np.zeros(60)).examples
+    rng = np.random.default_rng(2)
+    # The second task's gradients are a hundred times as long, and count no more.
+    profiles = rng.normal([[1.0], [-200.0], [0.5]], [[1.0], [100.0], [2.0]], (3, 60))
+    pool = Pool(examples, gradient_profiles=profiles)
+    choice = STRATEGIES["gradient_matching"].choose(pool, run_of("random"), 12, [0])
+    scaled = profiles / profiles.std(axis=1, keepdims=True)
+
+    def distance(indices):
+        return np.linalg.norm(scaled[:, indices].mean(axis=1) - scaled.mean(axis=1))
+
+    draws = [distance(rng.permutation(60)[:12]) for _ in range(200)]
+    assert distance(choice.indices) < np.quantile(draws, 0.05)
+
+
+def test_gradient_matching_takes_the_nearest_to_the_mean_first_and_no_unknown_one():
+    pool = Pool(
+        pool_of("aaaaa", np.zeros(5)).examples,
+        gradient_profiles=np.array([[0.0, 2.0, 5.0, np.nan, 1.0], [3.0, 3.0, 3.0, 3.0, 3.0]]),
+    )
+    choice = STRATEGIES["gradient_matching"].choose(pool, run_of("random"), 4, [0])
+    # The mean is 2. The sums of the first two, three and four come as near to 4, 6 and 8 as any.
+    assert choice.indices.tolist() == [1, 4, 2, 0]
+    unknown = Pool(pool.examples, gradient_profiles=np.full((2, 5), np.nan))
+    with pytest.raises(LetheError, match="no replayable example has a gradient"):
+        STRATEGIES["gradient_matching"].choose(unknown, run_of("random"), 2, [0])
 
 
 def dense_coverage(columns, prediction, count, noise):

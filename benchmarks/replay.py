@@ -7,7 +7,8 @@ Ways, all with the same new examples:
 
 - `plain`: the fine-tune without replay;
 - `text`: replayed texts mixed into the stream, the paper's way;
-- `kl`: KL(base || model) at every step, a frozen copy of the base model runs beside the model;
+- `kl`: KL(base || model) on the replayed tokens, a frozen copy of the base model runs beside the
+  model;
 - `stored`: the same from distributions that are stored before the first step (`--top-k` words);
 - `prompt`: KL at the prompts of the new examples, without upstream data.
 
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, help="train.parquet files")
     parser.add_argument("--upstream", type=Path, required=True, help="upstream.parquet")
     parser.add_argument("--ways", choices=WAYS, nargs="+", default=list(WAYS))
-    parser.add_argument("--dose", choices=("token", "step"), default="step")
+    parser.add_argument("--dose", choices=("token", "step"), default="token")
     parser.add_argument("--ratio", type=float, default=1 / 8)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch", type=int, default=8)

@@ -330,8 +330,19 @@ def print_at_equal_loss(model: Path) -> None:
     if not has_table(model, "replay_frontier"):
         return
     table = read_table(model, "replay_frontier")
-    print_line(model.name, "frontier", "measure", "run", "frontier at that loss", "difference", "p")
-    print("|---" * 7 + "|")
+    print_line(
+        model.name,
+        "frontier",
+        "measure",
+        "run",
+        "frontier at that loss",
+        "difference",
+        "p",
+        "task by task",
+        "p",
+        "lower on",
+    )
+    print("|---" * 10 + "|")
     table = table[table.frontier_value.notna() & table.measure.isin(AT_EQUAL_LOSS)]
     for _, line in table.iterrows():
         print_line(
@@ -342,6 +353,9 @@ def print_at_equal_loss(model: Path) -> None:
             f"{line.frontier_value:.3f}",
             interval(line.difference, line.low, line.high, digits=4),
             p_value(line.p),
+            interval(line.task_difference, line.task_low, line.task_high, digits=4),
+            p_value(line.task_p),
+            f"{line.tasks_lower} of {line.task_count}",
         )
 
 

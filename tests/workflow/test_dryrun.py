@@ -68,7 +68,10 @@ def test_the_default_experiment(shipped):
     runs = (len(replay["strategies"]) + len(replay["variants"])) * len(replay["seeds"])
     test = [task for task in tasks if task["split"] == "test"]
     assert models == 2 and len(tasks) >= 20 and 0.2 <= len(test) / len(tasks) <= 0.3
-    counts = planned(shipped)
+    printed = run(shipped, "--dry-run", "--quiet", "rules")
+    assert f"replay: {len(test)} test tasks can reach p = 0.023 at best" in printed
+    assert "p < 0.05 needs at least 7 tasks" in printed
+    counts = job_counts(printed)
     assert counts["prepare_task"] == len(tasks)
     assert counts["measure_row"] == models * len(tasks)
     assert counts["replay_run"] == models * len(test) * runs

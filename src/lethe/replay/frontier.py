@@ -3,6 +3,9 @@
 A run that replays more forgets less and learns less, so a difference at equal settings can be the
 dose. Random replay with several weights and ratios draws a curve of forgetting over new-task loss.
 A run is better than a change of the dose only if it lies below that curve.
+
+The curve is drawn for the means over tasks, and for each task by itself: at equal mean loss, tasks
+may still differ in what they pay.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lethe.replay.contrast_tests import mean_by_task
-from lethe.statistics import DRAWS, bootstrap_p, resampling, tail
+from lethe.statistics import DRAWS, bootstrap_p, paired_difference, resampling, tail
 
 # Measures that claims are made about, and those that are read beside them.
 _CLAIMED = ("heldout_forgetting", "worst_domain_forgetting")
@@ -28,7 +31,7 @@ def compare_at_equal_loss(
     compared: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Distances of all runs to the frontiers of random replay, on the means over tasks.
+    """Distances of all runs to the frontiers of random replay, of the means and task by task.
 
     Parameters
     ----------
@@ -46,8 +49,11 @@ def compare_at_equal_loss(
     Records of replay_frontier.csv, one per frontier, run and measure: frontier, strategy (the
     run's name), measure, tasks, eval_loss_after and value of the run (nats), frontier_value (that
     of the frontier at the same new-task loss), and difference with its 95 percent bootstrap
-    interval over tasks and the p of that interval (`bootstrap_p`). A run of the frontier is
-    compared with the others of it. Beside the frontier's ends nothing is extrapolated: NaN.
+    interval over tasks and the p of that interval (`bootstrap_p`). Then the same task by task: each
+    task has a frontier of its own, and task_difference is the mean distance to it over the
+    task_count tasks whose new-task loss lies between the ends, with its interval, Wilcoxon's p, and
+    the number of tasks below. A run of the frontier is compared with the others of it. Beside the
+    frontier's ends nothing is extrapolated: NaN.
     """
     names = list(dict.fromkeys(record["strategy"] for record in records))
     measures = []
@@ -66,7 +72,8 @@ def compare_at_equal_loss(
                 values = values_by_run(records, runs, measure)
                 line = {"frontier": frontier, "strategy": name, "measure": measure}
                 draws = _MANY_DRAWS if measure in _CLAIMED else DRAWS
-                lines.append(line | _distance(losses, values, seed, draws))
+                line |= _distance(losses, values, seed, draws)
+                lines.append(line | _distance_by_task(losses, values))
     return lines
 
 
@@ -136,6 +143,23 @@ def _distance(losses: np.ndarray, values: np.ndarray, seed: int, draws: int) -> 
     fewer = min((inside <= 0).sum(), (inside >= 0).sum())
     p = bootstrap_p(tasks, (1 + fewer) / (1 + len(inside)))
     return line | {"low": float(low), "high": float(high), "p": p}
+
+
+def _distance_by_task(losses: np.ndarray, values: np.ndarray) -> dict[str, Any]:
+    """Mean distance of the first run to the others, each task by itself; both (runs, tasks)."""
+    measured = np.isfinite(losses).all(axis=0) & np.isfinite(values).all(axis=0)
+    losses, values = losses[:, measured], values[:, measured]
+    expected = forgetting_at(losses[0], losses[1:].T, values[1:].T)
+    between = np.isfinite(expected)
+    difference = paired_difference(values[0][between], expected[between])
+    return {
+        "task_difference": difference.mean,
+        "task_low": difference.low,
+        "task_high": difference.high,
+        "task_p": difference.p,
+        "task_count": int(between.sum()),
+        "tasks_lower": int((values[0] < expected)[between].sum()),
+    }
 
 
 def _at_weights(equal: np.ndarray, losses: np.ndarray, values: np.ndarray) -> dict[str, float]:

@@ -197,10 +197,10 @@ def least_p_sentence(tasks: int, contrasts: int, level: float = 0.05) -> str:
     if tasks < _FEWEST_TASKS:
         return f"replay: no test is possible with {of_tasks}; {comparisons} need at least {needed}"
     least = f"p = {least_p(tasks, contrasts):.2g}"
-    sentence = f"replay: {of_tasks} can reach {least} at best over {comparisons}"
-    if tasks < needed:
-        sentence += f"; p < {level:g} needs at least {needed} tasks"
-    return sentence
+    return (
+        f"replay: {of_tasks} can reach {least} at best over {comparisons}; p < {level:g} needs at "
+        f"least {needed} tasks"
+    )
 
 
 def decision_sentence(replay: Replay, tasks: Mapping[str, Task]) -> str:

@@ -214,6 +214,22 @@ def test_the_plan_adds_up_and_reads_as_a_table():
     assert "EUR" in made.text and "trains 10 and scores 100 tokens per second" in made.text
 
 
+def test_the_plan_says_how_many_tasks_a_comparison_of_replay_needs():
+    model = {"recipe": RECIPE.model_dump(), "gpus": 1, "threads": 1, "pretraining": None}
+    replay = Replay(strategies=["none", "random", "gaussian"], tasks="all").model_dump(mode="json")
+    made = plan.make_plan(
+        {"m": CALIBRATION},
+        {"m": model},
+        tasks=TASKS,
+        splits={"heldout": 2, "replayable": 6},
+        sizes={"noise": None, "replay": replay, "directions": False},
+        prices={"gpu_hour": None, "core_hour": None, "currency": "EUR"},
+    )
+    tested = f"replay: {len(TASKS)} test tasks can reach p ="
+    assert tested in made.text
+    assert "p < 0.05 needs at least" in made.text
+
+
 def row(**about):
     losses = np.zeros(2, np.float32)
     return rows.Row(["x", "y"], losses, losses, np.ones(2, np.int32), {}, about)

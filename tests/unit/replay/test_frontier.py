@@ -118,6 +118,9 @@ def test_a_run_below_the_curve_is_better_than_another_dose_and_one_on_it_is_not(
     assert by_name["on"]["low"] < 0 < by_name["on"]["high"]
     assert by_name["on"]["p"] > 0.01
     assert np.isnan([by_name["outside"][key] for key in ("difference", "low", "p")]).all()
+    assert below["task_difference"] == pytest.approx(-0.1, abs=0.01)
+    assert (below["task_count"], below["tasks_lower"]) == (20, 20)
+    assert by_name["outside"]["task_count"] == 0
     # A run of the curve is measured by the curve without it; at its ends there is none.
     assert by_name["random"]["frontier_value"] == pytest.approx(0.25, abs=0.01)
     assert np.isnan(by_name["none"]["difference"])
@@ -132,6 +135,25 @@ def test_the_worst_domain_is_compared_at_equal_loss_too():
     mean, worst = (line for line in lines if line["strategy"] == "random")
     assert (mean["measure"], worst["measure"]) == ("heldout_forgetting", "worst_domain_forgetting")
     assert worst["difference"] == pytest.approx(2 * mean["difference"])
+
+
+def test_every_task_is_compared_with_a_frontier_of_its_own():
+    points = {"none": (1.0, 0.4), "random": (1.2, 0.2), "strong": (1.4, 0.1), "below": (1.1, 0.2)}
+    records = records_of(points, spread=0.0)
+    for record in records:
+        # On every other task the run forgets as little as its own frontier, at a higher loss.
+        if record["strategy"] == "below" and int(record["task"][1:]) % 2:
+            record["eval_loss_after"] += 0.1
+        # On one task it lies beside the frontier, and one task lacks a value.
+        if record["strategy"] == "below" and record["task"] == "t2":
+            record["eval_loss_after"] += 0.5
+        if record["strategy"] == "random" and record["task"] == "t4":
+            record["heldout_forgetting"] = float("nan")
+    lines = compare_at_equal_loss(records, {"kl": ["none", "random", "strong"]})
+    (line,) = [line for line in lines if line["strategy"] == "below"]
+    assert line["task_count"] == 18
+    assert line["task_difference"] == pytest.approx(-0.1 * 8 / 18)
+    assert line["task_low"] < line["task_difference"] < line["task_high"] < 0
 
 
 def test_tasks_that_were_not_measured_are_left_out():

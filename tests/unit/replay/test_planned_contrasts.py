@@ -86,7 +86,7 @@ def test_the_number_of_tasks_that_a_decision_needs():
         assert least_p(needed, contrasts) <= 0.05 < least_p(needed - 1, contrasts)
 
 
-def test_the_sentence_names_the_tasks_that_are_missing():
+def test_the_sentence_names_the_tasks_that_are_needed():
     assert "no test is possible with 1 test task; 3 planned comparisons need at least 7" in (
         least_p_sentence(1, 3)
     )
@@ -95,7 +95,7 @@ def test_the_sentence_names_the_tasks_that_are_missing():
     assert "at least 7 tasks" in short
     enough = least_p_sentence(29, 3)
     assert "p = 1.1e-08" in enough
-    assert "needs" not in enough
+    assert "at least 7 tasks" in enough
 
 
 def test_the_sentence_of_an_experiment_advises_to_test_all_tasks_if_that_helps():

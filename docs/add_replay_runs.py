@@ -9,7 +9,8 @@ A run is finished if it has all tasks and all seeds. At least one job of a kept 
 run again here, with the same result. Only then do both sittings have the same base model and data.
 
 The tables do not keep the forgetting of each example. So only runs of which all jobs are here have
-intervals over tasks and examples.
+intervals over tasks and examples. An experiment with `replay.advise` is advised again, from its Z
+and predictions here.
 """
 
 import json
@@ -28,7 +29,7 @@ from lethe.config.yaml_file import read_yaml
 from lethe.data.examples import read_upstream
 from lethe.matrix.forgetting_matrix import read_matrix
 from lethe.matrix.gathering import read_replay_runs
-from lethe.replay.advice import advise_every_task, mean_by_row, score_advice
+from lethe.replay.advice import advise_from_tables, score_advice
 from lethe.replay.comparison import compare
 from lethe.replay.contrast_tests import compare_planned
 from lethe.replay.frontier import compare_at_equal_loss
@@ -155,19 +156,19 @@ def advise_all(
 ) -> dict[str, pd.DataFrame]:
     """The advised run of each task, from those that are measured, and its score."""
     upstream = read_upstream(results / "upstream.parquet")
-    heldout = [example.example_id for example in upstream if example.split == "heldout"]
-    settings = {run.name: run.describe() for run in replay.advised_runs()}
-    candidates = [name for name in settings if name in set(together.strategy)]
-    predictions = read_matrix(results / model / f"predictions/{replay.prediction}.parquet")
-    lines = advise_every_task(
+    measured = set(together.strategy)
+    lines = advise_from_tables(
         together.to_dict("records"),
-        mean_by_row(read_matrix(results / model / "Z.parquet"), heldout),
-        predicted=mean_by_row(predictions, heldout),
+        read_matrix(results / model / "Z.parquet"),
+        read_matrix(results / model / f"predictions/{replay.prediction}.parquet"),
+        heldout=[example.example_id for example in upstream if example.split == "heldout"],
+        settings={
+            run.name: run.describe() for run in replay.advised_runs() if run.name in measured
+        },
         trades=replay.advise.trade,
-        candidates=candidates,
         primary=primary_run(replay),
     )
-    advice = pd.DataFrame([line | settings[line["run"]] for line in lines])
+    advice = pd.DataFrame(lines)
     # A column may hold the words of one temperature and the number of another.
     advice["temperature"] = advice.temperature.astype("string")
     return {"replay_advice": advice, "replay_advice_score": pd.DataFrame(score_advice(lines))}

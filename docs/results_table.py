@@ -32,7 +32,9 @@ def has_table(folder: Path, name: str) -> bool:
 
 
 def interval(mean: float, low: float, high: float, digits: int = 3) -> str:
-    """A mean with its 95 percent interval, as the table shows it."""
+    """A mean with its 95 percent interval, as the table shows it; alone if it has none."""
+    if pd.isna(low):
+        return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -101,7 +103,7 @@ COMPARED = [
     "eval_loss_after",
 ]
 RISE_AND_DRIFT = ["heldout_forgetting", "rise_share", "rise_mean", "drift", "heldout_kl"]
-# Measures of the comparisons at the same new-task loss; the files have all.
+# Measures of the comparisons at the same new-task loss; the files have all measures.
 AT_EQUAL_LOSS = ["heldout_forgetting", "worst_domain_forgetting", "drift"]
 
 
@@ -162,8 +164,8 @@ def print_cost_and_dose(model: Path) -> None:
     runs = read_table(model, "replay").groupby("strategy").replayed_token_share
     print_line(
         model.name,
-        "largest new-task loss above that of random, task",
-        "loss tokens that are replayed, percent: mean, least and most",
+        "new-task loss minus that of random: largest, and its task",
+        "loss tokens that are replayed, percent: mean, least and most over the runs",
         "draws that are random in effect, percent",
     )
     print("|---" * 4 + "|")
@@ -191,7 +193,9 @@ def print_tasks(model: Path) -> None:
     print("|---" * (len(runs) + 1) + "|")
     for task, line in losses[runs].iterrows():
         print_line(task, *[f"{value:.3f}" for value in line])
-    print_line("largest", *[f"{value:.3f}" for value in losses[runs].max()])
+    if "random-text" in losses:
+        above = (losses[runs].sub(losses["random-text"], axis=0)).max()
+        print_line("largest minus random-text", *[f"{value:+.3f}" for value in above])
 
 
 def mean_over_tasks(line: pd.Series, column: str) -> str:
@@ -393,7 +397,9 @@ def print_advice(model: Path) -> None:
 
 
 def p_value(p: float) -> str:
-    """A p value with two digits, as an exponent where it is small."""
+    """A p value with two digits, as an exponent where it is small; `-` if there is none."""
+    if pd.isna(p):
+        return "-"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 

@@ -4,7 +4,7 @@ from lethe import tables
 from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix.forgetting_matrix import read_matrix
-from lethe.replay.advice import advise_every_task, mean_by_row, score_advice
+from lethe.replay.advice import advise_from_tables, score_advice
 
 
 def advise_replay(
@@ -20,16 +20,16 @@ def advise_replay(
 ) -> None:
     """Writes the advised run of each task beside the truth, and the score of the advice."""
     examples = read_upstream(upstream)
-    heldout = [example.example_id for example in examples if example.split == "heldout"]
-    lines = advise_every_task(
+    lines = advise_from_tables(
         tables.read_csv(runs).to_dict("records"),
-        mean_by_row(read_matrix(z), heldout),
-        predicted=mean_by_row(read_matrix(predictions), heldout),
+        read_matrix(z),
+        read_matrix(predictions),
+        heldout=[example.example_id for example in examples if example.split == "heldout"],
+        settings=settings,
         trades=trades,
-        candidates=list(settings),
         primary=primary,
     )
-    tables.write_csv(advice, [line | settings[line["run"]] for line in lines])
+    tables.write_csv(advice, lines)
     tables.write_csv(score, score_advice(lines))
 
 

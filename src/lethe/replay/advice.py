@@ -314,6 +314,44 @@ def advise_every_task(
     return lines
 
 
+def advise_from_tables(
+    runs: Sequence[Mapping[str, Any]],
+    z: Matrix,
+    predictions: Matrix,
+    *,
+    heldout: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    trades: Sequence[float],
+    primary: str | None = None,
+) -> list[dict[str, Any]]:
+    """Advises every task of an experiment: `advise_every_task` with the settings of each advice.
+
+    Parameters
+    ----------
+    runs, trades, primary
+        As in `advise_every_task`.
+    z, predictions
+        Measured and predicted forgetting of the tasks, in nats.
+    heldout
+        Ids of the held-out examples, whose mean forgetting is a task's.
+    settings
+        Settings of each run that may be advised, by its name.
+
+    Returns
+    -------
+    Records of replay_advice.csv.
+    """
+    lines = advise_every_task(
+        runs,
+        mean_by_row(z, heldout),
+        predicted=mean_by_row(predictions, heldout),
+        trades=trades,
+        candidates=list(settings),
+        primary=primary,
+    )
+    return [line | settings[line["run"]] for line in lines]
+
+
 def _costs(runs: Sequence[Mapping[str, Any]], trade: float) -> dict[str, dict[str, float]]:
     """Measured cost by run and task: new-task loss above random replay's + trade x forgetting."""
     tasks = list(dict.fromkeys(run["task"] for run in runs))

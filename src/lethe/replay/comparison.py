@@ -42,9 +42,8 @@ def compare(
     names. Then the number of tasks with less held-out forgetting than `random`, the largest
     difference of the new-task loss with its task, the mean share of loss tokens that replay
     carries, the share of draws that are random replay in effect, and the interval of the held-out
-    difference over tasks and examples. If a run has a
-    memory or router, also the shares of routed examples with an interval over tasks, and the mean
-    bytes that are kept beside the base model.
+    difference over tasks and examples. If a run has a memory or router, also the shares of routed
+    examples with an interval over tasks, and the mean bytes that are kept beside the base model.
     """
     names = list(dict.fromkeys(run["strategy"] for run in runs))
     tasks = list(dict.fromkeys(run["task"] for run in runs))

@@ -106,8 +106,12 @@ def frontier_runs(
     """Names of the runs that draw the curve of random replay, by objective.
 
     A frontier is no replay and all runs of random replay with one objective. They differ in
-    ratio, weight, dose, accounting or teacher, and not in the recipe. `lethe.replay.frontier`
-    measures the distance of other runs to it.
+    ratio, weight, accounting or teacher, and not in the recipe. `lethe.replay.frontier` measures
+    the distance of other runs to it.
+
+    Runs with `dose: step` are a frontier of their own (`kl, step`), or the others are (`kl, token`)
+    where `replay.dose` is `step`. With `step`, tasks of short answers pay for those of long ones,
+    which a mean over tasks does not show. Dose `mixed` is `token` with weight 1.
 
     If the ratios differ, those of one ratio are a frontier of their own, such as `kl, 1 in 8`:
     a run that replays more examples forgets less, but trains for longer.
@@ -129,8 +133,11 @@ def frontier_runs(
     unreplayed = [run for run in runs if not run.replays]
     frontiers = {}
     for objective in OBJECTIVES:
-        drawn = [run for run in runs if run.strategy == "random" and run.objective == objective]
-        curves = {objective: drawn}
+        random = [run for run in runs if run.strategy == "random" and run.objective == objective]
+        drawn = [run for run in random if _by_step(run) == _by_step(replay)]
+        others = [run for run in random if _by_step(run) != _by_step(replay)]
+        other_dose = "token" if _by_step(replay) else "step"
+        curves = {objective: drawn, f"{objective}, {other_dose}": others}
         ratios = sorted({run.ratio for run in drawn})
         if by_ratio and len(ratios) > 1:
             for ratio in ratios:
@@ -141,6 +148,11 @@ def frontier_runs(
             if len(names) >= _FEWEST_RUNS:
                 frontiers[name] = names
     return frontiers
+
+
+def _by_step(settings: Replay | ReplayRun) -> bool:
+    """Whether every step has a replay term of its own."""
+    return settings.dose == "step"
 
 
 def runs_by_frontier(replay: Replay, frontiers: Collection[str]) -> dict[str, list[str]]:

@@ -408,10 +408,13 @@ class GradientMatching(Strategy):
 
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Takes examples greedily; the seed plays no part."""
-        indices = np.flatnonzero(np.isfinite(pool.gradient_profiles).all(axis=0))
+        is_known = np.isfinite(pool.gradient_profiles)
+        # A task of which no product is known says nothing about any example.
+        known_tasks = is_known.any(axis=1)
+        indices = np.flatnonzero(is_known[known_tasks].all(axis=0)) if known_tasks.any() else []
         if not len(indices):
             raise LetheError("replay: no replayable example has a gradient")
-        profiles = pool.gradient_profiles[:, indices].astype(float)
+        profiles = pool.gradient_profiles[known_tasks][:, indices].astype(float)
         spread = profiles.std(axis=1, keepdims=True)
         profiles = profiles / np.where(spread > 0, spread, 1)
         mean = profiles.mean(axis=1)

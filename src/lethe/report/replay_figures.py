@@ -61,7 +61,7 @@ def summarise_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """
     grouped = runs.groupby("strategy", sort=False)
     names = [name for name in (*MEASURES, *DOSES, "training_seconds") if name in runs]
-    # A column of truth values with gaps is none of numbers.
+    # Truth values with gaps are objects, of which there is no mean.
     table = runs[names].astype(float).groupby(runs.strategy, sort=False).mean()
     table["tasks"] = grouped.task.nunique()
     if "worst_domain" in runs:

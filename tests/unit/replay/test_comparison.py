@@ -98,6 +98,15 @@ def test_the_order_of_the_runs_does_not_matter_but_for_the_order_of_strategies()
         assert first["oracle"][key] == pytest.approx(second["oracle"][key], nan_ok=True)
 
 
+def test_the_share_of_draws_that_are_random_in_effect_is_over_the_runs_that_drew():
+    made = runs("none", RANDOM) + runs("random", RANDOM) + runs("domain", BETTER)
+    for run in made[5:]:
+        run["random_in_effect"] = run["strategy"] == "random" or run["task"] == "a"
+    shares = {line["strategy"]: line["random_in_effect"] for line in compare(made)}
+    assert np.isnan(shares["none"])
+    assert (shares["random"], shares["domain"]) == (1.0, pytest.approx(0.2))
+
+
 def test_shares_of_routed_examples_are_averaged_for_runs_that_have_them():
     runs = []
     for task, share in (("a", 0.0), ("b", 0.1), ("c", 0.2)):

@@ -233,7 +233,9 @@ def test_gradient_matching_chooses_a_set_with_the_mean_gradient_of_the_pool():
 def test_gradient_matching_takes_the_nearest_to_the_mean_first_and_no_unknown_one():
     pool = Pool(
         pool_of("aaaaa", np.zeros(5)).examples,
-        gradient_profiles=np.array([[0.0, 2.0, 5.0, np.nan, 1.0], [3.0, 3.0, 3.0, 3.0, 3.0]]),
+        gradient_profiles=np.array(
+            [[0.0, 2.0, 5.0, np.nan, 1.0], [3.0, 3.0, 3.0, 3.0, 3.0], np.full(5, np.nan)]
+        ),
     )
     choice = STRATEGIES["gradient_matching"].choose(pool, run_of("random"), 4, [0])
     # The mean is 2. The sums of the first two, three and four come as near to 4, 6 and 8 as any.

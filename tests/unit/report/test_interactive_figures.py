@@ -187,6 +187,11 @@ def test_runs_are_summarised_over_tasks_with_their_most_frequent_worst_domain(fi
     assert table.loc["mf", "tasks"] == 2
     assert table.loc["none", "worst_domain"] == "code"
     assert "worst_domain_forgetting" not in table
+    # A run without a draw has no value there, so the column holds objects.
+    drawn = runs.strategy.map({"none": None, "random": True, "mf": False, "oracle": False})
+    table = summarise_runs(runs.assign(random_in_effect=drawn)).set_index("strategy")
+    assert np.isnan(table.loc["none", "random_in_effect"])
+    assert table.loc[["random", "mf"], "random_in_effect"].tolist() == [1.0, 0.0]
 
 
 def test_differences_are_paired_by_task(findings):

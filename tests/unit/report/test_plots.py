@@ -128,6 +128,16 @@ def test_a_run_has_one_colour_in_all_panels_of_replay(findings):
     assert [to_hex(line.get_color()) for line in markers] == expected[2:]
 
 
+def test_drift_and_the_worst_domain_are_marked_on_the_bars_of_forgetting(findings):
+    table = findings.comparisons["one"]
+    table = table.assign(drift=0.3, worst_domain_forgetting=np.arange(len(table)) / 10)
+    bars, *_ = plots.draw_replay(replace(findings, comparisons={"one": table})).axes
+    drift, worst = (line for line in bars.lines if line.get_marker() in ("D", ">"))
+    assert drift.get_xdata().tolist() == [0.3] * len(table)
+    assert worst.get_xdata().tolist() == table.worst_domain_forgetting.tolist()
+    assert len(bars.get_legend().get_texts()) == 2
+
+
 def test_the_curve_of_precision_has_a_line_per_number_of_training_tasks(findings):
     figure = plots.draw_figure("precision", findings)
     top, error = figure.axes[:2]

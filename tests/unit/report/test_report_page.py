@@ -205,12 +205,16 @@ def test_planned_comparisons_and_further_measures_of_replay_are_on_the_page(find
             table = table.assign(**{f"{measure}{suffix}": 0.123})
         table = table.assign(**{f"{measure}_difference_p_holm": 0.5})
     table = table.assign(strategy=["none", "random", "mf", tiny_findings.SCRIPT])
+    table = table.assign(eval_loss_after_largest_difference_task="odes")
     line = tiny_findings.contrast(run=tiny_findings.SCRIPT, largest_difference_task="poems")
+    line |= {"two_level_low": -0.987, "two_level_high": -0.012}
     both = replace(findings, comparisons={"one": table}, contrasts={"one": pd.DataFrame([line])})
     page = report_page.render_page(both, {}, SETTINGS)
     assert scripts(page) == OWN_SCRIPTS
     for text in ("one: planned comparisons", "27 of 29 tasks", "worst domain", "drift", "poems"):
         assert text in page
+    assert "[-0.987, -0.012]" in page
+    assert "<small>odes</small>" in page
     assert "share of rises</th>" not in page
     assert "(exploratory)" in page
 
@@ -258,6 +262,12 @@ def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     assert "<td>0.175</td>\n<td>0.200</td>\n<td>-0.025 <small>[-0.025, -0.025]</small>" in page
     assert "<td>0.350</td>\n<td>0.400</td>" in page
     assert ">nan<" not in page
+    assert "difference, task by task" in page and "3 of 3 tasks" in page
+    # Tables of an earlier version have no such columns.
+    older = pd.DataFrame(lines)
+    older = older.drop(columns=[name for name in older if name.startswith("task_")])
+    page = report_page.render_page(replace(findings, frontiers={"one": older}), {}, SETTINGS)
+    assert "difference, task by task" not in page and "<td>0.175</td>" in page
 
 
 def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):

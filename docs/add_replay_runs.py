@@ -72,7 +72,8 @@ def add_runs(replay: Replay, jobs: list[Path], results: Path, folder: Path) -> N
     gathered = read_jobs(jobs, results, noise_floor=float(kept.noise_floor.iloc[0]))
     measured = pd.DataFrame(gathered.records)
     check_repeats(kept, measured, kept_file)
-    new = finished(measured[~measured.strategy.isin(kept.strategy)], count_jobs(kept).max())
+    jobs_of_a_run = count_jobs(kept).max()
+    new = finished(measured[~measured.strategy.isin(kept.strategy)], jobs_of_a_run)
     together = pd.concat([kept, new])
     order = {run.name: place for place, run in enumerate(replay.results())}
     together = together.sort_values("strategy", key=lambda names: names.map(order), kind="stable")
@@ -80,7 +81,7 @@ def add_runs(replay: Replay, jobs: list[Path], results: Path, folder: Path) -> N
     added = list(new.strategy.unique())
     sitting = {"runs": added, "files": len(jobs), **provenance(jobs)}
     made_by["added"] = [*made_by.get("added", []), sitting]
-    tables = compare_all(replay, together, complete_runs(gathered, count_jobs(kept).max()))
+    tables = compare_all(replay, together, complete_runs(gathered, jobs_of_a_run))
     if replay.advise is not None:
         tables |= advise_all(replay, together, results, folder.name)
     for name, table in tables.items():
@@ -97,9 +98,7 @@ def read_jobs(jobs: list[Path], results: Path, noise_floor: float) -> GatheredRu
 
 def complete_runs(gathered: GatheredRuns, jobs: int) -> dict[RunKey, Any]:
     """Forgetting of each held-out example, for the runs of which all jobs are here."""
-    counts: dict[str, int] = {}
-    for key in gathered.forgetting:
-        counts[key.strategy] = counts.get(key.strategy, 0) + 1
+    counts = count_jobs(pd.DataFrame(gathered.records))
     return {
         key: values for key, values in gathered.forgetting.items() if counts[key.strategy] == jobs
     }
@@ -155,13 +154,12 @@ def advise_all(
     replay: Replay, together: pd.DataFrame, results: Path, model: str
 ) -> dict[str, pd.DataFrame]:
     """The advised run of each task, from those that are measured, and its score."""
-    upstream = read_upstream(results / "upstream.parquet")
     measured = set(together.strategy)
     lines = advise_from_tables(
         together.to_dict("records"),
         read_matrix(results / model / "Z.parquet"),
         read_matrix(results / model / f"predictions/{replay.prediction}.parquet"),
-        heldout=[example.example_id for example in upstream if example.split == "heldout"],
+        read_upstream(results / "upstream.parquet"),
         settings={
             run.name: run.describe() for run in replay.advised_runs() if run.name in measured
         },

@@ -134,8 +134,7 @@ def main(results: Path) -> None:
 
 def print_results(models: list[Path]) -> None:
     """One line per result of `RESULTS`, one column per model."""
-    print_line("", *[model.name for model in models])
-    print("|---" * (len(models) + 1) + "|")
+    print_head("", *[model.name for model in models])
     for name, read in RESULTS.items():
         print_line(name, *[read(model) for model in models])
 
@@ -145,8 +144,7 @@ def print_replay(model: Path) -> None:
     table = read_table(model, "replay_comparison")
     columns = [column for column in COMPARED if column in table]
     headings = [MEASURES[column] for column in columns]
-    print_line(model.name, *headings, "held-out difference to random")
-    print("|---" * (len(columns) + 2) + "|")
+    print_head(model.name, *headings, "held-out difference to random")
     for _, line in table.iterrows():
         name = "heldout_forgetting_difference"
         effect = interval(line[name], line[f"{name}_low"], line[f"{name}_high"])
@@ -162,13 +160,12 @@ def print_cost_and_dose(model: Path) -> None:
     """One line per replay run: the task that pays most, and how much of the training is replay."""
     table = read_table(model, "replay_comparison")
     runs = read_table(model, "replay").groupby("strategy").replayed_token_share
-    print_line(
+    print_head(
         model.name,
         "new-task loss minus that of random: largest, and its task",
         "loss tokens that are replayed, percent: mean, least and most over the runs",
         "draws that are random in effect, percent",
     )
-    print("|---" * 4 + "|")
     for _, line in table.iterrows():
         largest = line.eval_loss_after_largest_difference
         task = line.eval_loss_after_largest_difference_task
@@ -189,8 +186,7 @@ def print_tasks(model: Path) -> None:
     losses = read_table(model, "replay").groupby(["task", "strategy"]).eval_loss_after.mean()
     losses = losses.unstack()
     runs = [run for run in dict.fromkeys(["none", *compared]) if run in losses]
-    print_line(f"{model.name}, new-task loss", *runs)
-    print("|---" * (len(runs) + 1) + "|")
+    print_head(f"{model.name}, new-task loss", *runs)
     for task, line in losses[runs].iterrows():
         print_line(task, *[f"{value:.3f}" for value in line])
     if "random-text" in losses:
@@ -209,8 +205,7 @@ def print_rise_and_drift(model: Path) -> None:
     """One line per replay run: how much held-out examples rise and change, with intervals."""
     table = read_table(model, "replay_comparison")
     columns = [column for column in RISE_AND_DRIFT if column in table]
-    print_line(model.name, *[MEASURES[column] for column in columns])
-    print("|---" * (len(columns) + 1) + "|")
+    print_head(model.name, *[MEASURES[column] for column in columns])
     for _, line in table.iterrows():
         print_line(line.strategy, *[mean_over_tasks(line, column) for column in columns])
 
@@ -228,8 +223,7 @@ def print_routing(model: Path) -> None:
     references = [name for name in ("none", "full-routed") if name in losses.index]
     headings = ["held-out forgetting", "new-task loss", "held-out routed", "own routed", "KB"]
     headings += [f"new-task loss minus {name}" for name in references]
-    print_line(model.name, *headings)
-    print("|---" * (len(headings) + 1) + "|")
+    print_head(model.name, *headings)
     for _, line in table.iterrows():
         cells = []
         for key in ("heldout_forgetting", "eval_loss_after", "heldout_routed", "eval_routed"):
@@ -248,8 +242,7 @@ def print_sequences(model: Path) -> None:
     comparison = read_table(model, "sequence_comparison")
     comparison = comparison[comparison.unit == "nats"].set_index(["run", "measure"])
     print()
-    print_line(model.name, "orders", *SEQUENCE_MEASURES.values(), "held-out difference to none")
-    print("|---" * (len(SEQUENCE_MEASURES) + 3) + "|")
+    print_head(model.name, "orders", *SEQUENCE_MEASURES.values(), "held-out difference to none")
     for run in dict.fromkeys(run for run, _ in comparison.index):
         values = []
         for measure in SEQUENCE_MEASURES:
@@ -289,8 +282,7 @@ def print_pooled(table: pd.DataFrame, column: str, value: str, *, title: str) ->
     runs = list(dict.fromkeys(table.run))
     low, high = ("low", "high") if value == "r2" else (f"{value}_low", f"{value}_high")
     print()
-    print_line(f"{title}, {value}", *runs)
-    print("|---" * (len(runs) + 1) + "|")
+    print_head(f"{title}, {value}", *runs)
     for name in dict.fromkeys(table[column]):
         cells = []
         for run in runs:
@@ -302,7 +294,7 @@ def print_pooled(table: pd.DataFrame, column: str, value: str, *, title: str) ->
 def print_contrasts(model: Path) -> None:
     """One line per planned comparison and measure, with the task that it serves worst."""
     table = read_table(model, "replay_contrasts")
-    print_line(
+    print_head(
         model.name,
         "measure",
         "means",
@@ -312,7 +304,6 @@ def print_contrasts(model: Path) -> None:
         "lower on",
         "worst task",
     )
-    print("|---" * 8 + "|")
     for _, line in table.iterrows():
         both = "-"
         if pd.notna(line.get("two_level_low")):
@@ -334,7 +325,7 @@ def print_at_equal_loss(model: Path) -> None:
     if not has_table(model, "replay_frontier"):
         return
     table = read_table(model, "replay_frontier")
-    print_line(
+    print_head(
         model.name,
         "frontier",
         "measure",
@@ -346,7 +337,6 @@ def print_at_equal_loss(model: Path) -> None:
         "p",
         "lower on",
     )
-    print("|---" * 10 + "|")
     table = table[table.frontier_value.notna() & table.measure.isin(AT_EQUAL_LOSS)]
     for _, line in table.iterrows():
         print_line(
@@ -369,7 +359,7 @@ def print_advice(model: Path) -> None:
         return
     table = read_table(model, "replay_advice_score")
     advised = read_table(model, "replay_advice").groupby("trade").run
-    print_line(
+    print_head(
         f"{model.name}, nats of new-task loss per nat kept",
         "reference",
         "expected cost",
@@ -380,7 +370,6 @@ def print_advice(model: Path) -> None:
         "p",
         "advised most",
     )
-    print("|---" * 9 + "|")
     for _, line in table.iterrows():
         chosen = advised.get_group(line.trade).value_counts()
         print_line(
@@ -401,6 +390,12 @@ def p_value(p: float) -> str:
     if pd.isna(p):
         return "-"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def print_head(*cells: str) -> None:
+    """The first two lines of a Markdown table."""
+    print_line(*cells)
+    print("|---" * len(cells) + "|")
 
 
 def print_line(*cells: str) -> None:

@@ -19,12 +19,11 @@ def advise_replay(
     primary: str | None,
 ) -> None:
     """Writes the advised run of each task beside the truth, and the score of the advice."""
-    examples = read_upstream(upstream)
     lines = advise_from_tables(
         tables.read_csv(runs).to_dict("records"),
         read_matrix(z),
         read_matrix(predictions),
-        heldout=[example.example_id for example in examples if example.split == "heldout"],
+        read_upstream(upstream),
         settings=settings,
         trades=trades,
         primary=primary,

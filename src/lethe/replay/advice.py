@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lethe.config.replay_settings import FEWEST_TASKS_OF_ADVICE
+from lethe.data.examples import UpstreamExample
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix
 from lethe.replay.frontier import values_by_run
@@ -318,8 +319,8 @@ def advise_from_tables(
     runs: Sequence[Mapping[str, Any]],
     z: Matrix,
     predictions: Matrix,
+    upstream: Sequence[UpstreamExample],
     *,
-    heldout: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
     trades: Sequence[float],
     primary: str | None = None,
@@ -332,8 +333,8 @@ def advise_from_tables(
         As in `advise_every_task`.
     z, predictions
         Measured and predicted forgetting of the tasks, in nats.
-    heldout
-        Ids of the held-out examples, whose mean forgetting is a task's.
+    upstream
+        The upstream examples. A task's forgetting is the mean over the held-out ones.
     settings
         Settings of each run that may be advised, by its name.
 
@@ -341,6 +342,7 @@ def advise_from_tables(
     -------
     Records of replay_advice.csv.
     """
+    heldout = [example.example_id for example in upstream if example.split == "heldout"]
     lines = advise_every_task(
         runs,
         mean_by_row(z, heldout),

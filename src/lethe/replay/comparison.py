@@ -78,8 +78,7 @@ def _describe_routing(
         described[share] = float(measured.mean()) if len(measured) else float("nan")
         described[f"{share}_low"] = low
         described[f"{share}_high"] = high
-    sizes = [run["memory_bytes"] for run in of_strategy]
-    described["memory_bytes"] = float(np.mean(sizes)) if sizes else float("nan")
+    described["memory_bytes"] = _mean_of_known(of_strategy, "memory_bytes")
     return described
 
 

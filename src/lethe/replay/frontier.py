@@ -9,6 +9,7 @@ may still differ in what they pay.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -64,16 +65,19 @@ def compare_at_equal_loss(
     for measure in MEASURES_AT_EQUAL_LOSS:
         if all(measure in record for record in records):
             measures.append(measure)
+    # Each run's values are needed by every frontier that it is compared with.
+    everyone = list(dict.fromkeys([*names, *chain.from_iterable(frontiers.values())]))
+    all_losses = values_by_run(records, everyone, "eval_loss_after")
+    all_values = {measure: values_by_run(records, everyone, measure) for measure in measures}
     lines = []
     for frontier, reference in frontiers.items():
         of_frontier = (compared or {}).get(frontier, names)
         for name in names:
             if name not in of_frontier:
                 continue
-            runs = [name, *[other for other in reference if other != name]]
-            losses = values_by_run(records, runs, "eval_loss_after")
+            runs = [everyone.index(run) for run in dict.fromkeys([name, *reference])]
             for measure in measures:
-                values = values_by_run(records, runs, measure)
+                losses, values = _measured_tasks(all_losses[runs], all_values[measure][runs])
                 line = {"frontier": frontier, "strategy": name, "measure": measure}
                 draws = _MANY_DRAWS if measure in _CLAIMED else DRAWS
                 line |= _distance(losses, values, seed, draws)
@@ -124,20 +128,25 @@ def forgetting_at(loss: np.ndarray, losses: np.ndarray, forgetting: np.ndarray) 
     return np.where(is_right.any(axis=1), between, at_left)
 
 
+def _measured_tasks(losses: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tasks (columns) that all runs (rows) have a loss and a value of."""
+    measured = np.isfinite(losses).all(axis=0) & np.isfinite(values).all(axis=0)
+    return losses[:, measured], values[:, measured]
+
+
 def _distance(losses: np.ndarray, values: np.ndarray, seed: int, draws: int) -> dict[str, Any]:
     """Distance of the first run to the others; both arrays are (runs, tasks)."""
-    measured = np.isfinite(losses).all(axis=0) & np.isfinite(values).all(axis=0)
-    tasks = int(measured.sum())
+    tasks = losses.shape[1]
     line: dict[str, Any] = {"tasks": tasks}
     if tasks == 0:
         return line
     equal = np.full((1, tasks), 1 / tasks)
-    line |= _at_weights(equal, losses[:, measured], values[:, measured])
+    line |= _at_weights(equal, losses, values)
     line |= {"low": float("nan"), "high": float("nan"), "p": float("nan")}
     if tasks == 1:
         return line
     weights = resampling(tasks, (seed, 43), draws)
-    differences = _differences(weights, losses[:, measured], values[:, measured])
+    differences = _differences(weights, losses, values)
     inside = differences[np.isfinite(differences)]
     if len(inside) < (1 - _MOST_OUTSIDE) * draws:
         return line
@@ -151,8 +160,6 @@ def _distance(losses: np.ndarray, values: np.ndarray, seed: int, draws: int) -> 
 
 def _distance_by_task(losses: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     """Mean distance of the first run to the others, each task by itself; both (runs, tasks)."""
-    measured = np.isfinite(losses).all(axis=0) & np.isfinite(values).all(axis=0)
-    losses, values = losses[:, measured], values[:, measured]
     # Beyond its right end the frontier goes on level. Leaving such a task out would favour a run
     # that costs more than any dose of random replay.
     least = values[1:].argmin(axis=0)

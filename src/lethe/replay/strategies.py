@@ -411,25 +411,28 @@ class GradientMatching(Strategy):
         is_known = np.isfinite(pool.gradient_profiles)
         # A task of which no product is known says nothing about any example.
         known_tasks = is_known.any(axis=1)
-        indices = np.flatnonzero(is_known[known_tasks].all(axis=0)) if known_tasks.any() else []
+        indices = np.flatnonzero(is_known[known_tasks].all(axis=0) & is_known.any(axis=0))
         if not len(indices):
             raise LetheError("replay: no replayable example has a gradient")
         profiles = pool.gradient_profiles[known_tasks][:, indices].astype(float)
         spread = profiles.std(axis=1, keepdims=True)
-        profiles = profiles / np.where(spread > 0, spread, 1)
+        chosen = indices[self._order(profiles / np.where(spread > 0, spread, 1), count)]
+        return Choice(np.resize(chosen, count), float(len(chosen)), len(indices))
+
+    def _order(self, profiles: np.ndarray, count: int) -> np.ndarray:
+        """Indices (at most count,) of profiles (M, n) in the order of choice."""
         mean = profiles.mean(axis=1)
         norms = np.square(profiles).sum(axis=0)
         missing = np.zeros_like(mean)
-        order = []
-        for _ in range(min(count, len(indices))):
+        order: list[int] = []
+        for _ in range(min(count, profiles.shape[1])):
             missing += mean
             distances = norms - 2 * (missing @ profiles)
             distances[order] = np.inf
             best = int(np.argmin(distances))
             order.append(best)
             missing -= profiles[:, best]
-        chosen = indices[np.array(order, dtype=int)]
-        return Choice(np.resize(chosen, count), float(len(chosen)), len(indices))
+        return np.array(order, dtype=int)
 
 
 class Online(ByForgetting):

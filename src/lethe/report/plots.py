@@ -240,11 +240,7 @@ def draw_differences(axis: Axes, table: pd.DataFrame, unit: str) -> None:
     coloured = table.assign(colour=colours_of(table.strategy))
     others = coloured[~table.strategy.isin(["random", "none"])].reset_index(drop=True)
     values = others.heldout_forgetting_difference
-    spread = _error_bars(
-        values,
-        low=others.heldout_forgetting_difference_low,
-        high=others.heldout_forgetting_difference_high,
-    )
+    spread = _bars_of_difference(others, "heldout_forgetting")
     for position, colour in enumerate(others.colour):
         axis.errorbar(
             values[position],
@@ -267,16 +263,29 @@ def draw_trade_off(axis: Axes, table: pd.DataFrame, measure: str) -> None:
     """Draws one point per strategy: held-out forgetting against the loss on the new task.
 
     The best strategies are at the lower left: little is forgotten, and the new task is learned.
+    Bars are 95 percent intervals, over tasks, of the paired differences to random replay.
     """
-    for line, colour in zip(table.itertuples(), colours_of(table.strategy), strict=True):
+    coloured = table.assign(colour=colours_of(table.strategy))
+    for line in coloured.itertuples():
         axis.plot(
             line.eval_loss_after,
             line.heldout_forgetting,
             "o",
             ms=7,
-            color=colour,
+            color=line.colour,
             label=label_of(line.strategy),
         )
+    others = coloured[coloured.strategy != "random"]
+    axis.errorbar(
+        others.eval_loss_after,
+        others.heldout_forgetting,
+        xerr=_bars_of_difference(others, "eval_loss_after"),
+        yerr=_bars_of_difference(others, "heldout_forgetting"),
+        fmt="none",
+        ecolor=others.colour,
+        elinewidth=0.9,
+        zorder=1,
+    )
     axis.set_xlabel("loss on the new task (nats)")
     axis.set_ylabel(f"held out: {measure}")
     axis.locator_params(axis="x", nbins=5)
@@ -284,6 +293,15 @@ def draw_trade_off(axis: Axes, table: pd.DataFrame, measure: str) -> None:
     axis.grid()
     axis.set_axisbelow(True)
     axis.legend(fontsize=7)
+
+
+def _bars_of_difference(table: pd.DataFrame, measure: str) -> np.ndarray:
+    """Lengths (2, n) of error bars around differences to random replay."""
+    return _error_bars(
+        table[f"{measure}_difference"],
+        low=table[f"{measure}_difference_low"],
+        high=table[f"{measure}_difference_high"],
+    )
 
 
 def draw_overview(findings: Findings) -> Figure:

@@ -34,7 +34,8 @@ from lethe.report.verdict import describe_origin, make_verdicts
 
 CAPTIONS = {
     "overview": "The first model at a glance: forgetting by task and text, its rank, the error of "
-    "the prediction, and the effect of replay.",
+    "the prediction, and the effect of replay. In the last part, bars are 95 percent intervals, "
+    "over tasks, of the differences to random replay.",
     "forgetting_by_task": "Left: mean forgetting of the upstream examples per fine-tune. Right: "
     "fall of the loss on the task's own evaluation examples. A fine-tune near 0 on the right "
     "learned nothing.",

@@ -156,3 +156,24 @@ def test_errors_are_drawn_by_number_of_probes_in_any_order_of_the_settings(findi
     plots.draw_errors(axis, scores.iloc[::-1], "nats")
     for line in axis.get_lines():
         assert list(line.get_xdata()) == sorted(line.get_xdata())
+
+
+def test_bars_of_the_trade_off_are_intervals_of_the_differences_to_random_replay(findings):
+    from matplotlib.figure import Figure
+
+    table = findings.comparisons["one"]
+    for measure, width in (("eval_loss_after", 0.5), ("heldout_forgetting", 0.25)):
+        middle = table[f"{measure}_difference"]
+        table = table.assign(**{f"{measure}_difference_low": middle - width})
+        table = table.assign(**{f"{measure}_difference_high": middle + width})
+    axis = Figure().subplots()
+    plots.draw_trade_off(axis, table, "rise in loss")
+    across, upright = axis.collections
+    others = table[table.strategy != "random"]
+    assert len(across.get_segments()) == len(upright.get_segments()) == len(others)
+    ends = [segment[:, 0] for segment in across.get_segments()]
+    expected = [[loss - 0.5, loss + 0.5] for loss in others.eval_loss_after]
+    np.testing.assert_allclose(ends, expected)
+    ends = [segment[:, 1] for segment in upright.get_segments()]
+    expected = [[forgetting - 0.25, forgetting + 0.25] for forgetting in others.heldout_forgetting]
+    np.testing.assert_allclose(ends, expected)

@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from collect_tables import provenance, write
 
+from lethe.analysis.rises import RunKey
 from lethe.config.loading import load_experiment
 from lethe.config.replay_settings import Replay
 from lethe.config.yaml_file import read_yaml
@@ -39,7 +40,6 @@ from lethe.replay.planned_contrasts import (
     primary_run,
     runs_by_frontier,
 )
-from lethe.replay.rises import RunKey
 from lethe.replay.runs import GatheredRuns, gather_runs
 from lethe.workflow import ResultFiles, results_folder
 

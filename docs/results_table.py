@@ -240,12 +240,14 @@ def print_routing(model: Path) -> None:
 def print_sequences(model: Path) -> None:
     """The measures of each run, then the predictions of its rows and the choice of an order."""
     comparison = read_table(model, "sequence_comparison")
-    comparison = comparison[comparison.unit == "nats"].set_index(["run", "measure"])
+    comparison = comparison[comparison.unit != "exact_match"].set_index(["run", "measure"])
     print()
-    print_head(model.name, "orders", *SEQUENCE_MEASURES.values(), "held-out difference to none")
+    measured = {measure for _, measure in comparison.index}
+    columns = {key: words for key, words in SEQUENCE_MEASURES.items() if key in measured}
+    print_head(model.name, "orders", *columns.values(), "held-out difference to none")
     for run in dict.fromkeys(run for run, _ in comparison.index):
         values = []
-        for measure in SEQUENCE_MEASURES:
+        for measure in columns:
             cell = "-"
             if (run, measure) in comparison.index:
                 line = comparison.loc[run, measure]

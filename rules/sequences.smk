@@ -122,6 +122,7 @@ rule gather_sequences:
         **MACHINE.analysis(),
     params:
         sequences=PARAMETERS.sequences(),
+        noise_floor=SETTINGS.replay and SETTINGS.replay.noise_floor,
         seed=SETTINGS.seed,
     script:
         "../workflow_scripts/gather_sequences.py"

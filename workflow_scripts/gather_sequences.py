@@ -4,7 +4,13 @@ from pathlib import Path
 import numpy as np
 
 from lethe import tables
-from lethe.analysis.sequence_measures import compare_runs, measure_lines, step_lines, task_lines
+from lethe.analysis.sequence_measures import (
+    compare_runs,
+    find_heldout,
+    measure_lines,
+    step_lines,
+    task_lines,
+)
 from lethe.analysis.sequence_sums import additivity_lines, choice_lines, prediction_lines
 from lethe.config.sequence_settings import Sequences
 from lethe.data.examples import read_upstream
@@ -21,6 +27,7 @@ def gather_sequences(
     matrix: Path,
     upstream: Path,
     settings: Sequences,
+    noise_floor: float | None,
     seed: int,
     outputs: Mapping[str, Path],
 ) -> None:
@@ -28,7 +35,7 @@ def gather_sequences(
     single_rows = {path.stem: read_row(path) for path in row_files}
     single = {task: row.forgetting.astype(np.float64) for task, row in single_rows.items()}
     sequences = read_sequences(step_files, settings, single_rows)
-    heldout = np.array([example.split == "heldout" for example in read_upstream(upstream)])
+    heldout = find_heldout(read_upstream(upstream), sequences, settings.reference_run, noise_floor)
     z = read_matrix(matrix)
     multitask_orders = {order: settings.multitask_order(order) for order in settings.orders}
     measures = measure_lines(
@@ -65,6 +72,7 @@ if __name__ == "__main__":
         matrix=Path(snakemake.input.matrix),
         upstream=Path(snakemake.input.upstream),
         settings=Sequences(**snakemake.params.sequences),
+        noise_floor=snakemake.params.noise_floor,
         seed=snakemake.params.seed,
         outputs={name: Path(path) for name, path in snakemake.output.items()},
     )

@@ -22,6 +22,7 @@ def multitask_row(
     tasks: list[str],
     epochs: dict[str, float],
     groups: dict[str, str],
+    heldout_kl: bool,
     recipe: Recipe,
     scoring: Scoring,
     halvings: int,
@@ -53,6 +54,7 @@ def multitask_row(
         read_upstream(inputs["upstream"]),
         mixture,
         seed=seed,
+        heldout_kl=heldout_kl,
         title=f"{order}, all tasks mixed",
     )
     if distributed.rank() == 0:
@@ -76,6 +78,7 @@ if __name__ == "__main__":
         tasks=snakemake.params.multitask["tasks"],
         epochs=snakemake.params.multitask["epochs"],
         groups=snakemake.params.multitask["groups"],
+        heldout_kl=snakemake.params.multitask.get("heldout_kl", False),
         recipe=recipe_of(snakemake.params.recipe),
         scoring=Scoring(**snakemake.params.scoring),
         halvings=snakemake.resources.halvings,

@@ -1118,7 +1118,12 @@ class RuleParameters:
         tasks = sorted(sequences.orders[order])
         epochs = {task: value for task, value in sequences.epochs.items() if task in tasks}
         groups = {task: self.experiment.tasks[task].group for task in tasks}
-        return {"tasks": tasks, "epochs": epochs, "groups": groups}
+        values = {"tasks": tasks, "epochs": epochs, "groups": groups}
+        # A finished fine-tune without the value stays up to date where it is not asked for.
+        replay = self.experiment.settings.replay
+        if replay is not None and replay.heldout_kl:
+            values["heldout_kl"] = True
+        return values
 
     def sequences(self) -> dict[str, Any]:
         """The section sequences, for the tables."""

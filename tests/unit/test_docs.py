@@ -19,11 +19,11 @@ import yaml
 from pydantic import TypeAdapter
 
 import lethe
+from lethe.analysis.rises import RunKey
 from lethe.config.loading import load_experiment
 from lethe.config.schema import Experiment
 from lethe.config.yaml_file import read_yaml
 from lethe.matrix.rows import Row, write_row
-from lethe.replay.rises import RunKey
 from lethe.replay.runs import GatheredRuns
 
 ROOT = Path(__file__).parents[2]

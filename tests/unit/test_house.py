@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "completion": {"config", "data", "matrix"},
     "analysis": {"config", "data", "matrix", "completion"},
     "similarity": {"config", "data", "engine", "matrix", "measure"},
-    "replay": {"config", "data", "engine", "matrix", "measure", "completion"},
+    "replay": {"config", "data", "engine", "matrix", "measure", "completion", "analysis"},
     "report": {"config", "data", "matrix", "completion", "analysis", "replay"},
     "cost": {"config", "data", "engine", "matrix", "measure", "replay"},
     "jobs": {"config", "engine"},

@@ -5,10 +5,13 @@ The definitions, with the variants that others compute, are in docs/explanation/
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lethe.analysis.rises import RunKey, describe_rises, noise_floor_between_seeds
+from lethe.data.examples import UpstreamExample
 from lethe.matrix.sequence_rows import MeasuredSequence, MultitaskFineTune, TaskScores
 from lethe.statistics import bootstrap_interval, paired_difference
 
@@ -16,8 +19,73 @@ log = logging.getLogger(__name__)
 
 # The name, in the column `run`, of the fine-tune on all tasks mixed.
 MULTITASK = "multitask"
-UPSTREAM_MEASURES = ("upstream_forgetting", "heldout_forgetting")
+UPSTREAM_MEASURES = (
+    "upstream_forgetting",
+    "heldout_forgetting",
+    "worst_domain_forgetting",
+    "rise_share",
+    "rise_mean",
+    "drift",
+    "heldout_kl",
+)
+# Measures of upstream examples whose unit is not that of forgetting.
+_OWN_UNITS = {"rise_share": "share", "heldout_kl": "nats"}
 TASK_MEASURES = ("acc", "bwt", "forgetting", "fwt", "fwt_single", "learning")
+
+
+@dataclass(frozen=True)
+class HeldOutExamples:
+    """Which upstream examples are never replayed, and how what happened to them is described.
+
+    Attributes
+    ----------
+    mask
+        Boolean (N,), true for the held-out examples.
+    domains
+        Domains (n,) of the held-out examples.
+    noise_floor
+        Only larger rises count as rises; in the unit of forgetting.
+    """
+
+    mask: np.ndarray
+    domains: Sequence[str]
+    noise_floor: float = 0.0
+
+    def describe(self, forgetting: np.ndarray) -> dict[str, float]:
+        """Mean forgetting, worst domain, rises and drift, from the forgetting (N,) of all."""
+        values = forgetting[self.mask]
+        described = describe_rises(values, self.domains, self.noise_floor)
+        del described["worst_domain"]
+        return {"heldout_forgetting": float(np.nanmean(values)), **described}
+
+
+def find_heldout(
+    upstream: Sequence[UpstreamExample],
+    sequences: Sequence[MeasuredSequence],
+    reference: str,
+    noise_floor: float | None = None,
+) -> HeldOutExamples:
+    """The held-out examples of an experiment.
+
+    Parameters
+    ----------
+    upstream
+        The N upstream examples.
+    reference
+        The run whose seeds tell the noise.
+    noise_floor
+        The threshold above which a rise counts. None: twice the standard deviation between seeds of
+        the reference run after its last step, or 0 if there is one seed.
+    """
+    mask = np.array([example.split == "heldout" for example in upstream])
+    domains = [example.domain for example in upstream if example.split == "heldout"]
+    if noise_floor is None:
+        last_rows = {}
+        for sequence in sequences:
+            key = RunKey(sequence.run, sequence.order, sequence.seed)
+            last_rows[key] = sequence.forgetting[-1][mask]
+        noise_floor = noise_floor_between_seeds(last_rows, [reference])
+    return HeldOutExamples(mask, domains, noise_floor)
 
 
 def task_measures(scores: TaskScores) -> dict[str, float]:
@@ -61,7 +129,7 @@ def task_measures(scores: TaskScores) -> dict[str, float]:
 def measure_lines(
     sequences: Sequence[MeasuredSequence],
     multitask: Sequence[MultitaskFineTune],
-    heldout: np.ndarray,
+    heldout: HeldOutExamples,
     orders: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """The lines of sequence_measures.csv: one per order, run, seed and measure.
@@ -73,17 +141,16 @@ def measure_lines(
     ----------
     multitask
         The fine-tunes on all tasks mixed. Empty if the experiment has none.
-    heldout
-        Boolean (N,), true for the upstream examples that are never replayed.
     orders
         Order -> the order whose fine-tune on all tasks mixed has the same tasks.
     """
     lines = []
     for sequence in sequences:
         label = {"order": sequence.order, "run": sequence.run, "seed": sequence.seed}
-        upstream_unit = unit_of_upstream(sequence.scores)
-        for name, value in _upstream_measures(sequence.forgetting[-1], heldout).items():
-            lines.append({**label, "measure": name, "unit": upstream_unit, "value": value})
+        measures = _upstream_measures(sequence.forgetting[-1], heldout)
+        if sequence.heldout_kl is not None:
+            measures["heldout_kl"] = sequence.heldout_kl[-1]
+        lines += _upstream_lines(label, measures, unit_of_upstream(sequence.scores))
         for unit, scores in sequence.scores.items():
             for name, value in task_measures(scores).items():
                 lines.append({**label, "measure": name, "unit": unit, "value": value})
@@ -96,9 +163,10 @@ def measure_lines(
                 missing.append(f"{order} (seed {seed})")
                 continue
             label = {"order": order, "run": MULTITASK, "seed": seed}
-            upstream_unit = unit_of_upstream(run.scores)
-            for name, value in _upstream_measures(run.forgetting, heldout).items():
-                lines.append({**label, "measure": name, "unit": upstream_unit, "value": value})
+            measures = _upstream_measures(run.forgetting, heldout)
+            if run.heldout_kl is not None:
+                measures["heldout_kl"] = run.heldout_kl
+            lines += _upstream_lines(label, measures, unit_of_upstream(run.scores))
             for unit, values in run.scores.items():
                 acc = float(np.mean(list(values.values())))
                 lines.append({**label, "measure": "acc", "unit": unit, "value": acc})
@@ -124,11 +192,20 @@ def unit_of_upstream(units: Iterable[str]) -> str:
     return "exact_match" if "exact_match" in units else "nats"
 
 
-def _upstream_measures(forgetting: np.ndarray, heldout: np.ndarray) -> dict[str, float]:
-    return {
-        "upstream_forgetting": float(np.nanmean(forgetting)),
-        "heldout_forgetting": float(np.nanmean(forgetting[heldout])),
-    }
+def _upstream_measures(forgetting: np.ndarray, heldout: HeldOutExamples) -> dict[str, float]:
+    mean = float(np.nanmean(forgetting))
+    return {"upstream_forgetting": mean, **heldout.describe(forgetting)}
+
+
+def _upstream_lines(
+    label: Mapping[str, Any], measures: Mapping[str, float], unit: str
+) -> list[dict[str, Any]]:
+    """One line per measure of upstream examples; `unit` is that of forgetting."""
+    lines = []
+    for name, value in measures.items():
+        of_measure = _OWN_UNITS.get(name, unit)
+        lines.append({**label, "measure": name, "unit": of_measure, "value": value})
+    return lines
 
 
 def compare_runs(
@@ -199,7 +276,7 @@ def compare_runs(
 
 def step_lines(
     sequences: Sequence[MeasuredSequence],
-    heldout: np.ndarray,
+    heldout: HeldOutExamples,
     single: Mapping[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """The lines of sequence_steps.csv: one per step, with its forgetting and its own task.
@@ -207,7 +284,9 @@ def step_lines(
     `mean_forgetting` and `heldout_forgetting` are against the original base model;
     `single_forgetting` is that of the step's task learned alone, `sum_of_single` and
     `heldout_sum_of_single` the sum of these up to the step. All are means over upstream examples,
-    those that begin with `heldout` over the held-out ones.
+    those that begin with `heldout` over the held-out ones. `worst_domain_forgetting`, `rise_share`,
+    `rise_mean` and `drift` are those of the held-out examples (`lethe.analysis.rises`);
+    `heldout_kl` is there if it was measured.
 
     Parameters
     ----------
@@ -227,12 +306,14 @@ def step_lines(
                 "step": number + 1,
                 "task": task,
                 "mean_forgetting": float(np.nanmean(row)),
-                "heldout_forgetting": float(np.nanmean(row[heldout])),
+                **heldout.describe(row),
                 "single_forgetting": float(np.nanmean(single[task])),
                 "sum_of_single": float(np.nanmean(total)),
-                "heldout_sum_of_single": float(np.nanmean(total[heldout])),
+                "heldout_sum_of_single": float(np.nanmean(total[heldout.mask])),
                 "replayed": sequence.replayed[number],
             }
+            if sequence.heldout_kl is not None:
+                line["heldout_kl"] = sequence.heldout_kl[number]
             for unit, scores in sequence.scores.items():
                 line[f"score_base_{unit}"] = float(scores.base[number])
                 line[f"score_before_{unit}"] = float(scores.before[number])

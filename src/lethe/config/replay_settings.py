@@ -481,7 +481,7 @@ class Replay(Settings):
     heldout_kl: bool = Field(
         False,
         description="Also measure KL(base || model) on the held-out examples: is it still the same "
-        "model on them? It takes a forward pass of each of the two models.",
+        "model on them? It takes a forward pass of each of the two models. Also along sequences.",
     )
     noise_floor: NonNegative | None = Field(
         None,

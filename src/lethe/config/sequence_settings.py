@@ -124,7 +124,8 @@ class Sequences(Settings):
         """
         name = self.runs[run].replay
         if name == WITHOUT_REPLAY and (replay is None or name not in replay.names):
-            replay = Replay(strategies=["none", "random"])
+            measures_kl = replay is not None and replay.heldout_kl
+            replay = Replay(strategies=["none", "random"], heldout_kl=measures_kl)
         if replay is None:
             raise KeyError(f"no section replay, which {name!r} would be a run of")
         return replay.resolve(name)

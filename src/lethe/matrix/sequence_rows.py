@@ -55,6 +55,9 @@ class MeasuredSequence:
         `exact_match`.
     replayed
         (T,): number of replayed examples in each step.
+    heldout_kl
+        (T,): mean KL(base || model) of the held-out examples after each step, in nats per token;
+        None if some step has not measured it.
     """
 
     order: str
@@ -64,6 +67,7 @@ class MeasuredSequence:
     forgetting: np.ndarray
     scores: Mapping[str, TaskScores]
     replayed: list[int]
+    heldout_kl: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,16 @@ class MultitaskFineTune:
         (N,): forgetting of each upstream example.
     scores
         Unit -> task -> score, as in `MeasuredSequence`.
+    heldout_kl
+        Mean KL(base || model) of the held-out examples, in nats per token; None if it was not
+        measured.
     """
 
     order: str
     seed: int
     forgetting: np.ndarray
     scores: Mapping[str, Mapping[str, float]]
+    heldout_kl: float | None = None
 
 
 def read_sequences(
@@ -157,7 +165,13 @@ def _read_mixture(path: Path) -> MultitaskFineTune:
     scores = {"nats": {task: -loss for task, loss in losses.items()}}
     if "task_exact_match" in row.about:
         scores["exact_match"] = row.about["task_exact_match"]
-    return MultitaskFineTune(order=order, seed=seed, forgetting=row.forgetting, scores=scores)
+    return MultitaskFineTune(
+        order=order,
+        seed=seed,
+        forgetting=row.forgetting,
+        scores=scores,
+        heldout_kl=row.about.get("heldout_kl"),
+    )
 
 
 def _sequences_of(settings: Sequences) -> Iterator[tuple[str, str, int]]:
@@ -206,6 +220,7 @@ def _sequence(
         scores["exact_match"] = _scores(
             steps, tasks, single, key="task_exact_match", prefix="eval_exact_match", sign=1
         )
+    divergences = [row.about.get("heldout_kl") for row in steps]
     return MeasuredSequence(
         order=about["order"],
         run=about["run"],
@@ -214,6 +229,7 @@ def _sequence(
         forgetting=np.array([row.forgetting for row in steps], dtype=np.float64),
         scores=scores,
         replayed=[row.about["replayed"] for row in steps],
+        heldout_kl=None if None in divergences else divergences,
     )
 
 

@@ -280,6 +280,14 @@ class Job:
         routes = self._routes(replace(reader, model=teacher.model), train.examples, upstream)
         return np.where(routes.upstream | np.isnan(values), values, np.float32(0))
 
+    def mean_divergence(
+        self, model: Any, tokenizer: Any, upstream: Sequence[UpstreamExample], title: str
+    ) -> float:
+        """Mean of `divergences` over the examples with a scored token; NaN if there is none."""
+        values = self.divergences(model, tokenizer, upstream, f"{title}, divergence")
+        measured = values[np.isfinite(values)]
+        return float(measured.mean()) if len(measured) else float("nan")
+
     def base_teacher(self, model: Any, examples: Sequence[Tokens]) -> LiveTeacher | None:
         """The base model beside a fine-tuned one; None if no example has a scored token.
 

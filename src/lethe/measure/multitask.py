@@ -26,6 +26,7 @@ def measure_multitask(
     tasks: Mapping[str, MultitaskPart],
     *,
     seed: int,
+    heldout_kl: bool = False,
     title: str,
 ) -> rows.Row:
     """Fine-tunes on the tasks mixed, and measures all upstream examples and each task.
@@ -40,11 +41,14 @@ def measure_multitask(
         A fine-tune of the base model; its task's examples are replaced.
     seed
         Added to the recipe's seed.
+    heldout_kl
+        Also measure KL(base || model) on the held-out examples.
 
     Returns
     -------
     The row of the upstream examples. Its `about` holds `task_losses`, in nats, and
-    `task_exact_match` where it is measured, by task.
+    `task_exact_match` where it is measured, by task; and `heldout_kl`, in nats per token, if it is
+    measured.
     """
     # Imported here because torch takes seconds.
     from lethe.engine.reader import Reader
@@ -68,4 +72,7 @@ def measure_multitask(
     own = {name: task.evaluation for name, task in tasks.items()}
     about = {"tasks": list(tasks), "seed": seed}
     about |= measure_tasks(reader, own, recipe, title=title)
+    if heldout_kl:
+        heldout = [example for example in upstream if example.split == "heldout"]
+        about["heldout_kl"] = mixture.mean_divergence(model, tokenizer, heldout, title)
     return replace(row, about=row.about | about)

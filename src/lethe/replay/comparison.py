@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lethe.analysis.rises import RunKey
 from lethe.replay.contrast_tests import largest_difference, mean_by_task, paired_forgetting
-from lethe.replay.rises import RunKey
 from lethe.replay.two_level import two_level_interval
 from lethe.statistics import bootstrap_interval, holm, paired_difference
 

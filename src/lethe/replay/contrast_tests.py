@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lethe.analysis.rises import RunKey
 from lethe.replay.planned_contrasts import Contrast, least_p
-from lethe.replay.rises import RunKey
 from lethe.replay.two_level import two_level_interval
 from lethe.statistics import holm, paired_difference
 

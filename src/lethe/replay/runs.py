@@ -8,13 +8,13 @@ from zlib import crc32
 
 import numpy as np
 
+from lethe.analysis.rises import RunKey, describe_rises, noise_floor_between_seeds
 from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import UpstreamExample, without_copies_of_heldout
 from lethe.errors import LetheError
 from lethe.matrix import rows
 from lethe.replay.draws import RANDOM_SHARE, count_replayed, draw_softmax
 from lethe.replay.replay_inputs import ReplayInputs
-from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
 from lethe.replay.strategies import Choice, Pool, choose_replayed
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def fine_tune_at_shares(
         if shares:
             about["variant"] = run.name
         if run.heldout_kl:
-            divergences = seeded.divergences(model, tokenizer, heldout, f"{title}, divergence")
-            about["heldout_kl"] = float(np.nanmean(divergences))
+            about["heldout_kl"] = seeded.mean_divergence(model, tokenizer, heldout, title)
         labelled.append(
             _labelled(
                 replace(of_share, about=about),

@@ -115,7 +115,7 @@ def run_step(
     -------
     The model with its adapters merged, ready to be handed on, and the row of all upstream
     examples. The row's `about` holds `task_losses`, and `task_exact_match` where it is measured, of
-    every task so far.
+    every task so far, and `heldout_kl` (nats per token) if the run asks for it.
 
     Raises
     ------
@@ -142,10 +142,10 @@ def run_step(
     earlier = _choose_earlier(seeded, run, step=step, training=examples.training)
     term = _joined_term(run, chosen, earlier, seed=recipe.seed)
     model, tokenizer, row = seeded.run(upstream, term, title=title)
+    heldout = [example for example in upstream if example.split == "heldout"]
     replayed = list(chosen.replayed)
     if run.chooses_during_training and term is not None:
         row, replayed, _ = read_phases(row, term.examples)
-        heldout = [example for example in upstream if example.split == "heldout"]
         refuse_heldout(replayed, heldout, run)
     reader = Reader(model, tokenizer, seeded.scoring_of_base())
     about = {
@@ -162,6 +162,8 @@ def run_step(
         **chosen.costs,
         **_task_measures(reader, recipe, row, step=step, examples=examples, title=title),
     }
+    if run.heldout_kl:
+        about["heldout_kl"] = seeded.mean_divergence(model, tokenizer, heldout, title)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     return model, replace(row, about=row.about | about)

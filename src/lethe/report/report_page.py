@@ -29,7 +29,7 @@ from lethe.report.interactive_figures import make_figures
 from lethe.report.next_steps import find_worst_tasks, suggest_steps
 from lethe.report.replay_figures import DOSES, MEASURES, summarise_runs
 from lethe.report.run_descriptions import describe_runs
-from lethe.report.sequence_section import SEQUENCE_MEASURES
+from lethe.report.sequence_section import SequenceTables
 from lethe.report.verdict import describe_origin, make_verdicts
 
 CAPTIONS = {
@@ -119,7 +119,7 @@ def render_page(
         advice=_by_model(_records, findings.advice),
         associations=_by_model(_records, findings.associations),
         sequences={model: tables.lines() for model, tables in findings.sequences.items()},
-        sequence_measures=SEQUENCE_MEASURES,
+        sequence_measures=_by_model(SequenceTables.measures, findings.sequences),
         finer=_by_model(finer_lines, findings.finer),
         finer_columns=COLUMNS,
         components=describe_components(findings),

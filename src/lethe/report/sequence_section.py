@@ -17,6 +17,11 @@ from lethe.report.figure_style import FAINT, colours_of, label_of, new_panels
 # Measures of the table, with their headings.
 SEQUENCE_MEASURES = {
     "heldout_forgetting": "held-out forgetting",
+    "worst_domain_forgetting": "worst domain",
+    "rise_share": "share of rises",
+    "rise_mean": "mean rise",
+    "drift": "drift",
+    "heldout_kl": "KL",
     "acc": "ACC",
     "bwt": "BWT",
     "forgetting": "forgetting of tasks",
@@ -66,14 +71,19 @@ class SequenceTables:
     def value(self, run: str, measure: str, unit: str = "nats") -> pd.Series | None:
         """The line of a run and a measure in the comparison; None if it has none.
 
-        Upstream measures have one unit (`upstream_unit`), whichever unit you name.
+        Measures of upstream examples have one unit each, whichever unit you name.
         """
-        if measure in UPSTREAM_MEASURES:
-            unit = self.upstream_unit
         table = self.comparison
-        of_run = (table.run == run) & (table.measure == measure) & (table.unit == unit)
+        of_run = (table.run == run) & (table.measure == measure)
+        if measure not in UPSTREAM_MEASURES:
+            of_run &= table.unit == unit
         lines = table[of_run]
         return None if lines.empty else lines.iloc[0]
+
+    def measures(self) -> dict[str, str]:
+        """The measures of the page's table that some run has, with their headings."""
+        measured = set(self.comparison.measure)
+        return {key: words for key, words in SEQUENCE_MEASURES.items() if key in measured}
 
     def lines(self, unit: str = "nats") -> list[dict[str, Any]]:
         """The lines of the page's table: one per run, with all measures."""

@@ -1,10 +1,14 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import tiny
 
 from lethe.analysis.sequence_measures import (
+    HeldOutExamples,
     compare_runs,
+    find_heldout,
     measure_lines,
     step_lines,
     task_lines,
@@ -20,6 +24,14 @@ SCORES = TaskScores(
     base=np.array([0.1, 0.2, 0.3]),
     single=np.array([0.8, 0.8, 0.8]),
 )
+
+
+def held_out(*mask):
+    """Held-out examples of a mask, each of a domain of its own."""
+    return HeldOutExamples(np.array(mask), domains=[f"d{i}" for i in range(sum(mask))])
+
+
+ALL = held_out(True, True, True, True)
 
 
 def sequence(order="o", run="none", seed=0, scores=SCORES, shift=0.0):
@@ -71,7 +83,7 @@ def test_a_sequence_of_one_task_has_no_backward_transfer():
 
 
 def test_every_run_is_compared_over_orders_and_paired_with_the_reference():
-    heldout = np.array([True, False, False, True])
+    heldout = held_out(True, False, False, True)
     sequences = [
         sequence("o"),
         sequence("p", shift=0.2),
@@ -113,7 +125,7 @@ def mixed_fine_tune(order, acc, forgetting):
 
 
 def test_a_fine_tune_on_all_tasks_that_orders_share_is_counted_once():
-    heldout = np.ones(4, dtype=bool)
+    heldout = ALL
     sequences = [sequence("o"), sequence("p", shift=0.2), sequence("q")]
     mixed = [mixed_fine_tune("o", -1.0, 0.5), mixed_fine_tune("q", -2.0, 0.8)]
     shared = {"o": "o", "p": "o", "q": "q"}
@@ -138,7 +150,7 @@ def test_a_fine_tune_on_all_tasks_that_orders_share_is_counted_once():
 
 
 def test_an_order_without_its_fine_tune_on_all_tasks_is_named_in_a_warning(caplog):
-    heldout = np.ones(4, dtype=bool)
+    heldout = ALL
     sequences = [sequence("o"), sequence("p")]
     lines = measure_lines(
         sequences, [mixed_fine_tune("o", -1.0, 0.5)], heldout, {"o": "o", "p": "p"}
@@ -163,7 +175,7 @@ def test_upstream_measures_are_shares_where_exact_match_is_measured():
     )
     scores = {"nats": {"x": -1.0}, "exact_match": {"x": 0.5}}
     mixed = [MultitaskFineTune("o", 0, np.full(4, 0.5), scores)]
-    lines = measure_lines([exact], mixed, np.ones(4, dtype=bool), {"o": "o"})
+    lines = measure_lines([exact], mixed, ALL, {"o": "o"})
     units = {}
     for line in lines:
         units.setdefault((line["run"], line["measure"]), set()).add(line["unit"])
@@ -175,7 +187,7 @@ def test_upstream_measures_are_shares_where_exact_match_is_measured():
 
 def test_a_step_has_its_own_forgetting_and_the_sum_of_the_rows_so_far():
     single = {"x": np.full(4, 0.1), "y": np.full(4, 0.2), "z": np.full(4, 0.4)}
-    lines = step_lines([sequence()], np.array([True, False, False, False]), single)
+    lines = step_lines([sequence()], held_out(True, False, False, False), single)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert [line["sum_of_single"] for line in lines] == pytest.approx([0.1, 0.3, 0.7])
     assert lines[2]["mean_forgetting"] == pytest.approx(0.95)
@@ -189,3 +201,41 @@ def test_the_table_of_tasks_has_the_steps_that_were_measured():
     assert of_y == {0: 0.2, 1: 0.3, 2: 0.7, 3: 0.4}
     of_x = {line["step"]: line["score"] for line in lines if line["task"] == "x"}
     assert of_x == {0: 0.1, 1: 0.8, 2: 0.9, 3: 0.5}
+
+
+def test_rises_and_drift_of_the_held_out_examples_stand_beside_their_mean():
+    fell = replace(sequence(), forgetting=np.array([[0.0] * 4, [0.0] * 4, [0.9, -0.5, 0.02, 0.3]]))
+    heldout = HeldOutExamples(np.array([True, True, True, False]), ["a", "b", "b"], noise_floor=0.1)
+    lines = measure_lines([replace(fell, heldout_kl=[0.1, 0.2, 0.4])], [], heldout, {})
+    values = {line["measure"]: (line["value"], line["unit"]) for line in lines}
+    assert values["heldout_forgetting"] == (pytest.approx(0.14), "nats")
+    assert values["worst_domain_forgetting"] == (pytest.approx(0.9), "nats")
+    assert values["rise_share"] == (pytest.approx(1 / 3), "share")
+    assert values["rise_mean"] == (pytest.approx(0.9), "nats")
+    assert values["drift"] == (pytest.approx((0.9 + 0.5 + 0.02) / 3), "nats")
+    assert values["heldout_kl"] == (0.4, "nats")
+    single = {"x": np.zeros(4), "y": np.zeros(4), "z": np.zeros(4)}
+    steps = step_lines([replace(fell, heldout_kl=[0.1, 0.2, 0.4])], heldout, single)
+    assert [line["heldout_kl"] for line in steps] == [0.1, 0.2, 0.4]
+    assert [line["drift"] for line in steps] == pytest.approx([0, 0, 1.42 / 3])
+    assert "heldout_kl" not in step_lines([fell], heldout, single)[0]
+    mixed = replace(mixed_fine_tune("o", -1.0, 0.5), heldout_kl=0.7)
+    of_mixture = {}
+    for line in measure_lines([fell], [mixed], heldout, {"o": "o"}):
+        if line["run"] == "multitask":
+            of_mixture[line["measure"]] = line["value"]
+    assert (of_mixture["heldout_kl"], of_mixture["drift"]) == (0.7, 0.5)
+
+
+def test_the_noise_of_rises_is_that_between_seeds_of_the_reference_run():
+    upstream = tiny.upstream(4)
+    mask = [example.split == "heldout" for example in upstream]
+    sequences = []
+    for seed, shift in enumerate((0.0, 0.2)):
+        sequences.append(sequence(seed=seed, shift=shift))
+        sequences.append(sequence(run="replay", seed=seed, shift=10 * shift))
+    found = find_heldout(upstream, sequences, "none")
+    assert found.mask.tolist() == mask and len(found.domains) == sum(mask)
+    assert found.noise_floor == pytest.approx(2 * 0.2 / math.sqrt(2))
+    assert find_heldout(upstream, sequences[:2], "none").noise_floor == 0
+    assert find_heldout(upstream, sequences, "none", noise_floor=0.3).noise_floor == 0.3

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lethe.analysis.rises import RunKey
 from lethe.config.replay_settings import Replay
 from lethe.config.task_table import Task
 from lethe.replay.contrast_tests import compare_planned, paired_forgetting
@@ -14,7 +15,6 @@ from lethe.replay.planned_contrasts import (
     primary_run,
     tasks_needed,
 )
-from lethe.replay.rises import RunKey
 
 TEXT = {"strategy": "random", "objective": "text", "dose": "mixed"}
 

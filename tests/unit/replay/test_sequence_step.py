@@ -213,3 +213,23 @@ def test_a_row_of_a_step_goes_through_a_file(job, weights, tmp_path):
     assert again.about["order"] == "o" and again.about["step"] == 2
     assert again.about["replayed"] == 4 and again.about["replayed_upstream"] == 2
     assert again.about["task_losses"] == row.about["task_losses"]
+
+
+def test_divergence_is_measured_from_the_original_base_model(job, weights):
+    _, first = step(job, "a", heldout_kl=True)
+    heldout = [example for example in UPSTREAM if example.split == "heldout"]
+    model, tokenizer, _ = job.run(UPSTREAM)
+    expected = np.nanmean(job.divergences(model, tokenizer, heldout, "t"))
+    assert first.about["heldout_kl"] == pytest.approx(expected) and expected > 0
+    # Without training, the second step measures the weights that it was handed.
+    still = replace(job, recipe=job.recipe.model_copy(update={"lr": 0.0}))
+    _, second = step(still, "a", "b", start=weights, heldout_kl=True)
+    assert second.about["heldout_kl"] == pytest.approx(first.about["heldout_kl"])
+    assert "heldout_kl" not in step(job, "a")[1].about
+
+
+def test_the_mixture_measures_divergence_if_asked(job):
+    tasks = {"a": MultitaskPart(training=TRAIN["a"], evaluation=EVALUATION["a"], steps=4)}
+    row = measure_multitask(job, UPSTREAM, tasks, seed=0, heldout_kl=True, title="mixed")
+    assert row.about["heldout_kl"] > 0
+    assert "heldout_kl" not in measure_multitask(job, UPSTREAM, tasks, seed=0, title="m").about

@@ -5,7 +5,12 @@ import pytest
 from helpers.findings import TASKS, write_tables
 
 from lethe import tables
-from lethe.analysis.sequence_measures import compare_runs, measure_lines, step_lines
+from lethe.analysis.sequence_measures import (
+    HeldOutExamples,
+    compare_runs,
+    measure_lines,
+    step_lines,
+)
 from lethe.analysis.sequence_sums import additivity_lines, choice_lines, prediction_lines
 from lethe.matrix.sequence_rows import MeasuredSequence, TaskScores
 from lethe.report.findings import read_findings
@@ -51,7 +56,7 @@ def followed(run, orders, factor, exact=False):
 
 def write_sequences(folder, orders=6, exact=False):
     sequences = followed("none", orders, 1.0, exact) + followed("gaussian", 3, 0.4, exact)
-    heldout = np.arange(12) % 4 == 0
+    heldout = HeldOutExamples(np.arange(12) % 4 == 0, domains=["a", "b", "b"])
     lines = measure_lines(sequences, [], heldout, {})
     written = {
         "steps": step_lines(sequences, heldout, ROWS),
@@ -149,7 +154,9 @@ def test_right_answers_lost_are_not_called_nats(tmp_path):
     assert not any("nats" in sentence for sentence in headlines)
     findings = read_findings(inputs, ["one", "two"], TASKS)
     page = render_page(findings, {}, {"experiment": "x", "completion": {"threshold": 0.5}})
-    assert "in nats; held-out forgetting as the share of right answers lost</h3>" in page
+    heading = "held-out forgetting, worst domain, mean rise and drift as the share of right answers"
+    assert f"in nats; {heading} lost</h3>" in page
+    assert "<th>share of rises</th><th>mean rise</th><th>drift</th><th>ACC</th>" in page
     line = of_one.lines()[0]
     assert line["heldout_forgetting"] == of_one.value("none", "heldout_forgetting")["mean"]
 

@@ -1,4 +1,4 @@
-"""What a run did to the held-out examples: rise, drift and the domain that suffers most.
+"""What a fine-tune did to the held-out examples: rise, drift and the domain that suffers most.
 
 The mean rise in loss answers "has the model got worse at these texts?". Rises and falls cancel in
 it. Two more numbers complete it: the rises alone ("how many texts got worse, and by how
@@ -18,7 +18,7 @@ FLOOR_IN_DEVIATIONS = 2.0
 
 @dataclass(frozen=True)
 class RunKey:
-    """Identifies one replay run of a model."""
+    """Identifies one run of a model: how it was trained, on which task or order, which seed."""
 
     strategy: str
     task: str
@@ -28,7 +28,7 @@ class RunKey:
 def describe_rises(
     forgetting: np.ndarray, domains: Sequence[str], noise_floor: float
 ) -> dict[str, Any]:
-    """Columns of replay.csv about the change in loss of each held-out example.
+    """Columns of replay.csv and sequence_steps.csv about the change of each held-out example.
 
     Parameters
     ----------
@@ -64,22 +64,25 @@ def _mean_by_domain(values: np.ndarray, domains: np.ndarray) -> dict[str, float]
     return {str(domain): float(values[domains == domain].mean()) for domain in np.unique(domains)}
 
 
-def noise_floor_between_seeds(forgetting: Mapping[RunKey, np.ndarray]) -> float:
+def noise_floor_between_seeds(
+    forgetting: Mapping[RunKey, np.ndarray], strategies: Sequence[str] = ("none", "random")
+) -> float:
     """Twice the standard deviation of an example's forgetting between seeds of the same run.
 
-    Runs without replay are taken, or else those with random replay. Their seeds differ in the
-    order of the task's examples and, with replay, in the draw.
+    Seeds differ in the order of the task's examples and, with replay, in the draw.
 
     Parameters
     ----------
     forgetting
         Forgetting (n,) by run.
+    strategies
+        The first of these that has runs with several seeds is taken.
 
     Returns
     -------
     Nats; 0 if no run has two seeds.
     """
-    for strategy in ("none", "random"):
+    for strategy in strategies:
         repeats = _runs_that_differ_in_seed(key for key in forgetting if key.strategy == strategy)
         squares, freedom = 0.0, 0
         for keys in repeats:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lethe.replay.rises import RunKey, describe_rises, noise_floor_between_seeds
+from lethe.analysis.rises import RunKey, describe_rises, noise_floor_between_seeds
 
 
 def test_rises_falls_and_the_worst_domain_are_described_apart():

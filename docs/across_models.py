@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 from collect_tables import provenance, write
+from markdown_table import print_head, print_line
 from scipy import stats
 
 from lethe.analysis.noise import rank_above_shuffled
@@ -358,8 +359,7 @@ def print_rank(table: pd.DataFrame) -> None:
     for model in models:
         parameters = table[table.model == model].parameters.iloc[0]
         headings.append(f"{model} ({parameters / 1e6:.2f}M)")
-    print_line(f"{table.tasks.iloc[0]} tasks", *headings, "largest minus smallest")
-    print("|---" * (len(models) + 2) + "|")
+    print_head(f"{table.tasks.iloc[0]} tasks", *headings, "largest minus smallest")
     for statistic, label in STATISTICS.items():
         lines = table[table.statistic == statistic].set_index("model")
         if lines.empty:
@@ -388,10 +388,9 @@ def print_rank(table: pd.DataFrame) -> None:
 
 def print_prior(table: pd.DataFrame) -> None:
     """One line per pair, number of own rows and number of probes."""
-    print_line(
+    print_head(
         "Source, target", "own rows", "probes", "own", "prior", "shuffled", "better on", "weight"
     )
-    print("|---" * 8 + "|")
     keys = ["source", "target", "own_rows", "probes"]
     for key, lines in table.groupby(keys, sort=False):
         source, target, own_rows, probes = key
@@ -415,11 +414,6 @@ def with_interval(value: float, low: float, high: float, sign: str = "") -> str:
     """A value with its 95 percent interval, as the tables show it."""
     digits = 1 if max(abs(value), abs(low), abs(high)) >= 2 else 3
     return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
-
-
-def print_line(*cells: str) -> None:
-    """One line of a Markdown table."""
-    print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

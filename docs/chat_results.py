@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markdown_table import print_head, print_line
 
 ARMS = {
     "none": "no replay",
@@ -77,11 +78,16 @@ def shared_seeds(first: pd.DataFrame, second: pd.DataFrame) -> tuple[np.ndarray,
 def forgetting_table(texts: pd.DataFrame, method: str) -> None:
     """Rise, drift and divergence on held-out texts, and the loss of new chats."""
     floor = noise_floor(texts, method)
-    print(
-        "| | seeds | rise of the loss | mean absolute change | KL to the base | texts that rise "
-        f"above {floor:.2f} nats | loss of new chats | to no replay |"
+    print_head(
+        "",
+        "seeds",
+        "rise of the loss",
+        "mean absolute change",
+        "KL to the base",
+        f"texts that rise above {floor:.2f} nats",
+        "loss of new chats",
+        "to no replay",
     )
-    print("|---|---|---|---|---|---|---|---|")
     for arm in arms_with_runs(texts, method):
         rise = values_by_seed(texts, method, arm, split="heldout", value="rise")
         kl = values_by_seed(texts, method, arm, split="heldout", value="kl")
@@ -90,10 +96,15 @@ def forgetting_table(texts: pd.DataFrame, method: str) -> None:
         losses, losses_without = shared_seeds(new, without)
         above = (rise > floor).to_numpy().mean()
         difference = "" if arm == "none" else as_text(losses - losses_without)
-        print(
-            f"| {ARMS[arm]} | {rise.shape[1]} | {as_text(rise.to_numpy())} "
-            f"| {as_text(rise.abs().to_numpy(), '')} | {as_text(kl.to_numpy(), '')} "
-            f"| {above:.0%} | {new.to_numpy().mean():.3f} | {difference} |"
+        print_line(
+            ARMS[arm],
+            str(rise.shape[1]),
+            as_text(rise.to_numpy()),
+            as_text(rise.abs().to_numpy(), ""),
+            as_text(kl.to_numpy(), ""),
+            f"{above:.0%}",
+            f"{new.to_numpy().mean():.3f}",
+            difference,
         )
 
 
@@ -112,21 +123,21 @@ def domain_table(texts: pd.DataFrame, method: str) -> None:
     """Rise on held-out texts by domain."""
     heldout = texts.query("split == 'heldout'")
     domains = sorted(heldout["domain"].unique())
-    print("| | " + " | ".join(domains) + " |")
-    print("|---" * (len(domains) + 1) + "|")
+    print_head("", *domains)
     for arm in arms_with_runs(texts, method):
         cells = []
         for domain in domains:
             part = heldout[heldout["domain"] == domain]
             values = values_by_seed(part, method, arm, split="heldout", value="rise").to_numpy()
             cells.append(as_text(values))
-        print(f"| {ARMS[arm]} | " + " | ".join(cells) + " |")
+        print_line(ARMS[arm], *cells)
 
 
 def ratios_to_mix(texts: pd.DataFrame, method: str) -> None:
     """Drift of each arm as a share of the random mix's, and the difference of the rise."""
-    print("| | mean absolute change / random mix's | KL / random mix's | rise - random mix's |")
-    print("|---|---|---|---|")
+    print_head(
+        "", "mean absolute change / random mix's", "KL / random mix's", "rise - random mix's"
+    )
     for arm in arms_with_runs(texts, method):
         if arm == "mix":
             continue
@@ -139,7 +150,7 @@ def ratios_to_mix(texts: pd.DataFrame, method: str) -> None:
         rise = values_by_seed(texts, method, arm, split="heldout", value="rise")
         rise_of_mix = values_by_seed(texts, method, "mix", split="heldout", value="rise")
         rises, rises_of_mix = shared_seeds(rise, rise_of_mix)
-        print(f"| {ARMS[arm]} | {shares[0]} | {shares[1]} | {as_text(rises - rises_of_mix)} |")
+        print_line(ARMS[arm], *shares, as_text(rises - rises_of_mix))
 
 
 def share_text(values: np.ndarray, reference: np.ndarray) -> str:
@@ -158,18 +169,30 @@ def share_text(values: np.ndarray, reference: np.ndarray) -> str:
 
 def cost_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
     """Processor seconds of training and peak memory, beside those without replay."""
-    print(
-        "| | | steps | s per step | to no replay | s of training | to no replay | peak memory | "
-        "to no replay |"
+    print_head(
+        "",
+        "",
+        "steps",
+        "s per step",
+        "to no replay",
+        "s of training",
+        "to no replay",
+        "peak memory",
+        "to no replay",
     )
-    print("|---|---|---|---|---|---|---|---|---|")
     for method, title in METHODS.items():
         for arm in arms_with_runs(texts, method):
             cost = costs(runs, method, arm)
-            print(
-                f"| {title} | {ARMS[arm]} | {cost['steps']:.0f} | {cost['per_step']:.2f} "
-                f"| {cost['step_time']:.2f} | {cost['seconds']:.0f} | {cost['time']:.2f} "
-                f"| {cost['memory']:.1f} GB | {cost['extra']:+.1f} GB |"
+            print_line(
+                title,
+                ARMS[arm],
+                f"{cost['steps']:.0f}",
+                f"{cost['per_step']:.2f}",
+                f"{cost['step_time']:.2f}",
+                f"{cost['seconds']:.0f}",
+                f"{cost['time']:.2f}",
+                f"{cost['memory']:.1f} GB",
+                f"{cost['extra']:+.1f} GB",
             )
 
 
@@ -206,21 +229,33 @@ def write_into(page: Path, texts: dict[str, str]) -> None:
 
 def summary_table(texts: pd.DataFrame, runs: pd.DataFrame) -> None:
     """The main numbers of every arm."""
-    print(
-        "| | | seeds | rise of the loss, held out | mean absolute change | KL to the base "
-        "| loss of new chats | training time | memory |"
+    print_head(
+        "",
+        "",
+        "seeds",
+        "rise of the loss, held out",
+        "mean absolute change",
+        "KL to the base",
+        "loss of new chats",
+        "training time",
+        "memory",
     )
-    print("|---|---|---|---|---|---|---|---|---|")
     for method, title in METHODS.items():
         for arm in arms_with_runs(texts, method):
             rise = values_by_seed(texts, method, arm, split="heldout", value="rise")
             kl = values_by_seed(texts, method, arm, split="heldout", value="kl")
             new = values_by_seed(texts, method, arm, split="new", value="loss_after")
             cost = costs(runs, method, arm)
-            print(
-                f"| {title} | {ARMS[arm]} | {rise.shape[1]} | {as_text(rise.to_numpy())} "
-                f"| {rise.abs().to_numpy().mean():.3f} | {kl.to_numpy().mean():.3f} "
-                f"| {new.to_numpy().mean():.3f} | {cost['time']:.2f} | {cost['extra']:+.1f} GB |"
+            print_line(
+                title,
+                ARMS[arm],
+                str(rise.shape[1]),
+                as_text(rise.to_numpy()),
+                f"{rise.abs().to_numpy().mean():.3f}",
+                f"{kl.to_numpy().mean():.3f}",
+                f"{new.to_numpy().mean():.3f}",
+                f"{cost['time']:.2f}",
+                f"{cost['extra']:+.1f} GB",
             )
 
 

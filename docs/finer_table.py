@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markdown_table import print_head, print_line
 
 from lethe.report.finer_section import COLUMNS, finer_lines
 from lethe.report.report_page import format_number
@@ -18,11 +19,10 @@ from lethe.report.report_page import format_number
 def main(folder: Path) -> None:
     """Prints one table for each model of the folder."""
     for file in sorted(folder.glob("*/prediction_changes.parquet")):
-        print(f"| {file.parent.name} | " + " | ".join(COLUMNS.values()) + " |")
-        print("|---" * (len(COLUMNS) + 1) + "|")
+        print_head(file.parent.name, *COLUMNS.values())
         for line in finer_lines(pd.read_parquet(file)):
             cells = [_cell(key, line["cells"].get(key)) for key in COLUMNS]
-            print(f"| {line['label']} | " + " | ".join(cells) + " |")
+            print_line(line["label"], *cells)
         print()
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from markdown_table import print_head, print_line
 
 from lethe.report.sequence_section import SEQUENCE_MEASURES
 from lethe.statistics import bootstrap_interval
@@ -392,17 +393,6 @@ def p_value(p: float) -> str:
     if pd.isna(p):
         return "-"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
-
-
-def print_head(*cells: str) -> None:
-    """The first two lines of a Markdown table."""
-    print_line(*cells)
-    print("|---" * len(cells) + "|")
-
-
-def print_line(*cells: str) -> None:
-    """One line of a Markdown table."""
-    print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import ast
 import contextlib
-import importlib.util
+import importlib
 import io
 import json
 import re
@@ -170,11 +170,10 @@ def test_a_page_that_another_file_names_exists():
 
 
 def script(name: str):
-    """A module of docs/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of docs/, which is no package; it may import others there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        return importlib.import_module(name)
 
 
 @pytest.fixture
@@ -254,8 +253,7 @@ PRINTED_BY = {
 }
 
 
-def test_a_page_shows_the_tables_that_are_kept_beside_it(capsys, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
+def test_a_page_shows_the_tables_that_are_kept_beside_it(capsys):
     for folder in sorted((ROOT / "docs/lab/tables").glob("*")):
         names, page_name = PRINTED_BY.get(folder.name, (["results_table"], folder.name))
         for name in names:
@@ -317,7 +315,6 @@ def two_sittings(tmp_path, monkeypatch):
     pq.write_table(kept.replace_schema_metadata(schema.metadata), folder / "replay.parquet")
     again = lines[lines.strategy == "random"].head(1)
     measured = pd.concat([lines[last], again, again.assign(strategy="half-run")])
-    monkeypatch.syspath_prepend(ROOT / "docs")
     module = script("add_replay_runs")
     monkeypatch.setattr(module, "read_jobs", lambda *_, noise_floor: gathered(measured))
     # The predictions that an advice is made from are not kept beside the tables.

@@ -80,8 +80,11 @@ def noise_floor_between_seeds(
 
     Returns
     -------
-    Nats; 0 if no run has two seeds.
+    Nats; 0 if no run has two seeds, or if forgetting is counted in right answers, where every
+    answer lost is a rise.
     """
+    if all(np.isin(row[np.isfinite(row)], (-1, 0, 1)).all() for row in forgetting.values()):
+        return 0.0
     for strategy in strategies:
         repeats = _runs_that_differ_in_seed(key for key in forgetting if key.strategy == strategy)
         squares, freedom = 0.0, 0

@@ -756,7 +756,12 @@ def predict_rows(
     `gaussian_sibling`, which is `gaussian` without them (`lethe.completion.sibling`). A probed
     cell keeps its measured value. An example without any measured cell in the
     training tasks, such as one that the base model answers wrong, stays NaN: it is never
-    replayed.
+    replayed. If fewer than `probes` cells can be probed, a warning says so, and all of them are.
+
+    Raises
+    ------
+    LetheError
+        If a task has no cell that can be probed.
     """
     in_train = make_splits(matrix, tasks)[0].train
     train = matrix.values[in_train]
@@ -772,8 +777,9 @@ def predict_rows(
     for row in matrix.rows(names):
         truth = matrix.values[row]
         can_be_probed = np.asarray(allowed) & np.isfinite(truth)
+        count = _count_probes(probes, can_be_probed & ~unmeasured, task=matrix.tasks[row])
         index = choose_probes(
-            train, probes, choice, seed=seed, domains=domains, allowed=can_be_probed
+            train, count, choice, seed=seed, domains=domains, allowed=can_be_probed
         )
         if sibling is None:
             predicted = completer.predict(index, truth[index])
@@ -784,3 +790,22 @@ def predict_rows(
         predictions.append(predicted)
     values = np.array(predictions, dtype=np.float32)
     return Matrix(values=values, tasks=names, example_ids=matrix.example_ids)
+
+
+def _count_probes(wanted: int, can_be_probed: np.ndarray, task: str) -> int:
+    """As many probes as are wanted, or as there are."""
+    usable = int(can_be_probed.sum())
+    if not usable:
+        raise LetheError(
+            f"replay: no example can be probed on task {task!r}: none that may be replayed is "
+            "measured on it and on a training task; measure more upstream examples"
+        )
+    if usable < wanted:
+        log.warning(
+            "replay.probes: %d are wanted, but only %d examples can be probed on task %s; the "
+            "prediction reads these",
+            wanted,
+            usable,
+            task,
+        )
+    return min(wanted, usable)

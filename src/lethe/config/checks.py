@@ -219,7 +219,20 @@ def _bad_variants(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]
                 for problem in error.errors():
                     where = ("replay", "variants", name, "recipe")
                     problems.append(explain(problem, within=where))
+            if recipe.group_steps and "steps" in run.recipe_changes:
+                problems += _steps_of_groups_stay(f"replay.variants.{name}", run.recipe_changes)
     return list(dict.fromkeys(problems))
+
+
+def _steps_of_groups_stay(key: str, changes: Mapping[str, object]) -> list[str]:
+    """Steps that are changed while the recipe's steps of single groups stay as they are."""
+    if "group_steps" in changes:
+        return []
+    return [
+        f"{key}.recipe.steps: recipe.group_steps comes before it, so tasks of its groups keep "
+        f"their steps (value seen: {changes['steps']}); give {key}.recipe.group_steps as well, or "
+        "{} there for the same steps in all groups"
+    ]
 
 
 def _missing_gradients(settings: Experiment) -> list[str]:
@@ -382,7 +395,11 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
             f"completion.probes: each must be below upstream.examples, {examples} (value seen, or "
             f"the default: {probes})"
         )
-    replayable = examples - round(examples * heldout)
+    replayable = 0
+    for number in range(len(settings.upstream.domains)):
+        more = number < examples % len(settings.upstream.domains)
+        size = smallest + more
+        replayable += size - round(size * heldout)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(
             f"replay.probes: must be at most {replayable}, the number of replayable examples "

@@ -354,6 +354,26 @@ class ReplayRun(Settings):
             values["heldout_kl"] = True
         return values
 
+    def with_effect(self) -> dict[str, Any]:
+        """The settings that play a part in this run; two runs with equal ones are one run."""
+        keys = {"strategy", "recipe", "interpolate", "heldout_kl"}
+        if self.replays:
+            keys |= {"ratio", "accounting", "objective", "dose"}
+            if self.dose != "mixed":
+                keys.add("weight")
+            if self._is_weighted:
+                keys |= {"draw", "temperature"} if self.draw == "softmax" else {"draw"}
+        if self.strategy in MIR:
+            keys |= {"mir_candidates", "mir_order"}
+        if self.strategy in BUILT_ON_PREDICTION or self.chooses_during_training:
+            keys.add("prediction")
+        if self.chooses_during_training:
+            keys |= {"probes", "probe_choice", "probe_after"}
+        values = self.model_dump(mode="json", include=keys)
+        if self.replays and self.objective != "text":
+            values |= self._teacher_parameters(prompt_kl=True)
+        return values
+
     def _teacher_parameters(self, prompt_kl: bool) -> dict[str, Any]:
         """The keys of the teacher that change a result."""
         values: dict[str, Any] = {}
@@ -486,7 +506,8 @@ class Replay(Settings):
     noise_floor: NonNegative | None = Field(
         None,
         description="Nats. A rise in loss counts as a rise if it is larger. null: twice the "
-        "standard deviation between seeds of the same run, or 0 if there is one seed.",
+        "standard deviation between seeds of the same run; or 0 if there is one seed, or if right "
+        "answers are counted.",
     )
     seeds: Seeds = Field([0], description="Seeds of the replay runs; each is a run of its own.")
     probes: PositiveInt = Field(30, description="Probed examples that a prediction rests on.")
@@ -595,9 +616,9 @@ class Replay(Settings):
             empty = [key for key in variant.model_fields_set if getattr(variant, key) is None]
             if empty:
                 raise ValueError(f"variants.{name}.{empty[0]}: is null; leave the key out")
-        named: dict[str, str] = {}
+        named: dict[str, dict[str, Any]] = {}
         for run in self.results():
-            values = run.model_dump_json(exclude={"name"})
+            values = run.with_effect()
             if run.name in named:
                 raise ValueError(f"variants: two runs have the name {run.name!r}; rename one")
             if values in named.values() and run.name not in self.strategies:
@@ -606,9 +627,11 @@ class Replay(Settings):
                     f"variants.{run.name}: has the settings of {equal[0]!r}; change a key"
                 )
             named[run.name] = values
-        if self.primary is not None and self.primary not in {run.name for run in self.results()}:
+        results = [run.name for run in self.results()]
+        if self.primary is not None and self.primary not in results:
             raise ValueError(
-                f"primary: {self.primary!r} is neither a strategy nor a variant of this section"
+                f"primary: {self.primary!r} is no run of this section; its runs: "
+                f"{', '.join(results)}"
             )
         return self
 

@@ -139,9 +139,20 @@ def plan_steps(
     apart
         Keep replayed examples of dose `mixed` apart from the new ones. The loss is the same up to
         rounding.
+
+    Raises
+    ------
+    LetheError
+        If replayed examples take the places of all new ones.
     """
     if replay is None or not replay.examples:
         return [Step(part, []) for part in _batches([e for e in new if e.scored], batch)]
+    if replay.accounting == "swap" and len(replay.examples) >= len(new):
+        raise LetheError(
+            f"replay.ratio: {len(replay.examples)} replayed examples take the places of all "
+            f"{len(new)} new ones (replay.accounting: swap); lower the ratio, train for more "
+            "steps, or set accounting to add"
+        )
     if replay.dose == "step":
         return _steps_with_term(new, replay, batch)
     marked = mix(

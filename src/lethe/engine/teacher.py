@@ -49,7 +49,8 @@ class LiveTeacher:
     Parameters
     ----------
     model
-        The base model, or a PEFT model, which without its adapters is the base model to the bit.
+        The base model, or a PEFT model, which without its adapters is the base model to the bit if
+        only adapters are trained.
     plain
         Whether the model's logits are its output layer's (`has_sliceable_head`).
     """

@@ -13,7 +13,12 @@ import torch
 from transformers import TrainerCallback
 
 from lethe.completion.predictor import Prediction, Predictor
-from lethe.data.examples import UpstreamExample, read_upstream, write_upstream
+from lethe.data.examples import (
+    UpstreamExample,
+    read_upstream,
+    without_copies_of_heldout,
+    write_upstream,
+)
 from lethe.data.tokens import Tokens, tokenise
 from lethe.data.training_rows import read_new_data
 from lethe.engine.scoring import score
@@ -283,7 +288,8 @@ class ForgettingProbe(TrainerCallback):
                 "one, such as 0.001, to draw the examples with the highest predictions"
             )
         upstream, predicted = self._predicted_pool(pool)
-        replayable = [example for example in upstream if example.split == "replayable"]
+        usable = without_copies_of_heldout(upstream)
+        replayable = [example for example in usable if example.split == "replayable"]
         candidates = [example for example in replayable if example.example_id in predicted]
         if not 1 <= examples <= len(candidates):
             raise LetheError(

@@ -97,7 +97,9 @@ class Rehearsal(TrainerCallback):
             prompt_kl=prompt_kl,
             prompt_kl_positions=prompt_kl_positions,
             teacher_dtype=teacher_dtype,
+            seed=seed,
         )
+        examples_per_step = int(examples_per_step)
         arguments = trainer.args
         model = trainer.model
         check_model(model)
@@ -106,7 +108,7 @@ class Rehearsal(TrainerCallback):
         self.objective = objective
         self.prompt_kl = prompt_kl
         self.prompt_kl_positions = prompt_kl_positions
-        self.seed = arguments.seed if seed is None else seed
+        self.seed = arguments.seed if seed is None else int(seed)
         self.history: list[dict[str, float]] = []
         self.replay: ReplayBatches | None = None
         if replay is not None:

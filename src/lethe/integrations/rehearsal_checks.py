@@ -62,6 +62,7 @@ def check_options(
     prompt_kl: float | None,
     prompt_kl_positions: int | None,
     teacher_dtype: str | None,
+    seed: int | None,
 ) -> None:
     """Refuses impossible values of a rehearsal's options.
 
@@ -93,6 +94,8 @@ def check_options(
     for name, value in counts:
         if value is not None and (value < 1 or value != int(value)):
             raise LetheError(f"Rehearsal: {name} is {value}; give a whole number from 1 on")
+    if seed is not None and (seed < 0 or seed != int(seed)):
+        raise LetheError(f"Rehearsal: seed is {seed}; give a whole number from 0 on")
     if prompt_kl_positions is not None and not prompt_kl:
         raise LetheError(
             f"Rehearsal: prompt_kl_positions is {prompt_kl_positions}, but there is no prompt_kl; "
@@ -101,7 +104,7 @@ def check_options(
 
 
 def check_model(model: Any) -> None:
-    """Refuses models that are no language models or learn virtual tokens.
+    """Refuses models that are no language models, learn virtual tokens, or move their own base.
 
     Raises
     ------
@@ -114,12 +117,33 @@ def check_model(model: Any) -> None:
             "Rehearsal: the model learns virtual tokens (PEFT's prompt learning), which replayed "
             "examples would not read; use LoRA or another kind of adapter"
         )
+    trained = _trained_weights_of_the_base(model)
+    if trained:
+        raise LetheError(
+            f"Rehearsal: beside the adapters, {len(trained)} weights of the base model are "
+            f"trained, such as {trained[0]}, so the model without its adapters does not stay the "
+            "base model; set bias='none' in the LoRA configuration, and name modules that are to "
+            "be trained in its modules_to_save"
+        )
     network = model_of(model)
     if not hasattr(network, "get_output_embeddings") or network.get_output_embeddings() is None:
         raise LetheError(
             f"Rehearsal: {type(network).__name__} has no output layer over a vocabulary, so it is "
             "no language model; load it with AutoModelForCausalLM"
         )
+
+
+def _trained_weights_of_the_base(model: Any) -> list[str]:
+    """Trainable weights of a PEFT model that are still there when its adapters are off."""
+    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
+    if prefix is None or not hasattr(model, "disable_adapter"):
+        return []
+    of_adapters = (prefix, ".modules_to_save.", ".trainable_tokens_")
+    names = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not any(part in name for part in of_adapters):
+            names.append(name)
+    return names
 
 
 def tokenizer_for(trainer: Any, tokenizer: Any) -> Any:

@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lethe.data.examples import read_upstream, upstream_digest
+from lethe.data.examples import (
+    read_upstream,
+    upstream_digest,
+    without_copies_of_heldout,
+)
 from lethe.data.tokens import Tokens, tokenise
 from lethe.errors import LetheError
 
@@ -46,8 +50,8 @@ class ReplayBatches:
     ) -> "ReplayBatches":
         """Reads a table of examples: a pool, or a selection of one.
 
-        Held-out examples are left out, because they must never be replayed. So are examples
-        without a token that carries loss.
+        Held-out examples and copies of them are left out, because they must never be replayed. So
+        are examples without a token that carries loss.
 
         Raises
         ------
@@ -62,10 +66,12 @@ class ReplayBatches:
                 "pool.parquet that `lethe pool` writes"
             )
         upstream = list(read_upstream(path))
-        replayable = [example for example in upstream if example.split != "heldout"]
+        usable = without_copies_of_heldout(upstream)
+        replayable = [example for example in usable if example.split != "heldout"]
         if len(replayable) < len(upstream):
             logger.info(
-                "Rehearsal: %d of %d examples of %s are held out and never replayed",
+                "Rehearsal: %d of %d examples of %s are held out, or copies of those, and never "
+                "replayed",
                 len(upstream) - len(replayable),
                 len(upstream),
                 path,
@@ -73,15 +79,15 @@ class ReplayBatches:
         tokens = tokenise(
             tokenizer, (example.example for example in replayable), max_tokens=max_tokens
         ).examples
-        usable = [example for example in tokens if example.scored]
-        if not usable:
+        scored = [example for example in tokens if example.scored]
+        if not scored:
             raise LetheError(
                 f"Rehearsal: {path}: none of its {len(upstream)} examples can be replayed "
-                f"({len(upstream) - len(replayable)} are held out, {len(replayable)} have no token "
-                f"that carries loss within {max_tokens} tokens); give another file or a larger "
-                "max_tokens"
+                f"({len(upstream) - len(replayable)} are held out or copies, {len(replayable)} "
+                f"have no token that carries loss within {max_tokens} tokens); give another file "
+                "or a larger max_tokens"
             )
-        return cls(usable, per_step=per_step, seed=seed, digest=upstream_digest(replayable))
+        return cls(scored, per_step=per_step, seed=seed, digest=upstream_digest(replayable))
 
     def of_step(self, step: int) -> list[Tokens]:
         """The examples of a step, by its number from 0."""

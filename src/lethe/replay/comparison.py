@@ -39,7 +39,8 @@ def compare(
     Records of replay_comparison.csv, one per name of a run: strategy, tasks, seeds. For each
     measure its mean with a 95 percent interval over tasks, the mean difference to `random` on the
     same task (seeds averaged) with its interval, Wilcoxon's p, and p corrected by Holm over all
-    names. Then the number of tasks with less held-out forgetting than `random`, the largest
+    names. `rise_mean_tasks` counts the tasks on which any loss rises; the others have no mean
+    rise. Then the number of tasks with less held-out forgetting than `random`, the largest
     difference of the new-task loss with its task, the mean share of loss tokens that replay
     carries, the share of draws that are random replay in effect, and the interval of the held-out
     difference over tasks and examples. If a run has a memory or router, also the shares of routed
@@ -55,6 +56,10 @@ def compare(
     measures += [measure for measure in RISE_MEASURES if all(measure in run for run in runs)]
     for measure in measures:
         _add_measure(records, runs, tasks, measure)
+    if "rise_mean" in measures:
+        for record in records:
+            rises = _by_task(runs, record["strategy"], tasks, "rise_mean")
+            record["rise_mean_tasks"] = int(np.isfinite(rises).sum())
     for record in records:
         record |= _tasks_of(runs, tasks, record["strategy"])
         if forgetting is not None:

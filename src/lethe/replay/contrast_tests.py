@@ -68,11 +68,15 @@ def compare_planned(
 def mean_by_task(
     runs: Sequence[Mapping[str, Any]], strategy: str, measure: str
 ) -> dict[str, float]:
-    """Mean over seeds of a measure by task, for the runs of one name."""
+    """Mean over seeds of a measure by task, for the runs of one name.
+
+    A seed with which no loss rises has no mean rise (NaN); that of a task is over its other seeds.
+    """
     values: dict[str, list[float]] = {}
     for run in runs:
-        if run["strategy"] == strategy:
-            values.setdefault(run["task"], []).append(run[measure])
+        if run["strategy"] != strategy or (measure == "rise_mean" and np.isnan(run[measure])):
+            continue
+        values.setdefault(run["task"], []).append(run[measure])
     return {task: float(np.mean(of_task)) for task, of_task in values.items()}
 
 

@@ -116,16 +116,22 @@ def forgetting_at(loss: np.ndarray, losses: np.ndarray, forgetting: np.ndarray) 
     rows = np.arange(len(loss))
     is_left = losses <= loss[:, None]
     # The last run of the frontier up to this loss is the one that forgets least.
-    left = np.argmin(np.where(is_left, forgetting, np.inf), axis=1)
+    left = _least(np.where(is_left, forgetting, np.inf), losses)
     lowest = np.where(is_left.any(axis=1), forgetting[rows, left], np.nan)
     # The next one is the first that forgets even less.
     is_right = (losses >= loss[:, None]) & (forgetting < lowest[:, None])
-    right = np.argmin(np.where(is_right, losses, np.inf), axis=1)
+    right = _least(np.where(is_right, losses, np.inf), forgetting)
     gap = losses[rows, right] - losses[rows, left]
     share = np.divide(loss - losses[rows, left], gap, out=np.zeros(len(loss)), where=gap > 0)
     between = lowest + share * (forgetting[rows, right] - lowest)
     at_left = np.where(losses[rows, left] == loss, lowest, np.nan)
     return np.where(is_right.any(axis=1), between, at_left)
+
+
+def _least(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Columns (D,) of the least of the values (D, n); of equal ones that with the least other."""
+    is_least = values == values.min(axis=1, keepdims=True)
+    return np.argmin(np.where(is_least, others, np.inf), axis=1)
 
 
 def _measured_tasks(losses: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +168,7 @@ def _distance_by_task(losses: np.ndarray, values: np.ndarray) -> dict[str, Any]:
     """Mean distance of the first run to the others, each task by itself; both (runs, tasks)."""
     # Beyond its right end the frontier goes on level. Leaving such a task out would favour a run
     # that costs more than any dose of random replay.
-    least = values[1:].argmin(axis=0)
+    least = _least(values[1:].T, losses[1:].T)
     end = losses[1:][least, np.arange(losses.shape[1])]
     expected = forgetting_at(np.minimum(losses[0], end), losses[1:].T, values[1:].T)
     compared = np.isfinite(expected)

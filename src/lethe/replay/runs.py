@@ -50,6 +50,9 @@ _ADDED_COLUMNS = (
     "eval_routed",
     "memory_bytes",
     "routing_seconds",
+    # The fine-tune that several shares are scored from, and a row that is a copy of one of Z.
+    "variant",
+    "copied",
 )
 
 
@@ -223,6 +226,14 @@ def choose_replay(
     from lethe.replay.phases import PhasedChoice
 
     heldout = [example for example in upstream if example.split == "heldout"]
+    usable = without_copies_of_heldout(upstream)
+    if len(usable) < len(upstream):
+        _log.warning(
+            "%s: %d of %d upstream examples have the text of a held-out one and are not replayed",
+            title,
+            len(upstream) - len(usable),
+            len(upstream),
+        )
     costs = {}
     new_examples = planned_steps(job.recipe, len(job.train), job.group) * job.recipe.batch
     count = count_replayed(new_examples, run.ratio)
@@ -235,7 +246,7 @@ def choose_replay(
     if run.strategy == "mir":
         forgetting = rises_after_virtual_step(
             job,
-            upstream,
+            usable,
             candidates=run.mir_candidates * count,
             seed=draw_seed,
             title=title,
@@ -243,7 +254,7 @@ def choose_replay(
         costs["probe_passes"] = int(np.isfinite(list(forgetting.values())).sum())
     losses = zip(job.base.example_ids, job.base.loss_before.tolist(), strict=True)
     pool = Pool.of(
-        without_copies_of_heldout(upstream) if run.chooses_during_training else upstream,
+        usable,
         forgetting=forgetting,
         base_losses=dict(losses),
         training_rows=inputs.training_rows,
@@ -294,8 +305,9 @@ def refuse_heldout(
     LetheError
         Naming the run and the ids.
     """
-    contents = {example.example.digest() for example in heldout}
-    leaked = {e.example_id for e in replayed if e.example.digest() in contents}
+    usable = without_copies_of_heldout([*heldout, *replayed])
+    allowed = {example.example_id for example in usable if example.split != "heldout"}
+    leaked = {example.example_id for example in replayed} - allowed
     if leaked:
         raise LetheError(
             f"replay {run.name}: held-out examples would be replayed: {sorted(leaked)}; replay "
@@ -351,7 +363,9 @@ def rises_after_virtual_step(
     measured = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
     step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
     folder = None if job.unfinished is None else job.unfinished / "virtual_step"
-    virtual = replace(job, recipe=job.recipe.model_copy(update=step), unfinished=folder)
+    recipe = job.recipe.model_copy(update=step)
+    # A whole step, also where the fine-tuned weights are averaged with the base model's afterwards.
+    virtual = replace(job, recipe=recipe, unfinished=folder, share_of_change=None)
     # Imported here because torch takes seconds.
     import torch
 

@@ -25,22 +25,23 @@ def describe_replay(run: ReplayRun) -> str:
     return f"{_OBJECTIVES[run.objective]} {examples}"
 
 
+def describe_run(run: ReplayRun) -> str:
+    """What distinguishes a run: its replay, and the changes of its recipe and its weights."""
+    parts = [describe_replay(run) if run.replays else "no replay"]
+    changes = run.recipe.model_dump(exclude_unset=True)
+    if changes.pop("prompt_kl", None):
+        parts.append("KL to the base model on the prompts of the new examples")
+    if run.interpolate is not None:
+        parts.append("afterwards the weights are averaged with those of the base model")
+    if changes:
+        changed = ", ".join(f"{key} {_in_words(value)}" for key, value in changes.items())
+        parts.append(f"changes of the recipe: {changed}")
+    return "; ".join(parts)
+
+
 def describe_runs(settings: Replay) -> dict[str, str]:
-    """A description of each run of an experiment, by its label."""
-    descriptions = {}
-    for name in settings.names:
-        run = settings.resolve(name)
-        parts = ["no replay" if run.strategy == "none" else describe_replay(run)]
-        changes = run.recipe.model_dump(exclude_unset=True)
-        if changes.pop("prompt_kl", None):
-            parts.append("KL to the base model on the prompts of the new examples")
-        if run.interpolate is not None:
-            parts.append("afterwards the weights are averaged with those of the base model")
-        if changes:
-            changed = ", ".join(f"{key} {_in_words(value)}" for key, value in changes.items())
-            parts.append(f"changes of the recipe: {changed}")
-        descriptions[label_of(name)] = "; ".join(parts)
-    return descriptions
+    """A description of each run that the tables of an experiment list, by its label."""
+    return {label_of(run.name): describe_run(run) for run in settings.results()}
 
 
 def _in_words(value: object) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lethe.config.replay_settings import Replay
+from lethe.config.replay_settings import Replay, ReplayRun
 from lethe.report.amounts import format_amount, format_difference, format_interval
 from lethe.report.cell_predictions import METHOD, PROBES
 from lethe.report.figure_style import label_of
 from lethe.report.findings import Findings
 from lethe.report.headlines import ENOUGH_TASKS, LEVEL, forgetting_effect
-from lethe.report.run_descriptions import describe_replay
+from lethe.report.run_descriptions import describe_run
 from lethe.statistics import bootstrap_interval, finite_means
 
 # Hub models have at least this many tokens; a guess among them has a loss of 10.4 nats.
@@ -71,7 +71,7 @@ def make_verdicts(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
             replay = Replay.model_validate(settings["replay"])
             parts.append(_prevention(contrasts, replay, binary=findings.binary))
             parts.append(_price(contrasts, findings.runs.get(model)))
-            parts.append(Verdict([], _selection(contrasts, binary=findings.binary)))
+            parts.append(Verdict([], _selection(contrasts, replay, binary=findings.binary)))
         verdicts[model] = Verdict.of_parts(parts)
     return verdicts
 
@@ -164,18 +164,26 @@ def _enumerate(parts: list[str]) -> str:
 
 
 def _dose(runs: Iterable[str], settings: Replay) -> str:
-    """What the runs do, with their ratio if it is the same."""
-    ratios = {settings.resolve(run).ratio for run in runs if run in settings.names}
+    """What the runs do, as the subject of a sentence, with their ratio if it is the same."""
+    by_name = _runs_by_name(settings)
+    compared = [by_name[run] for run in runs if run in by_name]
+    if not all(run.replays for run in compared):
+        return "The change of the training"
+    ratios = {run.ratio for run in compared}
     if len(ratios) != 1:
         return "Replay"
     return f"Replaying 1 example per {1 / ratios.pop():.3g} new ones"
 
 
+def _runs_by_name(settings: Replay) -> dict[str, ReplayRun]:
+    """Name -> settings of the runs that the tables list."""
+    return {run.name: run for run in settings.results()}
+
+
 def _described(run: str, settings: Replay) -> str:
     """The name of a run, with its settings if the experiment still has it."""
-    if run not in settings.names:
-        return label_of(run)
-    return f"{label_of(run)} ({describe_replay(settings.resolve(run))})"
+    by_name = _runs_by_name(settings)
+    return f"{label_of(run)} ({describe_run(by_name[run])})" if run in by_name else label_of(run)
 
 
 def _drift(contrasts: pd.DataFrame) -> list[str]:
@@ -254,8 +262,8 @@ def _seconds(runs: pd.DataFrame | None, run: str) -> list[str]:
     return [f"Training with {label_of(run)} took {times}."]
 
 
-def _selection(contrasts: pd.DataFrame, *, binary: bool) -> list[str]:
-    """What it changes that examples are chosen by prediction, with the same objective."""
+def _selection(contrasts: pd.DataFrame, settings: Replay, *, binary: bool) -> list[str]:
+    """What it changes that examples are not drawn at random, with the same objective."""
     lines = contrasts[contrasts.question == "selection"].set_index("measure")
     if _FORGETTING not in lines.index or _NEW_TASK not in lines.index:
         return []
@@ -265,11 +273,26 @@ def _selection(contrasts: pd.DataFrame, *, binary: bool) -> list[str]:
         is_share = binary and measure == _FORGETTING
         effect = format_difference(line.difference, (line.low, line.high), binary=is_share)
         effects.append(f"{words} by {effect}")
-    run = lines.loc[_FORGETTING]
+    line = lines.loc[_FORGETTING]
+    run = _runs_by_name(settings).get(line.run)
+    choice, needs = ("", "") if run is None else _choice_of_examples(run)
     return [
-        f"To choose the replayed examples by prediction ({label_of(run.run)}) instead of at random "
-        f"({label_of(run.reference)}) changes {' and '.join(effects)}. It needs a trial fine-tune."
+        f"To choose the replayed examples{choice} ({label_of(line.run)}) instead of at random "
+        f"({label_of(line.reference)}) changes {' and '.join(effects)}.{needs}"
     ]
+
+
+def _choice_of_examples(run: ReplayRun) -> tuple[str, str]:
+    """How a run chooses, and what that needs of the new task, as parts of a sentence."""
+    if run.chooses_during_training:
+        return " by prediction", " It probes the model during the training."
+    if run.prediction_method == "column_mean":
+        return " by prediction", " It needs no trial fine-tune."
+    if run.prediction_method is not None:
+        return " by prediction", " It needs a trial fine-tune."
+    if run.reads_row:
+        return " by their true forgetting", " It needs a finished fine-tune on the task."
+    return "", ""
 
 
 def describe_origin(findings: Findings, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -293,7 +316,7 @@ def describe_origin(findings: Findings, settings: Mapping[str, Any]) -> dict[str
         if "device" in versions:
             parts.append(f"device {versions['device']}")
         parts += _job_time(findings.summaries.get(model), "fine-tunes")
-        parts += _job_time(findings.runs.get(model), "replay runs")
+        parts += _job_time(_own_fine_tunes(findings.runs.get(model)), "replay runs")
         parts += _dates(findings.summaries.get(model))
         origins[model] = ", ".join(parts)
     return origins
@@ -306,6 +329,18 @@ def _pretrained_here(settings: Mapping[str, Any], model: str) -> list[str]:
         return []
     steps = (entry.get("pretraining") or {}).get("steps")
     return [f"pretrained here ({steps} steps)" if steps else "pretrained here"]
+
+
+def _own_fine_tunes(runs: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The replay runs that trained: no copies of rows, and several shares of one only once."""
+    if runs is None:
+        return None
+    if "copied" in runs:
+        runs = runs[runs.copied.isna()]
+    if "variant" in runs:
+        fine_tune = runs.variant.fillna(runs.strategy)
+        runs = runs[~runs.assign(fine_tune=fine_tune).duplicated(["fine_tune", "task", "seed"])]
+    return runs
 
 
 def _job_time(table: pd.DataFrame | None, name: str) -> list[str]:

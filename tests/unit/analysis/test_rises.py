@@ -40,3 +40,10 @@ def test_the_noise_floor_is_twice_the_deviation_between_seeds_without_replay():
     random = {key: row for key, row in rows.items() if key.strategy == "random"}
     assert noise_floor_between_seeds(random) == pytest.approx(1.0, rel=0.05)
     assert noise_floor_between_seeds({RunKey("none", "a", 0): np.ones(2)}) == 0.0
+
+
+def test_every_lost_answer_is_a_rise():
+    lost = np.array([1.0, 0.0, -1.0, np.nan, 0.0])
+    rows = {RunKey("none", "a", 0): lost, RunKey("none", "a", 1): lost[::-1]}
+    assert noise_floor_between_seeds(rows) == 0
+    assert describe_rises(lost, list("aabbb"), 0.0)["rise_share"] == pytest.approx(1 / 4)

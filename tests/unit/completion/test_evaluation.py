@@ -317,3 +317,15 @@ def test_means_of_tasks_and_domains_are_scored_with_intervals():
 
 def test_the_experiment_knows_all_methods_and_choices_of_a_z_of_0s_and_1s():
     assert set(LOGISTIC) == {*BINARY, *BINARY_CHOICES}
+
+
+def test_a_prediction_takes_the_probes_that_there_are_and_says_so(caplog):
+    few = np.zeros(90, dtype=bool)
+    few[:4] = True
+    for choice in ("random", "a_optimal"):
+        found = predict_rows(Z, TASKS, "gaussian", 30, 0, few, choice=choice)
+        row = Z.tasks.index(found.tasks[0])
+        np.testing.assert_array_equal(found.values[0, :4], Z.values[row, :4])
+    assert "30 are wanted, but only 4 examples can be probed on task t3" in caplog.text
+    with pytest.raises(LetheError, match="no example can be probed on task 't3'"):
+        predict_rows(Z, TASKS, "gaussian", 30, 0, np.zeros(90, dtype=bool))

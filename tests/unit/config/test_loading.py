@@ -132,6 +132,27 @@ def test_every_problem_is_in_one_message(experiment):
             "sources.saved.path: no such",
         ),
         ({"replay": {"strategies": ["random"], "ratio": 1.5}}, "replay.ratio"),
+        (
+            {
+                "upstream": {
+                    "examples": 70,
+                    "heldout": 0.5,
+                    "domains": {f"d{number}": "bigbench:a" for number in range(10)},
+                },
+                "replay": {"strategies": ["random"], "probes": 31},
+            },
+            "replay.probes: must be at most 30",
+        ),
+        (
+            {
+                "recipe": {"group_steps": {"one": 5}},
+                "replay": {
+                    "strategies": ["random"],
+                    "variants": {"short": {"strategy": "none", "recipe": {"steps": 3}}},
+                },
+            },
+            "replay.variants.short.recipe.steps: recipe.group_steps comes before it",
+        ),
         ({"replay": {"strategies": ["random", "best"]}}, "replay.strategies.1"),
         ({"replay": {"strategies": ["random"], "seeds": [1, 1]}}, "seeds holds a value twice"),
         ({"completion": {"methods": ["mf", "mf"]}}, "methods holds a value twice"),
@@ -710,3 +731,14 @@ def test_a_brace_in_the_name_of_a_file_is_refused_before_snakemake_reads_a_wildc
 def test_a_value_that_selects_records_is_no_path():
     source = TypeAdapter(Source).validate_python({"kind": "hub", "path": "d", "by": "subset"})
     assert source_problems({"d": source}, {"t": "d:/r/x"}) == []
+
+
+def test_a_variant_may_change_the_steps_of_groups_too(experiment):
+    config, folder = experiment
+    changes = {"steps": 3, "group_steps": {}}
+    replay = {"strategies": ["random"], "variants": {"s": {"strategy": "none", "recipe": changes}}}
+    loaded = load_experiment(
+        {**config, "recipe": {"group_steps": {"one": 5}}, "replay": replay}, folder
+    )
+    recipe = loaded.settings.replay.resolve("s").apply_to(loaded.recipe("olmo"))
+    assert (recipe.steps, recipe.group_steps) == (3, {})

@@ -165,11 +165,18 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"variants": {"a": {"strategy": "none", "recipe": {"lrr": 1}}}}, "recipe.lrr"),
         ({"variants": {"a": {"strategy": "none", "recipe": {"seed": 1}}}}, "recipe.seed"),
         ({"variants": {"a": {"strategy": "none", "interpolate": 1.5}}}, "interpolate"),
-        ({"primary": "mf"}, "primary: 'mf' is neither"),
-        ({"variants": {"line": LINE}, "primary": "line"}, "primary: 'line' is neither"),
+        ({"primary": "mf"}, "primary: 'mf' is no run of this section; its runs: "),
+        (
+            {"variants": {"line": LINE}, "primary": "line"},
+            "primary: 'line' is no run of this section",
+        ),
         ({"variants": {"line": LINE | {"interpolate": []}}}, "interpolate"),
         ({"variants": {"line": LINE | {"interpolate": [0.5, 0.5]}}}, "two runs have the name"),
         ({"variants": {"line": LINE, "a": LINE}}, "a-0.25: has the settings of 'line-0.25'"),
+        # Keys that play no part in the run make no other run of it.
+        ({"variants": {"a": {"strategy": "random", "temperature": 5}}}, "settings of 'random'"),
+        ({"variants": {"a": {"strategy": "random", "top_k": 50}}}, "settings of 'random'"),
+        ({"variants": {"a": {"strategy": "none", "ratio": 0.5}}}, "settings of 'none'"),
         (
             {"variants": {"line": LINE, "line-1": {"strategy": "random", "ratio": 0.5}}},
             "two runs have the name 'line-1'",

@@ -322,3 +322,10 @@ def test_prompt_kl_needs_no_upstream_data():
     both = tuned_state(ReplayTerm(REPLAYED), prompt_kl=2.0)
     assert not equal(plain, prompt) and not equal(prompt, both)
     assert equal(prompt, tuned_state(None, prompt_kl=2.0))
+
+
+@pytest.mark.parametrize("dose", ["mixed", "token", "step"])
+def test_replay_that_takes_the_place_of_every_new_example_is_refused(dose):
+    term = ReplayTerm(NEW, objective="text", dose=dose, accounting="swap")
+    with pytest.raises(LetheError, match="replay.ratio: 4 replayed examples take the places of"):
+        plan_steps(NEW, term, batch=4)

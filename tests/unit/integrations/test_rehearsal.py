@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
@@ -26,7 +27,7 @@ from helpers.trainers import (
 )
 
 from lethe.config.model_settings import LoRA, Recipe
-from lethe.data.examples import Example, UpstreamExample, write_upstream
+from lethe.data.examples import Example, UpstreamExample, read_upstream, write_upstream
 from lethe.engine import models
 from lethe.engine.objectives import ReplayTerm, Step
 from lethe.errors import LetheError
@@ -389,6 +390,7 @@ def test_a_model_without_a_language_head_is_refused(replay, tokenizer, tmp_path)
         ({"prompt_kl": 1.0, "teacher_dtype": "int8"}, "teacher_dtype is 'int8'"),
         ({"prompt_kl": 1.0, "prompt_kl_positions": 0}, "prompt_kl_positions is 0"),
         ({"prompt_kl": 1.0, "examples_per_step": 1.5}, "examples_per_step is 1.5"),
+        ({"prompt_kl": 1.0, "seed": -1}, "seed is -1; give a whole number from 0 on"),
         ({"prompt_kl": None, "prompt_kl_positions": 2}, "there is nothing to add"),
     ],
 )
@@ -411,3 +413,42 @@ def test_a_copy_in_bfloat16_takes_half_the_memory(replay, tokenizer, tmp_path):
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.bfloat16}
     trainer.train()
     assert np.isfinite(rehearsal.history[-1]["replay/kl"])
+
+
+def test_a_whole_number_of_examples_may_be_written_with_a_point(replay, tokenizer, tmp_path):
+    trainer = make_trainer(make_model(), tmp_path, tokenizer, max_steps=1)
+    rehearsal = Rehearsal.attach(trainer, replay, examples_per_step=2.0, seed=3.0)
+    trainer.train()
+    assert len(rehearsal.replay.of_step(0)) == 2 and rehearsal.settings["seed"] == 3
+
+
+def test_a_base_model_that_is_trained_beside_its_adapters_is_refused(replay, tokenizer, tmp_path):
+    adapters = {"r": 2, "target_modules": ["query_key_value"]}
+    model = peft.get_peft_model(make_model(architecture="gpt_neox"), peft.LoraConfig(**adapters))
+    saved = peft.LoraConfig(**adapters, modules_to_save=["embed_out"])
+    with_head = peft.get_peft_model(make_model(architecture="gpt_neox"), saved)
+    for allowed in (model, with_head):
+        Rehearsal.attach(make_trainer(allowed, tmp_path, tokenizer), replay)
+    biases = peft.LoraConfig(**adapters, bias="all")
+    moving = peft.get_peft_model(make_model(architecture="gpt_neox"), biases)
+    with pytest.raises(LetheError, match=r"weights of the base model are trained.*bias='none'"):
+        Rehearsal.attach(make_trainer(moving, tmp_path, tokenizer), replay)
+
+
+def test_copies_of_held_out_examples_are_not_rehearsed(replay, tokenizer, tmp_path, caplog):
+    caplog.set_level("INFO")
+    upstream = list(read_upstream(replay))
+    pair = Example(prompt="what is it", answer="a secret")
+    spaced = Example(prompt="what is it", answer=" a secret ")
+    more = [
+        UpstreamExample("h", "c", "heldout", pair),
+        UpstreamExample("copy", "c", "replayable", pair),
+        UpstreamExample("spaced", "c", "replayable", spaced),
+    ]
+    write_upstream(tmp_path / "more.parquet", [*upstream, *more])
+    rehearsals = []
+    for path in (replay, tmp_path / "more.parquet"):
+        trainer = make_trainer(make_model(), tmp_path, tokenizer)
+        rehearsals.append(Rehearsal.attach(trainer, path))
+    assert len(rehearsals[0].replay.examples) == len(rehearsals[1].replay.examples)
+    assert "are held out, or copies of those, and never replayed" in caplog.text

@@ -123,3 +123,18 @@ def test_shares_of_routed_examples_are_averaged_for_runs_that_have_them():
     assert np.isnan(random["heldout_routed"])
     without = compare([run for run in runs if run["strategy"] == "random"])
     assert "heldout_routed" not in without[0]
+
+
+def test_a_seed_without_any_rise_does_not_remove_its_task():
+    made = []
+    for strategy, rises in {"random": (0.4, 0.4), "oracle": (np.nan, 0.2)}.items():
+        for task in TASKS:
+            for seed, rise in enumerate(rises):
+                record = {"strategy": strategy, "task": task, "seed": seed, "rise_mean": rise}
+                made.append(record | {"heldout_forgetting": 0.1, "eval_loss_after": 1.0})
+    made[-1]["rise_mean"] = np.nan
+    lines = {line["strategy"]: line for line in compare(made)}
+    assert lines["oracle"]["rise_mean"] == pytest.approx(0.2)
+    assert lines["oracle"]["rise_mean_difference"] == pytest.approx(-0.2)
+    assert lines["oracle"]["rise_mean_tasks"] == 4, "on the last task nothing rises"
+    assert lines["random"]["rise_mean_tasks"] == 5

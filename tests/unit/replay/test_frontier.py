@@ -199,3 +199,24 @@ def test_p_is_below_05_where_the_interval_excludes_0(shift):
         if line["strategy"] == "run"
     ]
     assert (line["p"] < 0.05) == (not line["low"] < 0 < line["high"])
+
+
+def test_the_order_of_runs_that_forget_alike_makes_no_difference():
+    losses, forgetting = np.array([1.0, 1.5, 2.0]), np.array([0.5, 0.5, 0.1])
+    for order in ([0, 1, 2], [1, 0, 2], [2, 1, 0]):
+        assert at(1.5, losses[order], forgetting[order]) == pytest.approx(0.3)
+
+
+def test_a_task_beyond_runs_that_forget_nothing_is_compared_with_the_cheapest_of_them():
+    doses = {"none": (0.8, 0.3), "weak": (1.0, 0.0), "strong": (1.5, 0.0), "other": (1.2, 0.1)}
+    for order in (list(doses), list(doses)[::-1]):
+        records = []
+        for name in order:
+            for task in "abcdef":
+                loss, value = doses[name]
+                record = {"strategy": name, "task": task, "seed": 0}
+                records.append(record | {"eval_loss_after": loss, "heldout_forgetting": value})
+        lines = compare_at_equal_loss(records, {"kl": ["none", "weak", "strong"]})
+        [line] = [line for line in lines if line["strategy"] == "other"]
+        assert line["task_count"] == 6
+        assert line["task_difference"] == pytest.approx(0.1)

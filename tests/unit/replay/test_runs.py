@@ -7,6 +7,7 @@ from helpers import tiny
 from lethe.config.model_settings import Recipe, Scoring
 from lethe.config.replay_settings import Replay
 from lethe.cost.ledger import FinishedRow
+from lethe.data.examples import Example, UpstreamExample
 from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
 from lethe.engine.reader import Reader
@@ -252,6 +253,7 @@ def test_shares_scored_from_one_fine_tune_are_those_of_separate_runs_to_the_bit(
         assert row.loss_after.tobytes() == alone.loss_after.tobytes()
         assert row.settings == alone.settings
         one = replay_line(row) | {"strategy": "", "training_seconds": 0}
+        assert one.pop("variant") == "line"
         assert one == replay_line(alone) | {"strategy": "", "training_seconds": 0}
     # The files of the runs: one per job, whose rows the tables list under their names.
     path = tmp_path / "line/t-seed1.parquet"
@@ -357,3 +359,31 @@ def interrupted_at(step, take):
 def tuple_of(job, example):
     _, tokenizer = models.load(job.card)
     return tuple(tokenizer(example.example.text)["input_ids"][:32])
+
+
+@pytest.mark.parametrize("strategy", ["random", "mir"])
+def test_a_copy_of_a_held_out_text_is_never_replayed(job, strategy, caplog):
+    pair = UpstreamExample("h", "a", "heldout", Example(prompt="what is it", answer="a secret"))
+    spaced = replace(pair.example, answer=" a secret ")
+    copies = [
+        replace(pair, example_id="copy", split="replayable"),
+        replace(pair, example_id="spaced", split="replayable", example=spaced),
+    ]
+    base = job.base
+    longer = replace(
+        base,
+        example_ids=[*base.example_ids, "h", "copy", "spaced"],
+        loss_before=np.append(base.loss_before, [1.0] * 3),
+        loss_after=np.append(base.loss_after, [1.0] * 3),
+        n_tokens=np.append(base.n_tokens, [2] * 3),
+    )
+    upstream = [*UPSTREAM, pair, *copies]
+    # As many draws as there are examples, so that each is drawn.
+    chosen = settings(strategy, ratio=0.9)
+    of_all = replace(job, base=longer)
+    made = runs.choose_replay(of_all, upstream, chosen, task="t", seed=0, title="title")
+    replayed = {example.example_id for example in made.replayed}
+    assert replayed and not replayed & {"h", "copy", "spaced"}
+    assert "title: 2 of 19 upstream examples have the text of a held-out one" in caplog.text
+    with pytest.raises(LetheError, match=r"held-out examples would be replayed: \['spaced'\]"):
+        runs.refuse_heldout(copies[1:], [pair], chosen)

@@ -233,3 +233,23 @@ def test_the_mixture_measures_divergence_if_asked(job):
     row = measure_multitask(job, UPSTREAM, tasks, seed=0, heldout_kl=True, title="mixed")
     assert row.about["heldout_kl"] > 0
     assert "heldout_kl" not in measure_multitask(job, UPSTREAM, tasks, seed=0, title="m").about
+
+
+def test_mir_takes_a_whole_virtual_step_where_weights_are_averaged_afterwards(job, monkeypatch):
+    shares = []
+    run = Job.run
+
+    def spy(self, upstream, replay=None, title=""):
+        shares.append((self.recipe.steps, self.share_of_change))
+        return run(self, upstream, replay, title)
+
+    monkeypatch.setattr(Job, "run", spy)
+    averaged = {"variants": {"averaged": {"strategy": "mir", "interpolate": 0.3}}}
+    run_step(
+        job,
+        UPSTREAM,
+        Replay(strategies=["random"], **MIX | averaged).resolve("averaged"),
+        step=SequenceStep(order="o", run="r", seed=0, tasks=["a"]),
+        examples=EarlierExamples(),
+    )
+    assert shares == [(1, None), (4, 0.3)]

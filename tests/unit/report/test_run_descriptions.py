@@ -27,3 +27,10 @@ def test_every_run_is_described_by_its_examples_objective_and_changes():
     assert runs["prompt-kl"] == prompts
     assert runs["slow"] == "no replay; changes of the recipe: lr 0.00015"
     assert runs["averaged"].startswith("no replay; afterwards the weights are averaged")
+
+
+def test_each_share_of_a_list_is_described():
+    line = {"strategy": "none", "interpolate": [0.5, 1.0]}
+    runs = describe_runs(Replay.model_validate(REPLAY | {"variants": {"line": line}}))
+    assert "line" not in runs
+    assert runs["line-0.5"].startswith("no replay; afterwards the weights are averaged")

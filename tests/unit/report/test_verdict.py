@@ -178,3 +178,57 @@ def test_lost_answers_are_not_called_nats(findings):
     assert "is -10.0 percentage points [" in text
     assert "held-out forgetting by -0.8 percentage points" in text
     assert "new-task loss by +0.031 nats" in text
+
+
+def test_a_run_without_replay_is_not_said_to_replay(findings, monkeypatch):
+    near = {"l2": {"strategy": "none", "recipe": {"l2": 1.0}}}
+    shares = {"wise": {"strategy": "random", "ratio": 0.25, "interpolate": [0.3, 0.7]}}
+    variants = REPLAY["variants"] | near | shares
+    monkeypatch.setitem(SETTINGS, "replay", REPLAY | {"variants": variants})
+
+    def text_of(run):
+        contrasts = [Contrast("replay", "random-text", "none"), Contrast("default", run, "random")]
+        monkeypatch.setitem(globals(), "CONTRASTS", contrasts)
+        return verdict(findings, FORGETTING | {run: 0.1})
+
+    assert (
+        "The change of the training takes away 75 % with l2 (no replay; changes of the recipe: l2 "
+        "1) and"
+    ) in text_of("l2")
+    text = text_of("wise-0.3")
+    assert "Replay takes away 75 % with wise-0.3 (KL to the base model on random examples; " in text
+    assert "afterwards the weights are averaged with those of the base model) and" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("gaussian", ("by prediction (Gaussian)", "It needs a trial fine-tune.")),
+        ("column_mean", ("by prediction (column mean)", "It needs no trial fine-tune.")),
+        ("online", ("by prediction (online)", "It probes the model during the training.")),
+        ("oracle", ("by their true forgetting (oracle)", "It needs a finished fine-tune")),
+        ("balanced", ("the replayed examples (balanced) instead of at random", "")),
+    ],
+)
+def test_the_verdict_says_how_examples_are_chosen_and_what_it_needs(
+    findings, monkeypatch, run, words
+):
+    strategies = list(dict.fromkeys([*REPLAY["strategies"], run]))
+    monkeypatch.setitem(SETTINGS, "replay", REPLAY | {"strategies": strategies})
+    contrasts = [Contrast("selection", run, "random")]
+    monkeypatch.setitem(globals(), "CONTRASTS", contrasts)
+    text = verdict(findings, FORGETTING | {run: 0.1})
+    assert all(part in text for part in words)
+    if run == "balanced":
+        assert "trial" not in text and "prediction" not in text
+
+
+def test_a_fine_tune_counts_once_for_its_shares_and_a_copy_not_at_all(findings):
+    line = {"task": "a", "seed": 0, "training_seconds": 60.0}
+    shares = [line | {"strategy": f"wise-{share}", "variant": "wise"} for share in (0.3, 0.7)]
+    copied = line | {"strategy": "none", "copied": True}
+    table = pd.DataFrame([copied, *shares, line | {"strategy": "random"}])
+    measured = replace(
+        findings, versions={"one": {"lethe": "1"}}, summaries={}, runs={"one": table}
+    )
+    assert describe_origin(measured, {}) == {"one": "lethe 1, 2 replay runs in 2.0 minutes"}

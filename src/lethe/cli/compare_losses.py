@@ -63,6 +63,8 @@ def compare_losses(
     from lethe.matrix import rows
     from lethe.report.lost_page import render_lost_page
 
+    if html is not None:
+        _refuse_other_files(html)
     before = rows.read_row(base)
     texts, domains, splits = None, None, None
     if pool is not None:
@@ -90,6 +92,18 @@ def compare_losses(
     for path in (output, html):
         if path is not None:
             print(f"written: {path}")
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Refuses to write a page in the place of a file that is none, such as one with losses."""
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise LetheError(f"--html {path}: is a folder; give the name of a file")
+    with path.open("rb") as stream:
+        begins = stream.read(64).lstrip().lower()
+    if not begins.startswith((b"<!doctype html", b"<html")):
+        raise LetheError(f"--html {path}: exists and is no page; choose another name")
 
 
 def _read_pool(pool: Path, base: Any, base_path: Path) -> tuple[dict, dict, dict]:

@@ -86,6 +86,8 @@ def learn_predictor(
         raise typer.BadParameter(f"--method is {method}; give full or lora")
     if dtype not in ("float32", "autocast"):
         raise typer.BadParameter(f"--dtype is {dtype}; give float32 or autocast")
+    _check_output(output, pool)
+    usable_probes = _count_probes(probes, pool)
     settings = LearningSettings(
         method=method,
         steps=steps,
@@ -114,6 +116,8 @@ def learn_predictor(
             f"{tasks} tasks are few: below about {ENOUGH_TASKS}, probes add nothing to the mean "
             "of the rows. More tasks rank better."
         )
+    if usable_probes < probes:
+        lines.append(f"{pool} is small, so {usable_probes} examples are probed, not {probes}.")
     facts: dict[str, Any] = {
         "experiment": str(experiment),
         "fine_tunes": cost.fine_tunes,
@@ -126,7 +130,7 @@ def learn_predictor(
         # The files before Z are targets too, so that what a failed job lost is made again.
         targets = [matrix, *files.files_before_matrices()]
         run_snakemake(experiment, [*options, *targets], stdout_to_stderr=True)
-        facts |= _fit(Path(matrix).parent, output, probes=probes, sibling=sibling)
+        facts |= _fit(Path(matrix).parent, output, probes=usable_probes, sibling=sibling)
         if not as_json:
             print(facts["ranking"])
             print(f"{output}: {facts['tasks']} tasks, {facts['probes']} probes")
@@ -165,12 +169,10 @@ def _write_experiment(
         select_tasks,
         write_task_table,
     )
-    from lethe.data.examples import read_upstream
     from lethe.files import write_text
     from lethe.jobs.workflow_process import checkout_folder
     from lethe.workflow import ResultFiles, results_folder
 
-    read_upstream(pool)
     table = table or checkout_folder() / "tasks.csv"
     all_tasks, problems = read_task_table(table)
     if problems:
@@ -188,17 +190,60 @@ def _write_experiment(
         settings=settings,
     )
     text = _as_yaml(description)
-    if path.exists() and path.read_text("utf-8") != text:
+    results = Path(results_folder(name))
+    is_other = path.exists() and path.read_text("utf-8") != text
+    if is_other and any(results.glob("*/rows/*.parquet")):
         raise LetheError(
-            f"{path}: exists with other settings; choose another name with -o, or give the "
-            "settings of the first start"
+            f"{path}: exists with other settings, and fine-tunes of it are finished; choose "
+            "another name with -o, or give the settings of the first start"
         )
-    results = results_folder(name)
-    _claim_results(Path(results), path, description, output)
+    written = (path, folder / "tasks.csv", _owner_record(results))
+    new_files = [file for file in written if not file.exists()]
+    new_folders = [parent for parent in (folder, results) if not parent.exists()]
+    _claim_results(results, path, description, output)
     write_task_table(folder / "tasks.csv", selected)
     write_text(path, text)
-    experiment = load_experiment(read_yaml(path), files=[path])
-    return path, ResultFiles(experiment, results)
+    try:
+        experiment = load_experiment(read_yaml(path), files=[path])
+    except LetheError:
+        # It never ran, and would stand in the way of the corrected command.
+        for file in new_files:
+            file.unlink()
+        for parent in new_folders:
+            parent.rmdir()
+        raise
+    return path, ResultFiles(experiment, str(results))
+
+
+def _check_output(output: Path, pool: Path) -> None:
+    """Refuses an output that is a folder, that has an impossible name, or that is no predictor."""
+    from lethe.completion.predictor import Predictor
+    from lethe.config.task_table import NAME
+
+    if output.is_dir():
+        raise LetheError(f"-o {output}: is a folder; give the name of a file")
+    if not NAME.fullmatch(output.stem):
+        raise LetheError(
+            f"-o {output}: the name of the file may only hold letters, digits, _ . and -, because "
+            "the experiment is named after it"
+        )
+    if output.exists():
+        if output.resolve() == pool.resolve():
+            raise LetheError(f"-o {output}: is the pool itself; choose another name")
+        try:
+            Predictor.load(output)
+        except LetheError:
+            raise LetheError(f"-o {output}: exists and is no predictor; choose another name")
+
+
+def _count_probes(probes: int, pool: Path) -> int:
+    """As many probes as asked for, or as leave one example of the pool to be predicted."""
+    from lethe.data.examples import read_upstream
+
+    examples = len(read_upstream(pool))
+    if examples < 2:
+        raise LetheError(f"{pool}: has {examples} example; a predictor needs at least two")
+    return min(probes, examples - 1)
 
 
 def _as_yaml(content: dict[str, Any]) -> str:
@@ -226,7 +271,7 @@ def _claim_results(
     """
     from lethe.files import read_json, write_json
 
-    record = results / "experiment_file.json"
+    record = _owner_record(results)
     # The table's place changes if its folder is moved. Snakemake watches its content.
     settings = {key: value for key, value in description.items() if key != "tasks"}
     owner = None
@@ -243,6 +288,11 @@ def _claim_results(
             f"{output.name} (another folder alone does not help)"
         )
     write_json(record, {"experiment": str(experiment.resolve()), "settings": settings})
+
+
+def _owner_record(results: Path) -> Path:
+    """The file in a folder of results that says whose they are."""
+    return results / "experiment_file.json"
 
 
 def _model_entry(model: str) -> dict[str, str]:

@@ -129,6 +129,7 @@ def make_mixture_files(
         "read": new.summary,
         "rows": rows,
         "left_out_of_pool": mixture.left_out,
+        "new_heldout": mixture.new_heldout,
         "dose": {
             "unit": dose.unit,
             "new": dose.new,
@@ -155,6 +156,11 @@ def _print_summary(summary: Mapping[str, Any], *, chats: Path, pool: Path) -> No
     print(f"{chats}: {summary['read']}")
     for reason, count in summary["left_out_of_pool"].items():
         print(f"{pool}: {count} {reason}, not replayed")
+    if summary["new_heldout"]:
+        print(
+            f"{chats}: {summary['new_heldout']} of the new chats are held-out examples of {pool}; "
+            "a verdict on these is worth nothing, so take them out of one of the two"
+        )
     for name, count in summary["rows"].items():
         print(f"{Path(summary['folder']) / name}: {count} rows")
     print(f"{summary['examples']}: the replayed examples, for lethe.integrations.Rehearsal")

@@ -80,7 +80,8 @@ def render_next_turn(tokenizer: Any, turns: Turns, tools: Tools = None) -> Turn:
         and the template's reason.
     """
     answer = {"role": "assistant", "content": PLACEHOLDER}
-    opening = render(tokenizer, turns, tools, add_generation_prompt=True)
+    # Many templates refuse a conversation without a turn.
+    opening = render(tokenizer, turns, tools, add_generation_prompt=True) if turns else ""
     conversation = render(tokenizer, [*turns, answer], tools)
     before, separator, tail = conversation.rpartition(PLACEHOLDER)
     if not separator:
@@ -93,7 +94,7 @@ def render_next_turn(tokenizer: Any, turns: Turns, tools: Tools = None) -> Turn:
         lead = before[len(opening) :]
         if not lead.strip() and _outside_thoughts(opening, prompt) == opening:
             return Turn(opening, lead, tail)
-    elif not opening.startswith(before.rstrip()):
+    elif turns and not opening.startswith(before.rstrip()):
         question_only = render(tokenizer, turns, tools)
         if question_only == opening:
             # The template opens an answer after every conversation, finished or not. So the end
@@ -215,8 +216,8 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 
 
 _WAY_OUT = (
-    "set models.<name>.chat_template in the experiment: none, a .jinja file, or a model whose "
-    "template is used"
+    "set models.<name>.chat_template in the experiment, or --chat-template of lethe score: none, a "
+    ".jinja file, or a model whose template is used"
 )
 
 

@@ -35,6 +35,19 @@ ROLES = {
 }
 # Keys of a turn by which some trainers leave single turns out of the loss.
 _LOSS_KEYS = ("weight", "train", "loss", "train_on_turn")
+# Keys by which logs keep their books on single turns. No template reads them.
+_BOOKKEEPING = (
+    "id",
+    "uuid",
+    "message_id",
+    "turn_id",
+    "index",
+    "timestamp",
+    "created",
+    "created_at",
+    "date",
+    "time",
+)
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _OUTPUTS = ("output", "response", "answer")
 
@@ -130,7 +143,13 @@ class ChatReader:
             if key in turn:
                 del turn[key]
                 self.counts[f"turns with {key!r}, which is not read (they carry loss)"] += 1
+        for key in _BOOKKEEPING:
+            if key in turn:
+                del turn[key]
+                self.counts[f"turns with {key!r} ({key} left out)"] += 1
         text = _content(content)
+        if turn.get("tool_calls") in ([], {}, ""):
+            del turn["tool_calls"]
         if "tool_calls" in turn:
             _refuse_other_items(turn["tool_calls"], "tool_calls")
         if name == "function_call":
@@ -234,8 +253,12 @@ def _alpaca_turns(fields: dict[str, Any]) -> list[dict[str, Any]]:
         turns.append({"role": "assistant", "content": answer})
     question = _text(fields["instruction"], "instruction")
     addition = _text(fields.get("input"), "input")
+    context = _text(fields.get("context"), "context").strip()
     if addition.strip():
         question = f"{question}\n{addition}"
+    if context:
+        # As Dolly's own records are read (`lethe.data.prompts`).
+        question = f"Context: {context}\n\n{question}"
     key = next(key for key in _OUTPUTS if fields.get(key) is not None)
     turns.append({"role": "user", "content": question})
     turns.append({"role": "assistant", "content": _text(fields[key], key)})

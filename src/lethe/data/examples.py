@@ -312,6 +312,11 @@ def draw_upstream(
         if uneven:
             # A small domain has both kinds of examples, too.
             heldout_count = min(max(1, heldout_count), size - 1)
+        if heldout > 0 and not 0 < heldout_count < size:
+            raise LetheError(
+                f"upstream.domains.{domain}: {size} examples, of which heldout {heldout} leaves no "
+                "held-out or no replayable one; raise upstream.examples"
+            )
         for number, example in enumerate(rng.sample(pool, size)):
             upstream.append(
                 UpstreamExample(
@@ -332,6 +337,12 @@ def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[Upstr
         if example.split == "heldout" or _digest_of_tokens(example.example) not in heldout:
             examples.append(example)
     return examples
+
+
+def count_heldout(examples: Iterable[Example], upstream: Iterable[UpstreamExample]) -> int:
+    """The number of examples whose content is that of a held-out upstream example."""
+    heldout = {_digest_of_tokens(e.example) for e in upstream if e.split == "heldout"}
+    return sum(_digest_of_tokens(example) in heldout for example in examples)
 
 
 def domains_in_order(example_ids: Sequence[str], pool: Path) -> list[str]:

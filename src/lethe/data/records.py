@@ -257,7 +257,31 @@ def _parquet(path: Path) -> Iterator[Record]:
     for batch in pq.ParquetFile(path).iter_batches():
         for fields in with_short_decimals(batch).to_pylist():
             number += 1
-            yield Record(fields, f"{path}, row {number}")
+            yield Record(without_foreign_keys(fields), f"{path}, row {number}")
+
+
+# Columns of turns and tools. Their objects differ from row to row.
+_OBJECTS = ("messages", "conversations", "prompt", "completion", "tools")
+
+
+def without_foreign_keys(fields: dict[str, Any]) -> dict[str, Any]:
+    """A row whose turns and tools have their own keys only.
+
+    In Arrow all objects of a column have the same keys, so that a call of one tool has the
+    arguments of all others as null. These would be written into the chat.
+    """
+    for name in _OBJECTS:
+        if isinstance(fields.get(name), list):
+            fields[name] = _without_nulls(fields[name])
+    return fields
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    return value
 
 
 def with_short_decimals(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -21,6 +21,7 @@ from lethe.data.records import (
     matching_files,
     read_records,
     with_short_decimals,
+    without_foreign_keys,
 )
 from lethe.data.unpacked_size import refuse_large_arrow
 from lethe.data.values import NotText, look_up, value_as_text
@@ -233,7 +234,7 @@ def _records_of_dataset(source: DatasetSource, where: str) -> Iterator[Record]:
         numbers = _matching_rows(source, rows, where)
         rows = rows.select(numbers)
     for number, fields in zip(numbers, _fields_of_rows(rows), strict=True):
-        yield Record(fields, f"dataset {source.path}, record {number + 1}")
+        yield Record(without_foreign_keys(fields), f"dataset {source.path}, record {number + 1}")
 
 
 def _fields_of_rows(rows: Any) -> Iterator[dict[str, Any]]:

@@ -278,9 +278,14 @@ class ForgettingProbe(TrainerCallback):
         Raises
         ------
         LetheError
-            If the temperature is not above 0, nothing was predicted yet, the pool is not that of
-            the predictor, or it has fewer replayable examples.
+            If the output is the pool, the temperature is not above 0, nothing was predicted yet,
+            the pool is not that of the predictor, or it has fewer replayable examples.
         """
+        if Path(output).resolve() == Path(pool).resolve():
+            raise LetheError(
+                f"ForgettingProbe: {output}: is the pool itself, which the drawn examples would "
+                "replace; give another output"
+            )
         # NaN is refused, too.
         if not temperature > 0:
             raise LetheError(

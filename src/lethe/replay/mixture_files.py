@@ -16,6 +16,7 @@ from lethe.completion.predictor import Prediction, Predictor
 from lethe.data.examples import (
     Example,
     UpstreamExample,
+    count_heldout,
     upstream_digest,
     without_copies_of_heldout,
     write_upstream,
@@ -62,6 +63,9 @@ class Mixture:
         Name of the column of forgetting: `measured_forgetting` or `predicted_forgetting`.
     left_out
         Examples of the pool that could not be replayed, by reason.
+    new_heldout
+        Number of new examples that are held-out examples of the pool. They are trained on, so a
+        verdict on them is worth nothing.
     """
 
     new: list[Example]
@@ -69,6 +73,7 @@ class Mixture:
     form: Form
     measure: str
     left_out: dict[str, int]
+    new_heldout: int = 0
 
     @property
     def has_tools(self) -> bool:
@@ -153,6 +158,7 @@ def predict_from_row(
                 "another pool; give the pool that it was made on"
             )
     row = probes.select(names, path)
+    _check_scored_tokens(predictor, row, path)
     values = row.forgetting.astype(float)
     if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):
         if predictor.base_losses is None:
@@ -168,6 +174,21 @@ def predict_from_row(
     if sibling is not None:
         other = sibling.select(predictor.example_ids, "the sibling's row").forgetting.astype(float)
     return predictor.predict(values, other=other)
+
+
+def _check_scored_tokens(predictor: Predictor, row: Row, path: Path) -> None:
+    """Refuses probes with other numbers of scored tokens than in the predictor's experiment."""
+    if predictor.scored_tokens is None:
+        return
+    different = np.flatnonzero(row.n_tokens != predictor.scored_tokens)
+    if len(different):
+        first = different[0]
+        raise LetheError(
+            f"{path}: {len(different)} of {len(row.n_tokens)} probes have another number of scored "
+            f"tokens than in the predictor's experiment ({row.example_ids[first]!r}: "
+            f"{row.n_tokens[first]}, there {predictor.scored_tokens[first]}); score them again "
+            f"with --max-tokens {predictor.max_tokens} and the experiment's model and template"
+        )
 
 
 def _check_pool(row: Row, upstream: Sequence[UpstreamExample], path: Path) -> None:
@@ -238,6 +259,7 @@ def make_mixture(
         form=new.form,
         measure=measure,
         left_out=dict(left_out),
+        new_heldout=count_heldout(new.examples, upstream),
     )
 
 

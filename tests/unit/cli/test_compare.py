@@ -224,3 +224,14 @@ def test_a_hundred_thousand_examples_take_little_memory(files):
     assert peak < 100e6
     assert len(comparison.domains) == 9
     assert comparison.overall.forgetting.mean == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_page_replaces_only_a_page(files, capsys):
+    measured = (files / "after.parquet").read_bytes()
+    assert compare(files, "base.parquet", "after.parquet", "--html", "after.parquet") == 1
+    assert "after.parquet: exists and is no page; choose another name" in capsys.readouterr().err
+    assert (files / "after.parquet").read_bytes() == measured
+    for _ in range(2):
+        assert compare(files, "base.parquet", "after.parquet", "--html", "page.html") == 0
+    assert compare(files, "base.parquet", "after.parquet", "--html", str(files)) == 1
+    assert "is a folder" in capsys.readouterr().err

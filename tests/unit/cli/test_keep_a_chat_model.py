@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from helpers import tiny
 
 from lethe.cli.application import main
+from lethe.data.examples import write_upstream
 from lethe.matrix import rows
 
 ROOT = Path(__file__).parents[3]
@@ -98,6 +100,7 @@ def test_the_commands_of_lethe_learn_have_options_that_exist(folder, monkeypatch
     monkeypatch.setattr(
         learn_predictor, "_write_experiment", lambda model, *_rest, **_named: seen.append(model)
     )
+    write_upstream(folder / "pool.parquet", tiny.upstream(40))
     for arguments in commands("learn"):
         with pytest.raises(TypeError):
             main(arguments)

@@ -8,8 +8,11 @@ import yaml
 from helpers import tiny
 from helpers.experiment import TASKS
 
+from lethe.cli import learn_predictor
 from lethe.cli.application import main
+from lethe.config import loading
 from lethe.data.examples import write_upstream
+from lethe.errors import LetheError
 from lethe.jobs import workflow_process
 
 RESULTS = Path("results/learn-predictor")
@@ -86,3 +89,46 @@ def test_sources_that_are_no_mapping_are_named(folder, capsys, content):
     error = capsys.readouterr().err
     assert "sources.yaml" in error and "is no mapping of sources" in error
     assert not Path("a").exists()
+
+
+def test_an_impossible_output_or_number_of_probes_is_refused_before_anything_is_written(
+    folder, capsys
+):
+    (folder / "notes.npz").write_text("my only copy")
+    (folder / "out").mkdir()
+    for output, message in (
+        ("notes.npz", "-o notes.npz: exists and is no predictor; choose another name"),
+        ("pool.parquet", "-o pool.parquet: is the pool itself"),
+        ("out", "-o out: is a folder"),
+        ("my predictor.npz", "the name of the file may only hold letters, digits"),
+    ):
+        assert learn("base", output) == 1
+        assert message in capsys.readouterr().err
+    assert (folder / "notes.npz").read_text() == "my only copy"
+    write_upstream(folder / "pool.parquet", tiny.upstream(1))
+    assert learn("base", "a/predictor.npz") == 1
+    assert "pool.parquet: has 1 example; a predictor needs at least two" in capsys.readouterr().err
+    assert not Path("a").exists() and not Path("results").exists()
+
+
+def test_a_small_pool_is_probed_but_for_one_example(folder):
+    assert learn_predictor._count_probes(30, folder / "pool.parquet") == 11
+    assert learn_predictor._count_probes(5, folder / "pool.parquet") == 5
+
+
+def test_a_refused_experiment_leaves_nothing_and_does_not_stand_in_the_way(folder, monkeypatch):
+    def refuse(*_files, **_named):
+        raise LetheError("recipe.lr: -1")
+
+    accept = loading.load_experiment
+    monkeypatch.setattr(loading, "load_experiment", refuse)
+    assert learn("base", "a/predictor.npz", "--lr", "-1") == 1
+    assert not Path("a/predictor.experiment").exists() and not RESULTS.exists()
+    monkeypatch.setattr(loading, "load_experiment", accept)
+    assert starts("base", "a/predictor.npz")
+    # Planned only: other settings may still be given. Later they would mix with finished rows.
+    assert starts("base", "a/predictor.npz", "--steps", "7")
+    (RESULTS / "model/rows").mkdir(parents=True)
+    (RESULTS / "model/rows/t.parquet").touch()
+    assert learn("base", "a/predictor.npz", "--steps", "8") == 1
+    assert starts("base", "a/predictor.npz", "--steps", "7")

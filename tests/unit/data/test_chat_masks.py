@@ -229,3 +229,20 @@ def test_a_gap_mask_has_a_start_and_gaps():
     start, gaps = tokens_module._start_and_gaps(mask)
     assert (start, gaps) == (1, ((3, 5), (6, 7)))
     assert tokens_module._start_and_gaps([False, False]) == (2, ())
+
+
+NO_EMPTY = """{%- if not messages %}{{ raise_exception("empty") }}{% endif -%}
+{%- for m in messages -%}<|im_start|>{{ m["role"] }}
+{{ m["content"] }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}"""
+
+
+@pytest.mark.parametrize("later", [[], CONVERSATION])
+def test_a_chat_may_begin_with_an_answer(later):
+    greeting = {"role": "assistant", "content": "Hello!"}
+    chat = ChatReader()({"messages": [greeting, *later]})
+    found = parts(tokenizer_with(NO_EMPTY), chat)
+    answers = [turn["content"] for turn in [greeting, *later] if turn["role"] == "assistant"]
+    assert found == [f"{answer}<|im_end|>" for answer in answers]

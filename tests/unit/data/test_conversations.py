@@ -16,6 +16,7 @@ from lethe.data.examples import (
     upstream_digest,
     write_upstream,
 )
+from lethe.data.prompts import read_dolly
 from lethe.data.sources import read_source
 from lethe.errors import LetheError
 
@@ -277,3 +278,19 @@ def test_conversations_come_back_from_a_table_and_others_keep_their_digests(tmp_
     assert len({example.digest() for example in examples}) == 3
     assert len(upstream_digest(upstream)) == 64
     assert Example(**chat.as_dict()) == chat
+
+
+def test_the_books_that_logs_keep_on_turns_make_no_other_chat():
+    reader = ChatReader()
+    plain = reader({"messages": [ASK, SEVEN]})
+    for number in range(2):
+        logged = [turn | {"id": number, "created_at": "today"} for turn in (ASK, SEVEN)]
+        assert reader({"messages": logged}) == plain
+    assert reader.counts["turns with 'id' (id left out)"] == 4 and reader.leaves_out()
+    assert reader({"messages": [ASK, SEVEN | {"tool_calls": []}]}) == plain
+
+
+def test_the_context_of_an_instruction_stays_with_it():
+    fields = {"instruction": "Who wrote it?", "context": "Ada wrote the letter.", "response": "Ada"}
+    assert ChatReader()(fields) == read_dolly(fields)
+    assert ChatReader()(fields).prompt == "Context: Ada wrote the letter.\n\nWho wrote it?"

@@ -293,3 +293,8 @@ def test_domains_are_those_of_the_examples_and_not_of_their_places(tmp_path):
     ids = [upstream[i].example_id for i in (5, 0, 3)]
     expected = [upstream[i].domain for i in (5, 0, 3)]
     assert data.domains_in_order(ids, tmp_path / "pool.parquet") == expected
+
+
+def test_a_domain_that_would_hold_nothing_out_is_refused():
+    with pytest.raises(LetheError, match=r"domains.a: 1 examples, of which heldout 0.25 leaves no"):
+        data.draw_upstream({"a": documents(9)}, 1, 0.25, words=20, seed=0)

@@ -212,3 +212,16 @@ def test_a_pointer_of_git_lfs_is_no_record(tmp_path, name):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 42\n")
     with pytest.raises(LetheError, match=rf"{name}: this is a Git LFS pointer.*git lfs pull"):
         list(records.read_records(path))
+
+
+def test_a_call_in_parquet_has_its_own_arguments_only(tmp_path):
+    def call(name, **arguments):
+        return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+    chats = []
+    for one in (call("weather", city="Paris"), call("add", number=3)):
+        ask = {"role": "user", "content": "Go"}
+        answer = {"role": "assistant", "content": "", "tool_calls": [one]}
+        chats.append({"messages": [ask, answer], "tools": [one], "note": None})
+    pq.write_table(pa.Table.from_pylist(chats), tmp_path / "a.parquet")
+    assert [dict(record) for record in records.read_records(tmp_path / "a.parquet")] == chats

@@ -259,3 +259,19 @@ def test_the_replayed_examples_are_a_pool_of_their_own(new, tmp_path):
     assert {example.example_id for example in written} == REPLAYABLE
     assert len(written) == 30
     assert {example.split for example in written} == {"replayable"}
+
+
+def test_new_chats_that_the_pool_holds_out_are_counted(new):
+    heldout = [example for example in POOL if example.split == "heldout"]
+    same = replace(heldout[0], example=new.examples[0], example_id="talks-77777")
+    assert make_mixture(new, POOL, ratio=0.2, seed=0).new_heldout == 0
+    assert make_mixture(new, [*POOL, same], ratio=0.2, seed=0).new_heldout == 1
+
+
+def test_probes_of_other_lengths_than_the_predictors_are_refused(tmp_path):
+    values = np.linspace(0, 1, len(POOL))
+    same = predictor(scored_tokens=np.ones(4, dtype=np.int64))
+    assert predicted_forgetting(same, row(values), POOL, tmp_path)
+    longer = predictor(scored_tokens=np.array([1, 1, 7, 1]))
+    with pytest.raises(LetheError, match=r"1 of 4 probes have another number of scored tokens"):
+        predicted_forgetting(longer, row(values), POOL, tmp_path)

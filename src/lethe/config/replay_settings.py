@@ -624,7 +624,8 @@ class Replay(Settings):
             if values in named.values() and run.name not in self.strategies:
                 equal = [name for name in named if named[name] == values]
                 raise ValueError(
-                    f"variants.{run.name}: has the settings of {equal[0]!r}; change a key"
+                    f"variants.{run.name}: has the settings of {equal[0]!r} (keys that play no "
+                    "part in the run do not count); change a key"
                 )
             named[run.name] = values
         results = [run.name for run in self.results()]

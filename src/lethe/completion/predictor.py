@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -318,6 +318,14 @@ class Predictor:
         return expected_top_tenth(
             self.train.astype(np.float64), self.index, method=self.method, options=self.options
         )
+
+    def probes_of_other_length(self, scored_tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Numbers of the probes that have more or fewer scored tokens (k,) than in the experiment.
+
+        Empty if the predictor does not record them.
+        """
+        expected = self.scored_tokens if self.scored_tokens is not None else scored_tokens
+        return np.flatnonzero(np.asarray(scored_tokens) != expected)
 
     def check_ranking(self) -> RankingCheck:
         """How well each training task is ranked from the others and its own probes.

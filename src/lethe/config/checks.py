@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lethe.config import Experiment
 from lethe.config.analysis_settings import LOGISTIC
-from lethe.config.data_settings import Source, split_source
+from lethe.config.data_settings import Source, even_sizes, split_source
 from lethe.config.messages import explain, suggest
 from lethe.config.model_settings import Recipe, apply_changes
 from lethe.config.replay_settings import FEWEST_TASKS_OF_ADVICE, WITH_SIBLING, Replay, ReplayRun
@@ -395,11 +395,8 @@ def _bad_sizes(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
             f"completion.probes: each must be below upstream.examples, {examples} (value seen, or "
             f"the default: {probes})"
         )
-    replayable = 0
-    for number in range(len(settings.upstream.domains)):
-        more = number < examples % len(settings.upstream.domains)
-        size = smallest + more
-        replayable += size - round(size * heldout)
+    sizes = even_sizes(examples, len(settings.upstream.domains))
+    replayable = sum(size - round(size * heldout) for size in sizes)
     if settings.replay and settings.replay.probes > replayable:
         problems.append(
             f"replay.probes: must be at most {replayable}, the number of replayable examples "

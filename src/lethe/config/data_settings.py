@@ -250,3 +250,8 @@ class TaskExamples(Settings):
 
     train: PositiveInt = Field(400, description="Most training examples per task.")
     eval: PositiveInt = Field(50, description="Most evaluation examples per task.")
+
+
+def even_sizes(count: int, parts: int) -> list[int]:
+    """Sizes of the parts of a count; the first ones are larger by 1 if it does not divide."""
+    return [count // parts + (number < count % parts) for number in range(parts)]

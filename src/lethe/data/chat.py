@@ -80,8 +80,7 @@ def render_next_turn(tokenizer: Any, turns: Turns, tools: Tools = None) -> Turn:
         and the template's reason.
     """
     answer = {"role": "assistant", "content": PLACEHOLDER}
-    # Many templates refuse a conversation without a turn.
-    opening = render(tokenizer, turns, tools, add_generation_prompt=True) if turns else ""
+    opening = render(tokenizer, turns, tools, add_generation_prompt=True)
     conversation = render(tokenizer, [*turns, answer], tools)
     before, separator, tail = conversation.rpartition(PLACEHOLDER)
     if not separator:
@@ -94,7 +93,7 @@ def render_next_turn(tokenizer: Any, turns: Turns, tools: Tools = None) -> Turn:
         lead = before[len(opening) :]
         if not lead.strip() and _outside_thoughts(opening, prompt) == opening:
             return Turn(opening, lead, tail)
-    elif turns and not opening.startswith(before.rstrip()):
+    elif not opening.startswith(before.rstrip()):
         question_only = render(tokenizer, turns, tools)
         if question_only == opening:
             # The template opens an answer after every conversation, finished or not. So the end
@@ -156,13 +155,15 @@ def special_tokens(tokenizer: Any) -> set[int]:
 def render(
     tokenizer: Any, turns: Turns, tools: Tools = None, *, add_generation_prompt: bool = False
 ) -> str:
-    """The text of a conversation.
+    """The text of a conversation; empty without a turn, which many templates refuse.
 
     Raises
     ------
     LetheError
         If the template refuses the conversation, with the model's name and the template's reason.
     """
+    if not turns:
+        return ""
     template = str(tokenizer.chat_template)
     roles = tuple(turn["role"] for turn in turns)
     # A template that ends once for these turns ends every time, but for loops over the prompt.

@@ -150,12 +150,11 @@ class _SpanFinder:
         return (before, after) if separator else (None, None)
 
     def _begin(self, number: int, before: str | None) -> int | None:
-        opening = ""
-        if number:
-            turns = self.turns[:number]
-            opening = render(self.tokenizer, turns, self.tools, add_generation_prompt=True)
+        opening = render(
+            self.tokenizer, self.turns[:number], self.tools, add_generation_prompt=True
+        )
         # A conversation that begins with an answer has no text before it to look for.
-        is_opened = bool(number) and self.text.startswith(opening)
+        is_opened = bool(opening) and self.text.startswith(opening)
         if before is not None and self.text.startswith(before):
             if is_opened and before.startswith(opening) and not before[len(opening) :].strip():
                 return len(opening)

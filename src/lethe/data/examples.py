@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lethe.config.data_settings import even_sizes
 from lethe.data.unpacked_size import refuse_large_parquet
 from lethe.errors import LetheError
 from lethe.files import atomic_write
@@ -297,8 +298,8 @@ def draw_upstream(
     """
     upstream = []
     digests: set[str] = set()
-    for position, (domain, documents) in enumerate(domains.items()):
-        size = count // len(domains) + (position < count % len(domains))
+    sizes = even_sizes(count, len(domains))
+    for size, (domain, documents) in zip(sizes, domains.items(), strict=True):
         pool = list(distinct(chunks(documents, words), digests))
         if uneven and len(pool) > 1:
             size = min(size, len(pool))
@@ -331,7 +332,7 @@ def draw_upstream(
 
 def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:
     """The upstream examples without replayable ones whose content is that of a held-out one."""
-    heldout = {_digest_of_tokens(e.example) for e in upstream if e.split == "heldout"}
+    heldout = _heldout_digests(upstream)
     examples = []
     for example in upstream:
         if example.split == "heldout" or _digest_of_tokens(example.example) not in heldout:
@@ -341,8 +342,13 @@ def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[Upstr
 
 def count_heldout(examples: Iterable[Example], upstream: Iterable[UpstreamExample]) -> int:
     """The number of examples whose content is that of a held-out upstream example."""
-    heldout = {_digest_of_tokens(e.example) for e in upstream if e.split == "heldout"}
+    heldout = _heldout_digests(upstream)
     return sum(_digest_of_tokens(example) in heldout for example in examples)
+
+
+def _heldout_digests(upstream: Iterable[UpstreamExample]) -> set[str]:
+    """The digests of the contents of the held-out examples."""
+    return {_digest_of_tokens(each.example) for each in upstream if each.split == "heldout"}
 
 
 def domains_in_order(example_ids: Sequence[str], pool: Path) -> list[str]:

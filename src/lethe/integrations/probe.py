@@ -474,16 +474,13 @@ class ForgettingProbe(TrainerCallback):
                     "its chat template is not the one of the experiment; give the tokenizer of the "
                     "experiment's model as tokenizer=..."
                 )
-        if self.predictor.scored_tokens is None:
-            return
-        for i, expected in enumerate(self.predictor.scored_tokens):
-            if tokens[i].scored != expected:
-                raise LetheError(
-                    f"ForgettingProbe: probe {self._probe_name(i)} has {tokens[i].scored} scored "
-                    f"tokens here, but {expected} in the predictor's experiment. The tokenizer or "
-                    "its chat template is not the one of the experiment; give the tokenizer of the "
-                    "experiment's model as tokenizer=..."
-                )
+        for i in self.predictor.probes_of_other_length([example.scored for example in tokens]):
+            raise LetheError(
+                f"ForgettingProbe: probe {self._probe_name(i)} has {tokens[i].scored} scored "
+                f"tokens here, but {self.predictor.scored_tokens[i]} in the predictor's "
+                "experiment. The tokenizer or its chat template is not the one of the experiment; "
+                "give the tokenizer of the experiment's model as tokenizer=..."
+            )
 
     def _base_tolerance(self, model: Any) -> float:
         single = all(parameter.dtype == torch.float32 for parameter in model.parameters())

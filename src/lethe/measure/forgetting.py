@@ -280,11 +280,12 @@ class Job:
         routes = self._routes(replace(reader, model=teacher.model), train.examples, upstream)
         return np.where(routes.upstream | np.isnan(values), values, np.float32(0))
 
-    def mean_divergence(
+    def heldout_divergence(
         self, model: Any, tokenizer: Any, upstream: Sequence[UpstreamExample], title: str
     ) -> float:
-        """Mean of `divergences` over the examples with a scored token; NaN if there is none."""
-        values = self.divergences(model, tokenizer, upstream, f"{title}, divergence")
+        """Mean of `divergences` over the held-out examples that have one; NaN if none has."""
+        heldout = [example for example in upstream if example.split == "heldout"]
+        values = self.divergences(model, tokenizer, heldout, f"{title}, divergence")
         measured = values[np.isfinite(values)]
         return float(measured.mean()) if len(measured) else float("nan")
 

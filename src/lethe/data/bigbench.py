@@ -152,7 +152,8 @@ def _load(archive: Path, where: str) -> dict[str, Any]:
             "run makes it again"
         )
     near = _similar_names(where, [member.removesuffix("/task.json") for member in names])
-    raise LetheError(f"BIG-bench has no task {where!r} with examples; near: {near}")
+    hint = f"near: {near}" if near else f"python -m zipfile -l {archive} lists all"
+    raise LetheError(f"BIG-bench has no task {where!r} with examples; {hint}")
 
 
 def _similar_names(where: str, names: list[str]) -> list[str]:

@@ -108,6 +108,8 @@ def test_a_misspelled_task_is_named_with_the_one_that_is_meant(tmp_path):
     path = archive(tmp_path, **{"colour": {}, "tense": {}})
     with pytest.raises(LetheError, match=r"'tensee' with examples; near: \['tense'\]"):
         bigbench.read_bigbench(path, "tensee")
+    with pytest.raises(LetheError, match=rf"'weather' with examples; .* -l {path} lists all"):
+        bigbench.read_bigbench(path, "weather")
 
 
 def package(path, **files):

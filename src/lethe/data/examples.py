@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from lethe.config.data_settings import even_sizes
 from lethe.data.unpacked_size import refuse_large_parquet
+from lethe.data.words import count_words, word_starts
 from lethe.errors import LetheError
 from lethe.files import atomic_write
 
@@ -220,7 +221,7 @@ def _usable(examples: Iterable[Example]) -> list[Example]:
 
 
 def chunks(documents: Iterable[Example], words: int) -> Iterator[Example]:
-    """Cuts plain texts into pieces of `words` words. Prompt-answer pairs are not cut.
+    """Cuts plain texts into pieces of `words` words (`word_starts`); other examples are not cut.
 
     The end of a document that is shorter than `words` is dropped, unless it is the whole
     document. Cutting by words, not by tokens, gives every tokenizer the same upstream examples.
@@ -230,25 +231,13 @@ def chunks(documents: Iterable[Example], words: int) -> Iterator[Example]:
         if document.text is None:
             yield document
             continue
-        starts = _word_starts(document.text)
+        starts = word_starts(document.text)
         count = max(1, len(starts) // words)
         for first in range(0, count * words, words):
             begin = starts[first] if starts else 0
             last = first + words
             end = starts[last] if last < len(starts) else len(document.text)
             yield Example(text=document.text[begin:end].rstrip())
-
-
-def _word_starts(text: str) -> list[int]:
-    """Positions of the first characters of words."""
-    starts = []
-    after_space = True
-    for position, character in enumerate(text):
-        is_space = character.isspace()
-        if after_space and not is_space:
-            starts.append(position)
-        after_space = is_space
-    return starts
 
 
 def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[Example]:
@@ -261,7 +250,7 @@ def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[
         if total >= words:
             break
         selected.append(document)
-        total += len((document.text or f"{document.prompt} {document.answer}").split())
+        total += count_words(document.text or f"{document.prompt} {document.answer}")
     return selected
 
 

@@ -4,7 +4,6 @@ A form cannot hold every example. `row_of` returns None then, so that the caller
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from lethe.data.conversations import ChatReader, form_of
 from lethe.data.examples import Example
 from lethe.data.records import read_records
+from lethe.data.words import word_starts
 from lethe.errors import LetheError
 
 Form = Literal["messages", "prompt_completion", "text"]
@@ -81,7 +81,7 @@ def _messages_row(example: Example) -> dict[str, Any]:
 
 def split_text(text: str) -> tuple[str, str]:
     """The first quarter of the words, which becomes the question, and the rest."""
-    starts = [match.start() for match in re.finditer(r"\S+", text)]
+    starts = word_starts(text)
     count = max(1, len(starts) // 4)
     if len(starts) <= count:
         return "", text

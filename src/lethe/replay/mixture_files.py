@@ -22,6 +22,7 @@ from lethe.data.examples import (
     write_upstream,
 )
 from lethe.data.training_rows import FORMS, Form, NewData, as_line, replay_row_of, row_of
+from lethe.data.words import count_words
 from lethe.engine.mixture import mix
 from lethe.errors import LetheError
 from lethe.files import write_text
@@ -311,10 +312,10 @@ def _as_row(example: Example, form: Form) -> Example:
 def loss_words(example: Example) -> int:
     """Words of an example that carry loss: of its answers, or of the plain text."""
     if example.text is not None:
-        return len(example.text.split())
+        return count_words(example.text)
     turns, _ = example.conversation()
     answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
-    return len(" ".join(answers).split())
+    return count_words(" ".join(answers))
 
 
 def write_mixture(folder: Path, mixture: Mixture) -> dict[str, int]:

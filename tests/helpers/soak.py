@@ -66,6 +66,7 @@ class Soak:
     def run(self, count: int) -> None:
         """Kills `count` times, then lets the run finish and compares its losses."""
         while sum(self.kills.values()) < count:
+            assert self.starts < 10 * count, "the processes to kill are not found"
             if self._run_and_kill(count):
                 self.compare()
                 self._delete_measurements()

@@ -61,6 +61,8 @@ def run_on(cluster):
                 process.kill()
             stream.seek(0)
             text = stream.read()
+        if code != status:
+            cluster.run("scancel", "--user=root")  # The next test looks for jobs of its own.
         assert code == status, text
         return text, [job for job in cluster.jobs() if job["JobId"] not in earlier]
 
@@ -158,7 +160,7 @@ def test_more_rows_than_may_be_queued_are_made_each_with_what_its_model_asks_for
     request(workspace, "pythia", together=1)
     files = [f"results/tiny/{model}/rows/{task}.parquet" for model in MODELS for task in TASKS]
     limits = ("--jobs", "4", "--slurm-array-limit", "2")
-    _, jobs = run_on(workspace, lambda: None, *files, *limits, seconds=120)
+    _, jobs = run_on(workspace, lambda: None, *files, *limits)
     assert len(workspace.rows()) == 8
     rows_of = [job for job in jobs if job["Comment"].startswith("rule_measure_row")]
     resources = sorted((job["JOB_GRES"], int(job["MinMemoryNode"][:4]) // 10) for job in rows_of)

@@ -28,14 +28,13 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
         **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
     )
     deadline = time.monotonic() + 600
-    while len(copied.rows()) < 4 and time.monotonic() < deadline:
+    while len(copied.rows()) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished_rows = copied.rows()
     assert 4 <= len(finished_rows) < 8
-    assert not list(copied.results.glob("*/rows/.*.part"))
     assert "Removed the lock of process" in copied.run()
     after = copied.rows()
     # A job that was in flight may have just finished when it was killed; it is repeated.

@@ -132,7 +132,8 @@ def test_a_killed_sequence_goes_on_and_ends_with_the_same_bytes(sequenced, chang
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
-    while len(steps_so_far(folder)) < 3 and time.monotonic() < deadline:
+    while len(steps_so_far(folder)) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     subprocess.run(["pkill", "-KILL", "-s", str(process.pid)])
     process.send_signal(signal.SIGKILL)

@@ -84,5 +84,11 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
         world_size=processes,
         timeout=_PATIENCE,
     )
-    process.run_in_process(request["function"], log, **request["arguments"])
+    try:
+        process.run_in_process(request["function"], log, **request["arguments"])
+    except SystemExit as left:
+        # To tear down torch with an open group aborts now and then, which would hide the status.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(left.code)
     dist.destroy_process_group()

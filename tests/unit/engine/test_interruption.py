@@ -46,12 +46,12 @@ def enough():
     hit = [status for status in statuses if status != 0]
     return not told["signal"] or len(hit) > 1 and (told["signal"] == 9 or 143 in hit)
 
+# Before a job listens, Ctrl-C may interrupt a library that holds a lock, for ever.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 while not statuses or statuses[-1] != 0 or not enough():
     assert len(statuses) < 60, statuses
     began, child = time.monotonic(), os.fork()
     if child == 0:
-        # Before the job listens, Ctrl-C may interrupt a library that holds a lock, for ever.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         faulthandler.dump_traceback_later(120, exit=True)
         code = 1
         try:
@@ -72,6 +72,7 @@ while not statuses or statuses[-1] != 0 or not enough():
         time.sleep(rng.uniform(0, seconds))
         os.kill(child, told["signal"])
     statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert statuses[-1] != 1, statuses  # An error, or a hang; its traceback is on stderr.
     seconds = seconds or time.monotonic() - began
 print(json.dumps(statuses))
 """
@@ -457,6 +458,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True  # A module that is cut off at the limit would stay broken.
 import torch
 from helpers import tiny
 from lethe.engine.checkpoints import Checkpoint

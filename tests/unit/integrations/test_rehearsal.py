@@ -308,7 +308,7 @@ def test_two_processes_train_as_one_does(replay, tmp_path, lora):
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for command in ([sys.executable], launch):
-        subprocess.run([*command, str(program)], env=environment, check=True)
+        subprocess.run([*command, str(program)], env=environment, check=True, timeout=300)
     one = np.load(tmp_path / "weights-1.npy")
     two = np.load(tmp_path / "weights-2.npy")
     np.testing.assert_allclose(two, one, atol=2e-5)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def work(out: Path, what: str, inputs: dict, numbers: list) -> None:
     out.write_text(json.dumps(report | {"inputs": inputs, "numbers": numbers}))
 
 if __name__ == "__main__":
-    warm.PRELOADED = ()
+    warm.PRELOADED, warm._SECONDS_TO_LISTEN = (), 60.0
     out, what = Path(sys.argv[1]), sys.argv[2]
     arguments = {"inputs": {"card": "a.json", "train": ["b", "c"]}, "numbers": (1, 2.5)}
     log = str(out.with_suffix(".log"))
@@ -54,12 +55,20 @@ def owner():
 
 
 @pytest.fixture
-def start(tmp_path, owner, monkeypatch):
+def temporary(monkeypatch):
+    """A folder for servers; the path of a socket in it must not have more than 107 characters."""
+    with tempfile.TemporaryDirectory(
+        prefix="warm-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+def start(tmp_path, owner, temporary):
     """Starts a job; `owner` is the Snakemake of the run."""
     script = tmp_path / "job.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
     library = str(Path(__file__).parents[3] / "src")
 
     def begin(name: str, what: str = "work", **environment: str) -> subprocess.Popen:
@@ -91,6 +100,23 @@ def gone(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def fork_and_server(began: Path) -> tuple[int, int]:
+    """Numbers of a job's fork and of its server, once the fork works."""
+    wait_for(began.exists)
+    wait_for(lambda: began.read_text().endswith("\n"))
+    fork = int(began.read_text())
+    stat = Path(f"/proc/{fork}/stat").read_text()
+    server = int(stat.rpartition(")")[2].split()[1])
+    assert server != os.getpid(), "the job did not start warm"
+    return fork, server
+
+
+def handles_sigterm(process: int) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    handled = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(handled.split()[1], 16) >> signal.SIGTERM - 1 & 1)
 
 
 SCRIPTS = Path(__file__).parents[3] / "workflow_scripts"
@@ -136,9 +162,7 @@ def test_what_fails_in_the_fork_is_reported_and_fails_the_job(start, what, messa
 
 def test_a_job_that_is_killed_takes_its_fork_with_it(start, tmp_path):
     job = start("lost", "wait")
-    wait_for((tmp_path / "lost.began").exists)
-    wait_for(lambda: (tmp_path / "lost.began").read_text())
-    fork = int((tmp_path / "lost.began").read_text())
+    fork, _ = fork_and_server(tmp_path / "lost.began")
     assert not gone(fork)
     job.kill()
     job.wait(timeout=20)
@@ -148,6 +172,7 @@ def test_a_job_that_is_killed_takes_its_fork_with_it(start, tmp_path):
 def test_a_request_to_stop_reaches_the_fork_and_its_status_comes_back(start, tmp_path):
     job = start("stopped", "wait")
     wait_for((tmp_path / "stopped.began").exists)
+    wait_for(lambda: handles_sigterm(job.pid))
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=20)
     assert job.returncode == 7
@@ -158,10 +183,8 @@ def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_again(start,
     """As clusters do: the job, the server and the fork."""
     job = start("stopped", "wait")
     began = tmp_path / "stopped.began"
-    wait_for(began.exists)
-    wait_for(lambda: began.read_text().endswith("\n"))
-    fork = int(began.read_text())
-    server = int(Path(f"/proc/{fork}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    fork, server = fork_and_server(began)
+    wait_for(lambda: handles_sigterm(job.pid))
     for process in (server, fork, job.pid):
         os.kill(process, signal.SIGTERM)
     job.communicate(timeout=20)
@@ -173,23 +196,11 @@ def test_where_all_processes_are_asked_to_stop_the_job_is_not_begun_again(start,
 def test_a_job_whose_server_is_lost_meanwhile_fails_and_is_not_begun_again(start, tmp_path):
     job = start("orphan", "wait")
     began = tmp_path / "orphan.began"
-    wait_for(began.exists)
-    wait_for(lambda: began.read_text().endswith("\n"))
-    fork = int(began.read_text())
-    server = int(Path(f"/proc/{fork}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    fork, server = fork_and_server(began)
     os.kill(server, signal.SIGKILL)
     os.kill(fork, signal.SIGKILL)
     job.communicate(timeout=20)
     assert job.returncode not in (0, None) and began.read_text() == f"{fork}\n"
-
-
-def fork_and_server(began: Path) -> tuple[int, int]:
-    """Numbers of a job's fork and of its server, once the fork works."""
-    wait_for(began.exists)
-    wait_for(lambda: began.read_text().endswith("\n"))
-    fork = int(began.read_text())
-    stat = Path(f"/proc/{fork}/stat").read_text()
-    return fork, int(stat.rpartition(")")[2].split()[1])
 
 
 def test_a_fork_whose_server_dies_finishes_and_its_result_counts(start, tmp_path):
@@ -217,6 +228,7 @@ def test_a_fork_whose_server_died_still_gets_the_signals_of_its_job(start, tmp_p
     fork, server = fork_and_server(tmp_path / "stopped.began")
     os.kill(server, signal.SIGKILL)
     wait_for(lambda: gone(server))
+    wait_for(lambda: handles_sigterm(job.pid))
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=20) == 7
     assert (tmp_path / "stopped.json").read_text() == "stopped"
@@ -233,17 +245,19 @@ def test_no_fork_outlives_both_its_server_and_its_job(start, tmp_path):
 
 def test_a_fork_that_is_killed_fails_its_job_by_name_and_the_next_goes_on(start, tmp_path):
     job = start("killed", "wait")
-    wait_for((tmp_path / "killed.began").exists)
-    wait_for(lambda: (tmp_path / "killed.began").read_text())
-    os.kill(int((tmp_path / "killed.began").read_text()), signal.SIGKILL)
+    fork, _ = fork_and_server(tmp_path / "killed.began")
+    os.kill(fork, signal.SIGKILL)
     assert "SIGKILL" in job.communicate(timeout=20)[1]
     assert job.returncode != 0
     assert start("next").wait(timeout=60) == 0
 
 
-def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(start, tmp_path, owner):
+def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(
+    start, tmp_path, owner, temporary
+):
     assert start("a").wait(timeout=60) == 0
     first = read_report(tmp_path, "a")["parent"]
+    assert first != os.getpid(), "the job did not start warm"
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: gone(first))
     assert start("b").wait(timeout=60) == 0
@@ -252,12 +266,12 @@ def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(start, tmp_pa
     owner.kill()
     owner.wait()
     wait_for(lambda: gone(second))
-    assert not list((tmp_path / "tmp").glob("lethe-*"))
+    assert not list(temporary.glob("lethe-*"))
 
 
-def test_a_folder_that_others_may_open_is_not_trusted(start, tmp_path):
+def test_a_folder_that_others_may_open_is_not_trusted(start, tmp_path, temporary):
     assert start("a").wait(timeout=60) == 0
-    (folder,) = (tmp_path / "tmp").glob("lethe-*")
+    (folder,) = temporary.glob("lethe-*")
     folder.chmod(0o755)
     job = start("b")
     assert job.wait(timeout=60) == 0

@@ -285,6 +285,7 @@ WRITE = """
 import resource, signal, sys
 sys.path[:0] = sys.argv[2:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True
 from dataclasses import replace
 from lethe.matrix import rows
 row = rows.read_row(sys.argv[1])

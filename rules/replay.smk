@@ -96,6 +96,9 @@ rule gather_replay:
     params:
         contrasts=PARAMETERS.contrasts(),
         frontiers=PARAMETERS.frontiers(),
+        # No script reads it. The tables list the runs in this order, and Snakemake does not see
+        # that the order of the inputs has changed.
+        order=list(FILES.replay_settings),
         # Not recorded (rules/common.smk): it follows from the settings of the runs.
         compared=lambda wildcards, input: PARAMETERS.runs_by_frontier(),
         noise_floor=SETTINGS.replay.noise_floor,

@@ -64,6 +64,17 @@ def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied
     assert planned["replay_run"] == 1
 
 
+def test_another_order_of_the_strategies_is_that_of_the_tables(copied):
+    config = yaml.safe_load((copied.folder / "tiny.yaml").read_text())
+    strategies = config["replay"]["strategies"][::-1]
+    copied.change(replay={"strategies": strategies})
+    assert copied.planned() == {"gather_replay": 2, "draw_plots": 1, "write_report": 1}
+    target = "results/tiny/olmo/replay.csv"
+    copied.run("--", target)
+    listed = list(dict.fromkeys(pd.read_csv(copied.folder / target).strategy))
+    assert [name for name in listed if name in strategies] == strategies
+
+
 def test_a_completion_setting_reruns_no_training(copied):
     before = copied.rows()
     copied.change(completion={"probes": [4]})

@@ -84,11 +84,13 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
         world_size=processes,
         timeout=_PATIENCE,
     )
+    code = 0
     try:
         process.run_in_process(request["function"], log, **request["arguments"])
+        dist.destroy_process_group()
     except SystemExit as left:
-        # To tear down torch with an open group aborts now and then, which would hide the status.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(left.code)
-    dist.destroy_process_group()
+        code = left.code
+    # To tear down torch's threads aborts now and then, which would hide the status.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -285,8 +285,11 @@ def train_in_a_process(replay, folder, lora):
         values = torch.cat([p.detach().flatten() for p in model.parameters()])
         np.save(Path(folder, f"weights-{processes}.npy"), values.numpy())
         Path(folder, f"history-{processes}.json").write_text(json.dumps(rehearsal.history))
-    # A process that exits with its group still open aborts now and then.
     trainer.accelerator.end_training()
+    # To tear down torch's threads aborts now and then.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 # Two launchers at the same time may choose the same free port.

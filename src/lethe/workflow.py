@@ -693,6 +693,7 @@ class SourceFiles:
         """Writes the missing records of packages that finished files were made from.
 
         Earlier versions removed them. Without them, a new task would run all finished tasks again.
+        The encoder's record is not needed: the one job that reads it runs again for any new task.
         """
         records: set[str] = set()
         if os.path.exists(f"{self.folder}/upstream.parquet"):

@@ -35,6 +35,8 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
     process.wait()
     finished_rows = copied.rows()
     assert 4 <= len(finished_rows) < 8
+    for path in finished_rows:
+        rows.read_row(path)  # Whole, though others were being written.
     assert "Removed the lock of process" in copied.run()
     after = copied.rows()
     # A job that was in flight may have just finished when it was killed; it is repeated.

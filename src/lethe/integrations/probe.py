@@ -474,7 +474,9 @@ class ForgettingProbe(TrainerCallback):
                     "its chat template is not the one of the experiment; give the tokenizer of the "
                     "experiment's model as tokenizer=..."
                 )
-        for i in self.predictor.probes_of_other_length([example.scored for example in tokens]):
+        different = self.predictor.probes_of_other_length([example.scored for example in tokens])
+        if len(different):
+            i = different[0]
             raise LetheError(
                 f"ForgettingProbe: probe {self._probe_name(i)} has {tokens[i].scored} scored "
                 f"tokens here, but {self.predictor.scored_tokens[i]} in the predictor's "

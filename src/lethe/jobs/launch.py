@@ -84,13 +84,8 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
         world_size=processes,
         timeout=_PATIENCE,
     )
-    code = 0
-    try:
-        process.run_in_process(request["function"], log, **request["arguments"])
+    code = process.exit_status(request["function"], log, **request["arguments"])
+    if code == 0:
         dist.destroy_process_group()
-    except SystemExit as left:
-        code = left.code
     # To tear down torch's threads aborts now and then, which would hide the status.
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)

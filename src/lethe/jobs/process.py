@@ -100,3 +100,19 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
             with contextlib.suppress(OSError):
                 stream.write(traceback.format_exc().encode("utf-8", "replace"))
             raise
+
+
+def exit_status(function: Callable[..., None], log: str, **arguments: Any) -> int:
+    """Calls `run_in_process` and returns the status to leave with: 0, or that of its SystemExit.
+
+    A caller that leaves by `os._exit` skips the end of the interpreter, which writes what is still
+    buffered. It is written here.
+    """
+    try:
+        run_in_process(function, log, **arguments)
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0

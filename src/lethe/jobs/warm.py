@@ -315,16 +315,11 @@ def _work(request: bytes, descriptors: list[int]) -> int:
     os.chdir(surroundings["folder"])
     try:
         call = calls.from_json(request)
-        process.run_in_process(call["function"], call["log"], **call["arguments"])
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+        return process.exit_status(call["function"], call["log"], **call["arguments"])
     except BaseException:
         sys.excepthook(*sys.exc_info())
-        return 1
-    finally:
-        sys.stdout.flush()
         sys.stderr.flush()
-    return 0
+        return 1
 
 
 if __name__ == "__main__":

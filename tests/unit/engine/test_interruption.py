@@ -56,8 +56,9 @@ while not statuses or statuses[-1] != 0 or not enough():
         code = 1
         try:
             examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
-            folders = {"unfinished": folder / "unfinished"}
-            job = Job(told["card"], base, *examples, recipe, scoring, **folders)
+            job = Job(
+                told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished"
+            )
             *_, row = job.run(tiny.upstream(48), term)
             rows.write_row(folder / "row.parquet", row)
             job.finish()

@@ -1,13 +1,17 @@
 # Earlier outputs of jobs that run again. Snakemake removes the outputs of a job before it runs. If
 # the job then failed, all that follows from it would have to be computed again, even after you undo
 # the edit that broke it. Therefore the outputs of failed jobs are put back, with Snakemake's records
-# of how they were made. By these records the next run sees what is outdated.
+# of how they were made. By these records the next run sees what is outdated. A run that is killed
+# leaves this to the next one.
+
+from snakemake.io import IOFile
+from snakemake.persistence import MetadataRecord
 
 from lethe.jobs.earlier_outputs import EarlierOutputs
 
 EARLIER = EarlierOutputs(Path(RESULTS, ".earlier"))
-# Job -> the records of its earlier outputs.
-EARLIER_RECORDS = {}
+# Job -> its earlier outputs.
+EARLIER_JOBS = {}
 
 
 def keep_earlier_outputs():
@@ -22,25 +26,61 @@ def keep_earlier_outputs():
             or not all(Path(file).is_file() for file in job.output)
         ):
             continue
-        EARLIER.keep(map(Path, job.output))
-        EARLIER_RECORDS[job] = {
-            file: workflow.persistence.metadata(file) for file in job.output
+        records = {
+            str(file): workflow.persistence.metadata(file) for file in job.output
         }
+        EARLIER_JOBS[job] = EARLIER.keep(
+            {file: record and dict(record.items()) for file, record in records.items()}
+        )
 
 
 def put_earlier_outputs_back():
-    persistence = workflow.persistence
-    count = 0
-    for job, records in EARLIER_RECORDS.items():
-        if workflow.dag.finished(job) or not EARLIER.put_back([*map(Path, records)]):
-            continue
-        count += len(records)
-        for file, record in records.items():
-            persistence.cleanup_metadata(file)
-            if record:
-                persistence._write_record(persistence._get_key(file), record)
+    failed = [
+        earlier
+        for job, earlier in EARLIER_JOBS.items()
+        if not workflow.dag.finished(job) and not earlier.has_outputs()
+    ]
+    count = put_back(failed)
     EARLIER.clear()
     if count:
         logger.info(
             f"The jobs that failed or were stopped have left {count} earlier output(s) as they were."
         )
+
+
+def put_back_outputs_of_killed_runs():
+    """Has to run before Snakemake looks at the files."""
+    try:
+        for owner, jobs in EARLIER.killed_runs():
+            count = put_back([earlier for earlier in jobs if was_killed(earlier)])
+            if count:
+                logger.info(
+                    f"Put back {count} earlier output(s) that process {owner.number}, which was "
+                    "killed, has not made again."
+                )
+    except LetheError as error:
+        raise WorkflowError(str(error))
+
+
+def was_killed(earlier):
+    """Whether a job had started and not ended when its run was killed."""
+    persistence = workflow.persistence
+    # A job of a cluster may still run, and would then write over what is put back.
+    if persistence._get_external_jobids(earlier.records):
+        return False
+    return bool(
+        not earlier.has_outputs()
+        or persistence._filter_incomplete_keys(earlier.records)
+    )
+
+
+def put_back(jobs):
+    """Puts the outputs of jobs back, with their records, and counts them."""
+    persistence = workflow.persistence
+    for earlier in jobs:
+        earlier.put_back()
+        for file, record in earlier.records.items():
+            persistence.cleanup_metadata(IOFile(file))
+            if record:
+                persistence._write_record(file, MetadataRecord.model_validate(record))
+    return sum(len(earlier.records) for earlier in jobs)

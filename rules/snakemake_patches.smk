@@ -272,6 +272,20 @@ def stop_without_waiting_for_itself():
     JobScheduler.exit_gracefully = in_a_thread(JobScheduler.exit_gracefully)
 
 
+# ---- earlier outputs: those of a killed run are put back by the next one
+
+
+def put_back_before_planning():
+    """Snakemake has no hook between the reading of the rules and the look at the files."""
+    build = workflow._build_dag
+
+    def put_back_and_build():
+        put_back_outputs_of_killed_runs()
+        build()
+
+    workflow._build_dag = put_back_and_build
+
+
 # The graph of jobs is no garbage: nothing is collected before the first job starts (`onstart`).
 if workflow.is_main_process:
     gc.disable()
@@ -286,6 +300,8 @@ if can_patch():
     read_records_of_earlier_versions()
     remove_locks_of_killed_runs()
     stop_without_waiting_for_itself()
+    if workflow.is_main_process:
+        put_back_before_planning()
 elif workflow.is_main_process:
     versions = ", ".join(f"{name} {v}" for name, v in OTHER_VERSIONS.items())
     print(

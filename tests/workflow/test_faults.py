@@ -147,15 +147,7 @@ def test_rows_that_fail_or_are_stopped_leave_the_earlier_ones(copied):
     assert copied.planned() == finished == {}
 
     copied.change(recipe={"steps": 13})
-    process = subprocess.Popen(
-        copied.command("--until", "measure_row"),
-        start_new_session=True,
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL},
-    )
-    end = time.monotonic() + 300
-    while len(_changed(before)) < 3:
-        assert time.monotonic() < end and process.poll() is None, "rows were not measured again"
-        time.sleep(0.05)
+    process = _start_to_measure_again(copied, before)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=300) != 0
     measured = _changed(before)
@@ -164,6 +156,43 @@ def test_rows_that_fail_or_are_stopped_leave_the_earlier_ones(copied):
     assert 0 <= copied.planned()["measure_row"] - (8 - len(measured)) <= 2
     copied.change(recipe={"steps": 12})
     assert copied.planned()["measure_row"] == len(measured)
+
+
+@pytest.mark.parametrize("end", ["kill -9", "Ctrl-C, which ends the reader of the messages too"])
+def test_a_run_that_can_put_nothing_back_leaves_it_to_the_next(copied, end):
+    before = copied.rows()
+    copied.change(recipe={"steps": 13})
+    if end == "kill -9":
+        process = _start_to_measure_again(copied, before)
+        process.kill()
+    else:
+        process = _start_to_measure_again(copied, before, stdout=subprocess.PIPE)
+        process.stdout.close()
+        os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=300) != 0
+    copied.change(recipe={"steps": 12})
+    planned = copied.planned()
+    measured = _changed(before)
+    assert copied.rows().keys() == before.keys() and 0 < len(measured) < 8
+    assert planned["measure_row"] == len(measured)
+    assert not list(copied.results.glob(".earlier"))
+
+
+def _start_to_measure_again(
+    workspace: Workspace, before: dict[Path, bytes], stdout: int = subprocess.DEVNULL
+) -> subprocess.Popen:
+    """Starts a run, and waits until three of the rows have changed."""
+    process = subprocess.Popen(
+        workspace.command("--until", "measure_row"),
+        start_new_session=True,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+    )
+    end = time.monotonic() + 300
+    while len(_changed(before)) < 3:
+        assert time.monotonic() < end and process.poll() is None, "rows were not measured again"
+        time.sleep(0.05)
+    return process
 
 
 def _changed(files: dict[Path, bytes]) -> list[Path]:

@@ -1,15 +1,48 @@
 """Outputs of an earlier run, kept until the jobs that make them again have succeeded."""
 
+import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lethe.jobs.owner import Owner, read_owner
+from lethe.jobs.owner import Owner, read_owner, wait_for_jobs
 
-# File in a process's folder that names the process.
+# Files in a process's folder: who the process is, and one line for each job.
 OWNER = "owner.json"
+JOBS = "jobs.jsonl"
+
+
+@dataclass(frozen=True)
+class EarlierJob:
+    """A finished job that runs again.
+
+    Attributes
+    ----------
+    records
+        Output -> Snakemake's record of how it was made, None if there is none.
+    kept
+        Output -> its second name.
+    """
+
+    records: Mapping[str, dict[str, Any] | None]
+    kept: Mapping[str, Path]
+
+    def has_outputs(self) -> bool:
+        """Whether all of its outputs exist, the earlier or new ones."""
+        return all(Path(output).exists() for output in self.records)
+
+    def put_back(self) -> None:
+        """Puts the earlier outputs back, with their times. The second names stay."""
+        for output, kept in self.kept.items():
+            path = Path(output)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            _link(kept, path)
 
 
 class EarlierOutputs:
@@ -20,69 +53,126 @@ class EarlierOutputs:
     no hard links, the files are copied.
 
     Snakemake lets two runs of one experiment go on at the same time if they make other files, so
-    each process has a folder of its own.
+    each process has a folder of its own. It says for which jobs it keeps what, because a process
+    that is killed cannot put anything back: the next run does (`killed_runs`).
 
     Parameters
     ----------
     folder
-        Folder of all processes' folders, on the same file system as the outputs. Those of
-        processes that were killed are removed.
+        Folder of all processes' folders, on the same file system as the outputs.
     """
 
     def __init__(self, folder: Path):
         self._all = folder
         # This process's folder, once there is something to keep.
         self._folder: Path | None = None
-        self._kept: dict[Path, Path] = {}
+        self._count = 0
 
-    def keep(self, outputs: Iterable[Path]) -> None:
-        """Gives each of these files a second name."""
+    def keep(self, records: Mapping[str, dict[str, Any] | None]) -> EarlierJob:
+        """Gives each output of a job a second name.
+
+        Parameters
+        ----------
+        records
+            Output -> Snakemake's record of it, which can be written as JSON.
+        """
         if self._folder is None:
-            self._clear_dead()
             owner = Owner.of_process(os.getpid())
             self._folder = self._all / owner.variable().replace(":", "-")
             self._folder.mkdir(parents=True)
             owner.write(self._folder / OWNER)
-        for output in outputs:
-            kept = self._folder / str(len(self._kept))
-            try:
-                os.link(output, kept)
-            except OSError:
-                shutil.copy2(output, kept)
-            self._kept[output] = kept
-
-    def put_back(self, outputs: Sequence[Path]) -> bool:
-        """Puts all outputs of a job back, unless all of them exist.
-
-        Returns
-        -------
-        True if they were put back.
-        """
-        if all(output.exists() for output in outputs):
-            return False
-        for output in outputs:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self._kept[output], output)
-        return True
+        kept = {}
+        for output in records:
+            kept[output] = self._folder / str(self._count)
+            self._count += 1
+            _link(output, kept[output])
+        line = {output: [path.name, records[output]] for output, path in kept.items()}
+        with (self._folder / JOBS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return EarlierJob(records, kept)
 
     def clear(self) -> None:
         """Removes the second names."""
         if self._folder is None:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove(self._folder)
         self._folder = None
-        self._kept = {}
-        # It stays if another process has a folder there.
-        with suppress(OSError):
-            self._all.rmdir()
 
-    def _clear_dead(self) -> None:
-        """Removes the folders of processes that are gone."""
-        for signature in self._all.glob(f"*/{OWNER}"):
+    def killed_runs(self) -> Iterator[tuple[Owner, list[EarlierJob]]]:
+        """The processes that are gone, each with its jobs.
+
+        Waits for the jobs that still run. When the next process is asked for, the second names
+        of the last one are removed.
+
+        Raises
+        ------
+        LetheError
+            If jobs of a process that is gone do not end.
+        """
+        for signature in sorted(self._all.glob(f"*/{OWNER}")):
             owner = read_owner(signature)
-            if owner is not None and owner.is_gone():
-                shutil.rmtree(signature.parent, ignore_errors=True)
+            if owner is None or not owner.is_gone():
+                continue
+            with _locked(signature):
+                # Another run that started at the same time may have done it.
+                if not signature.exists():
+                    continue
+                wait_for_jobs(owner)
+                yield owner, _read_jobs(signature.parent)
+                _remove(signature.parent)
         # Until November 2026, the outputs themselves lay here.
         for left in self._all.glob("[0-9]*"):
             if left.is_file():
                 left.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        file = path.open("r")
+    except FileNotFoundError:
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read_jobs(folder: Path) -> list[EarlierJob]:
+    """The jobs of a process whose second names are all there."""
+    jobs = []
+    try:
+        lines = (folder / JOBS).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        # Earlier versions did not write it.
+        return []
+    for line in lines:
+        try:
+            entries = json.loads(line)
+        except ValueError:
+            # It was killed while it wrote this line. It had started no job yet.
+            break
+        kept = {output: folder / name for output, (name, _) in entries.items()}
+        # It may have been killed while it removed them, at its end.
+        if all(path.exists() for path in kept.values()):
+            jobs.append(EarlierJob({output: entry[1] for output, entry in entries.items()}, kept))
+    return jobs
+
+
+def _link(path: str | Path, name: Path) -> None:
+    """Gives a file a second name, or a copy where there are no hard links."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copy2(path, name)
+
+
+def _remove(folder: Path) -> None:
+    # The owner goes last: without it, no later run would remove the rest.
+    for path in folder.iterdir():
+        if path.name != OWNER:
+            path.unlink()
+    shutil.rmtree(folder)
+    # The folder of all processes stays if another one has a folder there.
+    with suppress(OSError):
+        folder.parent.rmdir()

@@ -190,7 +190,7 @@ def remove_dead_locks(folder: Path) -> list[int]:
             owner = read_owner(signature)
             if owner is None or not owner.is_gone():
                 continue
-            _wait_for_jobs(owner)
+            wait_for_jobs(owner)
             signature.with_suffix("").unlink(missing_ok=True)
             signature.unlink(missing_ok=True)
             removed.append(owner.number)
@@ -205,7 +205,14 @@ def read_owner(path: Path) -> Owner | None:
         return None
 
 
-def _wait_for_jobs(owner: Owner) -> None:
+def wait_for_jobs(owner: Owner) -> None:
+    """Waits until the jobs of a process that is gone have ended.
+
+    Raises
+    ------
+    LetheError
+        If they do not end.
+    """
     end = time.monotonic() + _SECONDS_FOR_JOBS_TO_END
     numbers = processes_of(owner)
     if numbers:

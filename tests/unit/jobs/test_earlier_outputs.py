@@ -21,6 +21,10 @@ def outputs(tmp_path):
     return files
 
 
+def keep(earlier, outputs):
+    return earlier.keep({str(file): {"rule": file.name} for file in outputs})
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_removed_outputs_come_back_with_their_times(outputs, tmp_path, monkeypatch, has_links):
     def refuse(*_):
@@ -28,36 +32,35 @@ def test_removed_outputs_come_back_with_their_times(outputs, tmp_path, monkeypat
 
     if not has_links:
         monkeypatch.setattr(os, "link", refuse)
-    earlier = EarlierOutputs(tmp_path / "kept")
-    earlier.keep(outputs)
+    job = keep(EarlierOutputs(tmp_path / "kept"), outputs)
+    assert job.has_outputs()
     for file in outputs:
         file.unlink()
     outputs[0].parent.rmdir()
-    assert earlier.put_back(outputs)
+    assert not job.has_outputs()
+    job.put_back()
     assert [file.read_text() for file in outputs] == ["old train", "old eval"]
     assert [file.stat().st_mtime for file in outputs] == [1e9, 1e9]
 
 
-def test_outputs_of_one_job_come_back_together_or_not_at_all(outputs, tmp_path):
-    earlier = EarlierOutputs(tmp_path / "kept")
-    earlier.keep(outputs)
-    for file in outputs:
-        file.unlink()
-        file.write_text("new")
-    assert not earlier.put_back(outputs)
-    assert [file.read_text() for file in outputs] == ["new", "new"]
+def test_outputs_of_one_job_come_back_together(outputs, tmp_path):
+    job = keep(EarlierOutputs(tmp_path / "kept"), outputs)
+    outputs[0].unlink()
+    outputs[0].write_text("new")
     outputs[1].unlink()
-    assert earlier.put_back(outputs)
+    assert not job.has_outputs()
+    job.put_back()
     assert [file.read_text() for file in outputs] == ["old train", "old eval"]
 
 
-def keep_in_another_process(folder, outputs, then):
+def start_keeping(folder, outputs, then="pass"):
     """Starts a process that keeps these outputs, waits for a line, and then runs some code."""
     code = (
         "import sys; from pathlib import Path; "
         "from lethe.jobs.earlier_outputs import EarlierOutputs; "
-        "earlier = EarlierOutputs(Path(sys.argv[1])); outputs = [*map(Path, sys.argv[2:])]; "
-        f"earlier.keep(outputs); print(flush=True); sys.stdin.readline(); {then}"
+        "earlier = EarlierOutputs(Path(sys.argv[1])); "
+        "job = earlier.keep({file: {'rule': Path(file).name} for file in sys.argv[2:]}); "
+        f"print(flush=True); sys.stdin.readline(); {then}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder), *map(str, outputs)],
@@ -69,30 +72,64 @@ def keep_in_another_process(folder, outputs, then):
     return process
 
 
-def test_what_a_killed_run_has_left_is_removed(outputs, tmp_path):
-    killed = keep_in_another_process(tmp_path / "kept", outputs, "pass")
-    killed.kill()
-    killed.wait(60)
-    assert len(list((tmp_path / "kept").iterdir())) == 1
-    earlier = EarlierOutputs(tmp_path / "kept")
-    earlier.keep(outputs[:1])
-    assert len(list((tmp_path / "kept").iterdir())) == 1, "only its own folder is left"
-    earlier.clear()
-    assert not (tmp_path / "kept").exists()
-    assert all(file.exists() for file in outputs)
+@pytest.fixture
+def killed(outputs, tmp_path):
+    """The process that kept the outputs and was killed."""
+    process = start_keeping(tmp_path / "kept", outputs)
+    process.kill()
+    process.wait(60)
+    return process.pid
+
+
+def test_the_next_run_puts_back_what_a_killed_one_kept(killed, outputs, tmp_path):
+    for file in outputs:
+        file.unlink()
+    (again, [job]), *rest = EarlierOutputs(tmp_path / "kept").killed_runs()
+    assert again.number == killed and not rest
+    assert job.records == {str(file): {"rule": file.name} for file in outputs}
+    assert not (tmp_path / "kept").exists(), "nothing is left"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_that_is_killed_while_it_puts_back_loses_nothing(killed, outputs, tmp_path, times):
+    for _ in range(times):
+        for file in outputs:
+            file.unlink()
+        runs = EarlierOutputs(tmp_path / "kept").killed_runs()
+        _, [job] = next(runs)
+        job.put_back()
+        # It never asks for the next one.
+        runs.close()
+    assert [file.read_text() for file in outputs] == ["old train", "old eval"]
+    assert (tmp_path / "kept").exists()
+
+
+def test_a_job_that_was_only_half_written_down_had_not_started(killed, outputs, tmp_path):
+    [jobs] = (tmp_path / "kept").glob("*/jobs.jsonl")
+    jobs.write_text(jobs.read_text() + jobs.read_text()[:20])
+    [(_, found)] = EarlierOutputs(tmp_path / "kept").killed_runs()
+    assert len(found) == 1
+
+
+def test_a_kept_output_that_is_gone_is_not_put_back(killed, outputs, tmp_path):
+    [kept] = (tmp_path / "kept").glob("*/0")
+    kept.unlink()
+    assert [jobs for _, jobs in EarlierOutputs(tmp_path / "kept").killed_runs()] == [[]]
 
 
 def test_two_runs_at_a_time_keep_their_own_outputs(outputs, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("of the other run")
-    running = keep_in_another_process(tmp_path / "kept", [other], "earlier.put_back(outputs)")
+    running = start_keeping(tmp_path / "kept", [other], "job.put_back(); earlier.clear()")
     earlier = EarlierOutputs(tmp_path / "kept")
-    earlier.keep(outputs)
+    assert list(earlier.killed_runs()) == [], "a run that goes on is not a killed one"
+    job = keep(earlier, outputs)
     for file in (*outputs, other):
         file.unlink()
-    assert earlier.put_back(outputs)
+    job.put_back()
     earlier.clear()
     running.communicate("go on\n", timeout=60)
     assert running.returncode == 0
     assert [file.read_text() for file in outputs] == ["old train", "old eval"]
     assert other.read_text() == "of the other run"
+    assert not (tmp_path / "kept").exists()

@@ -15,7 +15,7 @@ and predictions here.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from lethe.replay.planned_contrasts import (
     primary_run,
     runs_by_frontier,
 )
+from lethe.replay.predictions import read_predictions
 from lethe.replay.runs import GatheredRuns, gather_runs
 from lethe.workflow import ResultFiles, results_folder
 
@@ -62,11 +63,23 @@ def main(experiment: Path, folder: Path) -> None:
     files = ResultFiles(loaded, str(results))
     for model in loaded.settings.models:
         jobs = [Path(file) for file in files.replay_runs(model) if Path(file).exists()]
-        add_runs(loaded.settings.replay, jobs, results, folder / model)
+        predictions = [
+            Path(file) for file in files.predictions(model, loaded.settings.replay.prediction)
+        ]
+        add_runs(loaded.settings.replay, jobs, results, folder / model, predictions)
 
 
-def add_runs(replay: Replay, jobs: list[Path], results: Path, folder: Path) -> None:
-    """Adds the finished runs among `jobs` to the tables of one model in `folder`."""
+def add_runs(
+    replay: Replay,
+    jobs: list[Path],
+    results: Path,
+    folder: Path,
+    predictions: Sequence[Path] = (),
+) -> None:
+    """Adds the finished runs among `jobs` to the tables of one model in `folder`.
+
+    `predictions` are those that an advice is made from.
+    """
     kept_file = folder / "replay.parquet"
     kept = pd.read_parquet(kept_file)
     gathered = read_jobs(jobs, results, noise_floor=float(kept.noise_floor.iloc[0]))
@@ -83,7 +96,8 @@ def add_runs(replay: Replay, jobs: list[Path], results: Path, folder: Path) -> N
     made_by["added"] = [*made_by.get("added", []), sitting]
     tables = compare_all(replay, together, complete_runs(gathered, jobs_of_a_run))
     if replay.advise is not None:
-        tables |= advise_all(replay, together, results, folder.name)
+        z = results / folder.name / "Z.parquet"
+        tables |= advise_all(replay, together, z, predictions, results / "upstream.parquet")
     for name, table in tables.items():
         write(folder / f"{name}.parquet", table, made_by)
     print(f"{folder.name}: added {', '.join(added) or 'nothing'}")
@@ -151,15 +165,15 @@ def compare_all(
 
 
 def advise_all(
-    replay: Replay, together: pd.DataFrame, results: Path, model: str
+    replay: Replay, together: pd.DataFrame, z: Path, predictions: Sequence[Path], upstream: Path
 ) -> dict[str, pd.DataFrame]:
     """The advised run of each task, from those that are measured, and its score."""
     measured = set(together.strategy)
     lines = advise_from_tables(
         together.to_dict("records"),
-        read_matrix(results / model / "Z.parquet"),
-        read_matrix(results / model / f"predictions/{replay.prediction}.parquet"),
-        read_upstream(results / "upstream.parquet"),
+        read_matrix(z),
+        read_predictions(predictions),
+        read_upstream(upstream),
         settings={
             run.name: run.describe() for run in replay.advised_runs() if run.name in measured
         },

@@ -14,31 +14,54 @@ if workflow.is_main_process and DECISION:
     logger.info(DECISION)
 
 
-rule predict_rows:
-    """Predicts the forgetting of each test task by one method, from a few probed examples."""
+if FILES.gathers_training_rows:
+
+    rule gather_training_rows:
+        """Gathers the rows that others are predicted from; Z has those of the test tasks, too."""
+        input:
+            rows=lambda wildcards: FILES.files_of_training_rows(wildcards.model),
+        output:
+            training_rows=FILES.training_rows("{model}"),
+        log:
+            f"{LOGS}/gather_training_rows/{{model}}.log",
+        conda:
+            "../envs/analysis.yaml"
+        resources:
+            **MACHINE.analysis(),
+        params:
+            tasks=EXPERIMENT.names("train"),
+            mixed_machines=SETTINGS.allow_mixed_machines,
+            recipe=RECIPE,
+            scoring=SCORING,
+        script:
+            "../workflow_scripts/gather_training_rows.py"
+
+
+rule predict_row:
+    """Predicts the forgetting by a test task by one method, from a few probed examples."""
     input:
-        matrix=f"{RESULTS}/{{model}}/Z.parquet",
+        training_rows=FILES.training_rows("{model}"),
+        row=f"{RESULTS}/{{model}}/rows/{{task}}.parquet",
         upstream=f"{RESULTS}/upstream.parquet",
         sibling=lambda wildcards: FILES.prediction_sibling(
             wildcards.model, wildcards.method
         ),
     output:
-        predictions=f"{RESULTS}/{{model}}/predictions/{{method}}.parquet",
+        prediction=FILES.prediction("{model}", "{method}", "{task}"),
     log:
-        f"{LOGS}/predict_rows/{{model}}/{{method}}.log",
+        f"{LOGS}/predict_row/{{model}}/{{method}}/{{task}}.log",
     conda:
         "../envs/analysis.yaml"
     resources:
         **MACHINE.analysis(),
     params:
-        **PARAMETERS.leave_one_task_out(),
-        completion=SETTINGS.completion.model_dump(mode="json", include={"mf", "knn"}),
-        tasks=TASKS,
+        training_tasks=lambda wildcards: PARAMETERS.training_tasks(wildcards.task),
+        options=lambda wildcards: PARAMETERS.method_options(wildcards.method),
         probes=SETTINGS.replay.probes,
         choice=SETTINGS.replay.probe_choice,
         seed=SETTINGS.seed,
     script:
-        "../workflow_scripts/predict_rows.py"
+        "../workflow_scripts/predict_row.py"
 
 
 rule replay_run:
@@ -113,7 +136,9 @@ if FILES.advises:
         input:
             runs=f"{RESULTS}/{{model}}/replay.csv",
             matrix=f"{RESULTS}/{{model}}/Z.parquet",
-            predictions=f"{RESULTS}/{{model}}/predictions/{SETTINGS.replay.prediction}.parquet",
+            predictions=lambda wildcards: FILES.predictions(
+                wildcards.model, SETTINGS.replay.prediction
+            ),
             upstream=f"{RESULTS}/upstream.parquet",
         output:
             advice=listed_table(f"{RESULTS}/{{model}}/replay_advice.csv", PREVENTED),

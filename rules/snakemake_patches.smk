@@ -211,11 +211,11 @@ async def checksum_from_cache(file, threshold=None, force=False, algorithm=None)
     return await file.compute_checksum(threshold, force, algorithm)
 
 
-# ---- records: files that earlier versions recorded by their place in the cache
+# ---- records: what earlier versions recorded, and no result depends on
 
 
 def read_records_of_earlier_versions():
-    """Earlier versions recorded the cache's path, on which no result depends."""
+    """Earlier versions recorded paths and settings on which no result depends."""
     if hasattr(PersistenceBase, "recorded_input"):
         return
     PersistenceBase.recorded_input = PersistenceBase.input
@@ -231,7 +231,10 @@ def input_of_today(persistence, path):
 
 def parameters_of_today(persistence, path):
     recorded = persistence.recorded_params(path)
-    return recorded and sorted(map(SOURCES.earlier_parameter, recorded))
+    return recorded and sorted(
+        PARAMETERS.earlier_parameter(str(path), SOURCES.earlier_parameter(value))
+        for value in recorded
+    )
 
 
 # ---- locks: that of a killed run is removed by the next one on the same machine

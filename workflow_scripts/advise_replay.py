@@ -5,12 +5,13 @@ from lethe.data.examples import read_upstream
 from lethe.jobs.running import run
 from lethe.matrix.forgetting_matrix import read_matrix
 from lethe.replay.advice import advise_from_tables, score_advice
+from lethe.replay.predictions import read_predictions
 
 
 def advise_replay(
     runs: Path,
     z: Path,
-    predictions: Path,
+    predictions: list[Path],
     upstream: Path,
     advice: Path,
     score: Path,
@@ -22,7 +23,7 @@ def advise_replay(
     lines = advise_from_tables(
         tables.read_csv(runs).to_dict("records"),
         read_matrix(z),
-        read_matrix(predictions),
+        read_predictions(predictions),
         read_upstream(upstream),
         settings=settings,
         trades=trades,
@@ -38,7 +39,7 @@ if __name__ == "__main__":
         snakemake.log[0],
         runs=Path(snakemake.input.runs),
         z=Path(snakemake.input.matrix),
-        predictions=Path(snakemake.input.predictions),
+        predictions=[Path(path) for path in snakemake.input.predictions],
         upstream=Path(snakemake.input.upstream),
         advice=Path(snakemake.output.advice),
         score=Path(snakemake.output.score),

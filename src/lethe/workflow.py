@@ -6,6 +6,7 @@ data file.
 """
 
 import argparse
+import ast
 import contextlib
 import os
 import re
@@ -19,7 +20,7 @@ from typing import Any
 from lethe.analysis import FINER_MEASURES
 from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
-from lethe.config.replay_settings import WITH_SIBLING, ReplayRun
+from lethe.config.replay_settings import WITH_SIBLING, ReplayRun, parameters_of_today
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel_of
@@ -191,7 +192,7 @@ class ResultFiles:
         """Replay runs of a model, one per strategy or variant, test task and seed."""
         files = []
         for strategy in self.replay_settings:
-            for task in self.experiment.settings.replay.tested_tasks(self.experiment.tasks):
+            for task in self.tested_tasks:
                 for seed in self.experiment.settings.replay.seeds:
                     run = f"{strategy}/{task}-seed{seed}.parquet"
                     files.append(f"{self.folder}/{model}/replay/{run}")
@@ -201,12 +202,40 @@ class ResultFiles:
         """The forgetting that a strategy draws examples by: predicted, measured, or no file."""
         run = self.replay_settings[strategy]
         if run.prediction_method is not None:
-            return self.prediction(model, run.prediction_method)
+            return self.prediction(model, run.prediction_method, task)
         return self.row(model, task) if run.reads_row else []
 
-    def prediction(self, model: str, method: str) -> str:
-        """The forgetting of the test tasks as a completion method predicts it."""
-        return f"{self.folder}/{model}/predictions/{method}.parquet"
+    @cached_property
+    def tested_tasks(self) -> list[str]:
+        """Tasks that replay is tested on; empty without a replay section."""
+        replay = self.experiment.settings.replay
+        return replay.tested_tasks(self.experiment.tasks) if replay else []
+
+    def prediction(self, model: str, method: str, task: str) -> str:
+        """The forgetting by a test task as a completion method predicts it."""
+        return f"{self.folder}/{model}/predictions/{method}/{task}.parquet"
+
+    def predictions(self, model: str, method: str) -> list[str]:
+        """The forgetting by every test task as a completion method predicts it."""
+        return [self.prediction(model, method, task) for task in self.tested_tasks]
+
+    @property
+    def gathers_training_rows(self) -> bool:
+        """Whether only some rows predict the others, so that they need a file of their own."""
+        replay = self.experiment.settings.replay
+        return replay is not None and replay.tasks != "all"
+
+    def training_rows(self, model: str) -> str:
+        """The rows that replay predicts others from.
+
+        They are apart from Z, so that a new test task changes no prediction of the others.
+        """
+        name = "training_rows" if self.gathers_training_rows else "Z"
+        return f"{self.folder}/{model}/{name}.parquet"
+
+    def files_of_training_rows(self, model: str) -> list[str]:
+        """The rows of the training tasks of a model, one file each."""
+        return [self.row(model, task) for task in self.experiment.names("train")]
 
     def replay_gradients(self, model: str, strategy: str) -> str | list[str]:
         """The association that strategies choose by gradients with; no file for the others."""
@@ -214,9 +243,9 @@ class ResultFiles:
         return f"{self.folder}/{model}/associations/gradient.parquet" if reads else []
 
     def replay_training_rows(self, model: str, strategy: str) -> str | list[str]:
-        """Z, for a strategy that reads the rows of other tasks; no file for most strategies."""
+        """The rows of other tasks, for a strategy that reads them; no file for most strategies."""
         reads = self.replay_settings[strategy].reads_training_rows
-        return f"{self.folder}/{model}/Z.parquet" if reads else []
+        return self.training_rows(model) if reads else []
 
     def replay_equal_row(self, model: str, strategy: str, task: str, seed: str) -> str | list[str]:
         """The row that a replay run equals: seed 0 without replay is the task's own fine-tune."""
@@ -399,7 +428,7 @@ class ResultFiles:
         return self.replay_gradients(model, strategy) if strategy in self.replay_settings else []
 
     def sequence_training_rows(self, model: str, run: str) -> str | list[str]:
-        """Z, for a run whose strategy reads the rows of other tasks."""
+        """The rows of other tasks, for a run whose strategy reads them."""
         strategy = self.sequence_replay(run)
         if strategy not in self.replay_settings:
             return []
@@ -579,7 +608,10 @@ class ResultFiles:
             return files
         files += self.files_before_matrices() + self.recorded_jobs()
         for model in self.models:
-            files += [self.prediction(model, method) for method in self.prediction_methods]
+            if self.gathers_training_rows:
+                files.append(self.training_rows(model))
+            for method in self.prediction_methods:
+                files += self.predictions(model, method)
             files += self.associations(model).values()
             files += self.directions(model)
         return files
@@ -1048,8 +1080,8 @@ class RuleParameters:
         return {"gpus": machine.gpus(model), "threads": machine.training_threads(model)}
 
     def recipe(self, model: str) -> dict[str, Any]:
-        """The recipe of a model."""
-        return self.experiment.recipe(model).model_dump(mode="json")
+        """The recipe of a model, less what no result depends on."""
+        return self.experiment.recipe(model).of_result()
 
     def task_recipe(self, model: str, task: str) -> dict[str, Any]:
         """The recipe of a model with the task's `group`, whose steps may differ."""
@@ -1079,19 +1111,24 @@ class RuleParameters:
         run = self.experiment.settings.replay.resolve(strategy)
         return self._replay_parameters(run, task)
 
+    def training_tasks(self, task: str) -> list[str]:
+        """The tasks whose rows a task is predicted from: never itself."""
+        splits = () if self.experiment.settings.replay.tasks == "all" else ("train",)
+        return [name for name in self.experiment.names(*splits) if name != task]
+
     def _replay_parameters(self, run: ReplayRun, task: str) -> dict[str, Any]:
         """The settings that a fine-tune with replay depends on."""
-        settings = self.experiment.settings.replay
         parameters = run.parameters(prompt_kl=self._has_prompt_kl(run))
         if run.reads_training_rows:
-            splits = () if settings.tasks == "all" else ("train",)
-            names = self.experiment.names(*splits)
-            parameters["training_tasks"] = [name for name in names if name != task]
-        if run.chooses_during_training:
-            options = self.experiment.settings.completion.options()
-            if run.prediction in options:
-                parameters["completion"] = {run.prediction: options[run.prediction]}
+            parameters["training_tasks"] = self.training_tasks(task)
+        if run.chooses_during_training and (options := self.method_options(run.prediction)):
+            parameters["completion"] = options
         return parameters
+
+    def method_options(self, method: str) -> dict[str, dict[str, Any]]:
+        """The settings of a completion method, by its name; empty if it has none."""
+        options = self.experiment.settings.completion.options()
+        return {method: options[method]} if method in options else {}
 
     def _has_prompt_kl(self, run: ReplayRun) -> bool:
         """Whether a run with a stored teacher also has a live one, for KL at the prompts."""
@@ -1103,10 +1140,36 @@ class RuleParameters:
     def replay_recipe(self, model: str, task: str, strategy: str) -> dict[str, Any]:
         """The recipe of a replay run: the task's, with the changes of a variant."""
         run = self.experiment.settings.replay.resolve(strategy)
-        recipe = run.apply_to(self.experiment.recipe(model)).model_dump(mode="json")
+        recipe = run.apply_to(self.experiment.recipe(model)).of_result()
         if self.experiment.settings.recipe.group_steps:
             recipe["group"] = self.experiment.tasks[task].group
         return recipe
+
+    def earlier_parameter(self, output: str, recorded: str) -> str:
+        """The recorded parameter of today for one of an earlier version.
+
+        Earlier versions recorded with a recipe whether weights are kept, and with a replay run
+        settings that play no part in it.
+        """
+        # Snakemake records a parameter as Python writes it.
+        if recorded.startswith("{'version': "):
+            return re.sub(", 'keep_weights': (True|False)", "", recorded)
+        run = self._run_of(output)
+        if run is None or not recorded.startswith("{"):
+            return recorded
+        value = ast.literal_eval(recorded)
+        if "replay" in value:
+            of_today = parameters_of_today(run, value["replay"])
+            return repr(value | {"replay": of_today})
+        return repr(parameters_of_today(run, value)) if "ratio" in value else recorded
+
+    def _run_of(self, output: str) -> str | None:
+        """Name of the replay run that an output is made by; None for any other file."""
+        if match := re.search(r"/replay/([^/]+)/[^/]+$", output):
+            return match[1]
+        if match := re.search(r"/sequences/[^/]+/([^/]+)/seed\d+/[^/]+$", output):
+            return self.sequence_run(match[1]).name
+        return None
 
     def sequence_run(self, run: str) -> ReplayRun:
         """The replay settings of a run of the section sequences."""
@@ -1133,7 +1196,7 @@ class RuleParameters:
     def sequence_recipe(self, model: str, task: str, run: str) -> dict[str, Any]:
         """The recipe of a step: the model's with the changes of the replay run, and the group."""
         recipe = self.sequence_run(run).apply_to(self.experiment.recipe(model))
-        return recipe.model_dump(mode="json") | {"group": self.experiment.tasks[task].group}
+        return recipe.of_result() | {"group": self.experiment.tasks[task].group}
 
     def multitask(self, order: str) -> dict[str, Any]:
         """The settings of the fine-tune on all tasks of an order mixed."""
@@ -1151,10 +1214,6 @@ class RuleParameters:
     def sequences(self) -> dict[str, Any]:
         """The section sequences, for the tables."""
         return self.experiment.settings.sequences.model_dump(mode="json")
-
-    def leave_one_task_out(self) -> dict[str, bool]:
-        """The parameter that makes every task a test task; empty where the table's splits hold."""
-        return {"leave_one_out": True} if self.experiment.settings.replay.tasks == "all" else {}
 
     def contrasts(self) -> list[dict[str, str]]:
         """The planned comparisons of replay."""
@@ -1178,7 +1237,7 @@ class RuleParameters:
         models = {}
         for name in self.experiment.settings.models:
             models[name] = {
-                "recipe": self.recipe(name),
+                "recipe": self.experiment.recipe(name).model_dump(mode="json"),
                 **self.machine(name),
                 "pretraining": self.model(name).get("pretraining"),
             }

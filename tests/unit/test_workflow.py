@@ -147,7 +147,9 @@ def test_repeats_are_named_by_seed_and_measurement(load):
 
 def test_replay_draws_by_a_prediction_or_by_the_measured_row(load):
     listed = files(load())
-    assert listed.replay_scores("olmo", "additive", "reverse").endswith("additive.parquet")
+    predicted = "results/tiny/olmo/predictions/additive/reverse.parquet"
+    assert listed.replay_scores("olmo", "additive", "reverse") == predicted
+    assert listed.predictions("olmo", "additive") == [predicted]
     assert listed.replay_scores("olmo", "oracle", "reverse") == listed.row("olmo", "reverse")
     assert listed.replay_scores("olmo", "random", "reverse") == []
     assert listed.prediction_methods == ["additive"]
@@ -163,9 +165,8 @@ def test_without_replay_seed_0_is_the_row_itself(load):
 def test_a_variant_reads_the_prediction_of_its_strategy_and_records_its_changes(load):
     variants = {"twice": {"strategy": "additive", "ratio": 0.5}}
     experiment = load(replay=TINY["replay"] | {"variants": variants})
-    assert files(experiment).replay_scores("olmo", "twice", "reverse") == (
-        "results/tiny/olmo/predictions/additive.parquet"
-    )
+    predicted = "results/tiny/olmo/predictions/additive/reverse.parquet"
+    assert files(experiment).replay_scores("olmo", "twice", "reverse") == predicted
     assert RuleParameters(experiment).replay("twice", "reverse")["ratio"] == 0.5
 
 
@@ -175,16 +176,27 @@ def test_where_every_task_is_a_test_task_each_has_runs_and_none_reads_its_own_ro
     experiment = load(replay=TINY["replay"] | changes)
     listed, parameters = files(experiment), RuleParameters(experiment)
     assert len(listed.replay_runs("olmo")) == len(strategies) * len(experiment.tasks)
-    assert parameters.leave_one_task_out() == {"leave_one_out": True}
     assert listed.replay_training_rows("olmo", "coverage") == "results/tiny/olmo/Z.parquet"
+    assert not listed.gathers_training_rows
     assert listed.replay_training_rows("olmo", "additive") == []
     assert listed.replay_scores("olmo", "mir_measured", "add") == listed.row("olmo", "add")
     others = [name for name in experiment.tasks if name != "add"]
+    assert parameters.training_tasks("add") == others
     assert parameters.replay("coverage", "add")["training_tasks"] == others
     assert "training_tasks" not in parameters.replay("additive", "add")
-    split = RuleParameters(load(replay=TINY["replay"] | changes | {"tasks": "test"}))
-    assert split.leave_one_task_out() == {}
-    assert split.replay("coverage", "reverse")["training_tasks"] == ["add", "double", "upper"]
+
+
+def test_by_the_splits_of_the_table_tasks_are_predicted_from_the_training_rows_alone(load):
+    changes = {"strategies": ["random", "additive", "coverage"], "prediction": "additive"}
+    experiment = load(replay=TINY["replay"] | changes)
+    listed, parameters = files(experiment), RuleParameters(experiment)
+    training = ["add", "double", "upper"]
+    assert parameters.training_tasks("reverse") == training
+    assert parameters.replay("coverage", "reverse")["training_tasks"] == training
+    gathered = "results/tiny/olmo/training_rows.parquet"
+    assert listed.gathers_training_rows
+    assert listed.replay_training_rows("olmo", "coverage") == gathered
+    assert listed.files_of_training_rows("olmo") == [listed.row("olmo", task) for task in training]
 
 
 def test_a_run_that_chooses_while_it_trains_reads_z_and_the_settings_of_its_method(load):
@@ -196,7 +208,8 @@ def test_a_run_that_chooses_while_it_trains_reads_z_and_the_settings_of_its_meth
     run = parameters.replay("closed_loop", "add")
     assert run["training_tasks"] == [name for name in experiment.tasks if name != "add"]
     assert run["probe_after"] == [0.25, 0.5, 0.75] and run["probes"] == 5
-    assert set(run["completion"]) == {"mf"}
+    assert run["completion"] == parameters.method_options("mf")
+    assert set(run["completion"]) == {"mf"} and parameters.method_options("additive") == {}
     additive = RuleParameters(load(replay=TINY["replay"] | changes | {"prediction": "additive"}))
     assert "completion" not in additive.replay("closed_loop", "add")
     assert not {"completion", "probes", "training_tasks"} & set(parameters.replay("random", "add"))
@@ -255,7 +268,7 @@ def test_the_strategy_with_a_sibling_reads_the_siblings_matrix_and_no_other_does
     replay = TINY["replay"] | {"strategies": ["random", "gaussian", "gaussian_sibling"]}
     completion = TINY["completion"] | {"sibling": "tiny/pythia"}
     listed = files(load(replay=replay, completion=completion))
-    predictions = "results/tiny/olmo/predictions/gaussian_sibling.parquet"
+    predictions = "results/tiny/olmo/predictions/gaussian_sibling/reverse.parquet"
     assert listed.replay_scores("olmo", "gaussian_sibling", "reverse") == predictions
     matrix = "results/tiny/pythia/Z.parquet"
     assert listed.prediction_sibling("olmo", "gaussian_sibling") == matrix
@@ -356,7 +369,7 @@ def test_lost_files_between_the_data_and_the_report_are_targets(load):
     assert len(set(lost)) == len(lost)
     of_olmo = [
         *("model.json", "base/tokenizer.json", "base.parquet", "rows/add.parquet"),
-        *("weights/add", "predictions/additive.parquet"),
+        *("weights/add", "predictions/additive/reverse.parquet", "training_rows.parquet"),
         *("associations/two_tower.parquet", "directions/add.parquet", "associations.csv"),
         *("repeats/add-seed1.parquet", "replay/random/reverse-seed0.parquet"),
     ]
@@ -585,11 +598,9 @@ def test_recorded_values_are_plain_and_hold_what_a_result_depends_on(load):
     assert parameters.reading("olmo") == {"max_tokens": 32, "truncation": "left"}
     assert parameters.task_source("add")["where"] == "add.jsonl"
     assert set(parameters.domains()) == {"code", "notes"}
-    assert parameters.replay("random", "reverse") == {
-        "ratio": 0.25,
-        "temperature": 0.1,
-        "accounting": "add",
-    }
+    drawn = {"ratio": 0.25, "accounting": "add"}
+    assert parameters.replay("random", "reverse") == drawn
+    assert parameters.replay("additive", "reverse") == drawn | {"temperature": 0.1}
 
 
 def test_associations_of_text_do_not_depend_on_an_encoder_that_is_not_used(load):
@@ -779,3 +790,39 @@ def test_a_new_setting_with_its_default_reruns_no_report_of_a_finished_run(monke
     names = names_of_settings(experiment.settings, RuleParameters(experiment).settings())
     new = sorted(names - recorded)
     assert not new, f"give these settings an exclude_if for their default: {new}"
+
+
+def test_settings_without_effect_that_an_earlier_version_recorded_rerun_nothing(load):
+    variants = {"top": {"strategy": "additive", "draw": "top"}, "later": {"strategy": "online"}}
+    sequences = {"orders": {"a": ["add", "double"]}, "runs": {"kept": {"replay": "random"}}}
+    experiment = load(replay=TINY["replay"] | {"variants": variants}, sequences=sequences)
+    parameters = RuleParameters(experiment)
+    replay = experiment.settings.replay
+    earlier = {"ratio": replay.ratio, "temperature": replay.temperature, "accounting": "add"}
+    for name in ("none", "random", "additive", "top", "later"):
+        of_today = parameters.replay(name, "reverse")
+        rest = {key: value for key, value in of_today.items() if key not in earlier}
+        recorded = repr(earlier | rest)
+        file = f"results/tiny/olmo/replay/{name}/reverse-seed0.parquet"
+        assert parameters.earlier_parameter(file, recorded) == repr(of_today)
+        assert parameters.earlier_parameter(file, "'x'") == "'x'"
+    step = parameters.sequence_step("a", "kept", 2)
+    recorded = repr(step | {"replay": earlier | step["replay"]})
+    file = "results/tiny/olmo/sequences/a/kept/seed0/step2-double.parquet"
+    assert parameters.earlier_parameter(file, recorded) == repr(step)
+    for other in ("multitask-seed0.parquet", "../replay.csv"):
+        file = f"results/tiny/olmo/sequences/a/{other}"
+        assert parameters.earlier_parameter(file, recorded) == recorded
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_recipe_records_no_more_whether_weights_are_kept(load, kept):
+    experiment = load(recipe=TINY["recipe"] | {"keep_weights": kept, "group_steps": {"words": 9}})
+    parameters = RuleParameters(experiment)
+    of_today = parameters.task_recipe("olmo", "add")
+    assert "keep_weights" not in of_today
+    of_earlier = experiment.recipe("olmo").model_dump(mode="json") | {"group": "numbers"}
+    assert of_earlier["keep_weights"] is kept
+    file = "results/tiny/olmo/rows/add.parquet"
+    assert parameters.earlier_parameter(file, repr(of_earlier)) == repr(of_today)
+    assert parameters.planned_models()["olmo"]["recipe"]["keep_weights"] is kept

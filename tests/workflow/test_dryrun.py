@@ -118,8 +118,8 @@ def test_a_file_of_every_job_is_a_target(shipped, file, monkeypatch):
     lines = output[output.index("output_file\t") :].splitlines()
     jobs = defaultdict(set)
     for line in csv.DictReader(lines, delimiter="\t"):
-        # Jobs of one rule have different inputs. Only predict_rows has one job per method.
-        method = line["output_file"] if line["rule"] == "predict_rows" else None
+        # Jobs of one rule have different inputs. Only predict_row has one job per method.
+        method = line["output_file"] if line["rule"] == "predict_row" else None
         jobs[line["rule"], line["input-file(s)"], method].add(line["output_file"])
     monkeypatch.chdir(shipped)
     experiment = load_experiment(read_yaml(shipped / file), files=[shipped / file])
@@ -217,7 +217,7 @@ def test_the_paper_replays_on_every_task_that_is_predicted(downloaded):
     target = "results/olmo-7b/olmo-7b/replay.csv"
     file = str(downloaded / "experiments/paper/olmo-7b.yaml")
     counts = planned(downloaded, target, "--configfile", file)
-    assert counts["replay_run"] == (20 + 11 + 8) * 6 and counts["predict_rows"] == 3
+    assert counts["replay_run"] == (20 + 11 + 8) * 6 and counts["predict_row"] == (20 + 11 + 8) * 3
 
 
 @pytest.mark.parametrize("profile", ["profiles/default", "profiles/slurm"])

@@ -77,7 +77,7 @@ def test_z_is_binary_and_knows_what_the_base_model_had_right(answered):
 def test_what_the_base_model_had_wrong_is_never_replayed_on_purpose(answered):
     z = forgetting_matrix.read_matrix(answered.results / "taught/Z.parquet")
     predicted = forgetting_matrix.read_matrix(
-        answered.results / "taught/predictions/additive.parquet"
+        answered.results / "taught/predictions/additive/reverse.parquet"
     )
     unknown = np.isnan(z.values).all(axis=0)
     np.testing.assert_array_equal(np.isnan(predicted.values[0]), unknown)

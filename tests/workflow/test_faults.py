@@ -82,6 +82,7 @@ def _only_two_rows(workspace) -> None:
     """Deletes all but two rows, and all that is made of rows, so that much is missing."""
     made_of_rows = [*workspace.results.glob("*/*.csv"), *workspace.results.glob("*/Z.parquet")]
     made_of_rows += [*workspace.results.glob("*.csv"), workspace.results / "report.html"]
+    made_of_rows += workspace.results.glob("*/training_rows.parquet")
     for path in [*list(workspace.rows())[2:], *made_of_rows]:
         path.unlink()
     for folder in [*workspace.results.glob("*/predictions"), *workspace.results.glob("*/replay")]:

@@ -31,6 +31,29 @@ def test_a_new_task_costs_one_row_per_model_and_leaves_finished_rows_alone(copie
     assert {path: after[path] for path in before} == before
 
 
+def test_a_new_test_task_adds_its_own_predictions_and_replay_runs_only(copied):
+    copied.change(replay={"strategies": ["none", "random", "additive", "oracle", "online"]})
+    copied.run()
+    assert copied.planned() == {}
+    table = copied.folder / "tasks.csv"
+    table.write_text(table.read_text() + "halve,numbers,local:halve.jsonl,test\n")
+    planned = copied.planned()
+    assert planned["measure_row"] == planned["gather_matrix"] == planned["predict_row"] == 2
+    assert planned["replay_run"] == 2 * 5
+    assert "gather_training_rows" not in planned
+    # Scored out of domain only, the other one is predicted and replayed as before.
+    table.write_text(table.read_text().replace("reverse.jsonl,test", "reverse.jsonl,ood"))
+    assert copied.planned() == planned
+
+
+def test_another_group_repeats_no_fine_tune(copied):
+    table = copied.folder / "tasks.csv"
+    table.write_text(table.read_text().replace("words,local", "text,local"))
+    planned = copied.planned()
+    assert planned["gather_matrix"] == 2
+    assert not planned.keys() & {"measure_row", "predict_row", "replay_run"}
+
+
 def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied):
     """They read Z, and no prediction of the task's row; finished runs stay as they are."""
     finished_runs = {path: path.read_bytes() for path in copied.results.glob("olmo/replay/*/*")}
@@ -41,7 +64,7 @@ def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied
     target = "results/tiny/olmo/replay.csv"
     planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
     assert planned["replay_run"] == 3
-    assert not planned.keys() & {"measure_row", "predict_rows", "gather_matrix"}
+    assert not planned.keys() & {"measure_row", "predict_row", "gather_matrix"}
     copied.run("--keep-going", target)
     assert {path: path.read_bytes() for path in finished_runs} == finished_runs
     passes = pd.read_csv(copied.folder / target).set_index("strategy").probe_passes

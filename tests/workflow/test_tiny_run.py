@@ -20,7 +20,7 @@ def test_every_file_of_the_contract_is_made(finished):
     for model in ("olmo", "pythia"):
         for name in ("base.parquet", "Z.parquet", "rank_curve.csv", "completion.csv"):
             assert (results / model / name).stat().st_size > 0
-        for name in ("replay.csv", "replay_comparison.csv", "predictions/additive.parquet"):
+        for name in ("replay.csv", "replay_comparison.csv", "predictions/additive/reverse.parquet"):
             assert (results / model / name).stat().st_size > 0
     for figure in ("overview", "heatmap", "rank_curves", "completion", "replay"):
         assert (results / f"plots/{figure}.png").read_bytes().startswith(b"\x89PNG")
@@ -88,7 +88,7 @@ def test_replay_is_judged_on_examples_that_were_never_replayed(finished):
 def test_predictions_rest_on_replayable_probes_only(finished):
     z = forgetting_matrix.read_matrix(finished.results / "olmo/Z.parquet")
     predicted = forgetting_matrix.read_matrix(
-        finished.results / "olmo/predictions/additive.parquet"
+        finished.results / "olmo/predictions/additive/reverse.parquet"
     )
     upstream = read_upstream(finished.results / "upstream.parquet")
     truth = z.values[z.tasks.index("reverse")]
@@ -151,11 +151,13 @@ def test_a_model_in_shards_is_trained_by_a_process_for_each_gpu(copied):
 
 def test_weights_are_made_when_the_recipe_keeps_them(copied):
     copied.change(recipe={"keep_weights": True})
+    assert copied.planned()["measure_row"] == len(copied.rows())
     copied.run("--", "results/tiny/olmo/weights/add")
     names = {path.name for path in (copied.results / "olmo/weights/add").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
-    row = rows.read_row(copied.results / "olmo/rows/add.parquet")
-    assert row.settings["recipe"]["keep_weights"] is True
+    # No row is measured again when weights are kept no more.
+    copied.change(recipe={"keep_weights": False})
+    assert "measure_row" not in copied.planned()
 
 
 def test_predictions_are_compared_with_the_base_models_when_the_experiment_says_so(copied):

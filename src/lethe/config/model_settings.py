@@ -239,6 +239,10 @@ class Recipe(Settings):
             )
         return self
 
+    def of_result(self) -> dict[str, Any]:
+        """The keys that a result depends on, as JSON values: whether weights are kept is none."""
+        return self.model_dump(mode="json", exclude={"keep_weights"})
+
     @property
     def routing(self) -> Router | None:
         """How prompts are routed; None if the fine-tuned model is used for all of them."""

@@ -68,8 +68,10 @@ FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
 FROM_GRADIENTS = ("gradient", "gradient_matching")
 # Strategies that take one example per group of random candidates.
 MIR = ("mir", "mir_measured", "mir_paper_code")
-# Strategies that choose a set as a whole, so `draw` and `temperature` play no part.
+# Strategies that choose a set as a whole.
 CHOOSES_SETS = ("balanced", "coverage", "gradient_matching", *MIR)
+# Strategies in which `draw` and `temperature` play no part.
+UNWEIGHTED = ("random", *CHOOSES_SETS)
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -201,7 +203,9 @@ class Variant(_Changes):
 # The paper's replay. The workflow's parameters leave these values out, so that runs from before
 # the settings existed stay up to date. `ReplayRun.from_parameters` puts them back, so never change
 # one.
-_PAPER_REPLAY = {"objective": "text", "dose": "mixed", "draw": "softmax"}
+_PAPER_LOSS = {"objective": "text", "dose": "mixed"}
+# Any values, for the runs in which these settings play no part.
+_WITHOUT_EFFECT = {"ratio": 0.5, "temperature": 1.0, "accounting": "add"}
 _USUAL_MIR = {"mir_candidates": 30, "mir_order": "largest"}
 
 
@@ -296,7 +300,7 @@ class ReplayRun(Settings):
     @property
     def _is_weighted(self) -> bool:
         """Whether examples are drawn by the softmax of scores."""
-        return self.strategy not in ("random", *CHOOSES_SETS)
+        return self.strategy not in UNWEIGHTED
 
     @property
     def recipe_changes(self) -> dict[str, Any]:
@@ -323,8 +327,9 @@ class ReplayRun(Settings):
     def parameters(self, prompt_kl: bool = False) -> dict[str, Any]:
         """What a run's result depends on, as JSON values for the workflow.
 
-        Keys that have the value of the paper's replay are left out. So runs that were made before
-        these settings existed stay up to date.
+        Settings that play no part in the run are left out, so that another value of them runs
+        nothing again. So are those that have the value of the paper's replay: runs that were made
+        before these settings existed stay up to date.
 
         Parameters
         ----------
@@ -332,9 +337,12 @@ class ReplayRun(Settings):
             Whether the run's recipe has a KL term at the new examples' prompts. Its live teacher
             then has the type of the replay's, also where the replay's teacher is stored.
         """
-        values = self.model_dump(mode="json", include={"ratio", "temperature", "accounting"})
+        of_draw = _keys_of_the_draw(self.strategy, self.draw)
+        values = self.model_dump(mode="json", include=of_draw - {"draw"})
         if self.replays:
-            values |= self._changed(_PAPER_REPLAY)
+            values |= self._changed(_PAPER_LOSS)
+            if "draw" in of_draw:
+                values["draw"] = self.draw
             if self.dose != "mixed":
                 values["weight"] = self.weight
             if self.objective != "text":
@@ -356,13 +364,12 @@ class ReplayRun(Settings):
 
     def with_effect(self) -> dict[str, Any]:
         """The settings that play a part in this run; two runs with equal ones are one run."""
-        keys = {"strategy", "recipe", "interpolate", "heldout_kl"}
+        keys = _keys_of_the_draw(self.strategy, self.draw)
+        keys |= {"strategy", "recipe", "interpolate", "heldout_kl"}
         if self.replays:
-            keys |= {"ratio", "accounting", "objective", "dose"}
+            keys |= {"objective", "dose"}
             if self.dose != "mixed":
                 keys.add("weight")
-            if self._is_weighted:
-                keys |= {"draw", "temperature"} if self.draw == "softmax" else {"draw"}
         if self.strategy in MIR:
             keys |= {"mir_candidates", "mir_order"}
         if self.strategy in BUILT_ON_PREDICTION or self.chooses_during_training:
@@ -394,8 +401,36 @@ class ReplayRun(Settings):
     @classmethod
     def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
         """The run that `parameters` describes; `recipe` is left out, it is part of the job's."""
-        left_out = {"strategy": name, "weight": 1.0, "prediction": "gaussian"} | _PAPER_REPLAY
+        left_out = {"strategy": name, "weight": 1.0, "prediction": "gaussian", "draw": "softmax"}
+        left_out |= _PAPER_LOSS | _WITHOUT_EFFECT
         return cls(name=name, **left_out | parameters)
+
+
+def _keys_of_the_draw(strategy: str, draw: str) -> set[str]:
+    """The keys that decide which examples a run replays, and how many."""
+    if strategy == "none":
+        return set()
+    keys = {"ratio", "accounting"}
+    if strategy not in UNWEIGHTED:
+        # A temperature says that examples are drawn by the softmax.
+        keys.add("temperature" if draw == "softmax" else "draw")
+    return keys
+
+
+def parameters_of_today(name: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """What `ReplayRun.parameters` gives today for a run that an earlier version recorded.
+
+    Earlier versions also recorded settings that play no part in the run.
+
+    Parameters
+    ----------
+    name
+        Name of the run, which is its strategy if `recorded` names none.
+    """
+    strategy = recorded.get("strategy", name)
+    of_draw = _keys_of_the_draw(strategy, recorded.get("draw", "softmax"))
+    without_effect = {*_WITHOUT_EFFECT, "draw"} - of_draw
+    return {key: value for key, value in recorded.items() if key not in without_effect}
 
 
 # Other tasks whose runs an advice rests on. A line through fewer would follow their noise.

@@ -236,10 +236,18 @@ def _row_of(table: pa.Table, content: dict[str, Any]) -> Row:
         loss_before=_to_numpy(table["loss_before"]),
         loss_after=_to_numpy(table["loss_after"]),
         n_tokens=_to_numpy(table["n_tokens"]),
-        settings=content["settings"],
+        settings=_settings_of_today(content["settings"]),
         about=content["about"],
         answers=_answers(table) if "answer" in table.column_names else None,
     )
+
+
+def _settings_of_today(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without whether weights were kept: earlier versions listed it, and no loss depends on it."""
+    if "recipe" not in settings:
+        return settings
+    recipe = {key: value for key, value in settings["recipe"].items() if key != "keep_weights"}
+    return settings | {"recipe": recipe}
 
 
 def _table_of(row: Row) -> pa.Table:

@@ -243,7 +243,7 @@ class Job:
             loss_before=base.loss_before,
             loss_after=scores.losses,
             n_tokens=scores.tokens,
-            settings={**self.base.settings, "recipe": self.recipe.model_dump()},
+            settings={**self.base.settings, "recipe": self.recipe.of_result()},
             about=about,
             answers=answers,
         )

@@ -1,18 +1,55 @@
-"""Predicted rows that replay draws by, where every task is a test task."""
+"""Predicted rows that replay draws by.
 
+There is one file per task, so that a new test task adds its own and changes no other.
+"""
+
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from lethe.completion.evaluation import predict_rows
-from lethe.config.task_table import Task
-from lethe.matrix.forgetting_matrix import Matrix
+from lethe.completion import make
+from lethe.completion.gaussian import Gaussian
+from lethe.completion.probes import choose_probes
+from lethe.config.replay_settings import WITH_SIBLING
+from lethe.errors import LetheError
+from lethe.matrix.forgetting_matrix import Matrix, read_matrix
+from lethe.matrix.rows import read_row
+
+_log = logging.getLogger(__name__)
 
 
-def predict_without_own_row(
-    matrix: Matrix,
-    tasks: Mapping[str, Task],
+def read_measured_rows(
+    training_rows: Path, training_tasks: Sequence[str], row: Path, task: str
+) -> Matrix:
+    """Reads the rows that a prediction rests on, and that of the predicted task as the last.
+
+    Parameters
+    ----------
+    training_rows
+        A Z with at least the rows of `training_tasks`.
+    row
+        The row of `task`.
+
+    Raises
+    ------
+    LetheError
+        If the row is of other examples than the training rows.
+    """
+    known = read_matrix(training_rows)
+    own = read_row(row)
+    if own.example_ids != known.example_ids:
+        raise LetheError(
+            f"{row}: is of other upstream examples than {training_rows}; move it away and run again"
+        )
+    values = np.vstack([known.values[known.rows(list(training_tasks))], own.forgetting])
+    return Matrix(values.astype(np.float32), [*training_tasks, task], known.example_ids)
+
+
+def predict_row(
+    measured: Matrix,
+    task: str,
     method: str,
     *,
     probes: int,
@@ -23,47 +60,87 @@ def predict_without_own_row(
     domains: Sequence[str] | None = None,
     sibling: np.ndarray | None = None,
 ) -> Matrix:
-    """Predicts every task from the rows of all others and a few probes of its own row.
+    """Predicts the forgetting of all examples by a task, from a few cells of its row.
 
-    This is leave-one-task-out: the method is fitted, its settings are chosen and the probes are
-    chosen without the task's row; only the probed cells of that row are read.
+    The method is fitted, its settings are chosen and the probes are chosen on the other rows.
+    Those are known completely, held-out examples included. Of the task's own row, only the probed
+    cells are read.
 
     Parameters
     ----------
-    matrix
-        Z with the rows of all tasks.
-    tasks
-        The task table by name. Its splits and groups play no part.
+    measured
+        Rows (M, N) of the training tasks and of the task.
     method
-        Name of a completion method.
+        Name of a completion method. `gaussian_sibling` is `gaussian` with the rows of a sibling
+        (`lethe.completion.sibling`), and the same as `gaussian` without them.
     probes
-        Number of examples that are measured on the new task.
+        Number of examples that are measured on the task. If fewer can be probed, a warning says
+        so, and all of them are.
     allowed
-        Mask (N,) of the examples that may be probed.
+        Mask (N,) of the examples that may be probed. If held-out examples are not, their forgetting
+        by this task stays unseen.
+    options
+        Settings of the methods, by name.
+    choice
+        How probes are chosen (`lethe.completion.probes`), with the `domains` (N,) of the
+        examples.
     sibling
-        Rows (M, N) of another model in Z's order, for the method `gaussian_sibling`. The task's
-        row on that model is read, because it does not come from this model's fine-tune.
+        Rows (M, N) of another model in the order of `measured`. The task's row on that model is
+        read, because it does not come from this model's fine-tune.
 
     Returns
     -------
-    Predicted forgetting (tasks, N) in nats; a probed cell has its measured value.
+    Predicted forgetting (1, N) in nats; a probed cell has its measured value. An example without
+    any measured cell in the training rows, such as one that the base model answers wrong, stays
+    NaN: it is never replayed.
+
+    Raises
+    ------
+    LetheError
+        If the task has no cell that can be probed.
     """
-    predicted = []
-    for name in tasks:
-        table = {}
-        for other, task in tasks.items():
-            table[other] = replace(task, split="test" if other == name else "train")
-        row = predict_rows(
-            matrix,
-            table,
-            method=method,
-            probes=probes,
-            seed=seed,
-            allowed=np.asarray(allowed),
-            options=options,
-            choice=choice,
-            domains=domains,
-            sibling=sibling,
+    [row] = measured.rows([task])
+    others = np.arange(len(measured.tasks)) != row
+    train, truth = measured.values[others], measured.values[row]
+    unmeasured = ~np.isfinite(train).any(axis=0)
+    can_be_probed = np.asarray(allowed) & np.isfinite(truth)
+    count = _count_probes(probes, can_be_probed & ~unmeasured, task=task)
+    index = choose_probes(train, count, choice, seed=seed, domains=domains, allowed=can_be_probed)
+    if method == WITH_SIBLING and sibling is not None:
+        with_sibling = Gaussian().fit(train, other=sibling[others])
+        predicted = with_sibling.predict(index, truth[index], other=sibling[row])
+    else:
+        name = "gaussian" if method == WITH_SIBLING else method
+        predicted = make(name, dict(options or {})).fit(train).predict(index, truth[index])
+    predicted[unmeasured] = np.nan
+    predicted[index] = truth[index]
+    return Matrix(predicted[None].astype(np.float32), [task], measured.example_ids)
+
+
+def _count_probes(wanted: int, can_be_probed: np.ndarray, task: str) -> int:
+    """As many probes as are wanted, or as there are."""
+    usable = int(can_be_probed.sum())
+    if not usable:
+        raise LetheError(
+            f"replay: no example can be probed on task {task!r}: none that may be replayed is "
+            "measured on it and on a training task; measure more upstream examples"
         )
-        predicted.append(row.values[0])
-    return Matrix(np.array(predicted, dtype=np.float32), list(tasks), matrix.example_ids)
+    if usable < wanted:
+        _log.warning(
+            "replay.probes: %d are wanted, but only %d examples can be probed on task %s; the "
+            "prediction reads these",
+            wanted,
+            usable,
+            task,
+        )
+    return min(wanted, usable)
+
+
+def read_predictions(files: Sequence[Path]) -> Matrix:
+    """Reads the predictions of some tasks as the rows of one matrix, in the order of the files."""
+    predicted = [read_matrix(file) for file in files]
+    return Matrix(
+        np.vstack([one.values for one in predicted]),
+        [task for one in predicted for task in one.tasks],
+        predicted[0].example_ids,
+    )

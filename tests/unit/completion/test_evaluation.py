@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lethe.completion import BINARY, METHODS, evaluation
-from lethe.completion.evaluation import evaluate, predict_rows
+from lethe.completion.evaluation import evaluate
 from lethe.completion.probes import BINARY_CHOICES, half_of, random_probes
 from lethe.completion.scores import METRICS, score_rows
 from lethe.completion.splits import make_splits
@@ -45,18 +45,6 @@ def test_a_task_of_split_ood_is_predicted_out_of_domain_only():
     assert len(apart) == 1 and len(apart[0].test) == 2
     for split in found:
         assert not {0, 1} & set(split.train)
-    predicted = predict_rows(Z, tasks, "mf", 5, 0, np.ones(90, dtype=bool))
-    assert predicted.tasks == [task for task in tasks if tasks[task].split != "train"]
-
-
-def test_what_no_training_task_knows_stays_unknown():
-    values = Z.values.copy()
-    values[:, 7] = np.nan
-    allowed = np.ones(90, dtype=bool)
-    for method in ("mf", "knn", "gaussian"):
-        found = predict_rows(Matrix(values, Z.tasks, Z.example_ids), TASKS, method, 5, 0, allowed)
-        assert np.isnan(found.values[:, 7]).all()
-        assert np.isfinite(np.delete(found.values, 7, axis=1)).all()
 
 
 def test_a_score_is_that_of_fitting_and_predicting_by_hand():
@@ -242,15 +230,6 @@ def test_metrics_of_a_perfect_and_of_a_reversed_prediction():
     assert reverse["top_1_percent"] == reverse["top_10_percent"] == 0
 
 
-def test_predicted_rows_keep_probes_and_probe_only_where_allowed():
-    allowed = np.arange(90) < 45
-    for choice in ("random", "a_optimal"):
-        found = predict_rows(Z, TASKS, "mf", 10, 0, allowed, choice=choice)
-        rows = Z.values[make_splits(Z, TASKS)[0].test]
-        kept = found.values == rows
-        assert (kept[:, :45].sum(axis=1) >= 10).all() and not kept[:, 45:].any()
-
-
 def test_a_large_z_is_scored_on_a_part_of_its_examples(monkeypatch, caplog):
     complete = evaluate(Z, TASKS, **PROTOCOL)
     monkeypatch.setattr(evaluation, "LEAST_COLUMNS", 60)
@@ -317,15 +296,3 @@ def test_means_of_tasks_and_domains_are_scored_with_intervals():
 
 def test_the_experiment_knows_all_methods_and_choices_of_a_z_of_0s_and_1s():
     assert set(LOGISTIC) == {*BINARY, *BINARY_CHOICES}
-
-
-def test_a_prediction_takes_the_probes_that_there_are_and_says_so(caplog):
-    few = np.zeros(90, dtype=bool)
-    few[:4] = True
-    for choice in ("random", "a_optimal"):
-        found = predict_rows(Z, TASKS, "gaussian", 30, 0, few, choice=choice)
-        row = Z.tasks.index(found.tasks[0])
-        np.testing.assert_array_equal(found.values[0, :4], Z.values[row, :4])
-    assert "30 are wanted, but only 4 examples can be probed on task t3" in caplog.text
-    with pytest.raises(LetheError, match="no example can be probed on task 't3'"):
-        predict_rows(Z, TASKS, "gaussian", 30, 0, np.zeros(90, dtype=bool))

@@ -113,6 +113,9 @@ class EarlierOutputs:
             owner = read_owner(signature)
             if owner is None or not owner.is_gone():
                 continue
+            # Somebody who may only read the results can still look at the plan.
+            if not os.access(signature.parent, os.W_OK):
+                continue
             with _locked(signature):
                 # Another run that started at the same time may have done it.
                 if not signature.exists():

@@ -104,6 +104,12 @@ def test_a_run_that_is_killed_while_it_puts_back_loses_nothing(killed, outputs, 
     assert (tmp_path / "kept").exists()
 
 
+def test_who_may_only_read_the_results_leaves_them_alone(killed, outputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert list(EarlierOutputs(tmp_path / "kept").killed_runs()) == []
+    assert (tmp_path / "kept").exists()
+
+
 def test_a_job_that_was_only_half_written_down_had_not_started(killed, outputs, tmp_path):
     [jobs] = (tmp_path / "kept").glob("*/jobs.jsonl")
     jobs.write_text(jobs.read_text() + jobs.read_text()[:20])

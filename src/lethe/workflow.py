@@ -221,9 +221,12 @@ class ResultFiles:
 
     @property
     def gathers_training_rows(self) -> bool:
-        """Whether only some rows predict the others, so that they need a file of their own."""
+        """Whether replay reads the rows of some tasks only, so that these need a file."""
         replay = self.experiment.settings.replay
-        return replay is not None and replay.tasks != "all"
+        if replay is None or replay.tasks == "all":
+            return False
+        reading = any(run.reads_training_rows for run in self.replay_settings.values())
+        return reading or bool(self.prediction_methods)
 
     def training_rows(self, model: str) -> str:
         """The rows that replay predicts others from.

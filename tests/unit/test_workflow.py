@@ -197,6 +197,9 @@ def test_by_the_splits_of_the_table_tasks_are_predicted_from_the_training_rows_a
     assert listed.gathers_training_rows
     assert listed.replay_training_rows("olmo", "coverage") == gathered
     assert listed.files_of_training_rows("olmo") == [listed.row("olmo", task) for task in training]
+    without = files(load(replay=TINY["replay"] | {"strategies": ["none", "random", "oracle"]}))
+    assert not without.gathers_training_rows
+    assert gathered not in without.files_before_report()
 
 
 def test_a_run_that_chooses_while_it_trains_reads_z_and_the_settings_of_its_method(load):

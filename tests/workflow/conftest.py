@@ -8,7 +8,10 @@ from helpers.experiment import Workspace, make_experiment
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Workspace:
-    """The tiny experiment from raw text to report; tests leave it as it is."""
+    """The tiny experiment from raw text to report; tests leave it as it is.
+
+    The modules that use it are one group of pytest-xdist, so that it is made once.
+    """
     folder = tmp_path_factory.mktemp("tiny") / "workspace"
     make_experiment(folder)
     workspace = Workspace(folder)

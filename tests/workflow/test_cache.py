@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from helpers.experiment import Workspace, job_counts, make_experiment
 
-pytestmark = pytest.mark.xdist_group("workflow")
 TARGETS = ("results/tiny/upstream.parquet", "results/tiny/tasks/add/train.parquet")
 
 

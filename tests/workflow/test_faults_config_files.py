@@ -7,8 +7,6 @@ import sys
 import pytest
 from helpers.experiment import ROOT
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 def plan(*arguments: str, profile: str = "default", **settings) -> subprocess.CompletedProcess:
     """A dry run of Snakemake, as a user starts it without lethe's own command."""

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 import yaml
 from helpers import tiny
 from helpers.experiment import TASKS, make_experiment
@@ -12,8 +11,6 @@ from lethe.cli.application import main
 from lethe.completion.predictor import Predictor
 from lethe.data.examples import upstream_digest, write_upstream
 from lethe.matrix import rows
-
-pytestmark = pytest.mark.xdist_group("workflow")
 
 
 def test_a_predictor_is_learned_from_a_pool(tmp_path, monkeypatch, capfd):

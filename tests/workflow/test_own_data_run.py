@@ -10,8 +10,6 @@ from lethe.cli.application import main
 from lethe.engine import models
 from lethe.matrix.rows import read_row
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

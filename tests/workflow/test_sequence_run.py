@@ -13,7 +13,7 @@ from helpers.experiment import Workspace, make_experiment
 
 from lethe.matrix import rows
 
-pytestmark = pytest.mark.xdist_group("workflow")
+pytestmark = pytest.mark.xdist_group("sequences")
 
 SEQUENCES = {
     "orders": {"short": ["add", "upper"], "long": ["reverse", "double", "add"]},

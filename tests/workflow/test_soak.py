@@ -9,8 +9,6 @@ import sys
 import pytest
 from helpers.soak import soak
 
-pytestmark = pytest.mark.xdist_group("workflow")
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_run_that_is_killed_at_random_ends_with_equal_losses(tmp_path):

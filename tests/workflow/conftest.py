@@ -10,7 +10,9 @@ from helpers.experiment import Workspace, make_experiment
 def finished(tmp_path_factory) -> Workspace:
     """The tiny experiment from raw text to report; tests leave it as it is.
 
-    The modules that use it are one group of pytest-xdist, so that it is made once.
+    The modules that use it are one group of pytest-xdist, so that it is made once. Those that make
+    another experiment are one more group. A third would wait behind the first, because a worker
+    takes two groups at a time.
     """
     folder = tmp_path_factory.mktemp("tiny") / "workspace"
     make_experiment(folder)

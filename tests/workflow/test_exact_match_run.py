@@ -16,7 +16,7 @@ from lethe.engine import models
 from lethe.engine.training import fine_tune, stream
 from lethe.matrix import forgetting_matrix, rows
 
-pytestmark = pytest.mark.xdist_group("exact match")
+pytestmark = pytest.mark.xdist_group("other workflow")
 
 
 def answering_model(folder, examples):

@@ -12,7 +12,7 @@ from helpers.experiment import ROOT, job_counts
 
 from lethe.config.loading import load_experiment
 
-pytestmark = pytest.mark.xdist_group("sequence files")
+pytestmark = pytest.mark.xdist_group("other workflow")
 
 FOLDER = ROOT / "experiments/sequences"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

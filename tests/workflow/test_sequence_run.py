@@ -13,7 +13,7 @@ from helpers.experiment import Workspace, make_experiment
 
 from lethe.matrix import rows
 
-pytestmark = pytest.mark.xdist_group("sequences")
+pytestmark = pytest.mark.xdist_group("other workflow")
 
 SEQUENCES = {
     "orders": {"short": ["add", "upper"], "long": ["reverse", "double", "add"]},

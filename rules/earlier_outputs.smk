@@ -18,20 +18,26 @@ def keep_earlier_outputs():
     # Snakemake's records are written by its own methods, which another version may not have.
     if not can_patch():
         return
-    for job in workflow.dag.needrun_jobs():
-        # A folder of weights would need its space twice. An output of a killed job is not whole.
-        if (
-            not job.output
-            or workflow.dag.reason(job).incomplete_output
-            or not all(Path(file).is_file() for file in job.output)
-        ):
-            continue
-        records = {
-            str(file): workflow.persistence.metadata(file) for file in job.output
-        }
-        EARLIER_JOBS[job] = EARLIER.keep(
-            {file: record and dict(record.items()) for file, record in records.items()}
-        )
+    jobs = [job for job in workflow.dag.needrun_jobs() if has_earlier_outputs(job)]
+    kept = EARLIER.keep([records_of_outputs(job) for job in jobs])
+    EARLIER_JOBS.update(zip(jobs, kept))
+
+
+def has_earlier_outputs(job):
+    """Whether all outputs of a job are whole files.
+
+    A folder of weights would need its space twice. An output of a killed job is not whole.
+    """
+    return (
+        bool(job.output)
+        and not workflow.dag.reason(job).incomplete_output
+        and all(Path(file).is_file() for file in job.output)
+    )
+
+
+def records_of_outputs(job):
+    records = {str(file): workflow.persistence.metadata(file) for file in job.output}
+    return {file: record and dict(record.items()) for file, record in records.items()}
 
 
 def put_earlier_outputs_back():

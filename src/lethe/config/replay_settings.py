@@ -68,10 +68,8 @@ FROM_MEASURED_ROW = ("oracle", "mir_measured", "mir_paper_code")
 FROM_GRADIENTS = ("gradient", "gradient_matching")
 # Strategies that take one example per group of random candidates.
 MIR = ("mir", "mir_measured", "mir_paper_code")
-# Strategies that choose a set as a whole.
-CHOOSES_SETS = ("balanced", "coverage", "gradient_matching", *MIR)
-# Strategies in which `draw` and `temperature` play no part.
-UNWEIGHTED = ("random", *CHOOSES_SETS)
+# Strategies in which `draw` and `temperature` play no part. All but random choose a set as a whole.
+UNWEIGHTED = ("random", "balanced", "coverage", "gradient_matching", *MIR)
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -204,8 +202,9 @@ class Variant(_Changes):
 # the settings existed stay up to date. `ReplayRun.from_parameters` puts them back, so never change
 # one.
 _PAPER_LOSS = {"objective": "text", "dose": "mixed"}
-# Any values, for the runs in which these settings play no part.
-_WITHOUT_EFFECT = {"ratio": 0.5, "temperature": 1.0, "accounting": "add"}
+# The keys of the draw, with values for the runs that do not record them: of a draw, that of the
+# paper; of the others any, because they play no part in such a run.
+_DRAW = {"draw": "softmax", "ratio": 0.5, "temperature": 1.0, "accounting": "add"}
 _USUAL_MIR = {"mir_candidates": 30, "mir_order": "largest"}
 
 
@@ -279,7 +278,7 @@ class ReplayRun(Settings):
 
     def describe(self) -> dict[str, Any]:
         """The settings that an advice lists; None where a setting plays no part in the run."""
-        has_temperature = self.replays and self.draw == "softmax" and self._is_weighted
+        has_temperature = "temperature" in self._keys_of_draw
         temperature = self.model_dump(mode="json")["temperature"] if has_temperature else None
         if isinstance(temperature, dict):
             [(unit, value)] = temperature.items()
@@ -298,9 +297,8 @@ class ReplayRun(Settings):
         }
 
     @property
-    def _is_weighted(self) -> bool:
-        """Whether examples are drawn by the softmax of scores."""
-        return self.strategy not in UNWEIGHTED
+    def _keys_of_draw(self) -> set[str]:
+        return _keys_of_the_draw(self.strategy, self.draw)
 
     @property
     def recipe_changes(self) -> dict[str, Any]:
@@ -337,11 +335,10 @@ class ReplayRun(Settings):
             Whether the run's recipe has a KL term at the new examples' prompts. Its live teacher
             then has the type of the replay's, also where the replay's teacher is stored.
         """
-        of_draw = _keys_of_the_draw(self.strategy, self.draw)
-        values = self.model_dump(mode="json", include=of_draw - {"draw"})
+        values = self.model_dump(mode="json", include=self._keys_of_draw - {"draw"})
         if self.replays:
             values |= self._changed(_PAPER_LOSS)
-            if "draw" in of_draw:
+            if "draw" in self._keys_of_draw:
                 values["draw"] = self.draw
             if self.dose != "mixed":
                 values["weight"] = self.weight
@@ -364,8 +361,7 @@ class ReplayRun(Settings):
 
     def with_effect(self) -> dict[str, Any]:
         """The settings that play a part in this run; two runs with equal ones are one run."""
-        keys = _keys_of_the_draw(self.strategy, self.draw)
-        keys |= {"strategy", "recipe", "interpolate", "heldout_kl"}
+        keys = self._keys_of_draw | {"strategy", "recipe", "interpolate", "heldout_kl"}
         if self.replays:
             keys |= {"objective", "dose"}
             if self.dose != "mixed":
@@ -401,9 +397,8 @@ class ReplayRun(Settings):
     @classmethod
     def from_parameters(cls, name: str, parameters: dict[str, Any]) -> "ReplayRun":
         """The run that `parameters` describes; `recipe` is left out, it is part of the job's."""
-        left_out = {"strategy": name, "weight": 1.0, "prediction": "gaussian", "draw": "softmax"}
-        left_out |= _PAPER_LOSS | _WITHOUT_EFFECT
-        return cls(name=name, **left_out | parameters)
+        left_out = {"strategy": name, "weight": 1.0, "prediction": "gaussian"}
+        return cls(name=name, **left_out | _PAPER_LOSS | _DRAW | parameters)
 
 
 def _keys_of_the_draw(strategy: str, draw: str) -> set[str]:
@@ -428,8 +423,7 @@ def parameters_of_today(name: str, recorded: Mapping[str, Any]) -> dict[str, Any
         Name of the run, which is its strategy if `recorded` names none.
     """
     strategy = recorded.get("strategy", name)
-    of_draw = _keys_of_the_draw(strategy, recorded.get("draw", "softmax"))
-    without_effect = {*_WITHOUT_EFFECT, "draw"} - of_draw
+    without_effect = _DRAW.keys() - _keys_of_the_draw(strategy, recorded.get("draw", "softmax"))
     return {key: value for key, value in recorded.items() if key not in without_effect}
 
 

@@ -4,17 +4,19 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from lethe.files import write_text
 from lethe.jobs.owner import Owner, read_owner, wait_for_jobs
 
-# Files in a process's folder: who the process is, and one line for each job.
+# Files in a process's folder: who the process is, and for which jobs it keeps which outputs.
 OWNER = "owner.json"
-JOBS = "jobs.jsonl"
+JOBS = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class EarlierJob:
     def has_outputs(self) -> bool:
         """Whether all of its outputs exist, the earlier or new ones."""
         return all(Path(output).exists() for output in self.records)
+
+    def described(self) -> dict[str, list[Any]]:
+        """Output -> the name of its kept file, and its record, as JSON values."""
+        return {output: [path.name, self.records[output]] for output, path in self.kept.items()}
 
     def put_back(self) -> None:
         """Puts the earlier outputs back, with their times. The second names stay."""
@@ -66,30 +72,31 @@ class EarlierOutputs:
         self._all = folder
         # This process's folder, once there is something to keep.
         self._folder: Path | None = None
-        self._count = 0
 
-    def keep(self, records: Mapping[str, dict[str, Any] | None]) -> EarlierJob:
-        """Gives each output of a job a second name.
+    def keep(self, jobs: Sequence[Mapping[str, dict[str, Any] | None]]) -> list[EarlierJob]:
+        """Gives each output of all jobs that run again a second name, before the first one starts.
 
         Parameters
         ----------
-        records
-            Output -> Snakemake's record of it, which can be written as JSON.
+        jobs
+            Output -> Snakemake's record of it, which can be written as JSON, for each job.
         """
-        if self._folder is None:
-            owner = Owner.of_process(os.getpid())
-            self._folder = self._all / owner.variable().replace(":", "-")
-            self._folder.mkdir(parents=True)
-            owner.write(self._folder / OWNER)
-        kept = {}
-        for output in records:
-            kept[output] = self._folder / str(self._count)
-            self._count += 1
-            _link(output, kept[output])
-        line = {output: [path.name, records[output]] for output, path in kept.items()}
-        with (self._folder / JOBS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        return EarlierJob(records, kept)
+        if not jobs:
+            return []
+        owner = Owner.of_process(os.getpid())
+        self._folder = self._all / owner.variable().replace(":", "-")
+        self._folder.mkdir(parents=True)
+        owner.write(self._folder / OWNER)
+        numbers = count()
+        earlier = []
+        for records in jobs:
+            kept = {output: self._folder / str(next(numbers)) for output in records}
+            for output, path in kept.items():
+                _link(output, path)
+            earlier.append(EarlierJob(records, kept))
+        # On the disk before the first job removes anything.
+        write_text(self._folder / JOBS, json.dumps([job.described() for job in earlier]))
+        return earlier
 
     def clear(self) -> None:
         """Removes the second names."""
@@ -143,18 +150,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _read_jobs(folder: Path) -> list[EarlierJob]:
     """The jobs of a process whose second names are all there."""
-    jobs = []
     try:
-        lines = (folder / JOBS).read_text("utf-8").splitlines()
+        described = json.loads((folder / JOBS).read_text("utf-8"))
     except FileNotFoundError:
-        # Earlier versions did not write it.
+        # It was killed before it had started a job, or is of an earlier version.
         return []
-    for line in lines:
-        try:
-            entries = json.loads(line)
-        except ValueError:
-            # It was killed while it wrote this line. It had started no job yet.
-            break
+    jobs = []
+    for entries in described:
         kept = {output: folder / name for output, (name, _) in entries.items()}
         # It may have been killed while it removed them, at its end.
         if all(path.exists() for path in kept.values()):

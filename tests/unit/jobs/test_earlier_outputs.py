@@ -22,7 +22,8 @@ def outputs(tmp_path):
 
 
 def keep(earlier, outputs):
-    return earlier.keep({str(file): {"rule": file.name} for file in outputs})
+    [job] = earlier.keep([{str(file): {"rule": file.name} for file in outputs}])
+    return job
 
 
 @pytest.mark.parametrize("has_links", [True, False])
@@ -45,8 +46,10 @@ def test_removed_outputs_come_back_with_their_times(outputs, tmp_path, monkeypat
 
 def test_outputs_of_one_job_come_back_together(outputs, tmp_path):
     job = keep(EarlierOutputs(tmp_path / "kept"), outputs)
-    outputs[0].unlink()
-    outputs[0].write_text("new")
+    for file in outputs:
+        file.unlink()
+        file.write_text("new")
+    assert job.has_outputs(), "made again, so that none has to come back"
     outputs[1].unlink()
     assert not job.has_outputs()
     job.put_back()
@@ -59,7 +62,7 @@ def start_keeping(folder, outputs, then="pass"):
         "import sys; from pathlib import Path; "
         "from lethe.jobs.earlier_outputs import EarlierOutputs; "
         "earlier = EarlierOutputs(Path(sys.argv[1])); "
-        "job = earlier.keep({file: {'rule': Path(file).name} for file in sys.argv[2:]}); "
+        "[job] = earlier.keep([{file: {'rule': Path(file).name} for file in sys.argv[2:]}]); "
         f"print(flush=True); sys.stdin.readline(); {then}"
     )
     process = subprocess.Popen(
@@ -110,11 +113,23 @@ def test_who_may_only_read_the_results_leaves_them_alone(killed, outputs, tmp_pa
     assert (tmp_path / "kept").exists()
 
 
-def test_a_job_that_was_only_half_written_down_had_not_started(killed, outputs, tmp_path):
-    [jobs] = (tmp_path / "kept").glob("*/jobs.jsonl")
-    jobs.write_text(jobs.read_text() + jobs.read_text()[:20])
+def test_a_run_that_had_not_written_down_its_jobs_had_started_none(killed, outputs, tmp_path):
+    [jobs] = (tmp_path / "kept").glob("*/jobs.json")
+    jobs.rename(jobs.with_name(".jobs.json.1.part"))
     [(_, found)] = EarlierOutputs(tmp_path / "kept").killed_runs()
-    assert len(found) == 1
+    assert found == []
+    assert not (tmp_path / "kept").exists()
+
+
+def test_several_jobs_keep_their_outputs_apart(outputs, tmp_path):
+    earlier = EarlierOutputs(tmp_path / "kept")
+    assert earlier.keep([]) == [] and not (tmp_path / "kept").exists()
+    first, second = earlier.keep([{str(file): None} for file in outputs])
+    for file in outputs:
+        file.unlink()
+    second.put_back()
+    assert not first.has_outputs() and second.has_outputs()
+    assert outputs[1].read_text() == "old eval"
 
 
 def test_a_kept_output_that_is_gone_is_not_put_back(killed, outputs, tmp_path):

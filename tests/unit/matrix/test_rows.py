@@ -307,3 +307,12 @@ def test_a_disk_that_fills_up_leaves_the_row_that_was_there(path):
     assert done.returncode != 0 and "File too large" in done.stderr
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_row_of_an_earlier_version_says_no_more_whether_weights_were_kept(tmp_path, kept):
+    row = made()
+    settings = row.settings | {"recipe": {"steps": 3, "keep_weights": kept}}
+    rows.write_row(tmp_path / "row.parquet", replace(row, settings=settings))
+    again = rows.read_row(tmp_path / "row.parquet")
+    assert again.settings == row.settings | {"recipe": {"steps": 3}}

@@ -1144,7 +1144,8 @@ class RuleParameters:
         """The recipe of a replay run: the task's, with the changes of a variant."""
         run = self.experiment.settings.replay.resolve(strategy)
         recipe = run.apply_to(self.experiment.recipe(model)).of_result()
-        if self.experiment.settings.recipe.group_steps:
+        # A variant may have such steps although the experiment has none, or none although it has.
+        if recipe["group_steps"] or self.experiment.settings.recipe.group_steps:
             recipe["group"] = self.experiment.tasks[task].group
         return recipe
 

@@ -818,6 +818,15 @@ def test_settings_without_effect_that_an_earlier_version_recorded_rerun_nothing(
         assert parameters.earlier_parameter(file, recorded) == recorded
 
 
+def test_a_fine_tune_whose_steps_depend_on_the_group_records_the_group(load):
+    short = {"strategy": "random", "recipe": {"group_steps": {"numbers": 3}}}
+    replay = TINY["replay"] | {"variants": {"short": short}}
+    parameters = RuleParameters(load(replay=replay))
+    assert "group" not in parameters.replay_recipe("olmo", "add", "random")
+    of_variant = parameters.replay_recipe("olmo", "add", "short")
+    assert (of_variant["group"], of_variant["group_steps"]) == ("numbers", {"numbers": 3})
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_recipe_records_no_more_whether_weights_are_kept(load, kept):
     experiment = load(recipe=TINY["recipe"] | {"keep_weights": kept, "group_steps": {"words": 9}})

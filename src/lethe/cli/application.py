@@ -82,7 +82,7 @@ def guide(version: VersionOption = False) -> None:
     Run the complete workflow of an experiment, and look at its files::
 
       lethe run experiments/smollm2.yaml --cores 2
-      lethe show results/default/olmo-0.7m/rows/paragraph.parquet
+      lethe show results/default/olmo-0.7m/rows/tense.parquet
 
     Every verb explains itself: lethe VERB --help.
 

@@ -490,16 +490,25 @@ def _unknown_tasks(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
         return []
     problems = []
     groups = {task.group for task in tasks.values()}
-    for group in settings.recipe.group_steps:
-        if group not in groups:
-            problems.append(
-                f"recipe.group_steps: {group!r} is no group of the task table"
-                f"{suggest(group, groups)}"
-            )
+    for key, named in _groups_with_steps(settings).items():
+        for group in named:
+            if group not in groups:
+                problems.append(
+                    f"{key}: {group!r} is no group of the task table{suggest(group, groups)}"
+                )
     for task in settings.noise.tasks if settings.noise else []:
         if task not in tasks:
             problems.append(f"noise.tasks: {task!r} is not in the task table{suggest(task, tasks)}")
     return problems
+
+
+def _groups_with_steps(settings: Experiment) -> dict[str, list[str]]:
+    """Names of the groups that have steps of their own, by the key that gives them."""
+    named = {"recipe.group_steps": list(settings.recipe.group_steps)}
+    for name in settings.replay.variants if settings.replay else []:
+        changes = settings.replay.resolve(name).recipe_changes
+        named[f"replay.variants.{name}.recipe.group_steps"] = list(changes.get("group_steps", {}))
+    return named
 
 
 def _missing_files(settings: Experiment, tasks: dict[str, Task], folder: Path) -> list[str]:

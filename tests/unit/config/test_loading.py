@@ -430,6 +430,11 @@ def test_a_group_with_steps_of_its_own_must_be_in_the_table(experiment):
     assert "recipe.group_steps: 'h' is no group of the task table" in problems(
         {**config, "recipe": {"group_steps": {"h": 5}}}, folder
     )
+    short = {"strategy": "random", "recipe": {"group_steps": {"h": 5}}}
+    replay = {"strategies": ["random"], "variants": {"short": short}}
+    assert "replay.variants.short.recipe.group_steps: 'h' is no group" in problems(
+        {**config, "replay": replay}, folder
+    )
 
 
 def test_models_are_compared_on_no_more_rows_than_there_are(experiment):

@@ -71,7 +71,7 @@ _TASK_IN_OUTPUT = {
 
 
 def task_of_job(rule: str, output: str) -> str | None:
-    """Returns the task that a job is about, or None if it is about no task alone.
+    """Returns the task of a job, or None if the job concerns several tasks or none.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class ResultFiles:
 
     @cached_property
     def models(self) -> list[str]:
-        """Names of all that has a Z: models, or else the user's own matrices."""
+        """Names of everything that has a Z: models, or else the user's own matrices."""
         return list(self.experiment.settings.models) or list(self.experiment.own_matrices)
 
     @cached_property

@@ -114,12 +114,26 @@ def measure(
 
 
 def fail(how: str, gpus: int) -> None:
-    """Process 1 ends; process 0 would wait for it."""
-    if distributed.rank() == 1 and how == "error":
-        raise LetheError("task x: the disk is on fire; call somebody")
-    if distributed.rank() == 1:
+    """One process ends, the first only with `how` "first killed"; the other would wait for it."""
+    if distributed.rank() == (how != "first killed"):
+        if how == "error":
+            raise LetheError("task x: the disk is on fire; call somebody")
+        if how == "bug":
+            raise ZeroDivisionError("one by nothing")
         os.kill(os.getpid(), signal.SIGKILL)
     distributed.all_gather(None)
+
+
+def count_interrupts(folder: Path, gpus: int) -> None:
+    """Writes how often Ctrl-C was heard within a second of the first time."""
+    heard = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    (folder / f"{distributed.rank()}.ready").touch()
+    until = time.monotonic() + 60
+    while not heard and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(1)
+    (folder / f"{distributed.rank()}.heard").write_text(str(len(heard)))
 
 
 def outlive(gpus: int) -> None:

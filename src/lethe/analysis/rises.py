@@ -43,7 +43,8 @@ def describe_rises(
     -------
     `worst_domain` and its mean `worst_domain_forgetting`; `rise_share`, the share of examples
     that rise by more than the noise floor, and `rise_mean`, their mean rise (NaN if none does);
-    `drift`, the mean absolute change. All but the first are numbers, in nats but for the share.
+    `drift`, the mean absolute change. `worst_domain` is a name and `rise_share` a share; the others
+    are in nats.
     """
     measured = np.isfinite(forgetting)
     values = np.asarray(forgetting, dtype=float)[measured]

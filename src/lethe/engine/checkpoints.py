@@ -155,7 +155,12 @@ class Checkpoint:
                     save_file(full, unfinished, metadata=metadata)
             except (OSError, SafetensorError) as error:
                 written = False
-                _log.warning("%s: not saved, the job goes on without (%s)", path, error)
+                _log.warning(
+                    "%s: could not be saved (%s); the job continues, but a restart repeats this "
+                    "part",
+                    path,
+                    error,
+                )
         # All processes wait here until it is written.
         written = all(distributed.all_gather(written))
         self._saved = self._saved and written

@@ -4,13 +4,11 @@ Every share between the two is a model of its own, and costs no training: forget
 loss along the line are scored from one fine-tune (arXiv 2109.01903, section 3).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-
-Measured = TypeVar("Measured")
 
 
 def base_weights(model: Any, base: Any | None = None) -> dict[str, torch.Tensor]:
@@ -80,17 +78,3 @@ def interpolated(model: Any, base: dict[str, torch.Tensor], share: float) -> Ite
             for name, parameter in model.named_parameters():
                 if name in tuned:
                     parameter.copy_(tuned[name])
-
-
-def measure_shares(
-    model: Any,
-    base: dict[str, torch.Tensor],
-    shares: Sequence[float],
-    measure: Callable[[], Measured],
-) -> dict[float, Measured]:
-    """The value of `measure` at each share; the model is fine-tuned again afterwards."""
-    values = {}
-    for share in shares:
-        with interpolated(model, base, share):
-            values[share] = measure()
-    return values

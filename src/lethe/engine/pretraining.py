@@ -51,7 +51,10 @@ def pack(documents: Sequence[list[int]], context: int, end: int, seed: int) -> l
         joined.append(end)
     sequences = [joined[i : i + context] for i in range(0, len(joined) - context + 1, context)]
     if not sequences:
-        raise LetheError(f"the corpus has {len(joined)} tokens, fewer than one context {context}")
+        raise LetheError(
+            f"the corpus has {len(joined)} tokens, fewer than one context of {context}; raise "
+            "upstream.corpus_words, or lower pretraining.context of the model"
+        )
     return sequences
 
 

@@ -8,6 +8,7 @@ import torch
 from lethe.config.model_settings import Recipe
 from lethe.data.tokens import Tokens
 from lethe.engine.batches import collate, token_losses
+from lethe.errors import LetheError
 
 
 class Anchor:
@@ -51,12 +52,15 @@ def diagonal_fisher(
 
     Raises
     ------
-    ValueError
+    LetheError
         If no example carries loss.
     """
     usable = [example for example in examples if example.scored]
     if not usable:
-        raise ValueError("ewc needs upstream examples that carry loss")
+        raise LetheError(
+            "recipe.ewc: no replayable upstream example has a token that carries loss; give "
+            "upstream examples that are not held out, or leave ewc out"
+        )
     was_training = model.training
     model.eval()
     sums = [torch.zeros_like(p) for p in parameters]

@@ -54,16 +54,19 @@ def planned_steps(recipe: Recipe, examples: int, group: str = "") -> int:
     return max(1, min(steps, math.ceil(recipe.max_epochs * examples / recipe.batch)))
 
 
-def stream(count: int, length: int, seed: int) -> list[int]:
+def stream(count: int, length: int, seed: int, title: str) -> list[int]:
     """Indices of `length` examples: epoch after epoch of `count`, each in a new random order.
 
     Raises
     ------
     LetheError
-        If there is no example to choose from.
+        If there is no example to choose from; the message begins with `title`.
     """
     if count < 1:
-        raise LetheError("no training example has a token that carries loss")
+        raise LetheError(
+            f"{title}: no training example has a token that carries loss; look at the answers of "
+            "the task, or raise recipe.max_tokens"
+        )
     rng = random.Random(f"{seed}/order")
     order: list[int] = []
     while len(order) < length:

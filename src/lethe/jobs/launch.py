@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from lethe.jobs import calls, process
 # Long, because a process that dies is noticed by the process that started it, not by waiting.
 _PATIENCE = timedelta(hours=6)
 _SECONDS_TO_LEAVE = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_in_shards(
@@ -23,8 +25,8 @@ def run_in_shards(
 ) -> None:
     """Calls `function(**arguments)` in several processes at once.
 
-    Process 0 writes the log. If one process fails, all end, and the messages of that process are
-    added to the log. Signals go to all processes.
+    Process 0 writes the log. If one process fails, all end, and what that process said, or what
+    killed it, is added to the log. Signals go to all processes.
     """
     import torch.multiprocessing as mp
 
@@ -41,7 +43,7 @@ def run_in_shards(
                 if child.is_alive():
                     os.kill(child.pid, number)
 
-        before = {number: signal.signal(number, forward) for number in (15, 2)}
+        before = {number: signal.signal(number, forward) for number in _SIGNALS}
         try:
             while not context.join(timeout=1, grace_period=_SECONDS_TO_LEAVE):
                 pass
@@ -53,15 +55,28 @@ def run_in_shards(
 
 
 def _report_failure(error: Any, folder: str, log: str) -> int:
-    """Adds the messages of the failed process to the terminal and the log; the exit status."""
+    """Adds what the failed process said to the terminal and the log; the exit status.
+
+    Process 0 says it there itself, unless it is killed or fails before the job's function begins.
+    """
     failed = error.error_index
-    if failed:
-        messages = Path(folder, f"{failed}.log").read_text("utf-8", errors="replace")
-        text = f"process {failed} of the job ended first; its messages:\n{messages}"
-        print(text, file=sys.stderr)
-        with open(log, "a", encoding="utf-8") as stream:
-            stream.write(text)
-    code = getattr(error, "exit_code", 1)
+    # A process without an exit code of its own raised an error before the function began.
+    code = getattr(error, "exit_code", None)
+    said = Path(folder, f"{failed}.log")
+    messages = said.read_text("utf-8", errors="replace") if said.exists() else ""
+    if code is None:
+        messages += error.msg
+    text = ""
+    if failed or messages:
+        text = f"process {failed} of the job ended first; its messages:\n{messages.rstrip()}\n"
+    if code is not None and code < 0:
+        text += f"error: process {failed} of the job {process.killed_by(-code)}\n"
+    print(text, end="", file=sys.stderr)
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as stream:
+        stream.write(text)
+    if code is None:
+        return 1
     return code if code > 0 else 128 - code
 
 
@@ -69,10 +84,14 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
     import torch
     import torch.distributed as dist
 
+    # Ctrl-C reaches the process that started this one, which passes it on. Directly from the
+    # terminal it would come twice, and the second ends a job without saving.
+    os.setsid()
     os.environ |= {"LETHE_RANK": str(number), "LETHE_PROCESSES": str(processes)}
     if number:
-        log = str(Path(folder, f"{number}.log"))
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        own = os.open(Path(folder, f"{number}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(own, 2)
+        log = os.devnull
     request = calls.from_json(call)
     on_gpu = bool(request["arguments"].get("gpus")) and torch.cuda.is_available()
     if on_gpu:
@@ -84,7 +103,12 @@ def _process(number: int, processes: int, folder: str, call: str, log: str) -> N
         world_size=processes,
         timeout=_PATIENCE,
     )
-    code = process.exit_status(request["function"], log, **request["arguments"])
+    code = 1
+    try:
+        code = process.exit_status(request["function"], log, **request["arguments"])
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
     if code == 0:
         dist.destroy_process_group()
     # To tear down torch's threads aborts now and then, which would hide the status.

@@ -221,7 +221,8 @@ def wait_for_jobs(owner: Owner) -> None:
         if time.monotonic() > end:
             raise LetheError(
                 f"a run in this folder was killed, and its jobs do not end: processes {numbers}; "
-                "look at them (ps -fp NUMBER), end them, and run again"
+                "look at them (ps -fp NUMBER), wait for them or end them (jobs of a cluster with "
+                "scancel), and run again"
             )
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         numbers = processes_of(owner)

@@ -102,6 +102,18 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
             raise
 
 
+def killed_by(number: int) -> str:
+    """Says which signal killed a job, and what to do if it was probably the lack of memory."""
+    name = signal.Signals(number).name
+    if number != signal.SIGKILL:
+        return f"was killed by {name}"
+    # The kernel ends a process with SIGKILL if the memory runs out.
+    return (
+        f"was killed by {name}, probably because memory ran out; run fewer jobs at once, or make "
+        "batches smaller (recipe.micro_batch, scoring.tokens_per_batch)"
+    )
+
+
 def exit_status(function: Callable[..., None], log: str, **arguments: Any) -> int:
     """Calls `run_in_process` and returns the status to leave with: 0, or that of its SystemExit.
 

@@ -49,8 +49,8 @@ def run(
     processes
         Processes that share the job's model, one per GPU.
     arguments
-        Arguments of `function`. With `warm_start` or several processes: JSON values, paths, and
-        Snakemake's lists of files.
+        Arguments of `function`. With `warm_start` or several processes, what
+        `lethe.jobs.calls.to_json` can hand over.
 
     Raises
     ------

@@ -51,7 +51,8 @@ def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bo
     function
         A function of a script that can be imported.
     arguments
-        JSON values, paths, and Snakemake's lists of files.
+        What `lethe.jobs.calls.to_json` can hand over: JSON values, paths, settings, and
+        Snakemake's lists of files.
 
     Returns
     -------
@@ -73,9 +74,11 @@ def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bo
     if not started:
         return False
     if code < 0:
-        # The kernel ends a process with SIGKILL if the memory runs out.
-        reason = ", probably because memory ran out" if code == -signal.SIGKILL else ""
-        raise SystemExit(f"error: the job was killed by {signal.Signals(-code).name}{reason}")
+        reason = f"error: the job {process.killed_by(-code)}"
+        # On a full disk the log lacks the reason, but the terminal has it.
+        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as stream:
+            stream.write(f"{reason}\n")
+        raise SystemExit(reason)
     if code:
         raise SystemExit(code)
     return True

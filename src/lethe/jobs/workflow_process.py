@@ -96,7 +96,7 @@ class FailureSummary:
     _in_failed_rule: bool = False
     _lists_problems: bool = False
 
-    def shown(self, line: str) -> bool:
+    def note(self, line: str) -> bool:
         """Notes a line; False if it belongs to a traceback, which is not for the terminal."""
         text = line.rstrip("\n")
         if text.startswith("Traceback (most recent call last)"):
@@ -110,10 +110,10 @@ class FailureSummary:
         elif self._explains_exception:
             self.exception = text.strip()
         self._explains_exception = _EXCEPTION.match(text) is not None
-        self._note(text)
+        self._sort(text)
         return True
 
-    def _note(self, text: str) -> None:
+    def _sort(self, text: str) -> None:
         after_error = self._lists_problems
         self._lists_problems = text.startswith("error: ")
         if self._lists_problems:
@@ -207,7 +207,7 @@ def _show(lines: Iterable[str], stream: TextIO) -> FailureSummary:
     """Shows Snakemake's messages as they come, without tracebacks."""
     summary = FailureSummary()
     for line in lines:
-        if summary.shown(line):
+        if summary.note(line):
             stream.write(line)
             stream.flush()
     return summary

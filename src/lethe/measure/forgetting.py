@@ -180,7 +180,7 @@ class Job:
         train = tokenise(
             reader.tokenizer, self.train, self.recipe.max_tokens, self.recipe.truncation
         )
-        training_stream = self._training_stream(train)
+        training_stream = self._training_stream(train, title)
         pool = replay.examples if replay else []
         replay = self._tokenised(replay, reader.tokenizer)
         for examples in (train.examples, replay.examples if replay else []):
@@ -340,11 +340,11 @@ class Job:
         """SHA-256 of the task's examples."""
         return {"train": _digest(self.train), "evaluation": _digest(self.evaluation)}
 
-    def _training_stream(self, train: Tokenised) -> list[Tokens]:
+    def _training_stream(self, train: Tokenised, title: str) -> list[Tokens]:
         """The task's examples in the order in which they are trained on."""
         usable = [example for example in train.examples if example.scored]
         steps = planned_steps(self.recipe, len(self.train), self.group)
-        order = stream(len(usable), steps * self.recipe.batch, self.recipe.seed)
+        order = stream(len(usable), steps * self.recipe.batch, self.recipe.seed, title)
         return [usable[i] for i in order]
 
     def _tokenised(self, replay: ReplayTerm | None, tokenizer: Any) -> ReplayTerm | None:

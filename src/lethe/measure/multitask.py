@@ -58,9 +58,10 @@ def measure_multitask(
     seed_of_mixture = job.recipe.seed + seed
     training: list[Example] = []
     evaluation: list[Example] = []
-    for task in tasks.values():
+    for name, task in tasks.items():
         length = task.steps * job.recipe.batch
-        for position in stream(len(task.training), length, seed_of_mixture):
+        of_task = f"{title}, task {name}"
+        for position in stream(len(task.training), length, seed_of_mixture, of_task):
             training.append(task.training[position])
         evaluation += task.evaluation
     steps = sum(task.steps for task in tasks.values())

@@ -50,7 +50,7 @@ def compare(
     tasks = list(dict.fromkeys(run["task"] for run in runs))
     records: list[dict[str, Any]] = []
     for name in names:
-        seeds = len({run["seed"] for run in runs})
+        seeds = len({run["seed"] for run in runs if run["strategy"] == name})
         records.append({"strategy": name, "tasks": len(tasks), "seeds": seeds})
     measures = [*MEASURES]
     measures += [measure for measure in RISE_MEASURES if all(measure in run for run in runs)]

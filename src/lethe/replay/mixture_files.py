@@ -107,18 +107,6 @@ def measured_forgetting(
     return dict(zip(row.example_ids, row.forgetting.astype(float).tolist(), strict=True))
 
 
-def predicted_forgetting(
-    predictor: Predictor,
-    probes: Row,
-    upstream: Sequence[UpstreamExample],
-    path: Path,
-    sibling: Row | None = None,
-) -> dict[str, float]:
-    """Forgetting in nats by example id; arguments and errors as of `predict_from_row`."""
-    prediction = predict_from_row(predictor, probes, upstream, path, sibling=sibling)
-    return by_example(predictor, prediction)
-
-
 def by_example(predictor: Predictor, prediction: Prediction) -> dict[str, float]:
     """Predicted forgetting in nats by example id."""
     values = np.asarray(prediction.forgetting, float).tolist()

@@ -91,9 +91,7 @@ class PhasedChoice:
         LetheError
             If the pool lacks something that the strategy needs, or no example is left.
         """
-        for part in STRATEGIES[run.strategy].needs:
-            if getattr(pool, part) is None:
-                raise LetheError(f"replay {run.name}: strategy {run.strategy!r} needs {part}")
+        STRATEGIES[run.strategy].check(pool, run)
         measured = np.flatnonzero(np.isfinite(pool.base_losses))
         if not len(measured):
             raise LetheError(f"replay {run.name}: no replayable example has a base loss")

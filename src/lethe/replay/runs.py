@@ -361,10 +361,11 @@ def rises_after_virtual_step(
     pool = [example for example in upstream if example.split == "replayable"]
     size = min(len(pool), candidates)
     measured = [pool[i] for i in draw_softmax(np.zeros(len(pool)), size, [*seed, 1])]
-    step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant"}
+    # A whole step, also where the fine-tuned weights are averaged over the steps or with the base
+    # model's.
+    step = {"steps": 1, "group_steps": {}, "warmup_steps": 0, "decay": "constant", "ema": None}
     folder = None if job.unfinished is None else job.unfinished / "virtual_step"
     recipe = job.recipe.model_copy(update=step)
-    # A whole step, also where the fine-tuned weights are averaged with the base model's afterwards.
     virtual = replace(job, recipe=recipe, unfinished=folder, share_of_change=None)
     # Imported here because torch takes seconds.
     import torch
@@ -389,15 +390,20 @@ def rises_after_virtual_step(
 
 def _report_random_draw(run: ReplayRun, choice: Choice, title: str) -> None:
     """Warns of a strategy whose weights are so even that the draw is random in effect."""
-    if run.strategy not in ("random", "balanced") and choice.is_random:
-        _log.warning(
-            "%s: this is random replay in effect, because the effective sample size %.0f is above "
-            "%.0f %% of the %d replayable examples; lower replay.temperature",
-            title,
-            choice.effective_sample_size,
-            100 * RANDOM_SHARE,
-            choice.pool,
-        )
+    if run.strategy in ("random", "balanced") or not choice.is_random:
+        return
+    remedy = "lower replay.temperature"
+    if choice.temperature is None:
+        remedy = "lower replay.ratio or give more upstream examples"
+    _log.warning(
+        "%s: this is random replay in effect, because the effective sample size %.0f is above "
+        "%.0f %% of the %d replayable examples; %s",
+        title,
+        choice.effective_sample_size,
+        100 * RANDOM_SHARE,
+        choice.pool,
+        remedy,
+    )
 
 
 def without_replay(

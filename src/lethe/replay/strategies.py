@@ -127,6 +127,12 @@ class Strategy:
 
     needs: tuple[str, ...] = ()
 
+    def check(self, pool: Pool, run: ReplayRun) -> None:
+        """Raises LetheError, naming the run, if the pool lacks something that is needed."""
+        for part in self.needs:
+            if getattr(pool, part) is None:
+                raise LetheError(f"replay {run.name}: strategy {run.strategy!r} needs {part}")
+
     def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
         """Chooses `count` examples of the pool; the same seed chooses the same ones.
 
@@ -314,13 +320,14 @@ class MostForgottenOfGroup(Strategy):
 class Coverage(Strategy):
     """Replays a set that is predicted to bring the whole row back to zero.
 
-    Needs the prediction of `replay.prediction` and the rows of the other tasks. With f_j = column
-    j of these rows / sqrt(M) and their mean f over the pool, it repeatedly takes the example j of
-    the largest r_j (f_j' S f) / (f_j' S f_j + noise). Then r and S are conditioned on forgetting 0
-    at j: r -= (F' S f_j) r_j / (f_j' S f_j + noise), S -= S f_j f_j' S / (f_j' S f_j + noise). It
+    Needs the prediction of `replay.prediction` and the rows of the other tasks. With f_j = column j
+    of these rows / sqrt(M) and their mean f over the pool, it repeatedly takes the example j of the
+    largest r_j (f_j' S f) / (f_j' S f_j + noise). Then r and S are conditioned on forgetting 0 at
+    j: r -= (F' S f_j) r_j / (f_j' S f_j + noise), S -= S f_j f_j' S / (f_j' S f_j + noise). It
     starts with r = the prediction and S = identity (M, M). No example is taken twice before all
-    are, and no domain gives more than `cap` of the draws while another has examples left. Among
-    equal examples the first of the pool is taken, so the choice does not depend on the seed.
+    are. While another domain has examples left, no domain gives more than `cap` of the draws, or
+    more than an equal part of them where that is larger. Among equal examples the first of the pool
+    is taken, so the choice does not depend on the seed.
 
     Parameters
     ----------
@@ -506,8 +513,6 @@ def choose_replayed(
         If the strategy needs something that the pool lacks, or no example can be replayed.
     """
     strategy = STRATEGIES[run.strategy]
-    for part in strategy.needs:
-        if getattr(pool, part) is None:
-            raise LetheError(f"replay {run.name}: strategy {run.strategy!r} needs {part}")
+    strategy.check(pool, run)
     choice = strategy.choose(pool, run, count, seed)
     return [pool.examples[i] for i in choice.indices], choice

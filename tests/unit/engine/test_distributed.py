@@ -1,7 +1,13 @@
 """A job in two processes is the job of one, up to the order of sums."""
 
 import json
+import os
+import runpy
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -182,15 +188,63 @@ def test_asked_to_stop_both_leave_together_and_end_with_the_same_bytes(
     assert not (tmp_path / "stopped/llama-unfinished").exists()
 
 
-@pytest.mark.parametrize(("how", "code"), [("error", 1), ("killed", 137)])
-def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, how, code):
+@pytest.mark.parametrize(
+    ("how", "code", "last"),
+    [
+        ("error", 1, "error: task x: the disk is on fire; call somebody"),
+        ("bug", 1, "ZeroDivisionError: one by nothing"),
+        ("killed", 137, "error: process 1 of the job was killed by SIGKILL, probably because"),
+        ("first killed", 137, "error: process 0 of the job was killed by SIGKILL, probably"),
+    ],
+)
+def test_a_process_that_dies_ends_the_job_and_is_quoted(tmp_path, capfd, how, code, last):
     log = tmp_path / "log"
     with pytest.raises(SystemExit) as left:
         launch.run_in_shards(shared.fail, str(log), 2, how=how, gpus=0)
     assert left.value.code == code
-    said = log.read_text()
-    assert "process 1 of the job ended first" in said
-    assert ("the disk is on fire; call somebody" in said) == (how == "error")
+    for said in (log.read_text(), capfd.readouterr().err):
+        assert said.splitlines()[-1].startswith(last) and said.count(last) == 1
+        assert ("process 1 of the job ended first" in said) == (how != "first killed")
+
+
+def test_a_job_whose_processes_cannot_begin_says_why(tmp_path, capfd):
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import os\n"
+        "def work(gpus): ...\n"
+        "if 'LETHE_RANK' in os.environ: raise ImportError('no library of that name')\n"
+    )
+    work = runpy.run_path(str(script))["work"]
+    log = tmp_path / "logs/log"
+    with pytest.raises(SystemExit) as left:
+        launch.run_in_shards(work, str(log), 2, gpus=0)
+    assert left.value.code == 1
+    for said in (log.read_text(), capfd.readouterr().err):
+        assert said.splitlines()[-1] == "ImportError: no library of that name"
+
+
+def test_ctrl_c_in_the_terminal_reaches_every_process_once(tmp_path):
+    """A second one would end them without saving."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from helpers import shared\n"
+        "from lethe.jobs import launch\n"
+        "if __name__ == '__main__':\n"
+        f"    folder = Path({str(tmp_path)!r})\n"
+        "    launch.run_in_shards(\n"
+        "        shared.count_interrupts, str(folder / 'log'), 2, folder=folder, gpus=0\n"
+        "    )\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    job = subprocess.Popen([sys.executable, script], env=environment, start_new_session=True)
+    until = time.monotonic() + 120
+    while len(list(tmp_path.glob("*.ready"))) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    # A terminal sends it to all processes of the group.
+    os.killpg(job.pid, signal.SIGINT)
+    assert job.wait(120) == 0
+    assert [(tmp_path / f"{number}.heard").read_text() for number in (0, 1)] == ["1", "1"]
 
 
 def test_asked_to_stop_when_one_process_is_done_the_others_still_hear_of_it(tmp_path):

@@ -8,7 +8,6 @@ from lethe.engine.interpolation import (
     base_weights,
     interpolate,
     interpolated,
-    measure_shares,
 )
 from lethe.engine.scoring import score
 
@@ -61,9 +60,10 @@ def test_several_shares_are_scored_from_one_fine_tune():
     before = score(model, EXAMPLES, 100).losses
     moved(model)
     after = score(model, EXAMPLES, 100).losses
-    losses = measure_shares(
-        model, base, [0.0, 0.5, 1.0], lambda: score(model, EXAMPLES, 100).losses
-    )
+    losses = {}
+    for share in (0.0, 0.5, 1.0):
+        with interpolated(model, base, share):
+            losses[share] = score(model, EXAMPLES, 100).losses
     assert losses[0.0].tobytes() == before.tobytes()
     assert losses[1.0].tobytes() == after.tobytes()
     assert not (losses[0.5] == before).any() and not (losses[0.5] == after).any()

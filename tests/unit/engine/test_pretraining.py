@@ -119,7 +119,7 @@ def test_packing_shuffles_documents_and_puts_an_end_after_each():
 
 
 def test_a_corpus_that_fills_no_context_is_refused():
-    with pytest.raises(LetheError, match="has 4 tokens, fewer than one context 5"):
+    with pytest.raises(LetheError, match="has 4 tokens, fewer than one context of 5"):
         pack([[1, 2, 3]], 5, end=0, seed=0)
 
 

@@ -7,6 +7,7 @@ from lethe.data.tokens import Tokens
 from lethe.engine.batches import collate, token_losses
 from lethe.engine.regularisation import Anchor, diagonal_fisher
 from lethe.engine.training import fine_tune
+from lethe.errors import LetheError
 
 UPSTREAM = tiny.tokens((20, 1), (11, 1), (30, 1), seed=5)
 TASK = tiny.tokens(*[(20, 4)] * 32)
@@ -31,7 +32,7 @@ def test_the_fisher_information_is_the_mean_of_squared_gradients():
 
 def test_nothing_to_measure_on_is_an_error():
     model = tiny.model("llama")
-    with pytest.raises(ValueError, match="ewc needs upstream examples"):
+    with pytest.raises(LetheError, match="recipe.ewc: no replayable upstream example has a token"):
         diagonal_fisher(model, list(model.parameters()), [Tokens([3], 1)])
 
 

@@ -66,16 +66,16 @@ def test_a_group_of_tasks_takes_its_own_steps():
 
 
 def test_a_stream_goes_through_every_example_once_an_epoch():
-    order = stream(5, 12, seed=3)
+    order = stream(5, 12, seed=3, title="add")
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4]
     assert len(order) == 12
-    assert order == stream(5, 12, seed=3) != stream(5, 12, seed=4)
+    assert order == stream(5, 12, seed=3, title="add") != stream(5, 12, seed=4, title="add")
     assert order[:5] != order[5:10]
 
 
 def test_a_stream_of_nothing_is_an_error_and_not_an_endless_loop():
     with pytest.raises(LetheError, match="no training example"):
-        stream(0, 8, seed=0)
+        stream(0, 8, seed=0, title="add")
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

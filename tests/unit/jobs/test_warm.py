@@ -219,7 +219,8 @@ def test_a_job_that_is_killed_says_that_memory_may_have_run_out(start, tmp_path)
     os.kill(fork, signal.SIGKILL)
     _, error = job.communicate(timeout=20)
     assert job.returncode == 1
-    assert "killed by SIGKILL, probably because memory ran out" in error
+    for said in (error, (tmp_path / "killed.log").read_text()):
+        assert "killed by SIGKILL, probably because memory ran out" in said
     os.kill(server, signal.SIGKILL)
 
 

@@ -36,7 +36,7 @@ PermissionError: [Errno 13] Permission denied: 'results'
 
 def read(text: str) -> tuple[FailureSummary, str]:
     summary = FailureSummary()
-    shown = [line for line in text.splitlines(keepends=True) if summary.shown(line)]
+    shown = [line for line in text.splitlines(keepends=True) if summary.note(line)]
     return summary, "".join(shown)
 
 

@@ -15,11 +15,12 @@ from lethe.data.training_rows import read_new_data
 from lethe.errors import LetheError
 from lethe.matrix.rows import Row
 from lethe.replay.mixture_files import (
+    by_example,
     dose_of,
     loss_words,
     make_mixture,
     measured_forgetting,
-    predicted_forgetting,
+    predict_from_row,
     write_mixture,
     write_replayed,
 )
@@ -115,11 +116,16 @@ def predictor(**changes):
     return Predictor(**fields | changes)
 
 
+def predicted_forgetting(predictor, probes, path, sibling=None):
+    prediction = predict_from_row(predictor, probes, POOL, path, sibling=sibling)
+    return by_example(predictor, prediction)
+
+
 def test_forgetting_is_predicted_from_losses_or_from_differences(tmp_path):
     values = np.linspace(0, 1, len(POOL))
     made = predictor()
     wanted = made.predict(row(values).forgetting[made.index].astype(float)).forgetting
-    by_difference = predicted_forgetting(made, row(values), POOL, tmp_path)
+    by_difference = predicted_forgetting(made, row(values), tmp_path)
     scored = row(values)
     scored = Row(
         example_ids=scored.example_ids,
@@ -128,21 +134,21 @@ def test_forgetting_is_predicted_from_losses_or_from_differences(tmp_path):
         n_tokens=scored.n_tokens,
         settings=scored.settings,
     )
-    by_loss = predicted_forgetting(made, scored, POOL, tmp_path)
+    by_loss = predicted_forgetting(made, scored, tmp_path)
     assert list(by_difference) == ids_of(POOL)
     np.testing.assert_allclose(list(by_difference.values()), wanted, atol=1e-5)
     np.testing.assert_allclose(list(by_loss.values()), wanted, atol=1e-5)
     with pytest.raises(LetheError, match="lacks those of the base model"):
-        predicted_forgetting(predictor(base_losses=None), scored, POOL, tmp_path)
+        predicted_forgetting(predictor(base_losses=None), scored, tmp_path)
     values[5] = np.nan
     with pytest.raises(LetheError, match="probe 'talks-00005' has no loss"):
-        predicted_forgetting(made, row(values), POOL, tmp_path)
+        predicted_forgetting(made, row(values), tmp_path)
     part = row(values).select(ids_of(POOL)[:6])
     with pytest.raises(LetheError, match="lost.parquet: lacks 2 of the 4 examples.*books-00009"):
-        predicted_forgetting(made, part, POOL, tmp_path / "lost.parquet")
+        predicted_forgetting(made, part, tmp_path / "lost.parquet")
     other = predictor(probes=[POOL[0].example] * 4)
     with pytest.raises(LetheError, match="made on another pool"):
-        predicted_forgetting(other, row(values), POOL, tmp_path)
+        predicted_forgetting(other, row(values), tmp_path)
 
 
 def test_the_row_of_a_sibling_enters_the_prediction(tmp_path):
@@ -152,19 +158,19 @@ def test_the_row_of_a_sibling_enters_the_prediction(tmp_path):
     both = predictor(other=other)
     values = np.linspace(0, 1, len(POOL))
     row_of_sibling = row(np.linspace(1, 0, len(POOL)))
-    predicted = predicted_forgetting(both, row(values), POOL, tmp_path, sibling=row_of_sibling)
+    predicted = predicted_forgetting(both, row(values), tmp_path, sibling=row_of_sibling)
     expected = both.predict(
         row(values).forgetting[both.index].astype(float),
         other=row_of_sibling.forgetting.astype(float),
     )
     np.testing.assert_allclose(list(predicted.values()), expected.forgetting, atol=1e-6)
-    without = predicted_forgetting(both, row(values), POOL, tmp_path)
+    without = predicted_forgetting(both, row(values), tmp_path)
     assert predicted != without
     part = row_of_sibling.select(ids_of(POOL)[1:])
     with pytest.raises(LetheError, match="the sibling's row: lacks 1 of the"):
-        predicted_forgetting(both, row(values), POOL, tmp_path, sibling=part)
+        predicted_forgetting(both, row(values), tmp_path, sibling=part)
     with pytest.raises(LetheError, match="holds no rows of one"):
-        predicted_forgetting(made, row(values), POOL, tmp_path, sibling=row_of_sibling)
+        predicted_forgetting(made, row(values), tmp_path, sibling=row_of_sibling)
 
 
 def lines(path):
@@ -271,7 +277,7 @@ def test_new_chats_that_the_pool_holds_out_are_counted(new):
 def test_probes_of_other_lengths_than_the_predictors_are_refused(tmp_path):
     values = np.linspace(0, 1, len(POOL))
     same = predictor(scored_tokens=np.ones(4, dtype=np.int64))
-    assert predicted_forgetting(same, row(values), POOL, tmp_path)
+    assert predicted_forgetting(same, row(values), tmp_path)
     longer = predictor(scored_tokens=np.array([1, 1, 7, 1]))
     with pytest.raises(LetheError, match=r"1 of 4 probes have another number of scored tokens"):
-        predicted_forgetting(longer, row(values), POOL, tmp_path)
+        predicted_forgetting(longer, row(values), tmp_path)

@@ -169,6 +169,11 @@ def test_a_strategy_that_draws_at_random_in_effect_says_so(job, caplog):
     row = run(job, "oracle", scores, temperature=1e4)
     assert row.about["random_in_effect"]
     assert "t, replay oracle: this is random replay in effect" in caplog.text
+    assert "replayable examples; lower replay.temperature" in caplog.text
+    caplog.clear()
+    # Of the twelve examples, twelve are taken: there is no temperature to lower.
+    run(job, "oracle", scores, draw="top", ratio=0.75)
+    assert "replayable examples; lower replay.ratio or give more upstream" in caplog.text
     caplog.clear()
     run(job, "random")
     assert "in effect" not in caplog.text
@@ -325,6 +330,16 @@ def test_mir_takes_its_virtual_step_with_as_many_candidates_as_the_settings_say(
     for changes in ({}, {"mir_candidates": 2}):
         run(job, "mir", **changes)
     assert requested == [30 * 4, 2 * 4]
+
+
+def test_the_virtual_step_of_mir_is_a_whole_one_where_the_weights_are_averaged(job):
+    """The average over one step is nearly the base model."""
+
+    def rises(recipe):
+        changed = replace(job, recipe=job.recipe.model_copy(update=recipe))
+        return runs.rises_after_virtual_step(changed, UPSTREAM, candidates=12, seed=[0], title="t")
+
+    assert rises({"ema": 0.99}) == rises({})
 
 
 def test_mir_that_resumes_takes_no_second_virtual_step(job, tmp_path, monkeypatch):

@@ -43,6 +43,7 @@ Strategy = Literal[
     "gaussian_sibling",
     "domain",
     "coverage",
+    "importance",
     "perplexity",
     "perplexity_median",
     "mir",
@@ -59,7 +60,7 @@ PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
 # The strategy whose prediction also reads another model's rows (`completion.sibling`).
 WITH_SIBLING = "gaussian_sibling"
 # Strategies that work on the prediction of the method `replay.prediction`.
-BUILT_ON_PREDICTION = ("domain", "coverage")
+BUILT_ON_PREDICTION = ("domain", "coverage", "importance")
 # Strategies that choose during the training, with the same method, from probes of the model.
 DURING_TRAINING = ("online", "closed_loop")
 # Strategies that read the task's measured row, which a user does not have before the fine-tune.
@@ -69,7 +70,7 @@ FROM_GRADIENTS = ("gradient", "gradient_matching")
 # Strategies that take one example per group of random candidates.
 MIR = ("mir", "mir_measured", "mir_paper_code")
 # Strategies in which `draw` and `temperature` play no part. All but random choose a set as a whole.
-UNWEIGHTED = ("random", "balanced", "coverage", "gradient_matching", *MIR)
+UNWEIGHTED = ("random", "balanced", "coverage", "importance", "gradient_matching", *MIR)
 STRATEGIES = Strategy.__args__
 
 Objective = Literal["text", "kl", "both"]
@@ -173,7 +174,8 @@ class Variant(_Changes):
     accounting: Accounting | None = Field(None, description="Replay adds steps or takes places.")
     prediction: PredictionMethod | None = Field(
         None,
-        description="Method that the strategies domain, coverage, online and closed_loop build on.",
+        description="Method that the strategies domain, coverage, importance, online and "
+        "closed_loop build on.",
     )
     online_after: Fraction | None = Field(
         None, description="Share of the steps after which the strategy online probes the model."
@@ -504,7 +506,8 @@ class Replay(Settings):
     )
     prediction: PredictionMethod = Field(
         "gaussian",
-        description="Method that the strategies domain, coverage, online and closed_loop build on.",
+        description="Method that the strategies domain, coverage, importance, online and "
+        "closed_loop build on.",
     )
     mir_candidates: PositiveInt = Field(
         30,
@@ -704,10 +707,15 @@ class Replay(Settings):
         return self
 
     @model_validator(mode="after")
-    def _mixed_needs_text(self):
+    def _mixed_counts_all_tokens_alike(self):
         for run in self.runs():
+            where = f"variants.{run.name}: " if run.name in self.variants else ""
+            if run.strategy == "importance" and run.dose == "mixed":
+                raise ValueError(
+                    f"{where}strategy 'importance' weighs the replayed examples, and dose 'mixed' "
+                    "counts them all alike; give dose 'token' or 'step'"
+                )
             if run.replays and run.dose == "mixed" and run.objective != "text":
-                where = f"variants.{run.name}: " if run.name in self.variants else ""
                 raise ValueError(
                     f"{where}dose 'mixed' needs objective 'text', because it takes one mean over "
                     f"all tokens (value seen: {run.objective}); give dose 'token' or 'step'"

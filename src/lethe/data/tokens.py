@@ -27,11 +27,14 @@ class Tokens:
     gaps
         First token and end of each part after `start` that carries no loss, such as the user's
         later turns in a conversation.
+    weight
+        As how many examples a replayed one counts.
     """
 
     ids: list[int]
     start: int
     gaps: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
 
     @property
     def scored(self) -> int:
@@ -53,6 +56,8 @@ def _gap_tokens(gaps: Iterable[tuple[int, int]]) -> int:
 
 class TokenFile(Sequence[Tokens]):
     """Tokenised examples whose tokens are on disk; 12 bytes per example stay in memory.
+
+    It is for upstream examples and those of tasks, which all have weight 1.
 
     The tokens are in a temporary file without a name as soon as they take more than IN_MEMORY
     bytes.

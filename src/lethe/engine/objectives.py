@@ -65,11 +65,16 @@ class ReplayTerm:
     chooser
         A `lethe.engine.phased_steps.ReplayChooser`, which chooses the replayed ones among
         `examples` while the training runs; None: all are replayed.
+    weights
+        As how many examples each counts; None: all as one. `token` counts an example's loss and its
+        tokens so often, `step` its loss only: in a step with one replayed example, a mean would
+        cancel the weight. `mixed` has no such weights.
 
     Raises
     ------
     LetheError
-        If `mixed` comes with another objective or weight than text and 1, or a value is unknown.
+        If `mixed` comes with weights, or with another objective or weight than text and 1, or a
+        value is unknown.
     """
 
     examples: Sequence[Any] = ()
@@ -81,6 +86,7 @@ class ReplayTerm:
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
     top_k: int | None = None
     chooser: Any = None
+    weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         choices = {
@@ -102,6 +108,20 @@ class ReplayTerm:
                 f"replay.dose mixed goes with objective text and weight 1, not with "
                 f"{self.objective} and {self.weight}; set dose to token or step"
             )
+        if self.weights is not None:
+            self._check_weights(self.weights)
+
+    def _check_weights(self, weights: Sequence[float]) -> None:
+        if self.dose == "mixed":
+            raise LetheError(
+                "replay.dose mixed counts all examples alike, and these have weights; set dose to "
+                "token or step"
+            )
+        if len(weights) != len(self.examples) or not all(0 < w < float("inf") for w in weights):
+            raise LetheError(
+                f"replay: {len(self.examples)} examples need as many finite weights above 0 "
+                f"(values seen: {list(weights)})"
+            )
 
     @property
     def needs_teacher(self) -> bool:
@@ -114,6 +134,8 @@ class ReplayTerm:
         settings = {key: getattr(self, key) for key in keys}
         if self.chooser is not None:
             settings["chooser"] = self.chooser.settings()
+        if self.weights is not None:
+            settings["weights"] = list(self.weights)
         return settings
 
 
@@ -243,12 +265,12 @@ class Objective:
         """
         dose, weight = self.replay.dose, self.replay.weight
         replayed = step.replayed if weight > 0 else []
-        new_total, replayed_total = self._size(step.new), self._size(replayed)
+        new_total = self._size(step.new)
         if dose == "step":
             new_factor = 1 / new_total if new_total else 0.0
-            replayed_factor = weight / replayed_total if replayed_total else 0.0
+            replayed_factor = weight / self._size(replayed) if replayed else 0.0
         else:
-            total = new_total + weight * replayed_total
+            total = new_total + weight * self._weighted_size(replayed)
             new_factor = 1 / total if total else 0.0
             replayed_factor = weight * new_factor
         prompts = sum(map(self._prompt_size, step.new))
@@ -261,7 +283,7 @@ class Objective:
         text_share = {"text": 1.0, "kl": None, "both": 0.5}[self.replay.objective]
         divergence_share = {"text": None, "kl": 1.0, "both": 0.5}[self.replay.objective]
         for part in _passes(replayed, size):
-            factor = self._size(part) * replayed_factor
+            factor = self._weighted_size(part) * replayed_factor
             text = None if text_share is None else text_share * factor
             divergence = None if divergence_share is None else divergence_share * factor
             replayed_parts.append(Part(part, text, divergence))
@@ -273,20 +295,20 @@ class Objective:
         if part.divergence is None and part.prompt is None:
             with self.autocast(device):
                 losses, rows = token_losses(model, batch)
-            return part.text * self._mean(losses, rows, len(part.examples))
+            return part.text * self._mean(losses, rows, part.examples)
         text = batch.mask[:, 1:] if part.text is not None else torch.zeros_like(batch.mask[:, 1:])
         if part.divergence is None:
             positions, weight, teacher = prompt_positions(batch), part.prompt, self.prompt_teacher
         else:
             positions, weight, teacher = batch.mask[:, 1:], part.divergence, self.replay_teacher
-        scales = weight * self._scales(positions)
+        scales = weight * self._scales(positions, part.examples)
         with self.autocast(device):
             targets = teacher.targets(part.examples, batch, positions)
             announce_prompts(model, part.examples)
             losses, divergence = self._terms(model, batch, text, positions, targets, scales)
         if part.text is None:
             return divergence
-        mean = self._mean(losses, text.nonzero()[:, 0], len(part.examples))
+        mean = self._mean(losses, text.nonzero()[:, 0], part.examples)
         return part.text * mean + divergence
 
     def _terms(
@@ -323,24 +345,42 @@ class Objective:
             torch.device(device).type, dtype=torch.bfloat16, enabled=reduced, cache_enabled=False
         )
 
-    def _mean(self, losses: torch.Tensor, rows: torch.Tensor, count: int) -> torch.Tensor:
+    def _mean(
+        self, losses: torch.Tensor, rows: torch.Tensor, examples: Sequence[Tokens]
+    ) -> torch.Tensor:
+        """The weighted mean over a pass of losses (S,) in these rows (S,)."""
+        weights = _weights(examples, losses.device)
         if self.recipe.average == "token":
-            return losses.mean()
-        return example_means(losses, rows, count).mean()
+            if weights is None:
+                return losses.mean()
+            return (losses * weights[rows]).sum() / weights[rows].sum()
+        means = example_means(losses, rows, len(examples))
+        return means.mean() if weights is None else (means * weights).sum() / weights.sum()
 
-    def _scales(self, positions: torch.Tensor) -> torch.Tensor:
-        """Weight (S,) of every position in the mean over a pass; the sum is 1."""
+    def _scales(self, positions: torch.Tensor, examples: Sequence[Tokens]) -> torch.Tensor:
+        """Weight (S,) of every position in the weighted mean over a pass; the sum is 1."""
         counts = positions.sum(1)
         rows = positions.nonzero()[:, 0]
+        weights = _weights(examples, positions.device)
         if self.recipe.average == "token":
-            return torch.full((len(rows),), 1 / max(1, len(rows)), device=positions.device)
-        return 1 / (counts[rows].float() * counts.count_nonzero())
+            if weights is None:
+                return torch.full((len(rows),), 1 / max(1, len(rows)), device=positions.device)
+            return weights[rows] / weights[rows].sum()
+        if weights is None:
+            return 1 / (counts[rows].float() * counts.count_nonzero())
+        return weights[rows] / (counts[rows] * weights[counts > 0].sum())
 
     def _size(self, examples: Sequence[Tokens]) -> int:
         """How much examples count in a mean: their tokens that carry loss, or their number."""
         if self.recipe.average == "token":
             return sum(example.scored for example in examples)
         return len(examples)
+
+    def _weighted_size(self, examples: Sequence[Tokens]) -> float:
+        """The same with each example as often as its weight says."""
+        if self.recipe.average == "token":
+            return sum(example.weight * example.scored for example in examples)
+        return sum(example.weight for example in examples)
 
     def _prompt_size(self, example: Tokens) -> int:
         """How much an example counts in the mean over prompts."""
@@ -411,6 +451,14 @@ def prompt_positions(batch: Batch) -> torch.Tensor:
     # Tokens before the first that carries loss; padding stands behind it.
     after = batch.mask.int().cummax(1).values.bool()
     return ~after[:, 1:]
+
+
+def _weights(examples: Sequence[Tokens], device: torch.device) -> torch.Tensor | None:
+    """Weights (B,) of the examples, or None if all are 1."""
+    weights = [example.weight for example in examples]
+    if all(weight == 1 for weight in weights):
+        return None
+    return torch.tensor(weights, device=device)
 
 
 def _passes(examples: Sequence[Tokens], size: int | None) -> list[list[Tokens]]:

@@ -357,7 +357,12 @@ class Job:
             self.recipe.max_tokens,
             self.recipe.truncation,
         )
-        return replace(replay, examples=tokens.examples)
+        if replay.weights is None:
+            return replace(replay, examples=tokens.examples)
+        weighted = []
+        for example, weight in zip(tokens.examples, replay.weights, strict=True):
+            weighted.append(replace(example, weight=weight))
+        return replace(replay, examples=weighted)
 
     def made_from(
         self, upstream: Sequence[UpstreamExample], replay: ReplayTerm | None = None

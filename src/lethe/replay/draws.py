@@ -11,6 +11,8 @@ from lethe.config.replay_settings import (
 )
 from lethe.errors import LetheError
 
+# The golden ratio less 1. Its multiples modulo 1 are spread evenly, however many they are.
+_GOLDEN = (5**0.5 - 1) / 2
 # Above this share of the pool, weighted replay hardly differs from random replay.
 RANDOM_SHARE = 0.9
 
@@ -179,6 +181,56 @@ def draw_balanced(domains: np.ndarray, count: int, seed: int | Sequence[int]) ->
     # Stable: within one turn, the domains come in the order of the random draw.
     ranked = order[np.argsort(turns, kind="stable")]
     return np.resize(ranked, count)
+
+
+def expected_draws(sizes: np.ndarray, count: int) -> np.ndarray:
+    """How often each of n examples is drawn on average, if `count` are drawn in all.
+
+    Parameters
+    ----------
+    sizes
+        Sizes (n,) above 0. Draws are in proportion to them, up to one draw of each example. Of
+        more draws than examples, each example first gets as many as all can have.
+    """
+    rounds, rest = divmod(count, len(sizes))
+    expected = rest * sizes / sizes.sum()
+    while (expected > 1).any():
+        certain = expected >= 1
+        expected[certain] = 1
+        expected[~certain] *= (rest - certain.sum()) / expected[~certain].sum()
+    return rounds + expected
+
+
+def draw_systematic(
+    expected: np.ndarray, scores: np.ndarray, domains: np.ndarray, seed: int | Sequence[int]
+) -> np.ndarray:
+    """Draws each example as often as expected, rounded up or down, evenly over domains and scores.
+
+    Systematic sampling (Madow 1949, Annals of Mathematical Statistics 20): the examples stand in a
+    line, ordered by domain and then by score, each as long as its expected number of draws. Points
+    at distance 1 with a random start choose them. So each stretch of the line gives as many draws
+    as expected, up to one. The draws come in an order that spreads each stretch over time.
+
+    Parameters
+    ----------
+    expected
+        Expected draws (n,); their sum is the number of draws (`expected_draws`).
+    scores, domains
+        Score (n,) and domain (n,) of each example.
+
+    Returns
+    -------
+    Indices of the examples in the order of the draws.
+    """
+    rng = _generator(seed)
+    line = np.lexsort((rng.random(len(expected)), scores, domains))
+    ends = np.cumsum(expected[line])
+    points = rng.random() + np.arange(round(float(ends[-1])))
+    # Rounding may leave the last point behind the end.
+    places = np.minimum(np.searchsorted(ends, points, side="right"), len(line) - 1)
+    # Neighbours in a sequence of this step are far apart in the line, and every part is even.
+    order = np.argsort((np.arange(len(places)) * _GOLDEN + rng.random()) % 1, kind="stable")
+    return line[places[order]]
 
 
 def _generator(seed: int | Sequence[int]) -> np.random.Generator:

@@ -270,18 +270,28 @@ def choose_replay(
     _report_random_draw(run, choice, title)
     refuse_heldout(replayed, heldout, run)
     return ChosenReplay(
-        term=replay_term(run, replayed), replayed=replayed, choice=choice, costs=costs
+        term=replay_term(run, replayed, weights=choice.weights),
+        replayed=replayed,
+        choice=choice,
+        costs=costs,
     )
 
 
 def replay_term(
-    run: ReplayRun, examples: Sequence[UpstreamExample], chooser: "PhasedChoice | None" = None
+    run: ReplayRun,
+    examples: Sequence[UpstreamExample],
+    chooser: "PhasedChoice | None" = None,
+    weights: np.ndarray | None = None,
 ) -> "ReplayTerm":
-    """The replay term of a run, with its examples or those that the chooser may choose."""
+    """The replay term of a run, with its examples or those that the chooser may choose.
+
+    `weights` (n,) say as how many examples each counts; None: all as one.
+    """
     from lethe.engine.objectives import ReplayTerm
 
     return ReplayTerm(
         examples=examples,
+        weights=None if weights is None else weights.tolist(),
         objective=run.objective,
         weight=run.weight,
         dose=run.dose,
@@ -393,7 +403,9 @@ def _report_random_draw(run: ReplayRun, choice: Choice, title: str) -> None:
     if run.strategy in ("random", "balanced") or not choice.is_random:
         return
     remedy = "lower replay.temperature"
-    if choice.temperature is None:
+    if run.strategy == "importance":
+        remedy = "all of them are predicted to be forgotten nearly alike"
+    elif choice.temperature is None:
         remedy = "lower replay.ratio or give more upstream examples"
     _log.warning(
         "%s: this is random replay in effect, because the effective sample size %.0f is above "

@@ -262,7 +262,10 @@ def _joined_term(
         return chosen.term
     examples = [*chosen.replayed, *earlier]
     order = np.random.default_rng([_DRAW, seed]).permutation(len(examples))
-    return replay_term(run, [examples[number] for number in order])
+    weights = None if chosen.choice is None else chosen.choice.weights
+    if weights is not None:
+        weights = np.concatenate([weights, np.ones(len(earlier))])[order]
+    return replay_term(run, [examples[number] for number in order], weights=weights)
 
 
 def _task_measures(

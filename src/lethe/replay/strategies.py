@@ -1,9 +1,9 @@
 """Which upstream examples are replayed. One class per strategy, by its name in `STRATEGIES`.
 
 Most strategies are a score per replayable example; examples are then drawn by the softmax of the
-scores, or the highest scores are taken. `Balanced`, `Coverage`, `GradientMatching` and
-`MostForgottenOfGroup` choose sets. `Online` and `ClosedLoop` choose while the training runs. All of
-them see replayable examples only.
+scores, or the highest scores are taken. `Balanced`, `Coverage`, `Importance`, `GradientMatching`
+and `MostForgottenOfGroup` choose sets. `Online` and `ClosedLoop` choose while the training runs.
+All of them see replayable examples only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,10 @@ from lethe.replay.draws import (
     check_scored,
     draw_balanced,
     draw_softmax,
+    draw_systematic,
     draw_top,
     effective_sample_size,
+    expected_draws,
     indices_by_domain,
     softmax_weights,
     temperature_in_nats,
@@ -108,13 +110,15 @@ class Choice:
     """Indices of the replayed examples in the pool, and how concentrated the draw was.
 
     `effective_sample_size` is that of the weights, `temperature` is in the scores' unit (None
-    without a softmax), `pool` is the number of examples that could be drawn.
+    without a softmax), `pool` is the number of examples that could be drawn. `weights` say as how
+    many examples each of `indices` counts in the loss (None: all as one).
     """
 
     indices: np.ndarray
     effective_sample_size: float
     pool: int
     temperature: float | None = None
+    weights: np.ndarray | None = None
 
     @property
     def is_random(self) -> bool:
@@ -396,6 +400,42 @@ class Coverage(Strategy):
         return max(int(np.ceil(self.cap * count)), int(np.ceil(count / len(np.unique(domains)))))
 
 
+class Importance(Strategy):
+    """Draws in proportion to the predicted forgetting, and weighs each example by the inverse.
+
+    Needs the prediction of `replay.prediction`. Importance sampling: an example that is drawn twice
+    as often counts half as much, so the replay term still estimates its mean over all replayable
+    examples. It does so with less noise than a random draw, as far as the gradients of much
+    forgotten examples are larger (Katharopoulos and Fleuret 2018, arXiv 1803.00942). All other
+    strategies that predict change what is estimated: they favour what is forgotten most, and pay
+    for it in new-task loss. Draws are systematic (`lethe.replay.draws.draw_systematic`). The
+    weights have a mean of 1.
+
+    Parameters
+    ----------
+    least
+        Examples whose prediction is lower are drawn as if it were this, in nats. A weight of an
+        example that is hardly ever drawn would be noise.
+    """
+
+    needs = ("forgetting",)
+
+    def __init__(self, least: float = 0.02):
+        self.least = least
+
+    def choose(self, pool: Pool, run: ReplayRun, count: int, seed: Sequence[int]) -> Choice:
+        """Draws examples, each as often as expected up to rounding, and gives their weights."""
+        check_scored(pool.forgetting)
+        possible = np.flatnonzero(np.isfinite(pool.forgetting))
+        forgetting = pool.forgetting[possible]
+        sizes = np.maximum(forgetting, self.least)
+        expected = expected_draws(sizes, count)
+        drawn = draw_systematic(expected, forgetting, pool.domains[possible], seed)
+        weights = 1 / expected[drawn]
+        size = effective_sample_size(sizes / sizes.sum())
+        return Choice(possible[drawn], size, len(possible), weights=weights / weights.mean())
+
+
 class GradientMatching(Strategy):
     """Replays a set whose mean gradient is close to that of all replayable examples.
 
@@ -481,6 +521,7 @@ STRATEGIES: dict[str, Strategy] = {
     WITH_SIBLING: ByForgetting(),
     "domain": ByDomain(),
     "coverage": Coverage(),
+    "importance": Importance(),
     "perplexity": ByBaseLoss(),
     "perplexity_median": ByMedianBaseLoss(),
     "gradient": ByGradient(),

@@ -6,6 +6,7 @@ from lethe.report.figure_style import label_of
 _EXAMPLES = {
     "random": "random examples",
     "balanced": "random examples, equally many of each domain",
+    "importance": "examples drawn and weighted by their predicted forgetting",
     "oracle": "examples drawn by their true forgetting, which only a finished fine-tune shows",
 }
 _OBJECTIVES = {
@@ -17,11 +18,12 @@ _OBJECTIVES = {
 
 def describe_replay(run: ReplayRun) -> str:
     """Which examples a run replays and what the training keeps of them, for a sentence."""
-    if run.prediction_method is not None:
+    if run.strategy in _EXAMPLES:
+        examples = _EXAMPLES[run.strategy]
+    elif run.prediction_method is not None:
         examples = "examples predicted to be forgotten"
     else:
-        by_strategy = f"examples drawn by {label_of(run.strategy)}"
-        examples = _EXAMPLES.get(run.strategy, by_strategy)
+        examples = f"examples drawn by {label_of(run.strategy)}"
     return f"{_OBJECTIVES[run.objective]} {examples}"
 
 

@@ -100,10 +100,10 @@ def test_the_section_survives_its_way_through_json():
 
 
 def test_a_run_names_the_prediction_that_it_reads():
-    names = ["none", "random", "oracle", "mf", "domain", "coverage", "perplexity"]
+    names = ["none", "random", "oracle", "mf", "domain", "coverage", "importance", "perplexity"]
     replay = Replay(strategies=names, prediction="additive")
     methods = [run.prediction_method for run in replay.runs()]
-    assert methods == [None, None, None, "mf", "additive", "additive", None]
+    assert methods == [None, None, None, "mf", *["additive"] * 3, None]
     assert replay.prediction_methods == ["mf", "additive"]
 
 
@@ -184,6 +184,10 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"temperature": {"sd": -1}}, "above 0"),
         ({"temperature": {"mean": 1}}, "above 0"),
         ({"dose": "mixed"}, "needs objective 'text'"),
+        (
+            {"variants": {"a": {"strategy": "importance", "objective": "text", "dose": "mixed"}}},
+            "variants.a: strategy 'importance' weighs the replayed examples, and dose 'mixed'",
+        ),
         ({"variants": {"oracle": {"strategy": "random", "ratio": 0.5}}}, "name of a strategy"),
         ({"variants": {"same": {"strategy": "random"}}}, "has the settings of 'random'"),
         ({"variants": {"a/b": {"strategy": "random"}}}, "String should match pattern"),

@@ -104,7 +104,11 @@ def test_two_processes_follow_every_recipe(measured, recipe):
     ("architecture", "recipe", "replay"),
     [
         ("llama", {"prompt_kl": 0.5}, {"objective": "both", "dose": "token"}),
-        ("gpt_neox", {"gradient_checkpointing": True}, {"objective": "kl", "dose": "step"}),
+        (
+            "gpt_neox",
+            {"gradient_checkpointing": True},
+            {"objective": "kl", "dose": "step", "weights": [0.2, 1.8, 0.7, 1.3, 1.0]},
+        ),
         ("mpt", {}, {"objective": "kl", "dose": "step", "teacher": "stored", "top_k": 50}),
         (
             "llama",

@@ -69,7 +69,9 @@ def dense_loss(model, base, step: Step, term: ReplayTerm, settings: Recipe) -> t
         text, kl = losses_of(model, base, example)
         values = {"text": text, "kl": kl, "both": (text + kl) / 2}[term.objective]
         values = values[example.start - 1 :]
-        replayed, replayed_size = replayed + total(values), replayed_size + size(values)
+        weight = example.weight
+        replayed = replayed + weight * total(values)
+        replayed_size += (1 if term.dose == "step" else weight) * size(values)
     if term.dose == "step":
         loss = new / new_size + term.weight * replayed / replayed_size
     else:
@@ -85,19 +87,19 @@ def step_loss(objective, model, step: Step, size: int | None) -> torch.Tensor:
     return sum(losses)
 
 
-def compare(model, base, term: ReplayTerm, settings: Recipe, sizes=(None, 1)):
+def compare(model, base, term: ReplayTerm, settings: Recipe, sizes=(None, 1), step=STEP):
     """The objective's loss and gradient with the dense ones, in whole and in passes.
 
     Gradients are compared relative to the largest entry, as float32 rounds in proportion.
     """
-    objective = make_objective(model, settings, [STEP], term)
+    objective = make_objective(model, settings, [step], term)
     moved(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    wanted_loss = dense_loss(model, base, STEP, term, settings)
+    wanted_loss = dense_loss(model, base, step, term, settings)
     wanted = torch.autograd.grad(wanted_loss, parameters, allow_unused=True)
     largest = max(gradient.abs().max() for gradient in wanted if gradient is not None)
     for size in sizes:
-        loss = step_loss(objective, model, STEP, size)
+        loss = step_loss(objective, model, step, size)
         torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-5)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         for gradient, value in zip(gradients, wanted, strict=True):
@@ -127,6 +129,42 @@ def test_a_step_minimises_what_its_definition_says(average, dose, objective, pro
     term = ReplayTerm(REPLAYED, objective, 2.5, dose)
     model, base = (tiny.model("llama", scale=2) for _ in range(2))
     compare(model, base, term, recipe(average=average, prompt_kl=prompt_kl))
+
+
+@pytest.mark.parametrize("average", ["token", "example"])
+@pytest.mark.parametrize("dose", ["token", "step"])
+@pytest.mark.parametrize("objective", ["text", "kl", "both"])
+def test_a_replayed_example_counts_as_often_as_its_weight_says(average, dose, objective):
+    weighted = [replace(REPLAYED[0], weight=0.3), replace(REPLAYED[1], weight=1.7)]
+    term = ReplayTerm(weighted, objective, 2.5, dose)
+    model, base = (tiny.model("llama", scale=2) for _ in range(2))
+    compare(model, base, term, recipe(average=average), step=Step(NEW, weighted))
+
+
+@pytest.mark.parametrize("average", ["token", "example"])
+def test_an_example_of_weight_2_is_that_example_twice(average):
+    twice = Step(NEW, [REPLAYED[0], *REPLAYED])
+    weighted = Step(NEW, [replace(REPLAYED[0], weight=2.0), REPLAYED[1]])
+    model = tiny.model("llama", scale=2)
+    objective = make_objective(
+        model, recipe(average=average), [twice], ReplayTerm(REPLAYED, "kl", 4.0, "token")
+    )
+    moved(model)
+    losses = [step_loss(objective, model, step, None) for step in (twice, weighted)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
+
+
+def test_one_example_of_a_step_keeps_its_weight():
+    """A mean over it alone would cancel the weight."""
+    model = tiny.model("llama", scale=2)
+    term = ReplayTerm(REPLAYED[:1], "kl", 4.0, "step")
+    objective = make_objective(model, recipe(), [STEP], term)
+    moved(model)
+    without, once, thrice = (
+        step_loss(objective, model, Step(NEW, replayed), None)
+        for replayed in ([], REPLAYED[:1], [replace(REPLAYED[0], weight=3.0)])
+    )
+    torch.testing.assert_close(thrice - without, 3 * (once - without), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -266,6 +304,8 @@ def test_a_step_of_nothing_that_weighs_has_no_pass():
         ({"weight": -1.0, "dose": "step"}, "replay.weight: -1.0"),
         ({"dose": "tokens"}, "replay.dose: 'tokens' is none of mixed, token, step"),
         ({"teacher": "dead"}, "replay.teacher: 'dead'"),
+        ({"weights": []}, "replay.dose mixed counts all examples alike"),
+        ({"weights": [1.0], "dose": "token"}, "0 examples need as many finite weights above 0"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused(changes, message):
@@ -283,6 +323,12 @@ def tuned_state(term: ReplayTerm | None, **changes) -> dict:
 
 def equal(first: dict, second: dict) -> bool:
     return all(torch.equal(weight, second[name]) for name, weight in first.items())
+
+
+def test_weights_must_be_numbers_above_0():
+    for weights in ([1.0, 0.0], [1.0, float("inf")], [float("nan"), 1.0]):
+        with pytest.raises(LetheError, match="2 examples need as many finite weights above 0"):
+            ReplayTerm(REPLAYED, dose="step", weights=weights)
 
 
 def test_a_term_that_weighs_nothing_gives_the_bytes_without_replay():

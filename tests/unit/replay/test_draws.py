@@ -8,8 +8,10 @@ from lethe.errors import LetheError
 from lethe.replay.draws import (
     count_replayed,
     draw_softmax,
+    draw_systematic,
     draw_top,
     effective_sample_size,
+    expected_draws,
     softmax_weights,
     temperature_in_nats,
 )
@@ -134,3 +136,55 @@ def test_a_sample_size_of_the_pool_and_more_is_random_replay():
     assert temperature == np.inf
     weights = softmax_weights(np.append(scores, np.nan), temperature)
     assert weights == pytest.approx([1 / 20] * 20 + [0])
+
+
+def test_draws_are_expected_in_proportion_to_the_sizes_up_to_one_of_each():
+    np.testing.assert_allclose(expected_draws(np.array([1.0, 2, 5]), 1), [0.125, 0.25, 0.625])
+    np.testing.assert_allclose(expected_draws(np.array([1.0, 1, 8]), 2), [0.5, 0.5, 1])
+    # Once the largest is certain, the second one is, too.
+    np.testing.assert_allclose(expected_draws(np.array([1.0, 1, 5, 30]), 3), [0.5, 0.5, 1, 1])
+    np.testing.assert_allclose(expected_draws(np.array([1.0, 3]), 5), [2.25, 2.75])
+    np.testing.assert_allclose(expected_draws(np.array([1.0, 3]), 4), [2, 2])
+    assert expected_draws(np.array([1.0, 3]), 0).tolist() == [0, 0]
+
+
+def test_a_systematic_draw_takes_each_as_often_as_expected_on_average():
+    """And never more than one draw away from it, in any part of the line."""
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.1, 1, 40)
+    domains = np.array(["a"] * 10 + ["b"] * 30)
+    expected = expected_draws(scores, 12)
+    drawn = np.zeros(40)
+    for seed in range(2000):
+        indices = draw_systematic(expected, scores, domains, [seed])
+        counts = np.bincount(indices, minlength=40)
+        assert len(indices) == 12 and counts.max() == 1
+        for part in (domains == "a", domains == "b", (domains == "b") & (scores > 0.5)):
+            assert abs(counts[part].sum() - expected[part].sum()) < 1
+        drawn += counts
+    # A frequency of 2,000 draws has a standard deviation of .011 at most.
+    np.testing.assert_allclose(drawn / 2000, expected, atol=0.05)
+
+
+def test_a_systematic_draw_comes_in_an_order_that_spreads_the_domains_over_time():
+    domains = np.repeat(["a", "b", "c", "d"], 25)
+    expected = np.full(100, 0.48)
+    for seed in range(20):
+        indices = draw_systematic(expected, np.zeros(100), domains, [seed])
+        for start in range(0, 48, 12):
+            counts = Counter(domains[indices[start : start + 12]])
+            assert len(counts) == 4 and max(counts.values()) <= 4
+
+
+def test_a_systematic_draw_depends_on_the_seed_alone():
+    expected, scores = np.full(30, 0.3), np.arange(30.0)
+    draws = [
+        draw_systematic(expected, scores, np.array(["a"] * 30), [s]).tolist() for s in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_examples_are_repeated_only_where_all_are_drawn():
+    expected = expected_draws(np.array([1.0, 2, 3]), 7)
+    counts = np.bincount(draw_systematic(expected, np.zeros(3), np.array(["a"] * 3), [0]))
+    assert sorted(counts) == [2, 2, 3]

@@ -152,6 +152,28 @@ def test_forgetting_of_held_out_examples_that_cannot_be_measured_is_left_out(job
     assert cut.about["heldout_forgetting"] == pytest.approx(expected)
 
 
+def test_importance_sampling_hands_its_weights_to_the_training(job, monkeypatch):
+    scores = {e.example_id: 0.1 + i / 10 for i, e in enumerate(UPSTREAM)}
+    term = {"objective": "kl", "dose": "token", "weight": 4.0}
+    seen = []
+    runs_fine_tune(monkeypatch, seen)
+    row = run(job, "importance", scores, **term)
+    replayed = [tokens for tokens in seen[0] if tokens.start == 1]
+    assert len(replayed) == 4 and len({tokens.weight for tokens in replayed}) == 4
+    assert sum(tokens.weight for tokens in replayed) == pytest.approx(4)
+    assert (row.about["replayed_distinct"], row.about["strategy"]) == (4, "importance")
+    assert not row.about["random_in_effect"]
+
+
+def test_a_checkpoint_is_of_one_set_of_weights(job, tmp_path):
+    resumable = replace(job, unfinished=tmp_path / "c")
+    made = []
+    for weights in (None, np.array([0.5, 1.5]), np.array([1.5, 0.5])):
+        term = runs.replay_term(settings(dose="step"), UPSTREAM[:2], weights=weights)
+        made.append(resumable.made_from(UPSTREAM, term))
+    assert len(set(made)) == 3
+
+
 def test_a_run_says_how_its_examples_were_drawn_and_their_share_of_the_tokens(job, caplog):
     row = run(job, "oracle", {e.example_id: float(i) for i, e in enumerate(UPSTREAM)})
     line = replay_line(row)

@@ -16,12 +16,14 @@ from lethe.matrix import rows
 from lethe.measure.forgetting import Job, base_losses
 from lethe.measure.multitask import MultitaskPart, measure_multitask
 from lethe.replay import sequence_step
+from lethe.replay.runs import ChosenReplay
 from lethe.replay.sequence_step import (
     EarlierExamples,
     SequenceStep,
     recipe_with_epochs,
     run_step,
 )
+from lethe.replay.strategies import Choice
 
 UPSTREAM = tiny.upstream(16)
 MIX = {"ratio": 0.25, "temperature": 0.1, "objective": "text", "dose": "mixed"}
@@ -158,6 +160,20 @@ def test_replay_of_earlier_tasks_comes_in_its_share(job, weights, monkeypatch):
     step(job, "a", strategy="random", earlier=0.5)
     step(job, "a", strategy="random", earlier=1.0)
     assert len(terms[0].examples) == 4 and terms[1] is None
+
+
+def test_weights_stay_with_their_examples_among_those_of_earlier_tasks():
+    weights = np.array([0.5, 1.5, 2.5])
+    choice = Choice(np.arange(3), 3.0, 8, weights=weights)
+    chosen = ChosenReplay(replayed=UPSTREAM[:3], choice=choice)
+    run = settings("random", dose="token")
+    term = sequence_step._joined_term(run, chosen, UPSTREAM[5:7], seed=0)
+    ids = [example.example_id for example in term.examples]
+    wanted = [example.example_id for example in [*UPSTREAM[:3], *UPSTREAM[5:7]]]
+    assert dict(zip(ids, term.weights, strict=True)) == dict(
+        zip(wanted, [*weights, 1, 1], strict=True)
+    )
+    assert ids != wanted
 
 
 def test_a_run_that_replays_earlier_tasks_needs_their_examples(job, weights):

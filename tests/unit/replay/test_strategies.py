@@ -9,7 +9,7 @@ from lethe.config.replay_settings import STRATEGIES as NAMES
 from lethe.data.examples import Example, UpstreamExample
 from lethe.errors import LetheError
 from lethe.replay.draws import draw_softmax, indices_by_domain, softmax_weights
-from lethe.replay.strategies import STRATEGIES, Coverage, Pool, choose_replayed
+from lethe.replay.strategies import STRATEGIES, Coverage, Importance, Pool, choose_replayed
 
 UPSTREAM = tiny.upstream(24)
 REPLAYABLE = {example.example_id for example in UPSTREAM if example.split == "replayable"}
@@ -283,6 +283,47 @@ def test_coverage_takes_no_more_than_its_cap_from_one_domain_and_leaves_out_the_
     assert "a-1" not in {example.example_id for example in chosen}
     everything, _ = choose_replayed(pool, run_of("coverage"), 39, [0])
     assert len({example.example_id for example in everything}) == 39
+
+
+def test_importance_sampling_estimates_the_mean_over_all_examples_without_bias():
+    """Of any value, and with less noise than a random draw of one that grows with forgetting."""
+    rng = np.random.default_rng(3)
+    forgetting = rng.uniform(0.05, 1, 60)
+    pool = pool_of(["a", "b", "c"] * 20, forgetting)
+    values = {"even": np.ones(60), "forgotten": forgetting, "other": rng.normal(size=60)}
+    estimates = {name: [] for name in values}
+    random = []
+    for seed in range(1000):
+        choice = Importance().choose(pool, run_of("importance"), 10, [seed])
+        assert choice.weights.mean() == pytest.approx(1)
+        # 1 / expected draws, of which `weights` are a multiple.
+        inverse = forgetting.sum() / 10 / forgetting[choice.indices]
+        np.testing.assert_allclose(choice.weights, inverse / inverse.mean())
+        for name, value in values.items():
+            estimates[name].append((inverse * value[choice.indices]).sum() / 60)
+        drawn = choose_replayed(pool, run_of("random"), 10, [seed])[1].indices
+        random.append(forgetting[drawn].mean())
+    for name, value in values.items():
+        error = np.std(estimates[name]) / 1000**0.5
+        assert abs(np.mean(estimates[name]) - value.mean()) < 5 * error + 1e-9
+    assert np.std(estimates["forgotten"]) < 0.01 * np.std(random)
+
+
+def test_importance_sampling_draws_what_is_hardly_forgotten_as_if_it_were_forgotten_a_little():
+    pool = pool_of(["a"] * 4, [-0.5, 0.0, np.nan, 0.98])
+    counts = np.zeros(4)
+    for seed in range(500):
+        choice = Importance().choose(pool, run_of("importance"), 1, [seed])
+        assert (choice.pool, choice.weights.tolist()) == (3, [1.0])
+        counts[choice.indices] += 1
+    assert counts[2] == 0 and 0 < counts[0] < 40 and 0 < counts[1] < 40
+    with pytest.raises(LetheError, match="no replayable example has a score"):
+        Importance().choose(pool_of(["a"], [np.nan]), run_of("importance"), 1, [0])
+
+
+def test_importance_sampling_weighs_all_alike_where_all_are_forgotten_alike():
+    chosen, choice = choose_replayed(pool_of(["a"] * 6, [0.3] * 6), run_of("importance"), 6, [0])
+    assert choice.weights.tolist() == [1.0] * 6 and choice.is_random and len(chosen) == 6
 
 
 def test_coverage_breaks_ties_by_the_order_of_the_pool():

@@ -2,7 +2,8 @@ from lethe.config.replay_settings import Replay
 from lethe.report.run_descriptions import describe_runs
 
 REPLAY = {
-    "strategies": ["none", "random", "gaussian", "oracle", "balanced", "coverage", "perplexity"],
+    "strategies": ["none", "random", "gaussian", "oracle", "balanced", "coverage", "perplexity"]
+    + ["importance"],
     "objective": "kl",
     "ratio": 0.125,
     "variants": {
@@ -20,6 +21,8 @@ def test_every_run_is_described_by_its_examples_objective_and_changes():
     assert runs["random"] == "KL to the base model on random examples"
     assert runs["Gaussian"] == "KL to the base model on examples predicted to be forgotten"
     assert runs["coverage"] == runs["Gaussian"]
+    weighted = "KL to the base model on examples drawn and weighted by their predicted forgetting"
+    assert runs["importance sampling"] == weighted
     assert runs["oracle"].endswith("true forgetting, which only a finished fine-tune shows")
     assert runs["highest loss"] == "KL to the base model on examples drawn by highest loss"
     assert runs["random-text"] == "the text of random examples"

@@ -229,7 +229,7 @@ class Part:
 
 
 class Objective:
-    """What a step minimises.
+    """The loss that a step minimises.
 
     Parameters
     ----------

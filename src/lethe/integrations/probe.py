@@ -602,7 +602,7 @@ class ForgettingProbe(TrainerCallback):
 
 
 def _record(prediction: Prediction, rises: np.ndarray) -> dict[str, float]:
-    """What is logged of a prediction from rises in loss (k,) of the probes, in nats."""
+    """Values that are logged of a prediction from rises in loss (k,) of the probes, in nats."""
     record = {
         "forgetting/mean": prediction.mean.value,
         "forgetting/mean_low": prediction.mean.low,

@@ -49,7 +49,7 @@ def run(
     processes
         Processes that share the job's model, one per GPU.
     arguments
-        Arguments of `function`. With `warm_start` or several processes, what
+        Arguments of `function`. With `warm_start` or several processes, values that
         `lethe.jobs.calls.to_json` can hand over.
 
     Raises

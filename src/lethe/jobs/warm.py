@@ -51,7 +51,7 @@ def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bo
     function
         A function of a script that can be imported.
     arguments
-        What `lethe.jobs.calls.to_json` can hand over: JSON values, paths, settings, and
+        Values that `lethe.jobs.calls.to_json` can hand over: JSON values, paths, settings, and
         Snakemake's lists of files.
 
     Returns

@@ -286,7 +286,7 @@ def test_coverage_takes_no_more_than_its_cap_from_one_domain_and_leaves_out_the_
 
 
 def test_importance_sampling_estimates_the_mean_over_all_examples_without_bias():
-    """Of any value, and with less noise than a random draw of one that grows with forgetting."""
+    """A value that grows with forgetting is estimated with less noise than by a random draw."""
     rng = np.random.default_rng(3)
     forgetting = rng.uniform(0.05, 1, 60)
     pool = pool_of(["a", "b", "c"] * 20, forgetting)

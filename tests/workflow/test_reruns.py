@@ -87,6 +87,23 @@ def test_strategies_that_choose_while_they_train_run_beside_finished_ones(copied
     assert planned["replay_run"] == 1
 
 
+def test_importance_sampling_runs_beside_finished_ones_with_their_prediction(copied):
+    weighted = {"strategy": "importance", "objective": "kl", "dose": "token", "weight": 4.0}
+    copied.change(replay={"prediction": "additive", "variants": {"weighted": weighted}})
+    target = "results/tiny/olmo/replay.csv"
+    planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
+    assert planned["replay_run"] == 1
+    assert not planned.keys() & {"measure_row", "predict_row", "gather_matrix"}
+    copied.run(target)
+    line = pd.read_csv(copied.folder / target).set_index("strategy").loc["weighted"]
+    assert line.replayed == line.replayed_distinct == 12
+    assert 1 <= line.effective_sample_size < line.pool
+    # The softmax plays no part in it.
+    copied.change(replay={"temperature": 0.5})
+    planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
+    assert planned["replay_run"] == 2, "only those of additive and oracle"
+
+
 def test_another_order_of_the_strategies_is_that_of_the_tables(copied):
     config = yaml.safe_load((copied.folder / "tiny.yaml").read_text())
     strategies = config["replay"]["strategies"][::-1]

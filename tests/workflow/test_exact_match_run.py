@@ -27,7 +27,9 @@ def answering_model(folder, examples):
     # So few examples are memorised on any processor.
     recipe = Recipe(steps=400, batch=8, lr=3e-3, warmup_steps=20, max_epochs=None)
     tokens = tokenise(tokenizer, examples[::2], 48).examples
-    fine_tune(model, [tokens[i] for i in stream(len(tokens), 3200, 0)], recipe, "teaching")
+    fine_tune(
+        model, [tokens[i] for i in stream(len(tokens), 3200, 0, "teaching")], recipe, "teaching"
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -94,7 +94,7 @@ def test_importance_sampling_runs_beside_finished_ones_with_their_prediction(cop
     planned = job_counts(copied.run("--dry-run", target, "--quiet", "rules"))
     assert planned["replay_run"] == 1
     assert not planned.keys() & {"measure_row", "predict_row", "gather_matrix"}
-    copied.run(target)
+    copied.run("--keep-going", target)
     line = pd.read_csv(copied.folder / target).set_index("strategy").loc["weighted"]
     assert line.replayed == line.replayed_distinct == 12
     assert 1 <= line.effective_sample_size < line.pool

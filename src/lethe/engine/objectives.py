@@ -378,9 +378,7 @@ class Objective:
 
     def _weighted_size(self, examples: Sequence[Tokens]) -> float:
         """The same with each example as often as its weight says."""
-        if self.recipe.average == "token":
-            return sum(example.weight * example.scored for example in examples)
-        return sum(example.weight for example in examples)
+        return sum(example.weight * self._size([example]) for example in examples)
 
     def _prompt_size(self, example: Tokens) -> int:
         """How much an example counts in the mean over prompts."""

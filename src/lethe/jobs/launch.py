@@ -1,6 +1,5 @@
 """Starts a job in several processes that share a model, and ends them together."""
 
-import contextlib
 import json
 import os
 import signal
@@ -73,11 +72,7 @@ def _report_failure(error: Any, folder: str, log: str) -> int:
     if code is not None and code < 0:
         text += f"error: process {failed} of the job {process.killed_by(-code)}\n"
     print(text, end="", file=sys.stderr)
-    # On a full disk the log lacks the reason, but the terminal has it.
-    with contextlib.suppress(OSError):
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a", encoding="utf-8") as stream:
-            stream.write(text)
+    process.add_to_log(log, text)
     if code is None:
         return 1
     return code if code > 0 else 128 - code

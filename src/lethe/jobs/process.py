@@ -102,6 +102,14 @@ def run_in_process(function: Callable[..., None], log: str, **arguments: Any) ->
             raise
 
 
+def add_to_log(log: str, text: str) -> None:
+    """Adds text at the end of a job's log. On a full disk only the terminal has it."""
+    with contextlib.suppress(OSError):
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
 def killed_by(number: int) -> str:
     """Says which signal killed a job, and what to do if it was probably the lack of memory."""
     name = signal.Signals(number).name

@@ -75,9 +75,7 @@ def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bo
         return False
     if code < 0:
         reason = f"error: the job {process.killed_by(-code)}"
-        # On a full disk the log lacks the reason, but the terminal has it.
-        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as stream:
-            stream.write(f"{reason}\n")
+        process.add_to_log(log, f"{reason}\n")
         raise SystemExit(reason)
     if code:
         raise SystemExit(code)

@@ -484,5 +484,6 @@ def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_job(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "None []"
-    assert done.stderr.count("training.safetensors: could not be saved") == 2
+    assert done.stderr.count("training.safetensors: could not be saved (") == 2
+    assert done.stderr.count("; the job continues, but a restart repeats this part") == 2
     assert "File too large" in done.stderr

@@ -25,7 +25,7 @@ ledger: .venv/installed ## compare the cost of CONFIG with the plan; an incomple
 
 # pytest leaves out tests marked slurm and browser.
 test: .venv/installed .venv/peer lint docs ## check the project with lint, docs and all tests
-	$(RUN) pytest -n $(CORES)
+	$(RUN) pytest -n $(CORES) --durations 20
 
 test-slurm: .venv/installed ## test the cluster profile on a real SLURM, and install SLURM if possible
 	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \

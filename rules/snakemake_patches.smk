@@ -13,6 +13,7 @@ import snakemake.rules
 from snakemake.common import get_function_params, overwrite_function_params
 from snakemake.dag import ScriptProcessor
 from snakemake.exceptions import WildcardError
+from snakemake.executors.local import Executor as LocalExecutor
 from snakemake.io import WILDCARD_REGEX, _IOFile
 from snakemake.jobs import GroupJob
 from snakemake.persistence import PersistenceBase
@@ -275,6 +276,24 @@ def stop_without_waiting_for_itself():
     JobScheduler.exit_gracefully = in_a_thread(JobScheduler.exit_gracefully)
 
 
+# ---- messages: a run that nobody reads any more ends, also if a job fails
+
+
+def end_if_no_message_can_be_written():
+    """Snakemake waits forever for a job whose failure it could not write into a closed pipe."""
+    if hasattr(LocalExecutor, "report_end"):
+        return
+    LocalExecutor.report_end = LocalExecutor._callback
+    LocalExecutor._callback = report_end_or_end_the_run
+
+
+def report_end_or_end_the_run(executor, job_info, future):
+    try:
+        executor.report_end(job_info, future)
+    except BrokenPipeError as error:
+        executor.workflow.scheduler.executor_error_callback(error)
+
+
 # ---- earlier outputs: those of a killed run are put back by the next one
 
 
@@ -303,6 +322,7 @@ if can_patch():
     read_records_of_earlier_versions()
     remove_locks_of_killed_runs()
     stop_without_waiting_for_itself()
+    end_if_no_message_can_be_written()
     if workflow.is_main_process:
         put_back_before_planning()
 elif workflow.is_main_process:

@@ -159,15 +159,18 @@ def test_rows_that_fail_or_are_stopped_leave_the_earlier_ones(copied):
     assert copied.planned()["measure_row"] == len(measured)
 
 
-@pytest.mark.parametrize("end", ["kill -9", "Ctrl-C, which ends the reader of the messages too"])
+@pytest.mark.parametrize("end", ["kill -9", "Ctrl-C", "the end of its jobs"])
 def test_a_run_that_can_put_nothing_back_leaves_it_to_the_next(copied, end):
+    """The last two also end the reader of the messages, as it happens in `lethe run | tee log`."""
     before = copied.rows()
     copied.change(recipe={"steps": 13})
     if end == "kill -9":
         process = _start_to_measure_again(copied, before)
         process.kill()
     else:
-        process = _start_to_measure_again(copied, before, stdout=subprocess.PIPE)
+        # As a shell does for a background job: only the jobs, which listen to Ctrl-C, end.
+        deaf = end != "Ctrl-C"
+        process = _start_to_measure_again(copied, before, stdout=subprocess.PIPE, deaf=deaf)
         process.stdout.close()
         os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=300) != 0
@@ -180,14 +183,19 @@ def test_a_run_that_can_put_nothing_back_leaves_it_to_the_next(copied, end):
 
 
 def _start_to_measure_again(
-    workspace: Workspace, before: dict[Path, bytes], stdout: int = subprocess.DEVNULL
+    workspace: Workspace,
+    before: dict[Path, bytes],
+    stdout: int = subprocess.DEVNULL,
+    deaf: bool = False,
 ) -> subprocess.Popen:
-    """Starts a run, and waits until three of the rows have changed."""
+    """Starts a run, deaf to Ctrl-C if asked, and waits until three of the rows have changed."""
+    answer = signal.SIG_IGN if deaf else signal.SIG_DFL
     process = subprocess.Popen(
         workspace.command("--until", "measure_row"),
         start_new_session=True,
         stdout=stdout,
         stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, answer),
     )
     end = time.monotonic() + 300
     while len(_changed(before)) < 3:

@@ -183,16 +183,9 @@ class Job:
         training_stream = self._training_stream(train, title)
         pool = replay.examples if replay else []
         replay = self._tokenised(replay, reader.tokenizer)
-        for examples in (train.examples, replay.examples if replay else []):
-            longest = max((len(example.ids) for example in examples), default=0)
-            check_length(reader.model, longest, setting="recipe.max_tokens")
+        self._check_training(reader.model, train, replay, title)
         upstream_set = UpstreamSet.of(reader, upstream)
         routes = self._routes(reader, train.examples, upstream)
-        if self.recipe.router is not None and replay is not None and replay.chooser is not None:
-            raise LetheError(
-                f"{title}: recipe.router does not go with replay strategies that probe the model "
-                "during the training (online, closed_loop); use another strategy"
-            )
         with Checkpoint(self.unfinished, made_from) as checkpoint:
             reader, trained = self._fine_tuned(
                 reader,
@@ -334,6 +327,19 @@ class Job:
                 f"({ {key: measured[key] for key in different} }, now "
                 f"{ {key: current[key] for key in different} }); move base.parquet away and run "
                 "again"
+            )
+
+    def _check_training(
+        self, model: Any, train: Tokenised, replay: ReplayTerm | None, title: str
+    ) -> None:
+        """Refuses examples that the model cannot read, and a replay term that a router excludes."""
+        for examples in (train.examples, replay.examples if replay else []):
+            longest = max((len(example.ids) for example in examples), default=0)
+            check_length(model, longest, setting="recipe.max_tokens")
+        if self.recipe.router is not None and replay is not None and replay.chooser is not None:
+            raise LetheError(
+                f"{title}: recipe.router does not go with replay strategies that probe the model "
+                "during the training (online, closed_loop); use another strategy"
             )
 
     def _data(self) -> dict[str, str]:

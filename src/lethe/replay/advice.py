@@ -6,7 +6,7 @@ tasks' mean forgetting without replay. The lines come from tasks whose replay ru
 new task its predicted mean forgetting is put in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,13 +283,9 @@ def advise_every_task(
                 candidates=candidates,
             )
             of_task = {one.run: costs[one.run].get(task, np.nan) for one in ranked}
-            average = {}
-            for name in of_task:
-                average[name] = np.mean([costs[name][other] for other in tasks if other != task])
             best = ranked[0]
-            measured = {name: cost for name, cost in of_task.items() if np.isfinite(cost)}
-            best_run = min(measured, key=measured.__getitem__, default="")
-            average_run = min(average, key=average.__getitem__)
+            best_run = _cheapest(costs, of_task, [task])
+            average_run = _cheapest(costs, of_task, [other for other in tasks if other != task])
             line = {
                 "task": task,
                 "trade": trade,
@@ -304,7 +300,7 @@ def advise_every_task(
                 "expected_cost": best.expected_cost,
                 "cost": of_task[best.run],
                 "best_run": best_run,
-                "best_cost": measured.get(best_run, np.nan),
+                "best_cost": of_task.get(best_run, np.nan),
                 "average_run": average_run,
                 "average_cost": of_task[average_run],
             }
@@ -366,6 +362,15 @@ def _costs(runs: Sequence[Mapping[str, Any]], trade: float) -> dict[str, dict[st
         name: dict(zip(tasks, of_run.tolist(), strict=True))
         for name, of_run in zip(names, costs, strict=True)
     }
+
+
+def _cheapest(
+    costs: Mapping[str, Mapping[str, float]], names: Iterable[str], tasks: Sequence[str]
+) -> str:
+    """The run of the lowest mean cost over the tasks; empty if no run has all of them."""
+    means = {name: np.mean([costs[name].get(task, np.nan) for task in tasks]) for name in names}
+    measured = {name: mean for name, mean in means.items() if np.isfinite(mean)}
+    return min(measured, key=measured.__getitem__, default="")
 
 
 def score_advice(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

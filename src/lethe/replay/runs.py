@@ -222,25 +222,13 @@ def choose_replay(
         return ChosenReplay()
     inputs = inputs or ReplayInputs()
     # Imported here because torch takes seconds, and `without_replay` does without it.
-    from lethe.engine.training import planned_steps
     from lethe.replay.phases import PhasedChoice
 
-    heldout = [example for example in upstream if example.split == "heldout"]
-    usable = without_copies_of_heldout(upstream)
-    if len(usable) < len(upstream):
-        _log.warning(
-            "%s: %d of %d upstream examples have the text of a held-out one and are not replayed",
-            title,
-            len(upstream) - len(usable),
-            len(upstream),
-        )
+    count = _number_of_replayed(job, run, share)
+    if count == 0 and share < 1:
+        return ChosenReplay()
+    usable = _usable(upstream, title)
     costs = {}
-    new_examples = planned_steps(job.recipe, len(job.train), job.group) * job.recipe.batch
-    count = count_replayed(new_examples, run.ratio)
-    if share < 1:
-        count = round(share * count)
-        if count == 0:
-            return ChosenReplay()
     draw_seed = [seed, crc32(task.encode())]
     forgetting = inputs.forgetting
     if run.strategy == "mir":
@@ -268,6 +256,7 @@ def choose_replay(
         return ChosenReplay(term=replay_term(run, chooser.pool.examples, chooser), costs=costs)
     replayed, choice = choose_replayed(pool, run, count=count, seed=draw_seed)
     _report_random_draw(run, choice, title)
+    heldout = [example for example in upstream if example.split == "heldout"]
     refuse_heldout(replayed, heldout, run)
     return ChosenReplay(
         term=replay_term(run, replayed, weights=choice.weights),
@@ -275,6 +264,28 @@ def choose_replay(
         choice=choice,
         costs=costs,
     )
+
+
+def _number_of_replayed(job: "Job", run: ReplayRun, share: float) -> int:
+    """How many examples are replayed, by the ratio of the run and the length of the training."""
+    from lethe.engine.training import planned_steps
+
+    new_examples = planned_steps(job.recipe, len(job.train), job.group) * job.recipe.batch
+    count = count_replayed(new_examples, run.ratio)
+    return count if share == 1 else round(share * count)
+
+
+def _usable(upstream: Sequence[UpstreamExample], title: str) -> list[UpstreamExample]:
+    """The examples without those whose text is held out, with a warning that counts the latter."""
+    usable = without_copies_of_heldout(upstream)
+    if len(usable) < len(upstream):
+        _log.warning(
+            "%s: %d of %d upstream examples have the text of a held-out one and are not replayed",
+            title,
+            len(upstream) - len(usable),
+            len(upstream),
+        )
+    return usable
 
 
 def replay_term(

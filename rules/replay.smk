@@ -57,7 +57,7 @@ rule predict_row:
     params:
         training_tasks=lambda wildcards: PARAMETERS.training_tasks(wildcards.task),
         options=lambda wildcards: PARAMETERS.method_options(wildcards.method),
-        probes=SETTINGS.replay.probes,
+        probes=lambda wildcards: PARAMETERS.probes_read(wildcards.method),
         choice=SETTINGS.replay.probe_choice,
         seed=SETTINGS.seed,
     script:
@@ -125,6 +125,7 @@ rule gather_replay:
         # Not recorded (rules/common.smk): it follows from the settings of the runs.
         compared=lambda wildcards, input: PARAMETERS.runs_by_frontier(),
         noise_floor=SETTINGS.replay.noise_floor,
+        mixed_machines=SETTINGS.allow_mixed_machines,
     script:
         "../workflow_scripts/gather_replay.py"
 

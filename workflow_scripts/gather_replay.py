@@ -22,9 +22,11 @@ def gather_replay(
     frontiers: dict[str, list[str]],
     compared: dict[str, list[str]],
     at_equal_loss: Path | None,
+    mixed_machines: bool,
 ) -> None:
     """Writes one line per replay run, compares the runs, and tests the planned comparisons."""
-    gathered = gather_runs(read_replay_runs(run_files), read_upstream(upstream), noise_floor)
+    rows = read_replay_runs(run_files, mixed_machines)
+    gathered = gather_runs(rows, read_upstream(upstream), noise_floor)
     tables.write_csv(runs, gathered.records)
     tables.write_csv(comparison, compare(gathered.records, gathered.forgetting))
     if planned is not None:
@@ -49,4 +51,5 @@ if __name__ == "__main__":
         frontiers=snakemake.params.frontiers,
         compared=snakemake.params.compared,
         at_equal_loss=Path(snakemake.output.frontier) if snakemake.params.frontiers else None,
+        mixed_machines=snakemake.params.mixed_machines,
     )

@@ -33,6 +33,8 @@ def bootstrap_p(n: int, beyond: float) -> float:
 
     2 t.sf(-Phi^-1(beyond) sqrt((n - 1) / n), n - 1): the level at which the expanded percentile
     interval (`tail`) ends at 0. So p is below .05 where the 95 percent interval excludes 0.
+    The resampled means of few values spread too little. So p is never below 2^(1 - n), the least p
+    of a test of n signs.
 
     Parameters
     ----------
@@ -41,7 +43,7 @@ def bootstrap_p(n: int, beyond: float) -> float:
         are 0. It must be above 0.
     """
     reach = -stats.norm.ppf(beyond) * np.sqrt((n - 1) / n)
-    return float(min(1.0, 2 * stats.t.sf(reach, n - 1)))
+    return float(min(1.0, max(2 * stats.t.sf(reach, n - 1), 2.0 ** (1 - n))))
 
 
 def bootstrap_interval(

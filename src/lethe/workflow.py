@@ -20,7 +20,12 @@ from typing import Any
 from lethe.analysis import FINER_MEASURES
 from lethe.config.data_settings import split_source
 from lethe.config.loading import LoadedExperiment
-from lethe.config.replay_settings import WITH_SIBLING, ReplayRun, parameters_of_today
+from lethe.config.replay_settings import (
+    WITH_SIBLING,
+    WITHOUT_PROBES,
+    ReplayRun,
+    parameters_of_today,
+)
 from lethe.config.yaml_file import read_yaml
 from lethe.data import bigbench
 from lethe.data.packages import WHEEL, Package, wheel_of
@@ -1132,6 +1137,10 @@ class RuleParameters:
         """The settings of a completion method, by its name; empty if it has none."""
         options = self.experiment.settings.completion.options()
         return {method: options[method]} if method in options else {}
+
+    def probes_read(self, method: str) -> int:
+        """Number of the task's own examples that a prediction for replay reads."""
+        return 0 if method in WITHOUT_PROBES else self.experiment.settings.replay.probes
 
     def _has_prompt_kl(self, run: ReplayRun) -> bool:
         """Whether a run with a stored teacher also has a live one, for KL at the prompts."""

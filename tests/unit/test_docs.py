@@ -319,6 +319,9 @@ def two_sittings(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "read_jobs", lambda *_, noise_floor: gathered(measured))
     # The predictions that an advice is made from are not kept beside the tables.
     monkeypatch.setattr(module, "advise_all", lambda *_: {})
+    # Intervals and p values are not compared, so that few draws do.
+    monkeypatch.setattr("lethe.replay.frontier._MANY_DRAWS", 1000)
+    monkeypatch.setattr("lethe.replay.frontier.DRAWS", 1000)
     file = ROOT / "experiments/replay-study.yaml"
     replay = load_experiment(read_yaml(file), files=[file]).settings.replay
     return module, replay, folder, measured

@@ -1,5 +1,6 @@
 """The complete graph on a tiny experiment."""
 
+import os
 import shutil
 
 import numpy as np
@@ -13,6 +14,13 @@ from lethe.matrix import forgetting_matrix, rows
 from lethe.matrix.token_files import read_token_file
 
 pytestmark = pytest.mark.xdist_group("workflow")
+
+
+def test_the_tests_of_a_group_stay_with_one_worker(request):
+    """Or each worker makes the experiment of the group again, which takes minutes."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("there is one process only")
+    assert request.node.nodeid.endswith("@workflow")
 
 
 def test_every_file_of_the_contract_is_made(finished):

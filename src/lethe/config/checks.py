@@ -285,14 +285,17 @@ def _unshardable(settings: Experiment, recipes: dict[str, Recipe]) -> list[str]:
                     f"models.{name}.strategy: fsdp does not go with recipe.memory and "
                     f"recipe.router, which {run_name} has; use strategy single or remove them"
                 )
-        if recipe.optimizer != "adamw":
-            problems.append(f"models.{name}.strategy: fsdp needs recipe.optimizer adamw")
-        size = recipe.micro_batch or 1
-        if recipe.batch % (size * model.gpus):
-            problems.append(
-                f"models.{name}.gpus: recipe.batch {recipe.batch} is no multiple of {model.gpus} "
-                f"gpus x micro_batch {size}"
-            )
+            if run_recipe.optimizer != "adamw":
+                problems.append(
+                    f"models.{name}.strategy: fsdp needs recipe.optimizer adamw, but "
+                    f"{run_name} has {run_recipe.optimizer}"
+                )
+            size = run_recipe.micro_batch or 1
+            if run_recipe.batch % (size * model.gpus):
+                problems.append(
+                    f"models.{name}.gpus: the batch of {run_name}, {run_recipe.batch}, is no "
+                    f"multiple of {model.gpus} gpus x micro_batch {size}"
+                )
     return problems
 
 

@@ -57,6 +57,8 @@ Strategy = Literal[
 PredictionMethod = Literal["column_mean", "additive", "knn", "mf", "gaussian"]
 # Strategies that are named after the method whose prediction they draw by.
 PREDICTION_METHODS = ("column_mean", "additive", "knn", "mf", "gaussian")
+# Those that read other tasks only, and no cell of the task that they predict.
+WITHOUT_PROBES = ("column_mean",)
 # The strategy whose prediction also reads another model's rows (`completion.sibling`).
 WITH_SIBLING = "gaussian_sibling"
 # Strategies that work on the prediction of the method `replay.prediction`.
@@ -122,9 +124,16 @@ Temperature = Annotated[
     BeforeValidator(_one_kind_of_temperature),
 ]
 
-# Keys of the recipe that a variant cannot change: they say which library version, machine or seed
-# made a run.
-_FIXED_IN_VARIANTS = ("version", "processes", "seed", "keep_weights")
+# Keys of the recipe that a variant cannot change. The first four say which library version, machine
+# or seed made a run. The last two also cut the examples on which new-task loss is measured.
+_FIXED_IN_VARIANTS = (
+    "version",
+    "processes",
+    "seed",
+    "keep_weights",
+    "max_tokens",
+    "truncation",
+)
 
 
 def _optional_keys_of_recipe() -> dict[str, Any]:
@@ -347,7 +356,8 @@ class ReplayRun(Settings):
             if self.objective != "text":
                 values |= self._teacher_parameters(prompt_kl)
         if self.strategy in MIR:
-            values |= self._changed(_USUAL_MIR)
+            usual = {key: value for key, value in _USUAL_MIR.items() if key in self._keys_of_mir}
+            values |= self._changed(usual)
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
@@ -361,6 +371,12 @@ class ReplayRun(Settings):
             values["heldout_kl"] = True
         return values
 
+    @property
+    def _keys_of_mir(self) -> set[str]:
+        # `mir_paper_code` has its own order.
+        own_order = self.strategy == "mir_paper_code"
+        return {"mir_candidates"} if own_order else {"mir_candidates", "mir_order"}
+
     def with_effect(self) -> dict[str, Any]:
         """The settings that play a part in this run; two runs with equal ones are one run."""
         keys = self._keys_of_draw | {"strategy", "recipe", "interpolate", "heldout_kl"}
@@ -369,7 +385,7 @@ class ReplayRun(Settings):
             if self.dose != "mixed":
                 keys.add("weight")
         if self.strategy in MIR:
-            keys |= {"mir_candidates", "mir_order"}
+            keys |= self._keys_of_mir
         if self.strategy in BUILT_ON_PREDICTION or self.chooses_during_training:
             keys.add("prediction")
         if self.chooses_during_training:
@@ -512,7 +528,8 @@ class Replay(Settings):
     mir_candidates: PositiveInt = Field(
         30,
         description="Random candidates per draw of the strategies mir, mir_measured and "
-        "mir_paper_code.",
+        "mir_paper_code. The pool is divided into groups of this size. If there are more draws "
+        "than groups, each group gives several examples.",
     )
     mir_order: MirOrder = Field(
         "largest",
@@ -549,7 +566,9 @@ class Replay(Settings):
         "uncertainty about all examples.",
     )
     accounting: Accounting = Field(
-        "add", description="Replay adds steps, or takes the place of new-task examples."
+        "add",
+        description="Replay adds steps (add), or takes the place of new-task examples (swap). With "
+        "swap, the ratio is the replayed share of all examples.",
     )
     online_after: Fraction = Field(
         0.1,
@@ -665,6 +684,11 @@ class Replay(Settings):
             raise ValueError(
                 f"primary: {self.primary!r} is no run of this section; its runs: "
                 f"{', '.join(results)}"
+            )
+        if self.primary == "none":
+            raise ValueError(
+                f"primary: {self.primary!r} is what other runs are compared with; name a run that "
+                "is to forget less"
             )
         return self
 

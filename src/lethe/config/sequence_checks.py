@@ -66,7 +66,7 @@ def _bad_runs(settings: Experiment, tasks: dict[str, Task]) -> list[str]:
                 "is handed on; give a variant with one share"
             )
         if replay.prediction_method is not None:
-            problems += _unpredicted_tasks(key, settings, tasks, replay)
+            problems += _unpredicted_tasks(name, settings, tasks, replay)
     return problems
 
 
@@ -106,17 +106,17 @@ def _unmergeable(key: str, settings: Experiment, replay: ReplayRun) -> list[str]
 
 
 def _unpredicted_tasks(
-    key: str, settings: Experiment, tasks: dict[str, Task], replay: ReplayRun
+    name: str, settings: Experiment, tasks: dict[str, Task], replay: ReplayRun
 ) -> list[str]:
-    """Tasks of the orders whose forgetting is not predicted, because they are training tasks."""
+    """Training tasks, whose forgetting is not predicted, in the orders that a run follows."""
     tested = settings.replay.tested_tasks(tasks)
     problems = []
-    for order, members in settings.sequences.orders.items():
+    for order, members in settings.sequences.orders_of(name).items():
         unpredicted = [task for task in members if task in tasks and task not in tested]
         if unpredicted:
             problems.append(
-                f"{key}.replay: {replay.name!r} draws by predictions, but {unpredicted[0]!r} of "
-                f"the order {order!r} is a training task; set replay.tasks: all, which predicts "
-                "every task from the others"
+                f"sequences.runs.{name}.replay: {replay.name!r} draws by predictions, but "
+                f"{unpredicted[0]!r} of the order {order!r} is a training task; set replay.tasks: "
+                "all, which predicts every task from the others"
             )
     return problems

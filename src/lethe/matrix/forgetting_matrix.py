@@ -81,11 +81,18 @@ def _kind(row: Row, mixed_machines: bool) -> str:
     """All that rows of one Z must share, as JSON."""
     kind = {**row.settings, "example_ids": row.example_ids}
     if not mixed_machines:
-        for section in ("versions", "base_versions"):
-            versions = row.about.get(section) or {}
-            for name in MACHINE:
-                kind[f"{section}.{name}"] = versions.get(name)
+        kind |= machine_of(row)
     return json.dumps(kind, sort_keys=True)
+
+
+def machine_of(row: Row) -> dict[str, str | None]:
+    """The versions and the device on which a row and its base losses were measured."""
+    machine = {}
+    for section in ("versions", "base_versions"):
+        versions = row.about.get(section) or {}
+        for name in MACHINE:
+            machine[f"{section}.{name}"] = versions.get(name)
+    return machine
 
 
 def _difference(kind: str, expected: str) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from lethe.config.task_table import Task
 from lethe.errors import RowError, RowsError
-from lethe.matrix.forgetting_matrix import Matrix, kind_problems, stack_rows
+from lethe.matrix.forgetting_matrix import Matrix, kind_problems, machine_of, stack_rows
 from lethe.matrix.rows import Row, read_row, read_rows, summarise_row
 
 # Parts of `about.data` and the files, under results/<experiment>/tasks/<task>, they are hashes of.
@@ -110,19 +110,25 @@ def gather_row_files(
     return gathered
 
 
-def read_replay_runs(files: Sequence[Path]) -> list[Row]:
+def read_replay_runs(files: Sequence[Path], mixed_machines: bool = False) -> list[Row]:
     """Reads the runs with replay of one model, in the order of the files.
 
     Every run must hold the strategy, task and seed that its file is named after:
     replay/<strategy>/<task>-seed<seed>.parquet. A file of several runs is named after the variant
     that they hold.
 
+    Parameters
+    ----------
+    mixed_machines
+        Whether the runs may come from other versions of torch or transformers, or another device,
+        than the first.
+
     Raises
     ------
     RowError
         Naming, in one message, every run that is missing, broken, without any measured value, or
         of another strategy, task or seed; also every run of another base model, scoring,
-        upstream or task than the runs before it.
+        upstream, machine or task than the runs before it.
     """
     runs: list[Row] = []
     first_of_task: dict[str, Row] = {}
@@ -138,6 +144,8 @@ def read_replay_runs(files: Sequence[Path]) -> list[Row]:
             if runs and not problem:
                 same_task = first_of_task.get(row.about["task"])
                 problem = _foreign_run_problem(row, path, first=runs[0], same_task=same_task)
+                if not problem and not mixed_machines:
+                    problem = _other_machine_problem(row, path, first=runs[0])
             if problem:
                 problems.append(problem)
             else:
@@ -162,6 +170,18 @@ def _foreign_run_problem(row: Row, path: Path, *, first: Row, same_task: Row | N
             )
     if same_task is not None and same_task.about.get("data") != row.about.get("data"):
         return f"{path}: was trained or evaluated on other examples than other runs of its task"
+    return None
+
+
+def _other_machine_problem(row: Row, path: Path, *, first: Row) -> str | None:
+    """The part of the machine in which a run differs from the first, if there is one."""
+    expected = machine_of(first)
+    for key, value in machine_of(row).items():
+        if value != expected[key]:
+            return (
+                f"{path}: {key} is {value!r}, but {expected[key]!r} in the first run; losses of "
+                "other machines differ slightly; allow_mixed_machines: true compares them anyway"
+            )
     return None
 
 

@@ -43,8 +43,8 @@ def plan_contrasts(replay: Replay) -> list[Contrast]:
     - `default`: the primary run against random text replay.
     - `selection`: the primary run against random replay with the same objective and dose.
 
-    Comparisons whose runs the experiment does not have are left out, and so is one that repeats
-    another.
+    Comparisons whose runs the experiment does not have are left out, and so is one of a run with
+    itself.
     """
     runs = {run.name: run for run in replay.results()}
     primary = primary_run(replay)

@@ -12,7 +12,7 @@ import numpy as np
 from lethe.completion import make
 from lethe.completion.gaussian import Gaussian
 from lethe.completion.probes import choose_probes
-from lethe.config.replay_settings import WITH_SIBLING
+from lethe.config.replay_settings import WITH_SIBLING, WITHOUT_PROBES
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix, read_matrix
 from lethe.matrix.rows import read_row
@@ -64,7 +64,7 @@ def predict_row(
 
     The method is fitted, its settings are chosen and the probes are chosen on the other rows.
     Those are known completely, held-out examples included. Of the task's own row, only the probed
-    cells are read.
+    cells are read, and none by the methods `WITHOUT_PROBES`.
 
     Parameters
     ----------
@@ -103,9 +103,14 @@ def predict_row(
     others = np.arange(len(measured.tasks)) != row
     train, truth = measured.values[others], measured.values[row]
     unmeasured = ~np.isfinite(train).any(axis=0)
-    can_be_probed = np.asarray(allowed) & np.isfinite(truth)
-    count = _count_probes(probes, can_be_probed & ~unmeasured, task=task)
-    index = choose_probes(train, count, choice, seed=seed, domains=domains, allowed=can_be_probed)
+    if method in WITHOUT_PROBES:
+        index = np.array([], dtype=int)
+    else:
+        can_be_probed = np.asarray(allowed) & np.isfinite(truth) & ~unmeasured
+        count = _count_probes(probes, can_be_probed, task=task)
+        index = choose_probes(
+            train, count, choice, seed=seed, domains=domains, allowed=can_be_probed
+        )
     if method == WITH_SIBLING and sibling is not None:
         with_sibling = Gaussian().fit(train, other=sibling[others])
         predicted = with_sibling.predict(index, truth[index], other=sibling[row])

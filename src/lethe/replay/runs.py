@@ -224,7 +224,7 @@ def choose_replay(
     # Imported here because torch takes seconds, and `without_replay` does without it.
     from lethe.replay.phases import PhasedChoice
 
-    count = _number_of_replayed(job, run, share)
+    count = _number_of_replayed(job, run, share, title)
     if count == 0 and share < 1:
         return ChosenReplay()
     usable = _usable(upstream, title)
@@ -266,11 +266,18 @@ def choose_replay(
     )
 
 
-def _number_of_replayed(job: "Job", run: ReplayRun, share: float) -> int:
+def _number_of_replayed(job: "Job", run: ReplayRun, share: float, title: str) -> int:
     """How many examples are replayed, by the ratio of the run and the length of the training."""
     from lethe.engine.training import planned_steps
 
     new_examples = planned_steps(job.recipe, len(job.train), job.group) * job.recipe.batch
+    if new_examples * run.ratio < 1:
+        _log.warning(
+            "%s: replay.ratio %g of %d new examples is less than one example; one is replayed",
+            title,
+            run.ratio,
+            new_examples,
+        )
     count = count_replayed(new_examples, run.ratio)
     return count if share == 1 else round(share * count)
 

@@ -132,7 +132,11 @@ class Strategy:
     needs: tuple[str, ...] = ()
 
     def check(self, pool: Pool, run: ReplayRun) -> None:
-        """Raises LetheError, naming the run, if the pool lacks something that is needed."""
+        """Raises LetheError, naming the run, if the pool is empty or lacks what is needed."""
+        if not pool.examples:
+            raise LetheError(
+                f"replay {run.name}: no upstream example can be replayed; lower upstream.heldout"
+            )
         for part in self.needs:
             if getattr(pool, part) is None:
                 raise LetheError(f"replay {run.name}: strategy {run.strategy!r} needs {part}")

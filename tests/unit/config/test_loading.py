@@ -647,8 +647,12 @@ def test_a_model_in_shards_has_as_many_processes_as_gpus(experiment):
         ({"gpus": 4}, {}, "gpus above 1 and strategy: fsdp go together"),
         ({"strategy": "fsdp"}, {}, "gpus above 1 and strategy: fsdp go together"),
         ({"resources": {"gpu": 1}}, {}, "resources.gpu 1 is not gpus 2; give one"),
-        ({"gpus": 3}, {}, "recipe.batch 8 is no multiple of 3 gpus x micro_batch 1"),
-        ({}, {"micro_batch": 8}, "recipe.batch 8 is no multiple of 2 gpus x micro_batch 8"),
+        ({"gpus": 3}, {}, "the batch of the recipe, 8, is no multiple of 3 gpus x micro_batch 1"),
+        (
+            {},
+            {"micro_batch": 8},
+            "the batch of the recipe, 8, is no multiple of 2 gpus x micro_batch 8",
+        ),
         ({}, {"optimizer": "adamw_8bit"}, "fsdp needs recipe.optimizer adamw"),
         ({}, {"processes": 2}, "recipe.processes: give the model gpus and strategy"),
     ],
@@ -659,6 +663,19 @@ def test_what_a_model_in_shards_cannot_do_is_refused(experiment, model, recipe, 
     config["models"]["large"] = {"source": "hub", "path": "a/b"} | shards | model
     config["recipe"] = recipe
     assert message in problems(config, folder)
+
+
+def test_the_recipe_of_a_variant_must_suit_a_model_in_shards_too(experiment):
+    config, folder = experiment
+    config["models"]["large"] = {"source": "hub", "path": "a/b", "gpus": 2, "strategy": "fsdp"}
+    variants = {
+        "eight-bit": {"strategy": "random", "recipe": {"optimizer": "adamw_8bit"}},
+        "odd": {"strategy": "random", "recipe": {"batch": 3}},
+    }
+    config["replay"] = {"strategies": ["none", "random"], "variants": variants}
+    message = problems(config, folder)
+    assert "needs recipe.optimizer adamw, but replay.variants.eight-bit has adamw_8bit" in message
+    assert "the batch of replay.variants.odd, 3, is no multiple of 2 gpus" in message
 
 
 def test_a_finished_pool_takes_the_place_of_the_domains(experiment):

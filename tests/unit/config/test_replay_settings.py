@@ -195,6 +195,11 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"variants": {"a": {"strategy": "none", "recipe": {"lrr": 1}}}}, "recipe.lrr"),
         ({"variants": {"a": {"strategy": "none", "recipe": {"seed": 1}}}}, "recipe.seed"),
         ({"variants": {"a": {"strategy": "none", "interpolate": 1.5}}}, "interpolate"),
+        (
+            {"variants": {"a": {"strategy": "none", "recipe": {"max_tokens": 9}}}},
+            "recipe.max_tokens",
+        ),
+        ({"primary": "none"}, "primary: 'none' is what other runs are compared with"),
         ({"primary": "mf"}, "primary: 'mf' is no run of this section; its runs: "),
         (
             {"variants": {"line": LINE}, "primary": "line"},
@@ -232,6 +237,8 @@ def test_the_candidates_and_the_order_of_mir_are_recorded_where_they_differ():
     parameters = changed.resolve("mir").parameters()
     assert (parameters["mir_candidates"], parameters["mir_order"]) == (10, "paper_code")
     assert "mir_candidates" not in changed.resolve("random").parameters()
+    # It has an order of its own.
+    assert "mir_order" not in changed.resolve("mir_paper_code").parameters()
     again = ReplayRun.from_parameters("mir", parameters)
     assert (again.mir_candidates, again.mir_order) == (10, "paper_code")
 

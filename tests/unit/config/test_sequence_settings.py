@@ -48,6 +48,12 @@ def test_orders_are_followed_without_replay_unless_runs_are_given(folder):
     assert sequences.multitask_order("b") == "a"
 
 
+def test_training_tasks_of_orders_that_a_run_does_not_follow_are_no_reason_to_refuse_it(folder):
+    orders = {"a": ["add", "double"], "b": ["reverse"]}
+    runs = {"guided": {"replay": "additive", "orders": ["b"]}}
+    assert load(folder, orders=orders, runs=runs).settings.sequences.runs
+
+
 def test_a_run_may_follow_some_orders_only(folder):
     runs = {"none": {}, "random": {"replay": "random", "earlier": 0.5, "orders": ["b"]}}
     sequences = load(folder, runs=runs, models=["pythia"]).settings.sequences

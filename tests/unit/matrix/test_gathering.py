@@ -186,6 +186,15 @@ def test_a_row_without_replay_among_the_runs_is_named(run_files):
         gathering.read_replay_runs(run_files)
 
 
+def test_a_run_of_another_machine_is_named_unless_mixed_machines_are_allowed(run_files):
+    row = rows.read_row(run_files[1])
+    versions = row.about["versions"] | {"torch": "1.0"}
+    rows.write_row(run_files[1], replace(row, about=row.about | {"versions": versions}))
+    with pytest.raises(RowError, match="seed1.parquet: versions.torch is '1.0', but.*mixed_mach"):
+        gathering.read_replay_runs(run_files)
+    assert len(gathering.read_replay_runs(run_files, mixed_machines=True)) == 3
+
+
 def test_a_run_of_another_model_or_of_other_examples_is_named(run_files):
     row = rows.read_row(run_files[1])
     rows.write_row(run_files[1], replace(row, settings=row.settings | {"model": {"path": "other"}}))

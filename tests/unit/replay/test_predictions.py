@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lethe.completion import make
-from lethe.config.replay_settings import PREDICTION_METHODS
+from lethe.config.replay_settings import PREDICTION_METHODS, WITHOUT_PROBES
 from lethe.errors import LetheError
 from lethe.matrix.forgetting_matrix import Matrix, write_matrix
 from lethe.matrix.rows import Row, write_row
@@ -21,7 +21,7 @@ def matrix(seed=0):
     return Matrix(values.astype(np.float32), list(NAMES), [f"e{i}" for i in range(40)])
 
 
-@pytest.mark.parametrize("method", PREDICTION_METHODS)
+@pytest.mark.parametrize("method", sorted({*PREDICTION_METHODS} - {*WITHOUT_PROBES}))
 def test_a_tasks_own_row_never_enters_its_prediction(method):
     """All cells of the row change but the probed ones; the prediction stays to the last bit."""
     for row, name in enumerate(NAMES[:4]):
@@ -60,6 +60,13 @@ def test_a_sibling_that_forgets_alike_makes_the_prediction_better_and_keeps_the_
     np.testing.assert_array_equal(second.values, first.values)
 
 
+def test_means_over_other_tasks_read_no_cell_of_the_task():
+    nothing_allowed = SETTINGS | {"allowed": np.zeros(40, dtype=bool)}
+    predicted = predict_row(matrix(), "t2", "column_mean", **nothing_allowed).values[0]
+    means = np.delete(matrix().values, 2, axis=0).mean(axis=0)
+    np.testing.assert_allclose(predicted, means, rtol=1e-5)
+
+
 @pytest.mark.parametrize("choice", ["random", "a_optimal"])
 def test_the_method_is_fitted_on_all_other_rows(choice):
     predicted = predict_row(matrix(), "t2", "gaussian", **SETTINGS, choice=choice).values[0]
@@ -73,10 +80,13 @@ def test_the_method_is_fitted_on_all_other_rows(choice):
 
 
 @pytest.mark.parametrize("method", ["additive", "mf", "knn", "gaussian"])
-def test_an_example_that_no_other_task_measured_is_never_predicted(method):
+@pytest.mark.parametrize("own_cell", [np.nan, 0.3])
+def test_an_example_that_no_other_task_measured_is_never_predicted(method, own_cell):
     unknown = matrix()
     unknown.values[:, 5] = np.nan
-    predicted = predict_row(unknown, "t1", method, **SETTINGS)
+    unknown.values[1, 5] = own_cell
+    all_probed = SETTINGS | {"probes": 29}
+    predicted = predict_row(unknown, "t1", method, **all_probed)
     assert np.isnan(predicted.values[:, 5]).all()
     assert np.isfinite(np.delete(predicted.values, 5, axis=1)).all()
 

@@ -186,6 +186,12 @@ def test_a_run_says_how_its_examples_were_drawn_and_their_share_of_the_tokens(jo
     assert "random replay in effect" not in caplog.text
 
 
+def test_a_ratio_below_one_example_is_said(job, caplog):
+    row = run(job, ratio=1 / 32)
+    assert row.about["replayed"] == 1
+    assert "replay.ratio 0.03125 of 16 new examples is less than one example" in caplog.text
+
+
 def test_a_strategy_that_draws_at_random_in_effect_says_so(job, caplog):
     scores = {e.example_id: float(i) for i, e in enumerate(UPSTREAM)}
     row = run(job, "oracle", scores, temperature=1e4)

@@ -117,6 +117,12 @@ def test_the_base_loss_is_replayed_from_the_highest_and_from_the_median():
     assert {e.example_id for e in middle[1:]} == {"a-3", "a-4"}
 
 
+@pytest.mark.parametrize("strategy", ["random", "balanced", "gaussian", "coverage"])
+def test_a_pool_without_examples_is_refused(strategy):
+    with pytest.raises(LetheError, match=f"replay {strategy}: no upstream example can be"):
+        choose_replayed(pool_of("", []), run_of(strategy), 3, [0])
+
+
 def test_balanced_replay_takes_as_many_from_every_domain():
     pool = pool_of("aaaaaaaabbbbcc", np.zeros(14))
     for seed in range(10):

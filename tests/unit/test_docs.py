@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lethe.config.schema import Experiment
 from lethe.config.yaml_file import read_yaml
 from lethe.matrix.rows import Row, write_row
 from lethe.replay.runs import GatheredRuns
+from lethe.statistics import resampling
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -320,8 +322,9 @@ def two_sittings(tmp_path, monkeypatch):
     # The predictions that an advice is made from are not kept beside the tables.
     monkeypatch.setattr(module, "advise_all", lambda *_: {})
     # Intervals and p values are not compared, so that few draws do.
-    monkeypatch.setattr("lethe.replay.frontier._MANY_DRAWS", 1000)
-    monkeypatch.setattr("lethe.replay.frontier.DRAWS", 1000)
+    for draws in ("frontier._MANY_DRAWS", "frontier.DRAWS", "two_level.DRAWS"):
+        monkeypatch.setattr(f"lethe.replay.{draws}", 1000)
+    monkeypatch.setattr("lethe.statistics.resampling", partial(resampling, draws=1000))
     file = ROOT / "experiments/replay-study.yaml"
     replay = load_experiment(read_yaml(file), files=[file]).settings.replay
     return module, replay, folder, measured

@@ -116,7 +116,7 @@ def make_mixture_files(
     mixture = make_mixture(
         new, upstream, ratio=ratio, seed=seed, forgetting=forgetting, measure=measure
     )
-    dose = _dose(mixture, model)
+    dose = _dose(mixture, model, trainer)
     rows = write_mixture(output, mixture)
     write_replayed(output / "replay.parquet", mixture)
     files = MixtureFiles(folder=output, form=mixture.form, rows=rows, tools=mixture.has_tools)
@@ -218,12 +218,15 @@ def _predict(
     )
 
 
-def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":
+def _dose(mixture: "Mixture", model: str | None, trainer: Trainer) -> "MixtureDose":
     from lethe.replay.mixture_files import dose_of, loss_words
 
+    # The settings of axolotl read plain texts as completions, not as questions with answers.
+    plain_passages = trainer is Trainer.AXOLOTL
     if model is None:
-        return dose_of(mixture, loss_words, "words")
-    return dose_of(mixture, _loss_tokens(model, mixture.form), "tokens")
+        return dose_of(mixture, loss_words, "words", plain_passages=plain_passages)
+    count = _loss_tokens(model, mixture.form)
+    return dose_of(mixture, count, "tokens", plain_passages=plain_passages)
 
 
 def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":

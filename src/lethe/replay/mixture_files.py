@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lethe.completion.predictor import Prediction, Predictor
+from lethe.data.conversations import readable_turn
 from lethe.data.examples import (
     Example,
     UpstreamExample,
@@ -276,33 +277,56 @@ class MixtureDose:
         return self.replayed / self.new if self.new else float("nan")
 
 
-def dose_of(mixture: Mixture, count: Callable[[Example], int], unit: str) -> MixtureDose:
+def dose_of(
+    mixture: Mixture,
+    count: Callable[[Example], int],
+    unit: str,
+    *,
+    plain_passages: bool = False,
+) -> MixtureDose:
     """The dose of a mixture.
 
     Parameters
     ----------
     count
         Tokens (or words) of an example, as it stands in the rows, that carry loss.
+    plain_passages
+        Whether the trainer learns all of a plain text among chats, as axolotl does, which reads
+        `plain/replay.passages.jsonl`. Otherwise its beginning is a question without loss.
     """
     new = sum(count(example) for example in mixture.new)
-    replayed = sum(count(_as_row(item.upstream.example, mixture.form)) for item in mixture.replayed)
+    replayed = 0
+    for item in mixture.replayed:
+        example = item.upstream.example
+        if not (plain_passages and example.text is not None):
+            example = _as_row(example, mixture.form)
+        replayed += count(example)
     return MixtureDose(unit=unit, new=new, replayed=replayed)
 
 
 def _as_row(example: Example, form: Form) -> Example:
-    """The example that a trainer reads from a row: plain text among chats is a question."""
-    if form != "messages" or example.text is None:
-        return example
-    question, answer = row_of(example, form)["messages"]
-    return Example(question["content"], answer["content"])
+    """The example that a trainer reads from a row.
+
+    Plain text among chats is a question with its answer. A question among plain texts is plain
+    text, so that it carries loss like its answer.
+    """
+    if form == "messages" and example.text is not None:
+        question, answer = row_of(example, form)["messages"]
+        return Example(question["content"], answer["content"])
+    if form == "text" and example.text is None:
+        return Example(text=row_of(example, form)["text"])
+    return example
 
 
 def loss_words(example: Example) -> int:
-    """Words of an example that carry loss: of its answers, or of the plain text."""
+    """Words of an example that carry loss: of its answers and calls of tools, or of plain text."""
     if example.text is not None:
         return count_words(example.text)
     turns, _ = example.conversation()
-    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+    answers = []
+    for turn in turns:
+        if turn["role"] == "assistant" and (turn["content"] or turn.get("tool_calls")):
+            answers.append(readable_turn(turn))
     return count_words(" ".join(answers))
 
 

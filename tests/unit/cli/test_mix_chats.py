@@ -97,6 +97,15 @@ def test_the_dose_counts_the_tokens_of_a_model(folder, capsys):
     assert "error: --model none: cannot be loaded" in capsys.readouterr().err
 
 
+def test_the_dose_is_that_of_the_trainer(folder, capsys):
+    replayed = {}
+    for trainer in ("trl", "axolotl"):
+        assert mix("--json", "--ratio", "0.5", "--for", trainer, "-o", trainer) == 0
+        replayed[trainer] = json.loads(capsys.readouterr().out)["dose"]["replayed"]
+    # Axolotl trains on all words of a plain text.
+    assert replayed["axolotl"] > replayed["trl"]
+
+
 def test_nothing_is_overwritten(folder, capsys):
     assert mix() == 0
     before = (folder / "mixed/train_with_replay.jsonl").read_bytes()

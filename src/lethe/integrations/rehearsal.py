@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from lethe.config.model_settings import Recipe
 from lethe.data.tokens import Tokens
@@ -111,11 +112,13 @@ class Rehearsal(TrainerCallback):
         self.seed = arguments.seed if seed is None else int(seed)
         self.history: list[dict[str, float]] = []
         self.replay: ReplayBatches | None = None
+        longest: int | None = None
         if replay is not None:
+            longest = max_tokens or _longest_example(arguments, model)
             self.replay = ReplayBatches.read(
                 replay,
                 tokenizer_for(trainer, tokenizer),
-                max_tokens=max_tokens or _longest_example(arguments, model),
+                max_tokens=longest,
                 per_step=examples_per_step,
                 seed=self.seed,
             )
@@ -149,6 +152,7 @@ class Rehearsal(TrainerCallback):
             "teacher_dtype": teacher_dtype,
             "seed": self.seed,
             "replay": None if self.replay is None else self.replay.digest,
+            "max_tokens": longest,
             "base": _base_fingerprint(model if teacher is None else teacher.model),
         }
         # Sums of the logged terms, and optimizer steps, since the last log.
@@ -157,6 +161,7 @@ class Rehearsal(TrainerCallback):
         # Where the training is.
         self._training = False
         self._first_step = True
+        self._resumed_from: Path | None = None
         self._micro_batch = 0
         self._prompts_of_step = 0
         # What the prompts have added to the loss of the last micro-batch.
@@ -214,11 +219,13 @@ class Rehearsal(TrainerCallback):
     def _connect(self) -> None:
         trainer = self.trainer
         self._original = {
+            "train": trainer.train,
             "training_step": trainer.training_step,
             "compute_loss": trainer.compute_loss,
             "get_batch_samples": trainer.get_batch_samples,
             "log": trainer.log,
         }
+        trainer.train = self._train
         trainer.training_step = self._training_step
         trainer.log = self._log
         if self._prompt is not None:
@@ -227,8 +234,18 @@ class Rehearsal(TrainerCallback):
         trainer.add_callback(self)
         trainer.lethe_rehearsal = self
 
+    def _train(self, resume_from_checkpoint: Any = None, *rest: Any, **named: Any):
+        """Trains, and remembers the checkpoint's folder, which callbacks are not given."""
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.trainer.args.output_dir)
+        self._resumed_from = Path(checkpoint) if checkpoint else None
+        return self._original["train"](resume_from_checkpoint, *rest, **named)
+
     def on_train_begin(self, args, state, control, **_kwargs):
         """Compares a checkpoint that the training resumes from with this rehearsal.
+
+        A checkpoint that was saved without a rehearsal is accepted with a warning.
 
         Raises
         ------
@@ -239,10 +256,20 @@ class Rehearsal(TrainerCallback):
         self._first_step = True
         self._sums = {}
         self._steps = 0
-        path = Path(args.output_dir, f"checkpoint-{state.global_step}", SETTINGS_FILE)
-        if not state.global_step or not path.is_file():
+        if not state.global_step or self._resumed_from is None:
             return
-        saved = read_json(path)
+        path = self._resumed_from / SETTINGS_FILE
+        if not path.is_file():
+            logger.warning(
+                "Rehearsal: %s has no %s, so it was saved without a Rehearsal and its settings "
+                "cannot be compared; make sure that you attached to the untouched base model, not "
+                "to the checkpoint's weights",
+                self._resumed_from,
+                SETTINGS_FILE,
+            )
+            return
+        # Files of earlier versions do not have this key.
+        saved = {"max_tokens": self.settings["max_tokens"], **read_json(path)}
         for name, value in self.settings.items():
             if saved.get(name) != value:
                 remedy = "attach with the value of the first start"

@@ -164,6 +164,69 @@ def test_a_checkpoint_of_another_rehearsal_is_refused(replay, tokenizer, tmp_pat
         again.train(resume_from_checkpoint=str(checkpoint))
 
 
+def test_a_checkpoint_is_compared_wherever_it_is(replay, tokenizer, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(make_model(), tmp_path / "first", tokenizer, **saving)
+    Rehearsal.attach(first, replay)
+    first.train()
+    checkpoint = tmp_path / "first/checkpoint-2"
+
+    again = make_trainer(make_model(), tmp_path / "second", tokenizer)
+    Rehearsal.attach(again, replay, weight=7.0)
+    with pytest.raises(LetheError, match=r"checkpoint-2.* has weight 4.0, but .* has 7.0"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+    with pytest.raises(LetheError, match=r"checkpoint-2.* has weight 4.0, but .* has 7.0"):
+        again.train(checkpoint)
+
+    other = make_model()
+    move(other)
+    again = make_trainer(other, tmp_path / "second", tokenizer)
+    Rehearsal.attach(again, replay)
+    with pytest.raises(LetheError, match="attach to the untouched base model"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+
+    again = make_trainer(make_model(), tmp_path / "first", tokenizer)
+    Rehearsal.attach(again, replay, weight=7.0)
+    with pytest.raises(LetheError, match=r"checkpoint-4.* has weight 4.0, but .* has 7.0"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_that_was_saved_without_a_rehearsal_is_accepted_with_a_warning(
+    replay, tokenizer, tmp_path, caplog
+):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    make_trainer(make_model(), tmp_path / "t", tokenizer, **saving).train()
+    again = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    Rehearsal.attach(again, replay)
+    again.train(resume_from_checkpoint=str(tmp_path / "t/checkpoint-2"))
+    assert again.state.global_step == 4
+    assert "checkpoint-2 has no rehearsal.json" in caplog.text
+    caplog.clear()
+    again.train()
+    assert "rehearsal.json" not in caplog.text
+
+
+def test_a_checkpoint_of_replay_examples_that_were_cut_elsewhere_is_refused(
+    replay, tokenizer, tmp_path
+):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(make_model(), tmp_path / "t", tokenizer, **saving)
+    Rehearsal.attach(first, replay, max_tokens=16)
+    first.train()
+    checkpoint = tmp_path / "t/checkpoint-2"
+    again = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    Rehearsal.attach(again, replay, max_tokens=20)
+    with pytest.raises(LetheError, match="has max_tokens 16, but this rehearsal has 20"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+
+    # Earlier versions did not write the key.
+    settings = json.loads((checkpoint / "rehearsal.json").read_text())
+    del settings["max_tokens"]
+    (checkpoint / "rehearsal.json").write_text(json.dumps(settings))
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 4
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(replay, tokenizer, tmp_path):
     trained = []
     for number, seed in enumerate((0, 0, 1)):

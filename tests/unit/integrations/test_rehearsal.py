@@ -409,6 +409,29 @@ def test_held_out_examples_of_a_pool_are_never_replayed(replay, tokenizer, tmp_p
         assert sum(example is taken for taken in two_passes) == 2
 
 
+def test_replay_examples_that_are_cut_or_have_no_loss_are_counted(
+    replay, tokenizer, tmp_path, caplog
+):
+    examples = [
+        Example(text=tiny.TEXT),
+        Example(prompt="what is it", answer="   "),
+        Example(text="the river"),
+    ]
+    upstream = []
+    for number, example in enumerate(examples):
+        upstream.append(UpstreamExample(f"a-{number}", "a", "replayable", example))
+    write_upstream(tmp_path / "some.parquet", upstream)
+    trainer = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    rehearsal = Rehearsal.attach(trainer, tmp_path / "some.parquet", max_tokens=16)
+    assert [len(example.ids) for example in rehearsal.replay.examples][0] == 16
+    assert "some.parquet: of 3 examples that may be replayed, 1 are longer" in caplog.text
+    assert "max_tokens (16) and are cut, and 1 are left out" in caplog.text
+    caplog.clear()
+    rehearsal.detach()
+    Rehearsal.attach(trainer, replay)
+    assert caplog.text == ""
+
+
 def test_another_tokenizer_is_refused(replay, tokenizer, tmp_path):
     small = models.train_tokenizer(["a b c"], 270)
     trainer = make_trainer(make_model(), tmp_path, tokenizer)

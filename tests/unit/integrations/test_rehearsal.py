@@ -463,6 +463,38 @@ def test_batches_without_labels_are_refused(tokenizer, tmp_path):
         trainer.train()
 
 
+def test_a_first_step_without_any_loss_is_told_from_one_without_prompts(tokenizer, tmp_path):
+    def collate_with(label):
+        def collate(examples):
+            ids = padded(examples)["input_ids"]
+            return {"input_ids": ids, "labels": ids if label is None else ids * 0 + label}
+
+        return collate
+
+    for label, message in ((-100, "no token of the first step"), (None, "all tokens of the first")):
+        trainer = make_trainer(make_model(), tmp_path, tokenizer)
+        trainer.data_collator = collate_with(label)
+        Rehearsal.attach(trainer, prompt_kl=1.0)
+        with pytest.raises(LetheError, match=f"{message} .*carr"):
+            trainer.train()
+
+
+def test_a_model_with_fewer_positions_than_the_replay_examples_is_refused(
+    replay, tokenizer, tmp_path
+):
+    upstream = [UpstreamExample("a-1", "a", "replayable", Example(text=tiny.TEXT * 3))]
+    write_upstream(tmp_path / "long.parquet", upstream)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=48, n_embd=16, n_layer=1, n_head=2
+    )
+    trainer = make_trainer(transformers.GPT2LMHeadModel(config), tmp_path / "t", tokenizer)
+    with pytest.raises(LetheError, match="max_tokens is 512, but the model has 48 positions"):
+        Rehearsal.attach(trainer, tmp_path / "long.parquet", max_tokens=512)
+    rehearsal = Rehearsal.attach(trainer, tmp_path / "long.parquet")
+    assert [len(example.ids) for example in rehearsal.replay.examples] == [48]
+    trainer.train()
+
+
 def test_a_model_without_a_language_head_is_refused(replay, tokenizer, tmp_path):
     trainer = make_trainer(make_model().model, tmp_path, tokenizer)
     with pytest.raises(LetheError, match="LlamaModel has no output layer"):
@@ -479,6 +511,10 @@ def test_a_model_without_a_language_head_is_refused(replay, tokenizer, tmp_path)
         ({"prompt_kl": 1.0, "teacher_dtype": "int8"}, "teacher_dtype is 'int8'"),
         ({"prompt_kl": 1.0, "prompt_kl_positions": 0}, "prompt_kl_positions is 0"),
         ({"prompt_kl": 1.0, "examples_per_step": 1.5}, "examples_per_step is 1.5"),
+        ({"prompt_kl": 1.0, "examples_per_step": float("nan")}, "examples_per_step is nan"),
+        ({"prompt_kl": 1.0, "max_tokens": 0}, "max_tokens is 0; give a whole number from 2 on"),
+        ({"prompt_kl": 1.0, "max_tokens": -5}, "max_tokens is -5"),
+        ({"prompt_kl": 1.0, "max_tokens": 16.5}, "max_tokens is 16.5"),
         ({"prompt_kl": 1.0, "seed": -1}, "seed is -1; give a whole number from 0 on"),
         ({"prompt_kl": None, "prompt_kl_positions": 2}, "there is nothing to add"),
     ],

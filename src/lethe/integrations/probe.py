@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from lethe.completion.predictor import Prediction, Predictor
+from lethe.completion.predictor import SAME_WEIGHTS, Prediction, Predictor
 from lethe.data.examples import (
     UpstreamExample,
     read_upstream,
@@ -27,13 +27,6 @@ from lethe.replay.draws import draw_softmax
 from lethe.replay.mixture_files import make_mixture, write_mixture
 
 logger = logging.getLogger(__name__)
-
-# Largest difference in nats between a probe's base loss here and in the experiment. Equal weights
-# in float32 agree to rounding; in other precisions, or in different ones, a loss may differ more.
-SAME_BASE = 0.005
-SAME_BASE_LOW_PRECISION = 0.15
-# Losses in nats that differ by no more are those of the same weights.
-SAME_WEIGHTS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -175,7 +168,9 @@ class ForgettingProbe(TrainerCallback):
         if base_losses is not None:
             self._check_finite(np.asarray(base_losses), "in base_losses")
             # They may have been measured in another precision than the experiment's.
-            self._check_base(np.asarray(base_losses), SAME_BASE_LOW_PRECISION)
+            self.predictor.check_base(
+                np.asarray(base_losses), "ForgettingProbe", single_precision=False
+            )
 
     @classmethod
     def attach(cls, trainer: Any, predictor: Predictor | Path | str, **options: Any) -> Self:
@@ -431,7 +426,8 @@ class ForgettingProbe(TrainerCallback):
         if state.global_step == 0:
             losses = self._losses(model)
             self._check_finite(losses, "of the base model")
-            self._check_base(losses, self._base_tolerance(model))
+            single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+            self.predictor.check_base(losses, "ForgettingProbe", single_precision=single)
             self.base_losses = losses
         elif stored is not None:
             self.base_losses = np.asarray(stored, dtype=np.float64)
@@ -482,28 +478,6 @@ class ForgettingProbe(TrainerCallback):
                 f"tokens here, but {self.predictor.scored_tokens[i]} in the predictor's "
                 "experiment. The tokenizer or its chat template is not the one of the experiment; "
                 "give the tokenizer of the experiment's model as tokenizer=..."
-            )
-
-    def _base_tolerance(self, model: Any) -> float:
-        single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
-        return (
-            SAME_BASE if single and self.predictor.dtype == "float32" else SAME_BASE_LOW_PRECISION
-        )
-
-    def _check_base(self, losses: np.ndarray, tolerance: float) -> None:
-        """Raises LetheError if the losses are not those of the experiment's base model."""
-        if self.predictor.base_losses is None:
-            return
-        stored = np.asarray(self.predictor.base_losses, dtype=np.float64)
-        differences = np.abs(losses - stored)
-        worst = int(np.argmax(differences))
-        if differences[worst] > tolerance:
-            raise LetheError(
-                "ForgettingProbe: the losses are not those of the predictor's base model. "
-                f"Probe {self._probe_name(worst)} has a loss of {losses[worst]:.4f} nats here, but "
-                f"{stored[worst]:.4f} nats in the experiment (difference "
-                f"{differences[worst]:.4f}, at most {tolerance} expected). Start from the model "
-                "that the experiment measured, or make a predictor from an experiment on this model"
             )
 
     def _check_finite(self, losses: np.ndarray, subject: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lethe.completion.predictor import Prediction, Predictor
+from lethe.completion.predictor import SAME_WEIGHTS, Prediction, Predictor
 from lethe.data.conversations import readable_turn
 from lethe.data.examples import (
     Example,
@@ -137,7 +137,8 @@ def predict_from_row(
     ------
     LetheError
         If the predictor belongs to another pool or holds no rows of a sibling, if a file lacks
-        examples, or if a probe has no loss.
+        examples, if a probe has no loss, or if the losses are those of the base model itself or of
+        a fine-tune of another model.
     """
     by_id = {example.example_id: example.example for example in upstream}
     names = [predictor.example_ids[int(number)] for number in predictor.index]
@@ -150,7 +151,8 @@ def predict_from_row(
     row = probes.select(names, path)
     _check_scored_tokens(predictor, row, path)
     values = row.forgetting.astype(float)
-    if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):
+    holds_one_model = np.array_equal(row.loss_before, row.loss_after, equal_nan=True)
+    if holds_one_model:
         if predictor.base_losses is None:
             raise LetheError(
                 f"{path}: holds losses, and the predictor lacks those of the base model; give a "
@@ -160,6 +162,19 @@ def predict_from_row(
     if not np.isfinite(values).all():
         broken = names[int(np.argmin(np.isfinite(values)))]
         raise LetheError(f"{path}: the probe {broken!r} has no loss; score the probes again")
+    if not holds_one_model:
+        scoring = row.settings.get("scoring", {})
+        predictor.check_base(
+            row.loss_before.astype(float),
+            path,
+            single_precision=scoring.get("dtype") == "float32" and "quantize" not in row.settings,
+        )
+    if (np.abs(values) < SAME_WEIGHTS).all():
+        raise LetheError(
+            f"{path}: these are the losses of the base model itself (none of the {len(values)} "
+            f"probes differs by {SAME_WEIGHTS:g} nats); give the losses after a fine-tune as "
+            "--probes"
+        )
     other = None
     if sibling is not None:
         other = sibling.select(predictor.example_ids, "the sibling's row").forgetting.astype(float)

@@ -326,3 +326,32 @@ def test_probes_of_other_lengths_than_the_predictors_are_refused(tmp_path):
     longer = predictor(scored_tokens=np.array([1, 1, 7, 1]))
     with pytest.raises(LetheError, match=r"1 of 4 probes have another number of scored tokens"):
         predicted_forgetting(longer, row(values), tmp_path)
+
+
+def test_probes_that_are_the_base_models_own_losses_are_refused(tmp_path):
+    values = np.zeros(len(POOL))
+    path = tmp_path / "base.parquet"
+    with pytest.raises(LetheError, match=r"base.parquet: these are the losses of the base model"):
+        predicted_forgetting(predictor(), row(values), path)
+    with pytest.raises(LetheError, match=r"base model itself \(none of the 4 probes differs"):
+        predicted_forgetting(predictor(), row(values + 2e-6), path)
+    values[5] = 0.01
+    assert predicted_forgetting(predictor(), row(values), path)
+
+
+def test_probes_of_a_fine_tune_of_another_model_are_refused(tmp_path):
+    values = np.linspace(0.1, 1, len(POOL))
+    path = tmp_path / "lost.parquet"
+    single = {"scoring": {"dtype": "float32"}}
+    refusal = r"lost.parquet: the losses are not those of the predictor's base model.*facts-00001"
+    with pytest.raises(LetheError, match=refusal):
+        predicted_forgetting(predictor(), row(values, base=1.02, **single), path)
+    with pytest.raises(LetheError, match=refusal):
+        predicted_forgetting(predictor(), row(values, base=1.2), path)
+    # In another precision, the same model has other losses.
+    half = {"scoring": {"dtype": "bfloat16"}}
+    assert predicted_forgetting(predictor(), row(values, base=1.02, **half), path)
+    quantized = single | {"quantize": "4bit"}
+    assert predicted_forgetting(predictor(), row(values, base=1.02, **quantized), path)
+    assert predicted_forgetting(predictor(dtype="autocast"), row(values, base=1.02, **single), path)
+    assert predicted_forgetting(predictor(base_losses=None), row(values, base=3.0), path)

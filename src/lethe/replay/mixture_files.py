@@ -32,6 +32,8 @@ from lethe.replay.draws import count_replayed, draw_balanced, draw_softmax
 
 # Temperature of the draw by forgetting, in nats: the workflow's default.
 TEMPERATURE = 0.1
+# Replayed examples per new example, at most.
+MOST_RATIO = 100
 # Folder of the copies without ids, domains and forgetting.
 PLAIN = "plain"
 NEW = "new.jsonl"
@@ -220,15 +222,21 @@ def make_mixture(
     Parameters
     ----------
     ratio
-        Replayed examples per new example.
+        Replayed examples per new example; above 0 and at most 100.
     forgetting
         Nats by example id. Examples without a finite value are not drawn.
 
     Raises
     ------
     LetheError
-        If no example of the pool can be replayed.
+        If the ratio is impossible, or no example of the pool can be replayed.
     """
+    # NaN is refused, too.
+    if not 0 < ratio <= MOST_RATIO:
+        raise LetheError(
+            f"ratio is {ratio}; give a number of replayed examples per new example that is above "
+            f"0 and at most {MOST_RATIO}"
+        )
     left_out: Counter[str] = Counter()
     candidates = []
     usable = without_copies_of_heldout(upstream)

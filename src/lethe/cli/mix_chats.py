@@ -138,6 +138,8 @@ def make_mixture_files(
         },
         "settings": sorted(snippets),
         "examples": str(output / "replay.parquet"),
+        "different_examples": mixture.different_examples,
+        "replayed_rows": len(mixture.replayed),
     }
     if prediction is not None:
         summary["predicted"] = prediction.facts
@@ -163,7 +165,13 @@ def _print_summary(summary: Mapping[str, Any], *, chats: Path, pool: Path) -> No
         )
     for name, count in summary["rows"].items():
         print(f"{Path(summary['folder']) / name}: {count} rows")
-    print(f"{summary['examples']}: the replayed examples, for lethe.integrations.Rehearsal")
+    different = summary["different_examples"]
+    print(f"{summary['examples']}: {different} examples, for lethe.integrations.Rehearsal")
+    if different < summary["replayed_rows"]:
+        print(
+            f"{pool}: the {summary['replayed_rows']} replayed rows hold {different} different "
+            "examples, so some are repeated; a lower --ratio or a larger pool avoids this"
+        )
     dose = summary["dose"]
     print(
         f"Dose: {dose['replayed']} replayed loss {dose['unit']} over {dose['new']} new ones, "

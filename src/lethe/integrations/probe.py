@@ -362,6 +362,14 @@ class ForgettingProbe(TrainerCallback):
         logger.warning("ForgettingProbe: %s: %s", chats, data.summary)
         for reason, count in mixture.left_out.items():
             logger.warning("ForgettingProbe: %s: %d %s, not replayed", pool, count, reason)
+        if mixture.different_examples < len(mixture.replayed):
+            logger.warning(
+                "ForgettingProbe: %s: the %d replayed rows hold %d different examples, so some are "
+                "repeated; a lower ratio or a larger pool avoids this",
+                pool,
+                len(mixture.replayed),
+                mixture.different_examples,
+            )
         if mixture.new_heldout:
             logger.warning(
                 "ForgettingProbe: %s: %d of the new chats are held-out examples of %s; a verdict "

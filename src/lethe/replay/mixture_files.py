@@ -80,6 +80,11 @@ class Mixture:
     new_heldout: int = 0
 
     @property
+    def different_examples(self) -> int:
+        """Number of different examples among the replayed ones; each may be replayed repeatedly."""
+        return len({item.upstream.example_id for item in self.replayed})
+
+    @property
     def has_tools(self) -> bool:
         """Whether a conversation in it has tools or calls of them."""
         replayed = [item.upstream.example for item in self.replayed]

@@ -48,6 +48,20 @@ def test_it_writes_rows_and_prints_the_dose_and_the_trainers_settings(folder, ca
     assert 'data_files: "mixed/train_with_replay.jsonl"' in text
 
 
+def test_it_says_how_many_different_examples_are_replayed(folder, capsys):
+    assert mix() == 0
+    text = capsys.readouterr().out
+    assert "mixed/replay.parquet: 2 examples, for lethe.integrations.Rehearsal" in text
+    assert "repeated" not in text
+    assert mix("--ratio", "4", "-o", "many") == 0
+    text = capsys.readouterr().out
+    assert "many/replay.parquet: 30 examples" in text
+    assert "pool.parquet: the 80 replayed rows hold 30 different examples, so some are rep" in text
+    assert mix("--ratio", "4", "-o", "json", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["different_examples"], summary["replayed_rows"]) == (30, 80)
+
+
 def test_what_was_lost_decides_what_is_replayed(folder, capsys):
     assert mix("--lost", "lost.parquet", "--json", "--for", "jsonl") == 0
     summary = json.loads(capsys.readouterr().out)

@@ -668,6 +668,9 @@ def test_a_mixture_says_what_was_read_and_left_out(trained_probe, tmp_path, capl
     count = sum(example.split == "heldout" for example in upstream)
     assert f"pool.parquet: {count} held out, not replayed" in caplog.text
     assert "1 of the new chats are held-out examples of" in caplog.text
+    assert "repeated" not in caplog.text
+    probe.mix(new, pool, tmp_path / "many", ratio=50.0)
+    assert "the 100 replayed rows hold 29 different examples, so some are repeated" in caplog.text
 
 
 @pytest.mark.parametrize("ratio", [-1, 0, float("nan"), 101])

@@ -116,7 +116,7 @@ def make_mixture_files(
     mixture = make_mixture(
         new, upstream, ratio=ratio, seed=seed, forgetting=forgetting, measure=measure
     )
-    dose = _dose(mixture, model)
+    dose = _dose(mixture, model, trainer)
     rows = write_mixture(output, mixture)
     write_replayed(output / "replay.parquet", mixture)
     files = MixtureFiles(folder=output, form=mixture.form, rows=rows, tools=mixture.has_tools)
@@ -138,6 +138,8 @@ def make_mixture_files(
         },
         "settings": sorted(snippets),
         "examples": str(output / "replay.parquet"),
+        "different_examples": mixture.different_examples,
+        "replayed_rows": len(mixture.replayed),
     }
     if prediction is not None:
         summary["predicted"] = prediction.facts
@@ -163,7 +165,13 @@ def _print_summary(summary: Mapping[str, Any], *, chats: Path, pool: Path) -> No
         )
     for name, count in summary["rows"].items():
         print(f"{Path(summary['folder']) / name}: {count} rows")
-    print(f"{summary['examples']}: the replayed examples, for lethe.integrations.Rehearsal")
+    different = summary["different_examples"]
+    print(f"{summary['examples']}: {different} examples, for lethe.integrations.Rehearsal")
+    if different < summary["replayed_rows"]:
+        print(
+            f"{pool}: the {summary['replayed_rows']} replayed rows hold {different} different "
+            "examples, so some are repeated; a lower --ratio or a larger pool avoids this"
+        )
     dose = summary["dose"]
     print(
         f"Dose: {dose['replayed']} replayed loss {dose['unit']} over {dose['new']} new ones, "
@@ -218,12 +226,15 @@ def _predict(
     )
 
 
-def _dose(mixture: "Mixture", model: str | None) -> "MixtureDose":
+def _dose(mixture: "Mixture", model: str | None, trainer: Trainer) -> "MixtureDose":
     from lethe.replay.mixture_files import dose_of, loss_words
 
+    # The settings of axolotl read plain texts as completions, not as questions with answers.
+    plain_passages = trainer is Trainer.AXOLOTL
     if model is None:
-        return dose_of(mixture, loss_words, "words")
-    return dose_of(mixture, _loss_tokens(model, mixture.form), "tokens")
+        return dose_of(mixture, loss_words, "words", plain_passages=plain_passages)
+    count = _loss_tokens(model, mixture.form)
+    return dose_of(mixture, count, "tokens", plain_passages=plain_passages)
 
 
 def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":

@@ -26,6 +26,12 @@ from lethe.matrix import forgetting_matrix, rows
 
 # Names of the settings in a saved file, now and in files of lethe before 0.2.
 SETTINGS_KEYS = ("settings", "told")
+# Largest difference in nats between a probe's base loss and that of the experiment. Equal weights
+# in float32 agree to rounding; in other precisions, or in different ones, a loss may differ more.
+SAME_BASE = 0.005
+SAME_BASE_LOW_PRECISION = 0.15
+# Losses in nats that differ by no more are those of the same weights.
+SAME_WEIGHTS = 1e-5
 # Arrays that may be absent, as in files of earlier versions.
 OPTIONAL_ARRAYS = ("base_losses", "scored_tokens", "other")
 
@@ -326,6 +332,41 @@ class Predictor:
         """
         expected = self.scored_tokens if self.scored_tokens is not None else scored_tokens
         return np.flatnonzero(np.asarray(scored_tokens) != expected)
+
+    def check_base(self, losses: np.ndarray, source: Path | str, *, single_precision: bool) -> None:
+        """Refuses losses (k,) in nats of the probes that are not those of the base model.
+
+        Does nothing if the predictor does not record them.
+
+        Parameters
+        ----------
+        source
+            Where the losses come from, for the message.
+        single_precision
+            Whether they were measured in float32. If the experiment was too, they agree closely.
+
+        Raises
+        ------
+        LetheError
+            Naming the probe that differs most, with both losses.
+        """
+        if self.base_losses is None:
+            return
+        stored = np.asarray(self.base_losses, dtype=np.float64)
+        tolerance = SAME_BASE_LOW_PRECISION
+        if single_precision and self.dtype == "float32":
+            tolerance = SAME_BASE
+        differences = np.abs(losses - stored)
+        worst = int(np.argmax(differences))
+        if differences[worst] > tolerance:
+            name = self.example_ids[int(self.index[worst])]
+            raise LetheError(
+                f"{source}: the losses are not those of the predictor's base model. "
+                f"Probe {name!r} has a loss of {losses[worst]:.4f} nats here, but "
+                f"{stored[worst]:.4f} nats in the experiment (difference "
+                f"{differences[worst]:.4f}, at most {tolerance} expected). Start from the model "
+                "that the experiment measured, or make a predictor from an experiment on this model"
+            )
 
     def check_ranking(self) -> RankingCheck:
         """How well each training task is ranked from the others and its own probes.

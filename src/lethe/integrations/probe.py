@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from lethe.completion.predictor import Prediction, Predictor
+from lethe.completion.predictor import SAME_WEIGHTS, Prediction, Predictor
 from lethe.data.examples import (
     UpstreamExample,
     read_upstream,
@@ -27,13 +27,6 @@ from lethe.replay.draws import draw_softmax
 from lethe.replay.mixture_files import make_mixture, write_mixture
 
 logger = logging.getLogger(__name__)
-
-# Largest difference in nats between a probe's base loss here and in the experiment. Equal weights
-# in float32 agree to rounding; in other precisions, or in different ones, a loss may differ more.
-SAME_BASE = 0.005
-SAME_BASE_LOW_PRECISION = 0.15
-# Losses in nats that differ by no more are those of the same weights.
-SAME_WEIGHTS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -175,7 +168,9 @@ class ForgettingProbe(TrainerCallback):
         if base_losses is not None:
             self._check_finite(np.asarray(base_losses), "in base_losses")
             # They may have been measured in another precision than the experiment's.
-            self._check_base(np.asarray(base_losses), SAME_BASE_LOW_PRECISION)
+            self.predictor.check_base(
+                np.asarray(base_losses), "ForgettingProbe", single_precision=False
+            )
 
     @classmethod
     def attach(cls, trainer: Any, predictor: Predictor | Path | str, **options: Any) -> Self:
@@ -269,7 +264,7 @@ class ForgettingProbe(TrainerCallback):
             The upstream examples of the predictor's experiment (upstream.parquet or pool.parquet).
             Held-out examples are never drawn.
         output
-            Parquet file to write.
+            Parquet file to write. A file that is there already must hold the same examples.
         examples
             Number of examples to draw, without repetition.
         temperature
@@ -278,8 +273,9 @@ class ForgettingProbe(TrainerCallback):
         Raises
         ------
         LetheError
-            If the output is the pool, the temperature is not above 0, nothing was predicted yet,
-            the pool is not that of the predictor, or it has fewer replayable examples.
+            If the output is the pool or another file that exists, the temperature is not above 0,
+            nothing was predicted yet, the pool is not that of the predictor, or it has fewer
+            replayable examples.
         """
         if Path(output).resolve() == Path(pool).resolve():
             raise LetheError(
@@ -304,7 +300,11 @@ class ForgettingProbe(TrainerCallback):
             )
         scores = np.array([predicted[example.example_id] for example in candidates])
         numbers = draw_softmax(scores / temperature, examples, seed)
-        write_upstream(Path(output), [candidates[number] for number in numbers])
+        drawn = [candidates[number] for number in numbers]
+        if Path(output).exists():
+            _check_same_examples(Path(output), drawn)
+        else:
+            write_upstream(Path(output), drawn)
         return Path(output)
 
     def mix(
@@ -318,6 +318,8 @@ class ForgettingProbe(TrainerCallback):
     ) -> dict[str, int]:
         """Mixes new data with examples drawn by the last prediction, as `lethe mix` does.
 
+        Warnings of the logger say what was read and what was left out, as `lethe mix` prints it.
+
         Parameters
         ----------
         chats
@@ -327,7 +329,7 @@ class ForgettingProbe(TrainerCallback):
         output
             Folder of the rows (`lethe.replay.mixture_files.write_mixture`).
         ratio
-            Replayed examples per new example.
+            Replayed examples per new example; above 0 and at most 100.
 
         Returns
         -------
@@ -337,7 +339,7 @@ class ForgettingProbe(TrainerCallback):
         ------
         LetheError
             If nothing was predicted yet, the pool is not that of the predictor, the folder is not
-            empty, or nothing can be replayed.
+            empty, the ratio is impossible, or nothing can be replayed.
         """
         upstream, predicted = self._predicted_pool(pool)
         folder = Path(output)
@@ -347,34 +349,67 @@ class ForgettingProbe(TrainerCallback):
                 "another folder"
             )
         values = {example.example_id: float("nan") for example in upstream}
+        data = read_new_data(Path(chats))
         mixture = make_mixture(
-            read_new_data(Path(chats)),
+            data,
             upstream,
             ratio=ratio,
             seed=seed,
             forgetting=values | predicted,
             measure="predicted_forgetting",
         )
+        # Not at the level of information, which most loggers drop.
+        logger.warning("ForgettingProbe: %s: %s", chats, data.summary)
+        for reason, count in mixture.left_out.items():
+            logger.warning("ForgettingProbe: %s: %d %s, not replayed", pool, count, reason)
+        if mixture.different_examples < len(mixture.replayed):
+            logger.warning(
+                "ForgettingProbe: %s: the %d replayed rows hold %d different examples, so some are "
+                "repeated; a lower ratio or a larger pool avoids this",
+                pool,
+                len(mixture.replayed),
+                mixture.different_examples,
+            )
+        if mixture.new_heldout:
+            logger.warning(
+                "ForgettingProbe: %s: %d of the new chats are held-out examples of %s; a verdict "
+                "on these is worth nothing, so take them out of one of the two",
+                chats,
+                mixture.new_heldout,
+                pool,
+            )
         return write_mixture(folder, mixture)
 
     def _predicted_pool(self, pool: Path | str) -> tuple[list[UpstreamExample], dict[str, float]]:
-        """The examples of a pool, and the predictions by id; the predictor's probes must be there.
+        """The examples of a pool, and the predictions by id; one of the probes must be there.
 
         Raises
         ------
         LetheError
-            If nothing was predicted yet, or a probe has another text in the pool.
+            If nothing was predicted yet, the pool has none of the probes, or a probe has another
+            text in it.
         """
         predicted = {record["example_id"]: record["forgetting"] for record in self.predictions()}
         upstream = list(read_upstream(pool))
         texts = {example.example_id: example.example for example in upstream}
+        probes_in_pool = 0
         for number, probe in zip(self.predictor.index, self.predictor.probes, strict=True):
             name = self.predictor.example_ids[int(number)]
-            if texts.get(name, probe) != probe:
+            if name not in texts:
+                continue
+            probes_in_pool += 1
+            if texts[name] != probe:
                 raise LetheError(
                     f"ForgettingProbe: {pool}: example {name!r} has another text than in the "
                     "predictor; give the pool of the predictor's experiment"
                 )
+        if not probes_in_pool:
+            # The predictor holds no other texts, so nothing shows that the ids mean the same.
+            raise LetheError(
+                f"ForgettingProbe: {pool}: holds none of the predictor's "
+                f"{len(self.predictor.probes)} probes, so it is another pool or a small part of "
+                "it; give the pool of the predictor's experiment"
+            )
         return upstream, predicted
 
     def on_train_begin(self, args, state, control, model=None, processing_class=None, **_kwargs):
@@ -431,7 +466,8 @@ class ForgettingProbe(TrainerCallback):
         if state.global_step == 0:
             losses = self._losses(model)
             self._check_finite(losses, "of the base model")
-            self._check_base(losses, self._base_tolerance(model))
+            single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+            self.predictor.check_base(losses, "ForgettingProbe", single_precision=single)
             self.base_losses = losses
         elif stored is not None:
             self.base_losses = np.asarray(stored, dtype=np.float64)
@@ -482,28 +518,6 @@ class ForgettingProbe(TrainerCallback):
                 f"tokens here, but {self.predictor.scored_tokens[i]} in the predictor's "
                 "experiment. The tokenizer or its chat template is not the one of the experiment; "
                 "give the tokenizer of the experiment's model as tokenizer=..."
-            )
-
-    def _base_tolerance(self, model: Any) -> float:
-        single = all(parameter.dtype == torch.float32 for parameter in model.parameters())
-        return (
-            SAME_BASE if single and self.predictor.dtype == "float32" else SAME_BASE_LOW_PRECISION
-        )
-
-    def _check_base(self, losses: np.ndarray, tolerance: float) -> None:
-        """Raises LetheError if the losses are not those of the experiment's base model."""
-        if self.predictor.base_losses is None:
-            return
-        stored = np.asarray(self.predictor.base_losses, dtype=np.float64)
-        differences = np.abs(losses - stored)
-        worst = int(np.argmax(differences))
-        if differences[worst] > tolerance:
-            raise LetheError(
-                "ForgettingProbe: the losses are not those of the predictor's base model. "
-                f"Probe {self._probe_name(worst)} has a loss of {losses[worst]:.4f} nats here, but "
-                f"{stored[worst]:.4f} nats in the experiment (difference "
-                f"{differences[worst]:.4f}, at most {tolerance} expected). Start from the model "
-                "that the experiment measured, or make a predictor from an experiment on this model"
             )
 
     def _check_finite(self, losses: np.ndarray, subject: str) -> None:
@@ -599,6 +613,19 @@ class ForgettingProbe(TrainerCallback):
         for module, mode in modes:
             module.training = mode
         return losses.astype(np.float64)
+
+
+def _check_same_examples(path: Path, drawn: Sequence[UpstreamExample]) -> None:
+    """Raises LetheError if a file that exists does not hold exactly these examples."""
+    try:
+        existing = list(read_upstream(path))
+    except LetheError:
+        existing = None
+    if existing != list(drawn):
+        raise LetheError(
+            f"ForgettingProbe: {path}: exists and does not hold the {len(drawn)} examples that "
+            "were drawn, and nothing is overwritten; give another output"
+        )
 
 
 def _record(prediction: Prediction, rises: np.ndarray) -> dict[str, float]:

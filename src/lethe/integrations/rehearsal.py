@@ -3,22 +3,24 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from lethe.config.model_settings import Recipe
 from lethe.data.tokens import Tokens
 from lethe.engine import models
-from lethe.engine.batches import collate, model_of
+from lethe.engine.batches import collate
 from lethe.engine.objectives import Objective, Part, ReplayTerm, Step
 from lethe.engine.teacher import LiveTeacher, frozen_copy, has_sliceable_head
 from lethe.errors import LetheError
 from lethe.files import read_json, write_json
+from lethe.integrations.chat_rows import NO_LOSS
 from lethe.integrations.prompt_divergence import (
     PromptDivergence,
     caught_states,
@@ -31,6 +33,7 @@ from lethe.integrations.rehearsal_checks import (
     check_model,
     check_options,
     check_trainer,
+    longest_example,
     tokenizer_for,
 )
 from lethe.integrations.replay_batches import ReplayBatches
@@ -97,6 +100,7 @@ class Rehearsal(TrainerCallback):
             prompt_kl=prompt_kl,
             prompt_kl_positions=prompt_kl_positions,
             teacher_dtype=teacher_dtype,
+            max_tokens=max_tokens,
             seed=seed,
         )
         examples_per_step = int(examples_per_step)
@@ -111,11 +115,13 @@ class Rehearsal(TrainerCallback):
         self.seed = arguments.seed if seed is None else int(seed)
         self.history: list[dict[str, float]] = []
         self.replay: ReplayBatches | None = None
+        longest: int | None = None
         if replay is not None:
+            longest = longest_example(arguments, model, max_tokens, MAX_TOKENS)
             self.replay = ReplayBatches.read(
                 replay,
                 tokenizer_for(trainer, tokenizer),
-                max_tokens=max_tokens or _longest_example(arguments, model),
+                max_tokens=longest,
                 per_step=examples_per_step,
                 seed=self.seed,
             )
@@ -149,6 +155,7 @@ class Rehearsal(TrainerCallback):
             "teacher_dtype": teacher_dtype,
             "seed": self.seed,
             "replay": None if self.replay is None else self.replay.digest,
+            "max_tokens": longest,
             "base": _base_fingerprint(model if teacher is None else teacher.model),
         }
         # Sums of the logged terms, and optimizer steps, since the last log.
@@ -157,6 +164,7 @@ class Rehearsal(TrainerCallback):
         # Where the training is.
         self._training = False
         self._first_step = True
+        self._resumed_from: Path | None = None
         self._micro_batch = 0
         self._prompts_of_step = 0
         # What the prompts have added to the loss of the last micro-batch.
@@ -188,7 +196,8 @@ class Rehearsal(TrainerCallback):
         teacher_dtype
             Type of the frozen copy's weights; None: as the model's. A PEFT model needs no copy.
         max_tokens
-            Longest replayed example in tokens. None: the trainer's `max_length`, or 1024.
+            Longest replayed example in tokens, at least 2 and at most the model's positions. None:
+            the trainer's `max_length`, or 1024, or fewer if the model reads no more.
         tokenizer
             Tokenizer of the model. None: the processing class of the trainer.
         seed
@@ -214,11 +223,13 @@ class Rehearsal(TrainerCallback):
     def _connect(self) -> None:
         trainer = self.trainer
         self._original = {
+            "train": trainer.train,
             "training_step": trainer.training_step,
             "compute_loss": trainer.compute_loss,
             "get_batch_samples": trainer.get_batch_samples,
             "log": trainer.log,
         }
+        trainer.train = self._train
         trainer.training_step = self._training_step
         trainer.log = self._log
         if self._prompt is not None:
@@ -227,8 +238,18 @@ class Rehearsal(TrainerCallback):
         trainer.add_callback(self)
         trainer.lethe_rehearsal = self
 
+    def _train(self, resume_from_checkpoint: Any = None, *rest: Any, **named: Any):
+        """Trains, and remembers the checkpoint's folder, which callbacks are not given."""
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.trainer.args.output_dir)
+        self._resumed_from = Path(checkpoint) if checkpoint else None
+        return self._original["train"](resume_from_checkpoint, *rest, **named)
+
     def on_train_begin(self, args, state, control, **_kwargs):
         """Compares a checkpoint that the training resumes from with this rehearsal.
+
+        A checkpoint that was saved without a rehearsal is accepted with a warning.
 
         Raises
         ------
@@ -239,10 +260,20 @@ class Rehearsal(TrainerCallback):
         self._first_step = True
         self._sums = {}
         self._steps = 0
-        path = Path(args.output_dir, f"checkpoint-{state.global_step}", SETTINGS_FILE)
-        if not state.global_step or not path.is_file():
+        if not state.global_step or self._resumed_from is None:
             return
-        saved = read_json(path)
+        path = self._resumed_from / SETTINGS_FILE
+        if not path.is_file():
+            logger.warning(
+                "Rehearsal: %s has no %s, so it was saved without a Rehearsal and its settings "
+                "cannot be compared; make sure that you attached to the untouched base model, not "
+                "to the checkpoint's weights",
+                self._resumed_from,
+                SETTINGS_FILE,
+            )
+            return
+        # Files of earlier versions do not have this key.
+        saved = {"max_tokens": self.settings["max_tokens"], **read_json(path)}
         for name, value in self.settings.items():
             if saved.get(name) != value:
                 remedy = "attach with the value of the first start"
@@ -311,18 +342,36 @@ class Rehearsal(TrainerCallback):
     def _get_batch_samples(self, *arguments: Any, **named: Any):
         """Counts the prompt tokens of a step, as the trainer counts its tokens with loss."""
         batches, items = self._original["get_batch_samples"](*arguments, **named)
-        accelerator = self.trainer.accelerator
-        count = sum(int(prompt_mask(batch).sum()) for batch in batches)
-        counts = accelerator.gather(torch.tensor([count], device=accelerator.device))
-        self._prompts_of_step = int(counts.sum())
+        self._prompts_of_step = self._over_processes(
+            sum(int(prompt_mask(batch).sum()) for batch in batches)
+        )
         if batches and self._first_step and not self._prompts_of_step:
-            raise LetheError(
-                "Rehearsal: prompt_kl needs prompts, but all tokens of the first step carry loss; "
-                "train on the answers only (trl: completion_only_loss or assistant_only_loss), or "
-                "give a replay file instead of prompt_kl"
-            )
+            self._refuse_without_prompts(batches)
         self._micro_batch = 0
         return batches, items
+
+    def _refuse_without_prompts(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Raises LetheError with the reason why the first step has no prompts."""
+        with_loss = self._over_processes(
+            sum(int((batch["labels"] != NO_LOSS).sum()) for batch in batches)
+        )
+        if not with_loss:
+            raise LetheError(
+                "Rehearsal: prompt_kl needs prompts with answers, but no token of the first step "
+                f"carries loss (all labels are {NO_LOSS}); check that the examples have answers "
+                "within the trainer's max_length, and that the chat template marks them"
+            )
+        raise LetheError(
+            "Rehearsal: prompt_kl needs prompts, but all tokens of the first step carry loss; "
+            "train on the answers only (trl: completion_only_loss or assistant_only_loss), or "
+            "give a replay file instead of prompt_kl"
+        )
+
+    def _over_processes(self, count: int) -> int:
+        """The sum of the processes' counts."""
+        accelerator = self.trainer.accelerator
+        counts = accelerator.gather(torch.tensor([count], device=accelerator.device))
+        return int(counts.sum())
 
     def _compute_loss(
         self,
@@ -416,13 +465,6 @@ class Rehearsal(TrainerCallback):
         if self._prompt is not None:
             names.append("replay/prompt_kl")
         return names
-
-
-def _longest_example(arguments: Any, model: Any) -> int:
-    """Tokens of the longest replayed example: as long as the trainer's own."""
-    longest = getattr(arguments, "max_length", None) or MAX_TOKENS
-    positions = getattr(model_of(model).config, "max_position_embeddings", None)
-    return min(longest, positions) if positions else longest
 
 
 def _short_example(model: Any, term: ReplayTerm) -> Tokens:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lethe.engine.batches import model_of
-from lethe.engine.loading_report import check_vocabulary
+from lethe.engine.loading_report import check_vocabulary, positions_of
 from lethe.errors import LetheError
 from lethe.integrations.probe import tokenizer_of
 
@@ -62,6 +62,7 @@ def check_options(
     prompt_kl: float | None,
     prompt_kl_positions: int | None,
     teacher_dtype: str | None,
+    max_tokens: int | None,
     seed: int | None,
 ) -> None:
     """Refuses impossible values of a rehearsal's options.
@@ -87,13 +88,16 @@ def check_options(
         if value not in allowed:
             names = ", ".join(map(str, allowed))
             raise LetheError(f"Rehearsal: {name} is {value!r}; give one of {names}")
+    # Nothing comes before the first token, so that one token has no loss.
     counts = (
-        ("examples_per_step", examples_per_step),
-        ("prompt_kl_positions", prompt_kl_positions),
+        ("examples_per_step", examples_per_step, 1),
+        ("prompt_kl_positions", prompt_kl_positions, 1),
+        ("max_tokens", max_tokens, 2),
     )
-    for name, value in counts:
-        if value is not None and (value < 1 or value != int(value)):
-            raise LetheError(f"Rehearsal: {name} is {value}; give a whole number from 1 on")
+    for name, value, least in counts:
+        # NaN and infinity are refused, too.
+        if value is not None and not (value >= least and value == value // 1):
+            raise LetheError(f"Rehearsal: {name} is {value}; give a whole number from {least} on")
     if seed is not None and (seed < 0 or seed != int(seed)):
         raise LetheError(f"Rehearsal: seed is {seed}; give a whole number from 0 on")
     if prompt_kl_positions is not None and not prompt_kl:
@@ -131,6 +135,39 @@ def check_model(model: Any) -> None:
             f"Rehearsal: {type(network).__name__} has no output layer over a vocabulary, so it is "
             "no language model; load it with AutoModelForCausalLM"
         )
+
+
+def longest_example(arguments: Any, model: Any, max_tokens: int | None, default: int) -> int:
+    """Tokens of the longest replayed example.
+
+    Parameters
+    ----------
+    arguments
+        The trainer's arguments, whose `max_length` is taken if `max_tokens` is None.
+    max_tokens
+        The length that is wanted; None: as long as the trainer's own examples.
+    default
+        The length if the trainer names none either.
+
+    Raises
+    ------
+    LetheError
+        If the model has fewer positions than `max_tokens`.
+    """
+    positions = positions_of(model)
+    if max_tokens is not None:
+        if positions is not None and max_tokens > positions:
+            raise LetheError(
+                f"Rehearsal: max_tokens is {max_tokens}, but the model has {positions} positions; "
+                f"give at most {positions}, or leave it out"
+            )
+        return int(max_tokens)
+    limits = [
+        getattr(arguments, "max_length", None) or default,
+        getattr(model_of(model).config, "max_position_embeddings", None),
+        positions,
+    ]
+    return min(limit for limit in limits if limit)
 
 
 def _trained_weights_of_the_base(model: Any) -> list[str]:

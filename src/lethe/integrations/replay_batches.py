@@ -51,7 +51,8 @@ class ReplayBatches:
         """Reads a table of examples: a pool, or a selection of one.
 
         Held-out examples and copies of them are left out, because they must never be replayed. So
-        are examples without a token that carries loss.
+        are examples without a token that carries loss. The latter are counted in a warning, as are
+        examples that are cut to `max_tokens`.
 
         Raises
         ------
@@ -76,16 +77,27 @@ class ReplayBatches:
                 len(upstream),
                 path,
             )
-        tokens = tokenise(
+        tokenised = tokenise(
             tokenizer, (example.example for example in replayable), max_tokens=max_tokens
-        ).examples
-        scored = [example for example in tokens if example.scored]
+        )
+        scored = [example for example in tokenised.examples if example.scored]
         if not scored:
             raise LetheError(
                 f"Rehearsal: {path}: none of its {len(upstream)} examples can be replayed "
                 f"({len(upstream) - len(replayable)} are held out or copies, {len(replayable)} "
                 f"have no token that carries loss within {max_tokens} tokens); give another file "
                 "or a larger max_tokens"
+            )
+        if tokenised.truncated or tokenised.empty:
+            logger.warning(
+                "Rehearsal: %s: of %d examples that may be replayed, %d are longer than "
+                "max_tokens (%d) and are cut, and %d are left out, because none of their tokens "
+                "carries loss",
+                path,
+                len(replayable),
+                tokenised.truncated,
+                max_tokens,
+                tokenised.empty,
             )
         return cls(scored, per_step=per_step, seed=seed, digest=upstream_digest(replayable))
 

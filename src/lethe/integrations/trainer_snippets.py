@@ -90,7 +90,7 @@ def _trl(files: MixtureFiles) -> dict[str, str]:
         "# No `fraction` here: it would shrink the mix.",
         "datasets:",
         "  - path: json",
-        f"    data_files: {json.dumps(files.path(_TRAIN))}",
+        f"    data_files: {_quoted(files.path(_TRAIN))}",
         "    split: train",
     ]
     # With this key, trl drops all other columns. Only some rows with tools have a column `tools`,
@@ -129,7 +129,7 @@ def _axolotl(files: MixtureFiles) -> dict[str, str]:
         sets = [(_NEW, files.form), (files.replay, files.form)]
     for name, form in sets:
         if name in files.rows:
-            lines += [f"  - path: {json.dumps(files.path(name))}", "    ds_type: json"]
+            lines += [f"  - path: {_quoted(files.path(name))}", "    ds_type: json"]
             lines += kinds[form]
     lines.append("shuffle_merged_datasets: true")
     return {"axolotl.yaml": _text(lines)}
@@ -162,7 +162,7 @@ def _llama_factory(files: MixtureFiles) -> dict[str, str]:
     lines = [
         "# Add these keys to your LLaMA-Factory configuration.",
         f"stage: {stage}",
-        f"dataset_dir: {json.dumps(files.folder.as_posix())} # it holds dataset_info.json",
+        f"dataset_dir: {_quoted(files.folder.as_posix())} # it holds dataset_info.json",
         "dataset: lethe_new,lethe_replay",
         "mix_strategy: concat # every row once; the loader shuffles",
     ]
@@ -202,14 +202,14 @@ def _megatron_bridge(files: MixtureFiles) -> dict[str, str]:
         "",
         f"# Copy or link {files.path(_TRAIN)} as training.jsonl.",
         "dataset = GPTSFTDatasetConfig(",
-        f"    dataset_root={json.dumps(files.folder.as_posix())},",
+        f"    dataset_root={_quoted(files.folder.as_posix())},",
         "    seq_length=2048,",
         f"    preprocessing={preprocessing}({arguments}),",
         "    do_validation=False,",
         "    do_test=False,",
         ")",
         "# A configuration with several sources takes source_weights, which count epochs:",
-        f"# sources = [{json.dumps(files.path(_NEW))}, {json.dumps(files.path(files.replay))}]",
+        f"# sources = [{_quoted(files.path(_NEW))}, {_quoted(files.path(files.replay))}]",
         "source_weights = [1.0, 1.0]",
     ]
     return {"megatron_bridge.py": _text(lines)}
@@ -217,6 +217,15 @@ def _megatron_bridge(files: MixtureFiles) -> dict[str, str]:
 
 def _jsonl(files: MixtureFiles) -> dict[str, str]:
     return {}
+
+
+def _quoted(path: str) -> str:
+    """A path in the quotes that YAML and Python read.
+
+    Letters stay as they are: as escapes, JSON writes an emoji in two halves, which YAML and Python
+    do not join again.
+    """
+    return json.dumps(path, ensure_ascii=False)
 
 
 def _text(lines: list[str]) -> str:

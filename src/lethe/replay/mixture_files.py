@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lethe.completion.predictor import Prediction, Predictor
+from lethe.completion.predictor import SAME_WEIGHTS, Prediction, Predictor
+from lethe.data.conversations import readable_turn
 from lethe.data.examples import (
     Example,
     UpstreamExample,
@@ -31,6 +32,8 @@ from lethe.replay.draws import count_replayed, draw_balanced, draw_softmax
 
 # Temperature of the draw by forgetting, in nats: the workflow's default.
 TEMPERATURE = 0.1
+# Replayed examples per new example, at most.
+MOST_RATIO = 100
 # Folder of the copies without ids, domains and forgetting.
 PLAIN = "plain"
 NEW = "new.jsonl"
@@ -75,6 +78,11 @@ class Mixture:
     measure: str
     left_out: dict[str, int]
     new_heldout: int = 0
+
+    @property
+    def different_examples(self) -> int:
+        """Number of different examples among the replayed ones; each may be replayed repeatedly."""
+        return len({item.upstream.example_id for item in self.replayed})
 
     @property
     def has_tools(self) -> bool:
@@ -136,7 +144,8 @@ def predict_from_row(
     ------
     LetheError
         If the predictor belongs to another pool or holds no rows of a sibling, if a file lacks
-        examples, or if a probe has no loss.
+        examples, if a probe has no loss, or if the losses are those of the base model itself or of
+        a fine-tune of another model.
     """
     by_id = {example.example_id: example.example for example in upstream}
     names = [predictor.example_ids[int(number)] for number in predictor.index]
@@ -149,7 +158,8 @@ def predict_from_row(
     row = probes.select(names, path)
     _check_scored_tokens(predictor, row, path)
     values = row.forgetting.astype(float)
-    if np.array_equal(row.loss_before, row.loss_after, equal_nan=True):
+    holds_one_model = np.array_equal(row.loss_before, row.loss_after, equal_nan=True)
+    if holds_one_model:
         if predictor.base_losses is None:
             raise LetheError(
                 f"{path}: holds losses, and the predictor lacks those of the base model; give a "
@@ -159,6 +169,19 @@ def predict_from_row(
     if not np.isfinite(values).all():
         broken = names[int(np.argmin(np.isfinite(values)))]
         raise LetheError(f"{path}: the probe {broken!r} has no loss; score the probes again")
+    if not holds_one_model:
+        scoring = row.settings.get("scoring", {})
+        predictor.check_base(
+            row.loss_before.astype(float),
+            path,
+            single_precision=scoring.get("dtype") == "float32" and "quantize" not in row.settings,
+        )
+    if (np.abs(values) < SAME_WEIGHTS).all():
+        raise LetheError(
+            f"{path}: these are the losses of the base model itself (none of the {len(values)} "
+            f"probes differs by {SAME_WEIGHTS:g} nats); give the losses after a fine-tune as "
+            "--probes"
+        )
     other = None
     if sibling is not None:
         other = sibling.select(predictor.example_ids, "the sibling's row").forgetting.astype(float)
@@ -204,15 +227,21 @@ def make_mixture(
     Parameters
     ----------
     ratio
-        Replayed examples per new example.
+        Replayed examples per new example; above 0 and at most 100.
     forgetting
         Nats by example id. Examples without a finite value are not drawn.
 
     Raises
     ------
     LetheError
-        If no example of the pool can be replayed.
+        If the ratio is impossible, or no example of the pool can be replayed.
     """
+    # NaN is refused, too.
+    if not 0 < ratio <= MOST_RATIO:
+        raise LetheError(
+            f"ratio is {ratio}; give a number of replayed examples per new example that is above "
+            f"0 and at most {MOST_RATIO}"
+        )
     left_out: Counter[str] = Counter()
     candidates = []
     usable = without_copies_of_heldout(upstream)
@@ -276,33 +305,56 @@ class MixtureDose:
         return self.replayed / self.new if self.new else float("nan")
 
 
-def dose_of(mixture: Mixture, count: Callable[[Example], int], unit: str) -> MixtureDose:
+def dose_of(
+    mixture: Mixture,
+    count: Callable[[Example], int],
+    unit: str,
+    *,
+    plain_passages: bool = False,
+) -> MixtureDose:
     """The dose of a mixture.
 
     Parameters
     ----------
     count
         Tokens (or words) of an example, as it stands in the rows, that carry loss.
+    plain_passages
+        Whether the trainer learns all of a plain text among chats, as axolotl does, which reads
+        `plain/replay.passages.jsonl`. Otherwise its beginning is a question without loss.
     """
     new = sum(count(example) for example in mixture.new)
-    replayed = sum(count(_as_row(item.upstream.example, mixture.form)) for item in mixture.replayed)
+    replayed = 0
+    for item in mixture.replayed:
+        example = item.upstream.example
+        if not (plain_passages and example.text is not None):
+            example = _as_row(example, mixture.form)
+        replayed += count(example)
     return MixtureDose(unit=unit, new=new, replayed=replayed)
 
 
 def _as_row(example: Example, form: Form) -> Example:
-    """The example that a trainer reads from a row: plain text among chats is a question."""
-    if form != "messages" or example.text is None:
-        return example
-    question, answer = row_of(example, form)["messages"]
-    return Example(question["content"], answer["content"])
+    """The example that a trainer reads from a row.
+
+    Plain text among chats is a question with its answer. A question among plain texts is plain
+    text, so that it carries loss like its answer.
+    """
+    if form == "messages" and example.text is not None:
+        question, answer = row_of(example, form)["messages"]
+        return Example(question["content"], answer["content"])
+    if form == "text" and example.text is None:
+        return Example(text=row_of(example, form)["text"])
+    return example
 
 
 def loss_words(example: Example) -> int:
-    """Words of an example that carry loss: of its answers, or of the plain text."""
+    """Words of an example that carry loss: of its answers and calls of tools, or of plain text."""
     if example.text is not None:
         return count_words(example.text)
     turns, _ = example.conversation()
-    answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+    answers = []
+    for turn in turns:
+        if turn["role"] == "assistant" and (turn["content"] or turn.get("tool_calls")):
+            answers.append(readable_turn(turn))
     return count_words(" ".join(answers))
 
 

@@ -48,6 +48,20 @@ def test_it_writes_rows_and_prints_the_dose_and_the_trainers_settings(folder, ca
     assert 'data_files: "mixed/train_with_replay.jsonl"' in text
 
 
+def test_it_says_how_many_different_examples_are_replayed(folder, capsys):
+    assert mix() == 0
+    text = capsys.readouterr().out
+    assert "mixed/replay.parquet: 2 examples, for lethe.integrations.Rehearsal" in text
+    assert "repeated" not in text
+    assert mix("--ratio", "4", "-o", "many") == 0
+    text = capsys.readouterr().out
+    assert "many/replay.parquet: 30 examples" in text
+    assert "pool.parquet: the 80 replayed rows hold 30 different examples, so some are rep" in text
+    assert mix("--ratio", "4", "-o", "json", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["different_examples"], summary["replayed_rows"]) == (30, 80)
+
+
 def test_what_was_lost_decides_what_is_replayed(folder, capsys):
     assert mix("--lost", "lost.parquet", "--json", "--for", "jsonl") == 0
     summary = json.loads(capsys.readouterr().out)
@@ -95,6 +109,15 @@ def test_the_dose_counts_the_tokens_of_a_model(folder, capsys):
     assert dose["replayed"] == sum(example.scored for example in tokens)
     assert mix("--model", "none", "-o", "other") == 1
     assert "error: --model none: cannot be loaded" in capsys.readouterr().err
+
+
+def test_the_dose_is_that_of_the_trainer(folder, capsys):
+    replayed = {}
+    for trainer in ("trl", "axolotl"):
+        assert mix("--json", "--ratio", "0.5", "--for", trainer, "-o", trainer) == 0
+        replayed[trainer] = json.loads(capsys.readouterr().out)["dose"]["replayed"]
+    # Axolotl trains on all words of a plain text.
+    assert replayed["axolotl"] > replayed["trl"]
 
 
 def test_nothing_is_overwritten(folder, capsys):

@@ -11,7 +11,7 @@ from helpers.trainers import padded
 
 from lethe.completion.predictor import Predictor, template_of_card
 from lethe.config.model_settings import LoRA
-from lethe.data.examples import read_upstream, write_upstream
+from lethe.data.examples import Example, read_upstream, write_upstream
 from lethe.data.tokens import tokenise
 from lethe.engine import models
 from lethe.engine.scoring import score
@@ -635,3 +635,74 @@ def test_a_mixture_of_new_data_is_drawn_by_the_prediction(predictor, tokenizer, 
         assert record["predicted_forgetting"] == pytest.approx(predicted[record["example_id"]])
     with pytest.raises(LetheError, match="is not empty"):
         probe.mix(tmp_path / "new.jsonl", tmp_path / "pool.parquet", tmp_path / "mixed")
+
+
+@pytest.fixture
+def trained_probe(predictor, tokenizer, tmp_path):
+    """A probe that has predicted, and its pool."""
+    write_upstream(tmp_path / "pool.parquet", UPSTREAM)
+    trainer = make_trainer(tiny.model("llama", scale=1), tmp_path / "t", tokenizer, max_steps=1)
+    probe = ForgettingProbe.attach(trainer, predictor)
+    trainer.train()
+    return probe, tmp_path / "pool.parquet"
+
+
+def write_chats(path, answers):
+    """Pairs, and after them one without an answer."""
+    lines = []
+    for number, answer in enumerate([*answers, " "]):
+        lines.append(json.dumps({"prompt": f"say {number}", "completion": answer}) + "\n")
+    path.write_text("".join(lines))
+    return path
+
+
+def test_a_mixture_says_what_was_read_and_left_out(trained_probe, tmp_path, caplog):
+    probe, pool = trained_probe
+    upstream = [*UPSTREAM]
+    new = write_chats(tmp_path / "new.jsonl", ["a word", "two words"])
+    heldout = replace(upstream[1], example=Example("say 0", "a word"), split="heldout")
+    upstream[1] = heldout
+    write_upstream(pool, upstream)
+    probe.mix(new, pool, tmp_path / "mixed", ratio=1.0)
+    assert "new.jsonl: 3 chats read; 1 without an answer (left out)" in caplog.text
+    count = sum(example.split == "heldout" for example in upstream)
+    assert f"pool.parquet: {count} held out, not replayed" in caplog.text
+    assert "1 of the new chats are held-out examples of" in caplog.text
+    assert "repeated" not in caplog.text
+    probe.mix(new, pool, tmp_path / "many", ratio=50.0)
+    assert "the 100 replayed rows hold 29 different examples, so some are repeated" in caplog.text
+
+
+@pytest.mark.parametrize("ratio", [-1, 0, float("nan"), 101])
+def test_an_impossible_ratio_is_refused_before_anything_is_written(trained_probe, tmp_path, ratio):
+    probe, pool = trained_probe
+    new = write_chats(tmp_path / "new.jsonl", ["a word"])
+    with pytest.raises(LetheError, match=f"ratio is {ratio}; give .* above 0 and at most 100"):
+        probe.mix(new, pool, tmp_path / "mixed", ratio=ratio)
+    assert not (tmp_path / "mixed").exists()
+
+
+def test_drawn_examples_replace_no_file_with_something_else(trained_probe, tmp_path):
+    probe, pool = trained_probe
+    output = probe.draw_replay(pool, tmp_path / "replay.parquet", examples=4)
+    drawn = output.read_bytes()
+    assert probe.draw_replay(pool, output, examples=4) == output
+    with pytest.raises(LetheError, match=r"replay.parquet: exists and does not hold the 5 exam"):
+        probe.draw_replay(pool, output, examples=5)
+    assert output.read_bytes() == drawn
+    (tmp_path / "base.parquet").write_text("losses")
+    with pytest.raises(LetheError, match=r"base.parquet: exists .* give another output"):
+        probe.draw_replay(pool, tmp_path / "base.parquet", examples=4)
+    assert (tmp_path / "base.parquet").read_text() == "losses"
+
+
+def test_a_pool_without_any_probe_is_refused(trained_probe, tmp_path):
+    probe, _ = trained_probe
+    names = {probe.predictor.example_ids[i] for i in probe.predictor.index}
+    others = [example for example in UPSTREAM if example.example_id not in names]
+    write_upstream(tmp_path / "others.parquet", others)
+    with pytest.raises(LetheError, match="holds none of the predictor's 8 probes"):
+        probe.draw_replay(tmp_path / "others.parquet", tmp_path / "r.parquet", examples=3)
+    one = [example for example in UPSTREAM if example.example_id in names][:1]
+    write_upstream(tmp_path / "part.parquet", [*others, *one])
+    probe.draw_replay(tmp_path / "part.parquet", tmp_path / "r.parquet", examples=3)

@@ -164,6 +164,69 @@ def test_a_checkpoint_of_another_rehearsal_is_refused(replay, tokenizer, tmp_pat
         again.train(resume_from_checkpoint=str(checkpoint))
 
 
+def test_a_checkpoint_is_compared_wherever_it_is(replay, tokenizer, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(make_model(), tmp_path / "first", tokenizer, **saving)
+    Rehearsal.attach(first, replay)
+    first.train()
+    checkpoint = tmp_path / "first/checkpoint-2"
+
+    again = make_trainer(make_model(), tmp_path / "second", tokenizer)
+    Rehearsal.attach(again, replay, weight=7.0)
+    with pytest.raises(LetheError, match=r"checkpoint-2.* has weight 4.0, but .* has 7.0"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+    with pytest.raises(LetheError, match=r"checkpoint-2.* has weight 4.0, but .* has 7.0"):
+        again.train(checkpoint)
+
+    other = make_model()
+    move(other)
+    again = make_trainer(other, tmp_path / "second", tokenizer)
+    Rehearsal.attach(again, replay)
+    with pytest.raises(LetheError, match="attach to the untouched base model"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+
+    again = make_trainer(make_model(), tmp_path / "first", tokenizer)
+    Rehearsal.attach(again, replay, weight=7.0)
+    with pytest.raises(LetheError, match=r"checkpoint-4.* has weight 4.0, but .* has 7.0"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_that_was_saved_without_a_rehearsal_is_accepted_with_a_warning(
+    replay, tokenizer, tmp_path, caplog
+):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    make_trainer(make_model(), tmp_path / "t", tokenizer, **saving).train()
+    again = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    Rehearsal.attach(again, replay)
+    again.train(resume_from_checkpoint=str(tmp_path / "t/checkpoint-2"))
+    assert again.state.global_step == 4
+    assert "checkpoint-2 has no rehearsal.json" in caplog.text
+    caplog.clear()
+    again.train()
+    assert "rehearsal.json" not in caplog.text
+
+
+def test_a_checkpoint_of_replay_examples_that_were_cut_elsewhere_is_refused(
+    replay, tokenizer, tmp_path
+):
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    first = make_trainer(make_model(), tmp_path / "t", tokenizer, **saving)
+    Rehearsal.attach(first, replay, max_tokens=16)
+    first.train()
+    checkpoint = tmp_path / "t/checkpoint-2"
+    again = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    Rehearsal.attach(again, replay, max_tokens=20)
+    with pytest.raises(LetheError, match="has max_tokens 16, but this rehearsal has 20"):
+        again.train(resume_from_checkpoint=str(checkpoint))
+
+    # Earlier versions did not write the key.
+    settings = json.loads((checkpoint / "rehearsal.json").read_text())
+    del settings["max_tokens"]
+    (checkpoint / "rehearsal.json").write_text(json.dumps(settings))
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert again.state.global_step == 4
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_other_ones(replay, tokenizer, tmp_path):
     trained = []
     for number, seed in enumerate((0, 0, 1)):
@@ -346,6 +409,29 @@ def test_held_out_examples_of_a_pool_are_never_replayed(replay, tokenizer, tmp_p
         assert sum(example is taken for taken in two_passes) == 2
 
 
+def test_replay_examples_that_are_cut_or_have_no_loss_are_counted(
+    replay, tokenizer, tmp_path, caplog
+):
+    examples = [
+        Example(text=tiny.TEXT),
+        Example(prompt="what is it", answer="   "),
+        Example(text="the river"),
+    ]
+    upstream = []
+    for number, example in enumerate(examples):
+        upstream.append(UpstreamExample(f"a-{number}", "a", "replayable", example))
+    write_upstream(tmp_path / "some.parquet", upstream)
+    trainer = make_trainer(make_model(), tmp_path / "t", tokenizer)
+    rehearsal = Rehearsal.attach(trainer, tmp_path / "some.parquet", max_tokens=16)
+    assert [len(example.ids) for example in rehearsal.replay.examples][0] == 16
+    assert "some.parquet: of 3 examples that may be replayed, 1 are longer" in caplog.text
+    assert "max_tokens (16) and are cut, and 1 are left out" in caplog.text
+    caplog.clear()
+    rehearsal.detach()
+    Rehearsal.attach(trainer, replay)
+    assert caplog.text == ""
+
+
 def test_another_tokenizer_is_refused(replay, tokenizer, tmp_path):
     small = models.train_tokenizer(["a b c"], 270)
     trainer = make_trainer(make_model(), tmp_path, tokenizer)
@@ -377,6 +463,38 @@ def test_batches_without_labels_are_refused(tokenizer, tmp_path):
         trainer.train()
 
 
+def test_a_first_step_without_any_loss_is_told_from_one_without_prompts(tokenizer, tmp_path):
+    def collate_with(label):
+        def collate(examples):
+            ids = padded(examples)["input_ids"]
+            return {"input_ids": ids, "labels": ids if label is None else ids * 0 + label}
+
+        return collate
+
+    for label, message in ((-100, "no token of the first step"), (None, "all tokens of the first")):
+        trainer = make_trainer(make_model(), tmp_path, tokenizer)
+        trainer.data_collator = collate_with(label)
+        Rehearsal.attach(trainer, prompt_kl=1.0)
+        with pytest.raises(LetheError, match=f"{message} .*carr"):
+            trainer.train()
+
+
+def test_a_model_with_fewer_positions_than_the_replay_examples_is_refused(
+    replay, tokenizer, tmp_path
+):
+    upstream = [UpstreamExample("a-1", "a", "replayable", Example(text=tiny.TEXT * 3))]
+    write_upstream(tmp_path / "long.parquet", upstream)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_positions=48, n_embd=16, n_layer=1, n_head=2
+    )
+    trainer = make_trainer(transformers.GPT2LMHeadModel(config), tmp_path / "t", tokenizer)
+    with pytest.raises(LetheError, match="max_tokens is 512, but the model has 48 positions"):
+        Rehearsal.attach(trainer, tmp_path / "long.parquet", max_tokens=512)
+    rehearsal = Rehearsal.attach(trainer, tmp_path / "long.parquet")
+    assert [len(example.ids) for example in rehearsal.replay.examples] == [48]
+    trainer.train()
+
+
 def test_a_model_without_a_language_head_is_refused(replay, tokenizer, tmp_path):
     trainer = make_trainer(make_model().model, tmp_path, tokenizer)
     with pytest.raises(LetheError, match="LlamaModel has no output layer"):
@@ -393,6 +511,10 @@ def test_a_model_without_a_language_head_is_refused(replay, tokenizer, tmp_path)
         ({"prompt_kl": 1.0, "teacher_dtype": "int8"}, "teacher_dtype is 'int8'"),
         ({"prompt_kl": 1.0, "prompt_kl_positions": 0}, "prompt_kl_positions is 0"),
         ({"prompt_kl": 1.0, "examples_per_step": 1.5}, "examples_per_step is 1.5"),
+        ({"prompt_kl": 1.0, "examples_per_step": float("nan")}, "examples_per_step is nan"),
+        ({"prompt_kl": 1.0, "max_tokens": 0}, "max_tokens is 0; give a whole number from 2 on"),
+        ({"prompt_kl": 1.0, "max_tokens": -5}, "max_tokens is -5"),
+        ({"prompt_kl": 1.0, "max_tokens": 16.5}, "max_tokens is 16.5"),
         ({"prompt_kl": 1.0, "seed": -1}, "seed is -1; give a whole number from 0 on"),
         ({"prompt_kl": None, "prompt_kl_positions": 2}, "there is nothing to add"),
     ],

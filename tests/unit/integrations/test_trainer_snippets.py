@@ -1,5 +1,6 @@
 """The files of a mixture load in the trainers, with the text and the loss mask that lethe has."""
 
+import ast
 import hashlib
 import json
 import shlex
@@ -16,6 +17,7 @@ from lethe.data.examples import write_upstream
 from lethe.data.tokens import tokenise
 from lethe.data.training_rows import read_new_data
 from lethe.errors import LetheError
+from lethe.files import write_text
 from lethe.integrations.trainer_snippets import TRAINERS, MixtureFiles, snippet_files
 
 trl = pytest.importorskip("trl")
@@ -41,6 +43,29 @@ def trl_dataset(config):
 
     sets = [DatasetConfig(**entry) for entry in config["datasets"]]
     return get_dataset(DatasetMixtureConfig(datasets=sets))["train"]
+
+
+def test_a_folder_with_an_emoji_or_other_letters_has_its_own_name_in_every_file(tmp_path):
+    folder = tmp_path / 'mix-é-😀 "quoted"'
+    rows = {name: 1 for name in ("new.jsonl", "train_with_replay.jsonl")}
+    rows |= {"plain/replay.messages.jsonl": 1, "plain/replay.chats.jsonl": 1}
+    files = MixtureFiles(folder=folder, form="messages", rows=rows)
+
+    def written(trainer, name):
+        path = tmp_path / name
+        write_text(path, snippet_files(trainer, files)[name])
+        return path.read_text(encoding="utf-8")
+
+    config = yaml.safe_load(written("trl", "trl.yaml"))
+    assert config["datasets"][0]["data_files"] == f"{folder}/train_with_replay.jsonl"
+    config = yaml.safe_load(written("axolotl", "axolotl.yaml"))
+    names = [entry["path"] for entry in config["datasets"]]
+    assert names == [f"{folder}/new.jsonl", f"{folder}/plain/replay.chats.jsonl"]
+    config = yaml.safe_load(written("llama-factory", "llama_factory.yaml"))
+    assert config["dataset_dir"] == str(folder)
+    module = ast.parse(written("megatron-bridge", "megatron_bridge.py"))
+    texts = [node.value for node in ast.walk(module) if isinstance(node, ast.Constant)]
+    assert str(folder) in texts
 
 
 @pytest.mark.parametrize("form", FORMS)

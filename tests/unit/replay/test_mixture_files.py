@@ -240,6 +240,51 @@ def test_the_dose_is_replayed_over_new_loss(new):
     assert dose.share == wanted / 70
 
 
+def test_calls_of_tools_count_in_the_dose(new):
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    question = {"role": "user", "content": "Weather in Oslo?"}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    example = ChatReader()({"messages": [question, answer]})
+    only_calls = replace(new, examples=[example] * 10)
+    dose = dose_of(make_mixture(only_calls, POOL, ratio=0.1, seed=0), loss_words, "words")
+    assert dose.new == 10 * len(json.dumps([call]).split())
+    assert np.isfinite(dose.share)
+
+
+def test_a_turn_without_an_answer_has_no_words_with_loss():
+    turns = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "three four"},
+    ]
+    assert loss_words(ChatReader()({"messages": turns})) == 2
+
+
+def test_a_question_among_plain_texts_carries_loss_like_its_answer(tmp_path):
+    new = read_new_data(write_records(tmp_path / "chats.jsonl", "text"))
+    mixture = make_mixture(new, POOL, ratio=1.0, seed=0)
+    folder = tmp_path / "mixed"
+    write_mixture(folder, mixture)
+    rows = lines(folder / "plain/replay.text.jsonl")
+    assert any(item.upstream.example.text is None for item in mixture.replayed)
+    dose = dose_of(mixture, loss_words, "words")
+    assert dose.replayed == sum(len(row["text"].split()) for row in rows)
+
+
+def test_a_trainer_that_learns_all_of_a_plain_text_among_chats_has_a_higher_dose(new, tmp_path):
+    mixture = make_mixture(new, POOL, ratio=0.6, seed=0)
+    as_answers = dose_of(mixture, loss_words, "words")
+    whole = dose_of(mixture, loss_words, "words", plain_passages=True)
+    beginnings = 0
+    for item in mixture.replayed:
+        if item.upstream.example.text is not None:
+            beginnings += len(item.upstream.example.text.split()) // 4
+    assert beginnings > 0
+    assert whole.replayed == as_answers.replayed + beginnings
+    assert whole.new == as_answers.new
+
+
 def test_a_form_that_holds_no_conversation_leaves_them_in_the_pool(tmp_path):
     new = read_new_data(write_records(tmp_path / "chats.jsonl", "text"))
     mixture = make_mixture(new, POOL, ratio=0.5, seed=0)
@@ -281,3 +326,32 @@ def test_probes_of_other_lengths_than_the_predictors_are_refused(tmp_path):
     longer = predictor(scored_tokens=np.array([1, 1, 7, 1]))
     with pytest.raises(LetheError, match=r"1 of 4 probes have another number of scored tokens"):
         predicted_forgetting(longer, row(values), tmp_path)
+
+
+def test_probes_that_are_the_base_models_own_losses_are_refused(tmp_path):
+    values = np.zeros(len(POOL))
+    path = tmp_path / "base.parquet"
+    with pytest.raises(LetheError, match=r"base.parquet: these are the losses of the base model"):
+        predicted_forgetting(predictor(), row(values), path)
+    with pytest.raises(LetheError, match=r"base model itself \(none of the 4 probes differs"):
+        predicted_forgetting(predictor(), row(values + 2e-6), path)
+    values[5] = 0.01
+    assert predicted_forgetting(predictor(), row(values), path)
+
+
+def test_probes_of_a_fine_tune_of_another_model_are_refused(tmp_path):
+    values = np.linspace(0.1, 1, len(POOL))
+    path = tmp_path / "lost.parquet"
+    single = {"scoring": {"dtype": "float32"}}
+    refusal = r"lost.parquet: the losses are not those of the predictor's base model.*facts-00001"
+    with pytest.raises(LetheError, match=refusal):
+        predicted_forgetting(predictor(), row(values, base=1.02, **single), path)
+    with pytest.raises(LetheError, match=refusal):
+        predicted_forgetting(predictor(), row(values, base=1.2), path)
+    # In another precision, the same model has other losses.
+    half = {"scoring": {"dtype": "bfloat16"}}
+    assert predicted_forgetting(predictor(), row(values, base=1.02, **half), path)
+    quantized = single | {"quantize": "4bit"}
+    assert predicted_forgetting(predictor(), row(values, base=1.02, **quantized), path)
+    assert predicted_forgetting(predictor(dtype="autocast"), row(values, base=1.02, **single), path)
+    assert predicted_forgetting(predictor(base_losses=None), row(values, base=3.0), path)

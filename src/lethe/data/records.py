@@ -261,7 +261,7 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 # Columns of turns and tools. Their objects differ from row to row.
-_OBJECTS = ("messages", "conversations", "prompt", "completion", "tools")
+_OBJECTS = ("messages", "conversations", "prompt", "completion", "tools", "functions")
 
 
 def without_foreign_keys(fields: dict[str, Any]) -> dict[str, Any]:

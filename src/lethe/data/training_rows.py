@@ -95,11 +95,21 @@ def as_line(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class NewData:
-    """The examples of a file of chats, the form of their rows, and the reader's counts in words."""
+    """The examples of a file of chats, the form of their rows, and the reader's counts in words.
+
+    Attributes
+    ----------
+    origins
+        File and line of each example.
+    leaves_out
+        Whether the counts name something that was left out or is not read.
+    """
 
     examples: list[Example]
     form: Form
     summary: str
+    origins: list[str]
+    leaves_out: bool
 
 
 def read_new_data(path: Path) -> NewData:
@@ -115,6 +125,7 @@ def read_new_data(path: Path) -> NewData:
         raise LetheError(f"{path}: no such file")
     read = ChatReader()
     examples: list[Example] = []
+    origins: list[str] = []
     forms: dict[Form, str] = {}
     pairs_as_messages = False
     for record in read_records(path):
@@ -131,17 +142,24 @@ def read_new_data(path: Path) -> NewData:
             pairs_as_messages = True
         forms.setdefault(form, record.origin)
         examples.append(example)
+        origins.append(record.origin)
     if pairs_as_messages:
         forms.pop("prompt_completion", None)
     if not examples:
         raise LetheError(f"{path}: no chat with an answer in it ({read.summary()})")
     if len(forms) > 1:
-        origins = "; ".join(f"{form}: {origin}" for form, origin in forms.items())
+        first = "; ".join(f"{form}: {origin}" for form, origin in forms.items())
         raise LetheError(
-            f"{path}: its records become rows of different forms ({origins}), and trainers read "
+            f"{path}: its records become rows of different forms ({first}), and trainers read "
             "one form per file; split the file"
         )
-    return NewData(examples=examples, form=next(iter(forms)), summary=read.summary())
+    return NewData(
+        examples=examples,
+        form=next(iter(forms)),
+        summary=read.summary(),
+        origins=origins,
+        leaves_out=read.leaves_out(),
+    )
 
 
 def _form_of_row(record: dict[str, Any]) -> Form:

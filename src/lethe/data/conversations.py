@@ -68,7 +68,7 @@ class ChatReader:
         self.counts: Counter[str] = Counter()
 
     def __call__(self, fields: dict[str, Any]) -> Example:
-        """One record as an example; one without an answer is an empty pair.
+        """One record as an example; one without an answer is an empty pair, or an empty text.
 
         Raises
         ------
@@ -84,7 +84,10 @@ class ChatReader:
             for key in ("system", "tools", "functions"):
                 if fields.get(key):
                     self.counts[f"with {key!r} beside a text ({key} left out)"] += 1
-            return Example(text=_text(fields["text"], "text"))
+            text = _text(fields["text"], "text")
+            if not text.strip():
+                self.counts["without text (left out)"] += 1
+            return Example(text=text)
         is_pair = form == "prompt_completion" and not isinstance(fields["prompt"], list)
         system = self._beside(fields, "system", lambda value: _text(value, "system"), is_pair)
         tools = self._beside(fields, "tools", _tools, is_pair)

@@ -97,3 +97,12 @@ def test_records_without_an_answer_are_counted(tmp_path):
     new = read_new_data(path)
     assert new.examples == [Example(text="a b")]
     assert new.summary == "2 chats read; 1 without an answer (left out)"
+    assert new.leaves_out and new.origins == [f"{path}, line 1"]
+
+
+def test_blank_texts_are_counted(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"text": "a b"}\n{"text": "  "}\n{"text": ""}')
+    new = read_new_data(path)
+    assert new.examples == [Example(text="a b")]
+    assert new.summary == "3 chats read; 2 without text (left out)" and new.leaves_out

@@ -29,7 +29,11 @@ def measure_losses(
         ),
     ] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Also write the losses of single tokens.")
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Also write the losses of single tokens: to a.tokens.parquet if -o is a.parquet.",
+        ),
     ] = False,
     max_tokens: Annotated[
         int, typer.Option(min=2, help="Tokens of the longest example; longer ones are cut.")

@@ -20,7 +20,7 @@ from lethe.engine.models import load_in_4_bits
 from lethe.engine.pretrained import Pretrained
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
-from lethe.files import atomic_write, read_json, sha256
+from lethe.files import atomic_write, read_json, refuse_unwritable, sha256
 from lethe.matrix import rows
 from lethe.matrix.model_cards import same_model
 from lethe.measure.forgetting import base_losses
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 _SETTINGS = b"lethe_settings"
 # Files of a PEFT folder that define the adapter.
 _ADAPTER_FILES = (ADAPTER, "adapter_model.safetensors")
+# The base of an adapter that does not name it.
+_UNNAMED = "a model without a name"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,24 @@ def base_of_adapter(folder: Path) -> str | None:
     path = folder / ADAPTER
     if not path.is_file():
         return None
-    return str(read_json(path).get("base_model_name_or_path") or "a model without a name")
+    return str(read_json(path).get("base_model_name_or_path") or _UNNAMED)
+
+
+def _warn_of_other_base(adapter: Path, path: str) -> None:
+    """Logs a warning if an adapter names a base model whose name differs in its last part too.
+
+    An adapter fits every model of the same shape, so that loading it proves nothing.
+    """
+    base = base_of_adapter(adapter)
+    if base in (None, _UNNAMED, path) or Path(str(base)).name == Path(path).name:
+        return
+    logger.warning(
+        "adapter %s: says that it was trained on %s, but is scored on %s; if these are different "
+        "models, give the first one",
+        adapter,
+        base,
+        path,
+    )
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:
@@ -178,8 +197,8 @@ def score_pool(
     Raises
     ------
     LetheError
-        If the model does not load whole, or the output, its file of token losses or the base were
-        measured on another model or pool, or with other settings.
+        If the model does not load whole, the output cannot be written, or the output, its file of
+        token losses or the base were measured on another model or pool, or with other settings.
     """
     upstream = read_upstream(pool)
     settings = model.settings()
@@ -213,6 +232,12 @@ def score_pool(
             )
     if written is not None and not tokens:
         return written
+    # Before the scoring, which may take hours.
+    refuse_unwritable(output)
+    if tokens:
+        refuse_unwritable(token_file)
+    if model.adapter is not None:
+        _warn_of_other_base(model.adapter, str(model.card["path"]))
     checkpoint = output.with_name(f".{output.name}.unfinished")
     by_token: dict[int, np.ndarray] | None = {} if tokens else None
     row = base_losses(

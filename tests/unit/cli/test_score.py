@@ -273,6 +273,29 @@ def test_an_adapter_as_model_and_a_broken_adapter_are_named(base_model, pool, tm
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_an_adapter_of_another_base_is_a_warning(base_model, pool, tmp_path, caplog):
+    changed_adapter(base_model, tmp_path / "lora")
+    options = ["--adapter", tmp_path / "lora", *SETTINGS]
+    assert score(base_model, pool, tmp_path / "a.parquet", *options) == 0
+    assert "was trained on" not in caplog.text
+    path = tmp_path / "lora" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "some/other"}))
+    assert score(base_model, pool, tmp_path / "b.parquet", *options) == 0
+    assert f"was trained on some/other, but is scored on {base_model};" in caplog.text
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    base_model, pool, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(Reader, "load", lambda *_: pytest.fail("the model was loaded"))
+    output = tmp_path / "file" / "base.parquet"
+    assert score(base_model, pool, output, *SETTINGS) == 1
+    problem = f"{output}: cannot be written (File exists: {tmp_path / 'file'}); choose another name"
+    assert problem in capsys.readouterr().err
+
+
 def test_four_bits_need_cuda(base_model, pool, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")

@@ -64,6 +64,8 @@ def make_pool(
         return
     for domain, counts in pool.counts.items():
         left_out = f"{counts.repeated} repeated and {counts.empty} empty records left out"
+        if counts.repeated_pieces:
+            left_out += f", and {counts.repeated_pieces} pieces that repeat an earlier one"
         print(f"{domain}: {counts.replayable} replayable, {counts.heldout} held out; {left_out}")
     print(f"{output}: {len(pool.examples)} examples")
 

@@ -250,8 +250,12 @@ def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[
         if total >= words:
             break
         selected.append(document)
-        total += count_words(document.text or f"{document.prompt} {document.answer}")
+        total += _words_of(document)
     return selected
+
+
+def _words_of(document: Example) -> int:
+    return count_words(document.text or f"{document.prompt} {document.answer}")
 
 
 def draw_upstream(
@@ -261,6 +265,8 @@ def draw_upstream(
     words: int,
     seed: int,
     uneven: bool = False,
+    corpus_words: int | None = None,
+    dropped: dict[str, Counter[str]] | None = None,
 ) -> list[UpstreamExample]:
     """Draws upstream examples evenly from the domains and holds out a share of each domain.
 
@@ -279,23 +285,32 @@ def draw_upstream(
         Words per chunk of plain text.
     uneven
         Whether a domain with too few chunks may give only those that it has.
+    corpus_words
+        Words per domain that the documents were drawn for, which tells a small source from a
+        small draw; None: unknown.
+    dropped
+        Receives, for each domain, the chunks that are left out because they repeat one of this
+        domain or of an earlier one, as `repeated`.
 
     Raises
     ------
     LetheError
-        If a domain has too few chunks.
+        If a domain has too few chunks, with the cause.
     """
     upstream = []
+    dropped = {} if dropped is None else dropped
     digests: set[str] = set()
     sizes = even_sizes(count, len(domains))
     for size, (domain, documents) in zip(sizes, domains.items(), strict=True):
-        pool = list(distinct(chunks(documents, words), digests))
+        dropped[domain] = Counter()
+        pool = list(distinct(chunks(documents, words), digests, dropped[domain]))
         if uneven and len(pool) > 1:
             size = min(size, len(pool))
         if len(pool) < size:
+            repeated = dropped[domain]["repeated"]
             raise LetheError(
                 f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {size} "
-                "wanted; raise upstream.corpus_words or lower upstream.examples"
+                f"wanted{_reason_for_few(documents, repeated, corpus_words)}"
             )
         rng = random.Random(f"{seed}/upstream/{domain}")
         heldout_count = round(size * heldout)
@@ -317,6 +332,21 @@ def draw_upstream(
                 )
             )
     return upstream
+
+
+def _reason_for_few(documents: Sequence[Example], repeated: int, corpus_words: int | None) -> str:
+    """Why a domain has too few examples, and what to do about it."""
+    reason = ""
+    if repeated:
+        reason = f" ({repeated} more repeat an example of this domain or of one before it)"
+    total = sum(map(_words_of, documents))
+    if corpus_words is not None and total < corpus_words:
+        # All documents were drawn, so more corpus_words would draw no more.
+        return (
+            f"{reason}; its source has only {total} words: give the domain more text, lower "
+            "upstream.examples or upstream.words, or set upstream.uneven"
+        )
+    return f"{reason}; raise upstream.corpus_words or lower upstream.examples"
 
 
 def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:

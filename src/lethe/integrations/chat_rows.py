@@ -46,8 +46,8 @@ def labelled_chats(
     Raises
     ------
     LetheError
-        If the file cannot be read, holds no chats, no chat has an answer within `max_tokens`
-        tokens, or `max_tokens` is below 2.
+        If the file cannot be read, holds no chats, the template refuses a chat (with its file and
+        line), no chat has an answer within `max_tokens` tokens, or `max_tokens` is below 2.
     """
     path = Path(path)
     if max_tokens < 2:
@@ -62,7 +62,13 @@ def labelled_chats(
             "itself (load_dataset('json', data_files=...))"
         )
     conversations = map(_as_conversation, data.examples)
-    tokenised = tokenise(tokenizer, conversations, max_tokens=max_tokens, truncation="right")
+    tokenised = tokenise(
+        tokenizer,
+        conversations,
+        max_tokens=max_tokens,
+        truncation="right",
+        origins=data.origins,
+    )
     rows = []
     lost = 0
     for tokens in tokenised.examples:

@@ -77,7 +77,10 @@ class ReplayBatches:
                 path,
             )
         tokens = tokenise(
-            tokenizer, (example.example for example in replayable), max_tokens=max_tokens
+            tokenizer,
+            (example.example for example in replayable),
+            max_tokens=max_tokens,
+            origins=[f"{path}, {example.example_id}" for example in replayable],
         ).examples
         scored = [example for example in tokens if example.scored]
         if not scored:

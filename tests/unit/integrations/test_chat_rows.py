@@ -195,3 +195,16 @@ def test_chats_that_lose_a_part_and_what_is_not_read_are_warnings(tmp_path, capl
     for max_tokens in (-1, 0, 1):
         with pytest.raises(LetheError, match=f"max_tokens is {max_tokens}; a row has at least 2"):
             labelled_chats(path, tokenizer(MARKED), max_tokens=max_tokens)
+
+
+def test_a_chat_that_the_template_refuses_is_named_with_its_line(tmp_path):
+    lines = [{"messages": [QUESTION]}, *records("messages", 2)]
+    path = write(tmp_path / "chats.jsonl", lines)
+    reader = tokenizer(MARKED)
+    refuse = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    )
+    reader.chat_template = refuse + reader.chat_template
+    message = r"no system turn.*tokenizer.chat_template.*\(.*chats.jsonl, line 3: 'system: Be short"
+    with pytest.raises(LetheError, match=message):
+        labelled_chats(path, reader, max_tokens=200)

@@ -134,7 +134,9 @@ def _scoring(**values: Any) -> Any:
     from lethe.config.model_settings import Scoring
 
     batch = values["tokens_per_batch"]
-    values["tokens_per_batch"] = int(batch) if str(batch).isdigit() else batch
+    # Superscripts are digits too, but int() reads none of them.
+    is_number = batch.isascii() and batch.isdecimal()
+    values["tokens_per_batch"] = int(batch) if is_number else batch
     try:
         return Scoring(**values)
     except ValidationError as error:

@@ -121,8 +121,12 @@ def read_new_data(path: Path) -> NewData:
         If a record is no chat, the records have forms that no single file of rows holds, or there
         is no answer to learn.
     """
+    if path.is_dir():
+        raise LetheError(
+            f"{path}: is a folder; give one file of chats, such as a .jsonl file in it"
+        )
     if not path.is_file():
-        raise LetheError(f"{path}: no such file")
+        raise LetheError(f"{path}: no such file; give the file of your chats, such as chats.jsonl")
     read = ChatReader()
     examples: list[Example] = []
     origins: list[str] = []

@@ -312,3 +312,5 @@ def test_json_and_wrong_values(base_model, pool, tmp_path, capsys):
     assert facts["mean_loss"] > 0
     assert score(base_model, pool, output, "--dtype", "int8") == 2
     assert "--dtype int8" in capsys.readouterr().err
+    assert score(base_model, pool, output, "--tokens-per-batch", "²") == 2
+    assert "--tokens-per-batch ²" in capsys.readouterr().err

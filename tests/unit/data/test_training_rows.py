@@ -87,8 +87,10 @@ def test_a_file_that_is_no_training_data_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(LetheError, match=message):
         read_new_data(path)
-    with pytest.raises(LetheError, match="none.jsonl: no such file"):
+    with pytest.raises(LetheError, match="none.jsonl: no such file; give the file of your chats"):
         read_new_data(tmp_path / "none.jsonl")
+    with pytest.raises(LetheError, match="is a folder; give one file of chats"):
+        read_new_data(tmp_path)
 
 
 def test_records_without_an_answer_are_counted(tmp_path):

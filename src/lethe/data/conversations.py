@@ -208,11 +208,9 @@ class ChatReader:
         return "; ".join(parts)
 
     def leaves_out(self) -> bool:
-        """Whether anything was left out, or an answer without content is learned."""
-        for name in self.counts:
-            if "left out" in name or "not read" in name or _END_ONLY in name:
-                return True
-        return False
+        """Whether anything was left out or replaced, or an answer without content is learned."""
+        words = ("left out", "not read", "replaced", _END_ONLY)
+        return any(word in name for name in self.counts for word in words)
 
 
 def form_of(fields: dict[str, Any]) -> str:

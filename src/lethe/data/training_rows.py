@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lethe.data.conversations import ChatReader, form_of
-from lethe.data.examples import Example
+from lethe.data.examples import WITH_SURROGATES, Example
 from lethe.data.records import read_records
 from lethe.data.words import word_starts
 from lethe.errors import LetheError
@@ -102,7 +102,7 @@ class NewData:
     origins
         File and line of each example.
     leaves_out
-        Whether the counts name something that was left out or is not read.
+        Whether the counts name something that was left out, replaced or is not read.
     """
 
     examples: list[Example]
@@ -134,11 +134,14 @@ def read_new_data(path: Path) -> NewData:
     pairs_as_messages = False
     for record in read_records(path):
         try:
-            example = read(record).storable()
+            as_read = read(record)
         except LetheError as error:
             raise LetheError(f"{error} ({record.origin})")
+        example = as_read.storable()
         if example.is_empty():
             continue
+        if example != as_read:
+            read.counts[WITH_SURROGATES] += 1
         form = _form_of_row(record)
         if form == "prompt_completion" and example.chat is not None:
             # Only messages hold a pair's system text or tools.

@@ -56,6 +56,8 @@ class DomainCounts:
     repeated_pieces
         Pieces of its documents that were left out, because they repeat a piece of this domain or of
         an earlier one.
+    surrogates
+        Records with halves of surrogate pairs, which became `?`.
     """
 
     replayable: int
@@ -63,6 +65,7 @@ class DomainCounts:
     empty: int
     repeated: int
     repeated_pieces: int
+    surrogates: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def draw_pool(
             empty=left_out["empty"],
             repeated=left_out["repeated"],
             repeated_pieces=pieces[domain]["repeated"],
+            surrogates=left_out["surrogates"],
         )
         logger.info("domain %s: %s", domain, counts[domain])
     return UpstreamPool(examples=examples, documents=documents, counts=counts)

@@ -1,6 +1,7 @@
 """`lethe pool` draws the pool that the workflow would draw."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -48,6 +49,7 @@ def test_a_pool_is_drawn_with_a_quarter_held_out(folder, capsys):
         "repeated": 1,
         "repeated_pieces": 0,
         "replayable": 8,
+        "surrogates": 0,
     }
     pool = list(read_upstream("pool.parquet"))
     assert Counter(example.split for example in pool) == {"replayable": 16, "heldout": 4}
@@ -89,6 +91,15 @@ def test_repeated_pieces_are_counted_also_across_domains(folder, capsys):
     assert "upstream.domains.two: 4 examples of 4 words, 5 wanted (4 more repeat an" in error
     assert "its source has only 32 words: give the domain more text" in error
     assert "raise upstream.corpus_words" not in error
+
+
+def test_halves_of_surrogate_pairs_are_counted(folder, capsys):
+    path = folder / "texts/chats.jsonl"
+    path.write_text(path.read_text().replace("sacks on day 1?", "sacks on day \\ud83d?"))
+    assert main(["pool", "pool.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert re.search("^chats: .*; 1 records with half of a surrogate pair", text, re.M)
+    assert not re.search("^code: .*surrogate", text, re.M)
 
 
 def test_a_whole_experiment_gives_the_pool_of_its_upstream_section(folder, capsys):

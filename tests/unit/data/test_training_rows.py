@@ -108,3 +108,14 @@ def test_blank_texts_are_counted(tmp_path):
     new = read_new_data(path)
     assert new.examples == [Example(text="a b")]
     assert new.summary == "3 chats read; 2 without text (left out)" and new.leaves_out
+
+
+def test_halves_of_surrogate_pairs_are_counted(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"text": "a \\ud83d b"}\n{"text": "\\ud83d\\ude00"}\n{"text": "é"}')
+    new = read_new_data(path)
+    assert [example.text for example in new.examples] == ["a ? b", "\U0001f600", "é"]
+    assert new.summary == (
+        "3 chats read; 1 with half of a surrogate pair, which UTF-8 does not have (replaced by ?)"
+    )
+    assert new.leaves_out

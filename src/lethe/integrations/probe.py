@@ -347,8 +347,11 @@ class ForgettingProbe(TrainerCallback):
                 "another folder"
             )
         values = {example.example_id: float("nan") for example in upstream}
+        new = read_new_data(Path(chats))
+        if new.leaves_out:
+            logger.warning("ForgettingProbe: %s: %s", chats, new.summary)
         mixture = make_mixture(
-            read_new_data(Path(chats)),
+            new,
             upstream,
             ratio=ratio,
             seed=seed,

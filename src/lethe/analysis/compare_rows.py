@@ -90,6 +90,8 @@ class Comparison:
         Losses before and after, in the order of the base file.
     overall
         All examples that count: the held-out ones where the splits are known, else all.
+    total
+        The number of these examples, those without a loss included.
     domains
         The same examples by domain, the largest forgetting first. A domain without a measured
         example is last.
@@ -105,6 +107,7 @@ class Comparison:
     name: str
     row: rows.Row
     overall: DomainLoss
+    total: int
     domains: list[DomainLoss]
     splits: list[DomainLoss]
     against_first: MeanInterval | None
@@ -115,6 +118,8 @@ class Comparison:
         forgetting = self.overall.forgetting
         kind = "" if self.overall.domain == "all" else f"{self.overall.domain} "
         examples = f"{forgetting.n} {kind}examples"
+        if forgetting.n < self.total:
+            examples = f"{forgetting.n} of {self.total} {kind}examples"
         value = f"{forgetting.as_text()} nats per token"
         if not forgetting.n:
             return f"{self.name}: no example was measured both before and after."
@@ -236,6 +241,7 @@ def _comparison(
         name=name,
         row=row,
         overall=DomainLoss.of(label, values[counted]),
+        total=int(counted.sum()),
         domains=by_domain,
         splits=by_split,
         against_first=None if against is None else MeanInterval.of(against[counted]),

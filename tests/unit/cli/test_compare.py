@@ -201,7 +201,7 @@ def test_examples_and_domains_without_a_loss_are_counted_in_a_note(files, capsys
     change(files, "broken.parquet", loss_before=before, loss_after=after, n_tokens=n_tokens)
     assert compare(files, "cut.parquet", "broken.parquet", "--html", "page.html") == 0
     text = capsys.readouterr().out
-    assert "on 37 examples" in text
+    assert "on 37 of 80 examples" in text
     assert re.search(r"^b +0( +-){5}$", text, re.M)
     assert "nan" not in text
     assert (

@@ -33,6 +33,27 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def refuse_unwritable(path: Path | str) -> None:
+    """Makes sure that `atomic_write` can write a file, whose folder is made if it is missing.
+
+    Raises
+    ------
+    LetheError
+        With the path and the reason, if it cannot.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise LetheError(
+            f"{path}: cannot be written ({error.strerror}: {error.filename}); choose another name "
+            "or folder, or make room or permissions for it"
+        )
+
+
 def sync_folder(folder: Path | str) -> None:
     """Puts the files of a folder, and their names, on the disk.
 

@@ -1,11 +1,12 @@
 import hashlib
 import os
+import re
 
 import pytest
 
 from lethe import files
 from lethe.errors import LetheError
-from lethe.files import atomic_write, read_json, sha256, write_json
+from lethe.files import atomic_write, read_json, refuse_unwritable, sha256, write_json
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -127,3 +128,12 @@ def test_a_folder_is_on_the_disk_before_anything_says_that_it_is_complete(tmp_pa
     monkeypatch.setattr(files, "_sync", lambda path: synced.append(path.name))
     files.sync_folder(tmp_path / "model")
     assert synced == ["config.json", "parts", "1.safetensors", "model"]
+
+
+def test_a_file_that_cannot_be_written_is_refused_beforehand(tmp_path):
+    refuse_unwritable(tmp_path / "new" / "a.parquet")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file" / "a.parquet", tmp_path / ("x" * 300)):
+        with pytest.raises(LetheError, match=f"^{re.escape(str(path))}: cannot be written"):
+            refuse_unwritable(path)

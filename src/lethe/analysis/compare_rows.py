@@ -1,5 +1,6 @@
 """Which examples a fine-tuned model has lost, from the losses before and after."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,19 +90,24 @@ class Comparison:
         Losses before and after, in the order of the base file.
     overall
         All examples that count: the held-out ones where the splits are known, else all.
+    total
+        The number of these examples, those without a loss included.
     domains
-        The same examples by domain, the largest forgetting first.
+        The same examples by domain, the largest forgetting first. A domain without a measured
+        example is last.
     splits
         All examples by split, where the splits are known.
     against_first
         Paired difference of forgetting to the first fine-tuned model; None for itself.
     notes
-        Sentences on differences of the two measurements that may matter.
+        Sentences on differences of the two measurements that may matter, and on examples without
+        a loss, by domain.
     """
 
     name: str
     row: rows.Row
     overall: DomainLoss
+    total: int
     domains: list[DomainLoss]
     splits: list[DomainLoss]
     against_first: MeanInterval | None
@@ -112,6 +118,8 @@ class Comparison:
         forgetting = self.overall.forgetting
         kind = "" if self.overall.domain == "all" else f"{self.overall.domain} "
         examples = f"{forgetting.n} {kind}examples"
+        if forgetting.n < self.total:
+            examples = f"{forgetting.n} of {self.total} {kind}examples"
         value = f"{forgetting.as_text()} nats per token"
         if not forgetting.n:
             return f"{self.name}: no example was measured both before and after."
@@ -194,6 +202,7 @@ def compare_rows(
                 parts=parts,
                 against=None if first is None else values - first,
                 notes=_notes(base, row, path),
+                base_name=base_path.name,
             )
         )
     return comparisons
@@ -207,6 +216,7 @@ def _comparison(
     parts: np.ndarray | None,
     against: np.ndarray | None,
     notes: list[str],
+    base_name: str,
 ) -> Comparison:
     values = row.forgetting
     counted = np.ones(len(values), dtype=bool)
@@ -222,17 +232,69 @@ def _comparison(
     by_domain = []
     for domain in dict.fromkeys(groups.tolist()):
         by_domain.append(DomainLoss.of(domain, values[counted & (groups == domain)]))
-    by_domain = [entry for entry in by_domain if entry.forgetting.n]
-    by_domain.sort(key=lambda entry: -entry.forgetting.mean)
+    # A domain without a measured example has the mean NaN.
+    by_domain.sort(key=lambda entry: (not entry.forgetting.n, -entry.forgetting.mean))
+    unmeasured = _unmeasured_notes(
+        name, row, counted=counted, label=label, groups=groups, base_name=base_name
+    )
     return Comparison(
         name=name,
         row=row,
         overall=DomainLoss.of(label, values[counted]),
+        total=int(counted.sum()),
         domains=by_domain,
         splits=by_split,
         against_first=None if against is None else MeanInterval.of(against[counted]),
-        notes=notes,
+        notes=[*notes, *unmeasured],
     )
+
+
+def _unmeasured_notes(
+    name: str,
+    row: rows.Row,
+    *,
+    counted: np.ndarray,
+    label: str,
+    groups: np.ndarray,
+    base_name: str,
+) -> list[str]:
+    """One sentence for each cause for which examples have no forgetting, with counts by domain."""
+    before = np.isfinite(row.loss_before)
+    after = np.isfinite(row.loss_after)
+    empty = row.n_tokens == 0
+    causes = [
+        (
+            ~before & empty,
+            "have no loss",
+            "none of their tokens is scored, most often because the answer is cut: raise "
+            "--max-tokens of lethe score, for the base model too",
+        ),
+        (
+            ~before & ~empty,
+            f"have no finite loss in {base_name}",
+            "score the base model again, with --dtype float32",
+        ),
+        (
+            before & ~after,
+            "have a loss before the fine-tune and none after it",
+            "the fine-tuned model gives NaN on them, so look at its training; if it was scored "
+            "with another --dtype than float32, score it again",
+        ),
+    ]
+    total = int(counted.sum())
+    kind = "" if label == "all" else f"{label} "
+    notes = []
+    for affected, fact, advice in causes:
+        numbers = np.flatnonzero(affected & counted)
+        if not len(numbers):
+            continue
+        by_domain = Counter(groups[numbers].tolist())
+        counts = ", ".join(f"{domain} {count}" for domain, count in by_domain.most_common())
+        notes.append(
+            f"{name}: {len(numbers)} of {total} {kind}examples {fact} ({counts}) and are not in "
+            f"the verdict; {advice}"
+        )
+    return notes
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:

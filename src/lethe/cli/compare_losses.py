@@ -48,9 +48,10 @@ def compare_losses(
     """Compare losses before and after a fine-tune, and say what was forgotten.
 
     The files are those of lethe score. Forgetting is the rise in loss, in nats per scored token.
-    Intervals are over the examples and do not cover another seed of the fine-tune. Files of another
-    pool, base model or other settings are refused. The file of -o is what lethe mix reads as
-    --lost. The page needs no network.
+    Intervals are over the examples and do not cover another seed of the fine-tune. Examples without
+    a loss are not in the verdict; a note counts them by domain. Files of another pool, base model
+    or other settings are refused. The file of -o is what lethe mix reads as --lost. The page needs
+    no network.
 
     Examples::
 
@@ -159,7 +160,8 @@ def _text(comparison: "Comparison", first: str) -> str:
         # All held-out examples are the line before already.
         if comparison.overall.domain == "all" or split.domain != "heldout":
             entries.append(split)
-    lines = [comparison.verdict(), "", as_text([_line(entry) for entry in entries], columns)]
+    table = as_text([_without_nan(_line(entry)) for entry in entries], columns)
+    lines = [comparison.verdict(), "", table]
     if comparison.against_first is not None:
         lines.append(f"difference to {first}: {comparison.against_first.as_text()} nats")
     names = []
@@ -180,6 +182,11 @@ def _line(entry: "DomainLoss") -> dict[str, Any]:
         "drift": entry.drift,
         "risen": entry.risen,
     }
+
+
+def _without_nan(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table; what a domain without a measured example does not have is missing."""
+    return {key: None if value != value else value for key, value in line.items()}
 
 
 def _facts(comparison: "Comparison") -> dict[str, Any]:

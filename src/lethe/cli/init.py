@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -46,6 +47,7 @@ def write_own_data(
             f"{folder / existing[0]}: exists, and no file of yours is overwritten; nothing was "
             "written. Choose another folder"
         )
+    _refuse_files_as_folders([folder / name for name in contents])
     for name, content in contents.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,8 +60,21 @@ def write_own_data(
         print_json({"folder": str(folder), "files": paths, "experiment": experiment})
         return
     print("\n".join(paths))
-    print(f"\nNext: lethe pool {experiment} -o pool.parquet")
-    print(f"  or: lethe run {experiment} --cores 2 (in a checkout of lethe)")
+    # Quoted for the shell, because a folder's name may hold spaces.
+    argument = shlex.quote(experiment)
+    print(f"\nNext: lethe pool {argument} -o pool.parquet")
+    print(f"  or: lethe run {argument} --cores 2 (in a checkout of lethe)")
+
+
+def _refuse_files_as_folders(paths: list[Path]) -> None:
+    """Refuses paths below a file, before anything is written."""
+    for path in paths:
+        for parent in path.parents:
+            if os.path.lexists(parent) and not parent.is_dir():
+                raise LetheError(
+                    f"{parent}: is a file, but a folder is needed; nothing was written. Choose "
+                    "another folder"
+                )
 
 
 def _contents(source: Traversable, folder: Path) -> dict[str, bytes]:

@@ -251,7 +251,8 @@ def _loss_tokens(model: str, form: str) -> "Callable[[Example], int]":
         tokenizer.chat_template = None
 
     def count(example: "Example") -> int:
-        return tokenise(tokenizer, [example], 2**31).examples[0].scored
+        counted = tokenise(tokenizer, [example], 2**31, origins=["a row of the mixture"])
+        return counted.examples[0].scored
 
     return count
 

@@ -38,7 +38,7 @@ def make_pool(
     """
     # Imported here so that `lethe --help` answers at once.
     from lethe.config.pool_file import load_pool_settings
-    from lethe.data.examples import upstream_digest, write_upstream
+    from lethe.data.examples import WITH_SURROGATES, upstream_digest, write_upstream
     from lethe.data.upstream_pool import PoolSize, draw_pool
     from lethe.files import cache_folder
 
@@ -64,6 +64,10 @@ def make_pool(
         return
     for domain, counts in pool.counts.items():
         left_out = f"{counts.repeated} repeated and {counts.empty} empty records left out"
+        if counts.repeated_pieces:
+            left_out += f", and {counts.repeated_pieces} pieces that repeat an earlier one"
+        if counts.surrogates:
+            left_out += f"; {counts.surrogates} records {WITH_SURROGATES}"
         print(f"{domain}: {counts.replayable} replayable, {counts.heldout} held out; {left_out}")
     print(f"{output}: {len(pool.examples)} examples")
 

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from lethe.config.loading import LoadedExperiment
 
 
+# Options of Snakemake whose value may be a YAML file, and those that take several files.
+_TAKE_A_FILE = (
+    "--archive",
+    "--profile",
+    "--report",
+    "--report-metadata",
+    "--runtime-profile",
+    "--slurm-partition-config",
+    "--snakefile",
+    "--wait-for-files-file",
+    "--workflow-profile",
+    "-s",
+)
+_TAKE_FILES = ("--cleanup-metadata", "--cm", "--unneeded-temp-files", "--wait-for-files")
+
+
 def run_workflow(
     arguments: Annotated[
         list[str] | None,
@@ -63,6 +79,7 @@ def run_workflow(
     for option in options:
         if option.split("=")[0] in ("--configfile", "--configfiles"):
             raise typer.BadParameter(f"name the experiment first instead of by {option}")
+    _refuse_later_experiment(options)
     if not experiment.exists():
         raise LetheError(f"{experiment}: no such file; name the experiment: lethe run EXPERIMENT")
     loaded = load_experiment(read_yaml(experiment), files=[experiment])
@@ -74,6 +91,21 @@ def run_workflow(
         name = loaded.settings.experiment
         folder = results_folder(name)
         print_json({"experiment": name, "results": folder, "report": f"{folder}/report.html"})
+
+
+def _refuse_later_experiment(options: list[str]) -> None:
+    """Refuses a YAML file among the options, which Snakemake would read as a target."""
+    option = ""
+    for number, argument in enumerate(options):
+        if argument.startswith("-"):
+            option = argument
+        elif argument.endswith((".yaml", ".yml")):
+            is_value = options[number - 1] == option and option in _TAKE_A_FILE
+            if not is_value and option not in _TAKE_FILES:
+                raise typer.BadParameter(
+                    f"name the experiment first: lethe run {argument} ...; after an option, "
+                    f"{argument} would be a target"
+                )
 
 
 def _run_without_failed(

@@ -29,7 +29,11 @@ def measure_losses(
         ),
     ] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Also write the losses of single tokens.")
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Also write the losses of single tokens: to a.tokens.parquet if -o is a.parquet.",
+        ),
     ] = False,
     max_tokens: Annotated[
         int, typer.Option(min=2, help="Tokens of the longest example; longer ones are cut.")
@@ -130,7 +134,9 @@ def _scoring(**values: Any) -> Any:
     from lethe.config.model_settings import Scoring
 
     batch = values["tokens_per_batch"]
-    values["tokens_per_batch"] = int(batch) if str(batch).isdigit() else batch
+    # Superscripts are digits too, but int() reads none of them.
+    is_number = batch.isascii() and batch.isdecimal()
+    values["tokens_per_batch"] = int(batch) if is_number else batch
     try:
         return Scoring(**values)
     except ValidationError as error:

@@ -173,7 +173,7 @@ class FileSource(Fields):
         paths = [f"{self.folder}/{where}"]
         if "*" in where:
             try:
-                matches = sorted(base.glob(where))
+                matches = sorted(path for path in base.glob(where) if path.is_file())
             except (OSError, ValueError, NotImplementedError):
                 # No pattern, or a name that is too long; a check finds that there is no such file.
                 matches = []

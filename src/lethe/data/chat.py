@@ -23,6 +23,11 @@ Tools = Sequence[Any] | None
 _PROMPT = "Lethe0Prompt0Placeholder"
 # A template is rendered for the first time within this time, or it is refused.
 MOST_SECONDS = 10
+# What to do about a template that does not fit.
+WAY_OUT = (
+    "set models.<name>.chat_template in the experiment or --chat-template of lethe score (none, a "
+    ".jinja file, or a model whose template is used), or tokenizer.chat_template in your program"
+)
 # Text that begins a thinking block, and text that ends it.
 THINKING = {
     "<think>": "</think>",
@@ -86,7 +91,7 @@ def render_next_turn(tokenizer: Any, turns: Turns, tools: Tools = None) -> Turn:
     if not separator:
         raise LetheError(
             f"{_name(tokenizer)}: its chat template does not write the assistant's answer; "
-            f"{_WAY_OUT}"
+            f"{WAY_OUT}"
         )
     prompt = "".join(str(turn.get("content")) for turn in turns)
     if before.startswith(opening):
@@ -216,12 +221,6 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-_WAY_OUT = (
-    "set models.<name>.chat_template in the experiment, or --chat-template of lethe score: none, a "
-    ".jinja file, or a model whose template is used"
-)
-
-
 def _name(tokenizer: Any) -> str:
     path = getattr(tokenizer, "name_or_path", "")
     return f"model {path!r}" if path else "a model without a name"
@@ -234,7 +233,7 @@ def _refusals_named(tokenizer: Any, roles: Sequence[str]) -> Iterator[None]:
     if isinstance(templates, dict) and "default" not in templates:
         raise LetheError(
             f"{_name(tokenizer)}: has several chat templates ({', '.join(sorted(templates))}) and "
-            f"none of them is the default; {_WAY_OUT}"
+            f"none of them is the default; {WAY_OUT}"
         )
     try:
         yield
@@ -243,7 +242,7 @@ def _refusals_named(tokenizer: Any, roles: Sequence[str]) -> Iterator[None]:
         reason = str(error) or type(error).__name__
         raise LetheError(
             f"{_name(tokenizer)}: its chat template refused {_describe(roles)} ({reason}); "
-            f"{_WAY_OUT}"
+            f"{WAY_OUT}"
         )
 
 

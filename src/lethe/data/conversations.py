@@ -3,7 +3,8 @@
 A record's fields show its form: `messages` (role, content), ShareGPT's `conversations` (from,
 value), Alpaca's `instruction`, `input` and `output`, `prompt` and `completion`, or `text`. All
 turns are kept, as are tools, calls of tools and thoughts, which the model's own chat template
-writes.
+writes. OpenAI's older names `functions` and `function_call` are read as `tools` and `tool_calls`,
+because templates know only these.
 """
 
 import json
@@ -48,6 +49,8 @@ _BOOKKEEPING = (
     "date",
     "time",
 )
+# How a blank answer before another one is learned.
+_END_ONLY = "loss on the end of the turn only"
 _MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 _OUTPUTS = ("output", "response", "answer")
 
@@ -65,7 +68,7 @@ class ChatReader:
         self.counts: Counter[str] = Counter()
 
     def __call__(self, fields: dict[str, Any]) -> Example:
-        """One record as an example; one without an answer is an empty pair.
+        """One record as an example; one without an answer is an empty pair, or an empty text.
 
         Raises
         ------
@@ -78,13 +81,22 @@ class ChatReader:
         form = form_of(fields)
         self.counts["records"] += 1
         if form == "text":
-            for key in ("system", "tools"):
+            for key in ("system", "tools", "functions"):
                 if fields.get(key):
                     self.counts[f"with {key!r} beside a text ({key} left out)"] += 1
-            return Example(text=_text(fields["text"], "text"))
+            text = _text(fields["text"], "text")
+            if not text.strip():
+                self.counts["without text (left out)"] += 1
+            return Example(text=text)
         is_pair = form == "prompt_completion" and not isinstance(fields["prompt"], list)
         system = self._beside(fields, "system", lambda value: _text(value, "system"), is_pair)
         tools = self._beside(fields, "tools", _tools, is_pair)
+        functions = self._beside(fields, "functions", _functions, is_pair)
+        if tools and functions:
+            raise LetheError(
+                "the record has both 'tools' and 'functions', the older name of the same; keep one"
+            )
+        tools = tools or functions
         if is_pair:
             prompt = _text(fields["prompt"], "prompt")
             completion = _text(fields["completion"], "completion")
@@ -152,6 +164,14 @@ class ChatReader:
             del turn["tool_calls"]
         if "tool_calls" in turn:
             _refuse_other_items(turn["tool_calls"], "tool_calls")
+        call = turn.pop("function_call", None)
+        if call:
+            if "tool_calls" in turn:
+                raise LetheError(
+                    "a turn has both 'tool_calls' and 'function_call', the older name of the same; "
+                    "keep one"
+                )
+            turn["tool_calls"] = _calls(call)
         if name == "function_call":
             return {"role": "assistant", "content": "", "tool_calls": _calls(text), **turn}
         return {"role": ROLES[name], "content": text, **turn}
@@ -166,6 +186,9 @@ class ChatReader:
             self.counts["turns after the last answer (left out)"] += len(turns) - last - 1
             turns = turns[: last + 1]
         self.counts["answers"] += len(answers)
+        blank = sum(map(_is_blank_answer, turns))
+        if blank:
+            self.counts[f"blank answers before another one ({_END_ONLY})"] += blank
         if _is_pair(turns, tools):
             return Example(turns[0]["content"], turns[1]["content"])
         self.counts["conversations of several turns, with a system turn or with tools"] += 1
@@ -185,8 +208,9 @@ class ChatReader:
         return "; ".join(parts)
 
     def leaves_out(self) -> bool:
-        """Whether anything was left out."""
-        return any("left out" in name or "not read" in name for name in self.counts)
+        """Whether anything was left out or replaced, or an answer without content is learned."""
+        words = ("left out", "not read", "replaced", _END_ONLY)
+        return any(word in name for name in self.counts for word in words)
 
 
 def form_of(fields: dict[str, Any]) -> str:
@@ -227,6 +251,13 @@ def readable_turn(turn: dict[str, Any]) -> str:
 
 def _is_answer(turn: dict[str, Any]) -> bool:
     return turn["role"] == "assistant" and bool(turn["content"].strip() or turn.get("tool_calls"))
+
+
+def _is_blank_answer(turn: dict[str, Any]) -> bool:
+    """Whether an assistant turn has no content, call of a tool or thought."""
+    if turn["role"] != "assistant" or turn["content"].strip():
+        return False
+    return not any(value for key, value in turn.items() if key not in ("role", "content", "name"))
 
 
 def _is_pair(turns: list[dict[str, Any]], tools: list[Any] | None) -> bool:
@@ -292,14 +323,19 @@ def _as_list(value: Any, name: str) -> list[Any]:
 
 def _tools(value: Any) -> list[Any] | None:
     """The tools of a record: a list, or a list written as JSON text."""
+    return _objects(value, "tools")
+
+
+def _objects(value: Any, name: str) -> list[Any] | None:
+    """The objects of a field: a list, or a list written as JSON text; None if there are none."""
     if not value:
         return None
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise LetheError(f"field 'tools' is text but not JSON ({error})")
-    _refuse_other_items(value, "tools")
+            raise LetheError(f"field {name!r} is text but not JSON ({error})")
+    _refuse_other_items(value, name)
     return value
 
 
@@ -308,10 +344,26 @@ def _refuse_other_items(value: Any, name: str) -> None:
         raise LetheError(f"field {name!r} holds no list of objects: {str(value)[:60]!r}")
 
 
-def _calls(text: str) -> list[dict[str, Any]]:
-    """Calls of tools from ShareGPT's `function_call`: one object or several, as JSON text."""
+def _functions(value: Any) -> list[Any] | None:
+    """OpenAI's older `functions` as tools."""
+    functions = _objects(value, "functions")
+    if functions is None:
+        return None
+    tools = []
+    for function in functions:
+        if "name" not in function:
+            raise LetheError(
+                f"field 'functions' holds an object without a name: {str(function)[:60]!r}; if "
+                "these are tools, call the field 'tools'"
+            )
+        tools.append({"type": "function", "function": function})
+    return tools
+
+
+def _calls(value: Any) -> list[dict[str, Any]]:
+    """Calls of tools from a `function_call`: one object or several, or these as JSON text."""
     try:
-        content = json.loads(text)
+        content = json.loads(value) if isinstance(value, str) else value
         calls = content if isinstance(content, list) else [content]
         return [
             {
@@ -321,4 +373,6 @@ def _calls(text: str) -> list[dict[str, Any]]:
             for call in calls
         ]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise LetheError(f"a function_call is not JSON with a name and arguments: {text[:60]!r}")
+        raise LetheError(
+            f"a function_call is not JSON with a name and arguments: {str(value)[:60]!r}"
+        )

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 READ_AT_ONCE = 1024
 # Splits of upstream examples.
 SPLITS = ("replayable", "heldout")
+# What is said of examples that `Example.storable` changed.
+WITH_SURROGATES = "with half of a surrogate pair, which UTF-8 does not have (replaced by ?)"
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,13 @@ def distinct(
     digests
         Digests of examples that count as repeated. The digests of yielded examples are added.
     dropped
-        Counts the examples that are left out, as `repeated` and `empty`.
+        Counts the examples that are left out, as `repeated` and `empty`, and those with `?` for
+        halves of surrogate pairs (`Example.storable`), as `surrogates`.
     """
     digests = set() if digests is None else digests
     dropped = Counter() if dropped is None else dropped
-    for example in map(Example.storable, examples):
+    for read in examples:
+        example = read.storable()
         digest = _digest_of_tokens(example)
         if example.is_empty():
             dropped["empty"] += 1
@@ -134,7 +138,14 @@ def distinct(
             dropped["repeated"] += 1
         else:
             digests.add(digest)
+            if example != read:
+                dropped["surrogates"] += 1
             yield example
+
+
+def _log_surrogates(task: str, count: int) -> None:
+    if count:
+        logger.warning("task %s: %d examples %s", task, count, WITH_SURROGATES)
 
 
 def _digest_of_tokens(example: Example) -> str:
@@ -150,7 +161,8 @@ def draw_disjoint(
     """Draws training and evaluation examples of one task that do not overlap.
 
     A task with too few examples gives a fifth of them, at most `evaluate`, to evaluation. The
-    numbers of repeated examples and of those without an answer are logged.
+    numbers of repeated examples, of those without an answer and of those with halves of surrogate
+    pairs are logged.
 
     Returns
     -------
@@ -169,6 +181,7 @@ def draw_disjoint(
     if len(pool) < 10:
         raise LetheError(f"task {task!r} has {summary}; at least 10 are needed")
     logger.info("task %s: %s", task, summary)
+    _log_surrogates(task, dropped["surrogates"])
     random.Random(f"{seed}/{task}").shuffle(pool)
     heldout = min(evaluate, max(1, len(pool) // 5))
     return pool[heldout : heldout + train], pool[:heldout]
@@ -186,7 +199,8 @@ def draw_separately(
     """Draws training and evaluation examples of a task whose source has its own of both.
 
     They may overlap and repeat, as they do in the source. The number of evaluation examples that
-    are also training examples is logged.
+    are also training examples is logged, and so are those of examples without an answer and with
+    halves of surrogate pairs.
 
     Returns
     -------
@@ -197,7 +211,8 @@ def draw_separately(
     LetheError
         If there is no usable training example or no usable evaluation example.
     """
-    pools = {"training": _usable(training), "evaluation": _usable(evaluation)}
+    dropped: Counter[str] = Counter()
+    pools = {"training": _usable(training, dropped), "evaluation": _usable(evaluation, dropped)}
     for kind, pool in pools.items():
         if not pool:
             raise LetheError(f"task {task!r} has no usable {kind} example")
@@ -213,11 +228,24 @@ def draw_separately(
         len(evaluated),
         both,
     )
+    if dropped["empty"]:
+        logger.info("task %s: %d empty examples are left out", task, dropped["empty"])
+    _log_surrogates(task, dropped["surrogates"])
     return trained, evaluated
 
 
-def _usable(examples: Iterable[Example]) -> list[Example]:
-    return [example.storable() for example in examples if not example.is_empty()]
+def _usable(examples: Iterable[Example], dropped: Counter[str]) -> list[Example]:
+    """The examples that are not empty; `dropped` counts as in `distinct`."""
+    usable = []
+    for read in examples:
+        if read.is_empty():
+            dropped["empty"] += 1
+            continue
+        example = read.storable()
+        if example != read:
+            dropped["surrogates"] += 1
+        usable.append(example)
+    return usable
 
 
 def chunks(documents: Iterable[Example], words: int) -> Iterator[Example]:
@@ -250,8 +278,12 @@ def draw_documents(documents: Iterable[Example], words: int, seed: str) -> list[
         if total >= words:
             break
         selected.append(document)
-        total += count_words(document.text or f"{document.prompt} {document.answer}")
+        total += _words_of(document)
     return selected
+
+
+def _words_of(document: Example) -> int:
+    return count_words(document.text or f"{document.prompt} {document.answer}")
 
 
 def draw_upstream(
@@ -261,6 +293,8 @@ def draw_upstream(
     words: int,
     seed: int,
     uneven: bool = False,
+    corpus_words: int | None = None,
+    dropped: dict[str, Counter[str]] | None = None,
 ) -> list[UpstreamExample]:
     """Draws upstream examples evenly from the domains and holds out a share of each domain.
 
@@ -279,23 +313,32 @@ def draw_upstream(
         Words per chunk of plain text.
     uneven
         Whether a domain with too few chunks may give only those that it has.
+    corpus_words
+        Words per domain that the documents were drawn for, which tells a small source from a
+        small draw; None: unknown.
+    dropped
+        Receives, for each domain, the chunks that are left out because they repeat one of this
+        domain or of an earlier one, as `repeated`.
 
     Raises
     ------
     LetheError
-        If a domain has too few chunks.
+        If a domain has too few chunks, with the cause.
     """
     upstream = []
+    dropped = {} if dropped is None else dropped
     digests: set[str] = set()
     sizes = even_sizes(count, len(domains))
     for size, (domain, documents) in zip(sizes, domains.items(), strict=True):
-        pool = list(distinct(chunks(documents, words), digests))
+        dropped[domain] = Counter()
+        pool = list(distinct(chunks(documents, words), digests, dropped[domain]))
         if uneven and len(pool) > 1:
             size = min(size, len(pool))
         if len(pool) < size:
+            repeated = dropped[domain]["repeated"]
             raise LetheError(
                 f"upstream.domains.{domain}: {len(pool)} examples of {words} words, {size} "
-                "wanted; raise upstream.corpus_words or lower upstream.examples"
+                f"wanted{_reason_for_few(documents, repeated, corpus_words)}"
             )
         rng = random.Random(f"{seed}/upstream/{domain}")
         heldout_count = round(size * heldout)
@@ -317,6 +360,21 @@ def draw_upstream(
                 )
             )
     return upstream
+
+
+def _reason_for_few(documents: Sequence[Example], repeated: int, corpus_words: int | None) -> str:
+    """Why a domain has too few examples, and what to do about it."""
+    reason = ""
+    if repeated:
+        reason = f" ({repeated} more repeat an example of this domain or of one before it)"
+    total = sum(map(_words_of, documents))
+    if corpus_words is not None and total < corpus_words:
+        # All documents were drawn, so more corpus_words would draw no more.
+        return (
+            f"{reason}; its source has only {total} words: give the domain more text, lower "
+            "upstream.examples or upstream.words, or set upstream.uneven"
+        )
+    return f"{reason}; raise upstream.corpus_words or lower upstream.examples"
 
 
 def without_copies_of_heldout(upstream: Sequence[UpstreamExample]) -> list[UpstreamExample]:

@@ -41,7 +41,9 @@ def matching_files(folder: Path | str, where: str) -> list[Path]:
     folder = Path(folder)
     try:
         paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
-        if paths and paths[0].is_file():
+        # A pattern may match folders, too.
+        paths = [path for path in paths if path.is_file()]
+        if paths:
             return paths
     except (OSError, ValueError, NotImplementedError) as error:
         # The name is too long, or no pattern.
@@ -178,7 +180,12 @@ def _parse(text: str, origin: str) -> Any:
 def _object(line: str, path: Path, number: int) -> Record:
     fields = _parse(line, f"{path}, line {number}")
     if not isinstance(fields, dict):
-        hint = "; name a file that holds one list .json" if isinstance(fields, list) else ""
+        hint = ""
+        if isinstance(fields, list):
+            hint = (
+                "; if the whole file is one list of records, name it .json; if each line is a list "
+                'of turns, write it as {"messages": [...]}'
+            )
         raise LetheError(f"{path}, line {number}: an object is wanted: {line[:80]!r}{hint}")
     return Record(fields, f"{path}, line {number}")
 
@@ -261,7 +268,7 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 # Columns of turns and tools. Their objects differ from row to row.
-_OBJECTS = ("messages", "conversations", "prompt", "completion", "tools")
+_OBJECTS = ("messages", "conversations", "prompt", "completion", "tools", "functions")
 
 
 def without_foreign_keys(fields: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lethe.data.chat import end_of_turn, has_template, render_next_turn, render_turn
+from lethe.data.chat import WAY_OUT, end_of_turn, has_template, render_next_turn, render_turn
 from lethe.data.chat_masks import render_chat
 from lethe.data.examples import Example
 from lethe.errors import LetheError
@@ -137,6 +137,7 @@ def tokenise(
     truncation: str = "left",
     include_eos: bool = True,
     into: "list[Tokens] | TokenFile | None" = None,
+    origins: Sequence[str] | None = None,
 ) -> Tokenised:
     r"""Turns examples into tokens.
 
@@ -157,25 +158,25 @@ def tokenise(
         Whether the end of an answer is there and carries loss.
     into
         Where the tokens are appended; a new list by default.
+    origins
+        What errors call each example, such as `a.jsonl, line 3`; its number by default.
 
     Raises
     ------
     LetheError
-        If the chat template refuses a conversation.
+        If the chat template refuses a conversation, with the origin of the example.
     """
     encoder = _Encoder(tokenizer)
     counts: Counter[str] = Counter()
     sequences = [] if into is None else into
-    for example in examples:
-        if example.text is not None:
-            side = "right"
-            tokens = encoder.text(example.text)
-        elif example.chat is not None:
-            side = truncation
-            tokens = encoder.chat(example, include_eos)
-        else:
-            side = truncation
-            tokens = encoder.pair(example.prompt, example.answer, include_eos)
+    for number, example in enumerate(examples):
+        try:
+            tokens = encoder.example(example, include_eos)
+        except LetheError as error:
+            origin = f"example {number + 1}" if origins is None else origins[number]
+            beginning = (example.prompt or example.answer or "")[:60]
+            raise LetheError(f"{error} ({origin}: {beginning!r})")
+        side = truncation if example.text is None else "right"
         if len(tokens.ids) > max_tokens:
             counts["truncated"] += 1
             tokens = _cut(tokens, max_tokens, side)
@@ -211,6 +212,14 @@ class _Encoder:
         self.templated = has_template(tokenizer)
         self.appended = _appended_tokens(tokenizer)
 
+    def example(self, example: Example, include_eos: bool) -> Tokens:
+        """Plain text, a conversation, or a pair."""
+        if example.text is not None:
+            return self.text(example.text)
+        if example.chat is not None:
+            return self.chat(example, include_eos)
+        return self.pair(example.prompt, example.answer, include_eos)
+
     def text(self, text: str) -> Tokens:
         """Plain text with the tokens that the tokenizer puts first, but not those it puts last."""
         return Tokens(self._with_first_tokens(text), 1)
@@ -233,9 +242,8 @@ class _Encoder:
         """A conversation, with loss on every assistant turn and, if wanted, on its end."""
         if not self.templated:
             raise LetheError(
-                f"a conversation of several turns ({(example.prompt or '')[:60]!r}) needs a chat "
-                "template, and the model has none; set models.<name>.chat_template in the "
-                "experiment, or give pairs of prompt and answer"
+                "a conversation of several turns needs a chat template, and the model has none; "
+                f"{WAY_OUT}, or give pairs of prompt and answer"
             )
         rendered = render_chat(self.tokenizer, *example.conversation())
         parts = []

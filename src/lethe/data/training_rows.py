@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lethe.data.conversations import ChatReader, form_of
-from lethe.data.examples import Example
+from lethe.data.examples import WITH_SURROGATES, Example
 from lethe.data.records import read_records
 from lethe.data.words import word_starts
 from lethe.errors import LetheError
@@ -95,11 +95,21 @@ def as_line(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class NewData:
-    """The examples of a file of chats, the form of their rows, and the reader's counts in words."""
+    """The examples of a file of chats, the form of their rows, and the reader's counts in words.
+
+    Attributes
+    ----------
+    origins
+        File and line of each example.
+    leaves_out
+        Whether the counts name something that was left out, replaced or is not read.
+    """
 
     examples: list[Example]
     form: Form
     summary: str
+    origins: list[str]
+    leaves_out: bool
 
 
 def read_new_data(path: Path) -> NewData:
@@ -111,19 +121,27 @@ def read_new_data(path: Path) -> NewData:
         If a record is no chat, the records have forms that no single file of rows holds, or there
         is no answer to learn.
     """
+    if path.is_dir():
+        raise LetheError(
+            f"{path}: is a folder; give one file of chats, such as a .jsonl file in it"
+        )
     if not path.is_file():
-        raise LetheError(f"{path}: no such file")
+        raise LetheError(f"{path}: no such file; give the file of your chats, such as chats.jsonl")
     read = ChatReader()
     examples: list[Example] = []
+    origins: list[str] = []
     forms: dict[Form, str] = {}
     pairs_as_messages = False
     for record in read_records(path):
         try:
-            example = read(record).storable()
+            as_read = read(record)
         except LetheError as error:
             raise LetheError(f"{error} ({record.origin})")
+        example = as_read.storable()
         if example.is_empty():
             continue
+        if example != as_read:
+            read.counts[WITH_SURROGATES] += 1
         form = _form_of_row(record)
         if form == "prompt_completion" and example.chat is not None:
             # Only messages hold a pair's system text or tools.
@@ -131,17 +149,24 @@ def read_new_data(path: Path) -> NewData:
             pairs_as_messages = True
         forms.setdefault(form, record.origin)
         examples.append(example)
+        origins.append(record.origin)
     if pairs_as_messages:
         forms.pop("prompt_completion", None)
     if not examples:
         raise LetheError(f"{path}: no chat with an answer in it ({read.summary()})")
     if len(forms) > 1:
-        origins = "; ".join(f"{form}: {origin}" for form, origin in forms.items())
+        first = "; ".join(f"{form}: {origin}" for form, origin in forms.items())
         raise LetheError(
-            f"{path}: its records become rows of different forms ({origins}), and trainers read "
+            f"{path}: its records become rows of different forms ({first}), and trainers read "
             "one form per file; split the file"
         )
-    return NewData(examples=examples, form=next(iter(forms)), summary=read.summary())
+    return NewData(
+        examples=examples,
+        form=next(iter(forms)),
+        summary=read.summary(),
+        origins=origins,
+        leaves_out=read.leaves_out(),
+    )
 
 
 def _form_of_row(record: dict[str, Any]) -> Form:

@@ -47,12 +47,25 @@ class PoolSize:
 
 @dataclass(frozen=True)
 class DomainCounts:
-    """Examples of one domain in a pool, and records of its source that were left out."""
+    """Examples of one domain in a pool, and what was left out.
+
+    Attributes
+    ----------
+    empty, repeated
+        Records of its source that were left out.
+    repeated_pieces
+        Pieces of its documents that were left out, because they repeat a piece of this domain or of
+        an earlier one.
+    surrogates
+        Records with halves of surrogate pairs, which became `?`.
+    """
 
     replayable: int
     heldout: int
     empty: int
     repeated: int
+    repeated_pieces: int
+    surrogates: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ def draw_pool(
         dropped[domain] = Counter()
         usable = distinct(texts, dropped=dropped[domain])
         documents[domain] = draw_documents(usable, size.corpus_words, f"{seed}/{domain}")
+    pieces: dict[str, Counter[str]] = {}
     examples = draw_upstream(
         documents,
         count=size.examples,
@@ -100,6 +114,8 @@ def draw_pool(
         words=size.words,
         seed=seed,
         uneven=size.uneven,
+        corpus_words=size.corpus_words,
+        dropped=pieces,
     )
     by_split = Counter((example.domain, example.split) for example in examples)
     counts = {}
@@ -109,6 +125,8 @@ def draw_pool(
             heldout=by_split[domain, "heldout"],
             empty=left_out["empty"],
             repeated=left_out["repeated"],
+            repeated_pieces=pieces[domain]["repeated"],
+            surrogates=left_out["surrogates"],
         )
         logger.info("domain %s: %s", domain, counts[domain])
     return UpstreamPool(examples=examples, documents=documents, counts=counts)

@@ -52,6 +52,7 @@ class Reader:
         max_tokens: int | None = None,
         truncation: str = "right",
         into: TokenFile | None = None,
+        origins: Sequence[str] | None = None,
     ) -> Tokenised:
         """Examples as they are scored (`tokenise`).
 
@@ -61,11 +62,14 @@ class Reader:
             Longest sequence; None: `scoring.max_tokens`.
         into
             File that receives the tokens; None: a list.
+        origins
+            What errors call each example; None: its number.
 
         Raises
         ------
         LetheError
-            If the model has fewer positions than the longest example has tokens.
+            If the chat template refuses an example, or the model has fewer positions than the
+            longest example has tokens.
         """
         tokenised = tokenise(
             self.tokenizer,
@@ -74,6 +78,7 @@ class Reader:
             truncation,
             include_eos=self.scoring.include_eos,
             into=into,
+            origins=origins,
         )
         longest = int(lengths(tokenised.examples).max(initial=0))
         check_length(self.model, longest, "scoring.max_tokens and recipe.max_tokens")

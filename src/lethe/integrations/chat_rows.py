@@ -35,19 +35,26 @@ def labelled_chats(
     tokenizer
         Tokenizer of the model, with its chat template.
     max_tokens
-        Longest row; longer chats lose their end, as in trl.
+        Tokens of the longest row, at least 2; longer chats lose their end, as in trl.
 
     Returns
     -------
-    One row per chat that has a token with loss; labels of other tokens are -100.
+    One row per chat that has a token with loss; labels of other tokens are -100. Chats that lose
+    their end, chats without a row, and everything that is left out or not read are counted in
+    warnings.
 
     Raises
     ------
     LetheError
-        If the file cannot be read, holds no chats, or no chat has an answer within `max_tokens`
-        tokens.
+        If the file cannot be read, holds no chats, the template refuses a chat (with its file and
+        line), no chat has an answer within `max_tokens` tokens, or `max_tokens` is below 2.
     """
     path = Path(path)
+    if max_tokens < 2:
+        raise LetheError(
+            f"labelled_chats: max_tokens is {max_tokens}; a row has at least 2 tokens, because the "
+            "first one carries no loss"
+        )
     data = read_new_data(path)
     if data.form != "messages":
         raise LetheError(
@@ -55,10 +62,19 @@ def labelled_chats(
             "itself (load_dataset('json', data_files=...))"
         )
     conversations = map(_as_conversation, data.examples)
-    tokenised = tokenise(tokenizer, conversations, max_tokens=max_tokens, truncation="right")
+    tokenised = tokenise(
+        tokenizer,
+        conversations,
+        max_tokens=max_tokens,
+        truncation="right",
+        origins=data.origins,
+    )
     rows = []
+    lost = 0
     for tokens in tokenised.examples:
         if not tokens.scored:
+            # A chat that was cut fills its row.
+            lost += len(tokens.ids) == max_tokens
             continue
         labels = []
         for token, carries_loss in zip(tokens.ids, tokens.loss_mask, strict=True):
@@ -69,7 +85,17 @@ def labelled_chats(
             f"{path}: none of its {len(data.examples)} chats has an answer within {max_tokens} "
             "tokens; raise max_tokens"
         )
-    logger.info("%s: %s", path, data.summary)
+    logger.log(logging.WARNING if data.leaves_out else logging.INFO, "%s: %s", path, data.summary)
+    if tokenised.truncated:
+        logger.warning(
+            "%s: %d of %d chats are longer than %d tokens and lose their end, %d of them with all "
+            "their answers; raise max_tokens to keep them whole",
+            path,
+            tokenised.truncated,
+            len(data.examples),
+            max_tokens,
+            lost,
+        )
     if len(rows) < len(data.examples):
         logger.warning(
             "%s: left out %d of %d chats, which have no answer within %d tokens",

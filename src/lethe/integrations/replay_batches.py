@@ -78,7 +78,10 @@ class ReplayBatches:
                 path,
             )
         tokenised = tokenise(
-            tokenizer, (example.example for example in replayable), max_tokens=max_tokens
+            tokenizer,
+            (example.example for example in replayable),
+            max_tokens=max_tokens,
+            origins=[f"{path}, {example.example_id}" for example in replayable],
         )
         scored = [example for example in tokenised.examples if example.scored]
         if not scored:

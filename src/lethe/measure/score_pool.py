@@ -1,5 +1,7 @@
 """Losses of any model on a pool of upstream examples, in the files that the workflow writes."""
 
+import json
+import logging
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -18,13 +20,19 @@ from lethe.engine.models import load_in_4_bits
 from lethe.engine.pretrained import Pretrained
 from lethe.engine.reader import Reader
 from lethe.errors import LetheError, RowError
-from lethe.files import atomic_write, read_json, sha256
+from lethe.files import atomic_write, read_json, refuse_unwritable, sha256
 from lethe.matrix import rows
 from lethe.matrix.model_cards import same_model
 from lethe.measure.forgetting import base_losses
 
+logger = logging.getLogger(__name__)
+
+# Metadata of a file of token losses.
+_SETTINGS = b"lethe_settings"
 # Files of a PEFT folder that define the adapter.
 _ADAPTER_FILES = (ADAPTER, "adapter_model.safetensors")
+# The base of an adapter that does not name it.
+_UNNAMED = "a model without a name"
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,24 @@ def base_of_adapter(folder: Path) -> str | None:
     path = folder / ADAPTER
     if not path.is_file():
         return None
-    return str(read_json(path).get("base_model_name_or_path") or "a model without a name")
+    return str(read_json(path).get("base_model_name_or_path") or _UNNAMED)
+
+
+def _warn_of_other_base(adapter: Path, path: str) -> None:
+    """Logs a warning if an adapter names a base model whose name differs in its last part too.
+
+    An adapter fits every model of the same shape, so that loading it proves nothing.
+    """
+    base = base_of_adapter(adapter)
+    if base in (None, _UNNAMED, path) or Path(str(base)).name == Path(path).name:
+        return
+    logger.warning(
+        "adapter %s: says that it was trained on %s, but is scored on %s; if these are different "
+        "models, give the first one",
+        adapter,
+        base,
+        path,
+    )
 
 
 def _with_adapter(model: Any, folder: Path) -> Any:
@@ -167,13 +192,13 @@ def score_pool(
     base
         Losses of the untouched base model, on the same pool.
     tokens
-        Also write the losses of single tokens to `<output>.tokens.parquet`.
+        Also write the losses of single tokens to the file of `token_file_of`.
 
     Raises
     ------
     LetheError
-        If the model does not load whole, or the output or the base were measured on another
-        model or pool, or with other settings.
+        If the model does not load whole, the output cannot be written, or the output, its file of
+        token losses or the base were measured on another model or pool, or with other settings.
     """
     upstream = read_upstream(pool)
     settings = model.settings()
@@ -186,11 +211,33 @@ def score_pool(
         # The base's own identity, and which model was fine-tuned from it.
         settings = _settings_of_fine_tune(before, settings)
     settings["scoring"] = _scoring_settings(scoring, before)
-    token_file = output.with_suffix(".tokens.parquet")
-    if output.exists():
-        written = _written(output, settings, upstream, pool)
-        if not tokens or token_file.exists():
+    token_file = token_file_of(output)
+    written = _written(output, settings, upstream, pool) if output.exists() else None
+    if token_file.exists():
+        measured = settings | {"upstream": upstream_digest(upstream)}
+        problem = _token_file_problem(token_file, measured, written)
+        if problem is None and written is not None:
             return written
+        if problem is not None and tokens:
+            raise RowError(
+                f"{token_file}: exists and holds the token losses of another measurement "
+                f"({problem}); move it away, or choose another name with -o"
+            )
+        if problem is not None:
+            logger.warning(
+                "%s: holds the token losses of another measurement (%s), not those of %s",
+                token_file,
+                problem,
+                output,
+            )
+    if written is not None and not tokens:
+        return written
+    # Before the scoring, which may take hours.
+    refuse_unwritable(output)
+    if tokens:
+        refuse_unwritable(token_file)
+    if model.adapter is not None:
+        _warn_of_other_base(model.adapter, str(model.card["path"]))
     checkpoint = output.with_name(f".{output.name}.unfinished")
     by_token: dict[int, np.ndarray] | None = {} if tokens else None
     row = base_losses(
@@ -214,16 +261,69 @@ def score_pool(
     return row
 
 
+def token_file_of(output: Path) -> Path:
+    """The file of the token losses beside a row: `a.tokens.parquet` for `a.parquet`."""
+    return output.with_name(output.name.removesuffix(".parquet") + ".tokens.parquet")
+
+
 def write_token_losses(path: Path, row: rows.Row, by_token: Mapping[int, np.ndarray]) -> None:
-    """Writes the columns example_id and losses, a list in nats per scored token, atomically."""
+    """Writes the columns example_id and losses, a list in nats per scored token, atomically.
+
+    The file keeps the row's settings as metadata, because it is a file of its own that may stay
+    when the row is moved away.
+    """
     empty = np.zeros(0, dtype=np.float32)
     losses = [by_token.get(number, empty) for number in range(len(row.example_ids))]
     columns = {
         "example_id": pa.array(row.example_ids, pa.string()),
         "losses": pa.array(losses, pa.list_(pa.float32())),
     }
+    metadata = {_SETTINGS: json.dumps(row.settings, sort_keys=True).encode()}
     with atomic_write(path) as part:
-        pq.write_table(pa.table(columns), part)
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part)
+
+
+def _token_file_problem(
+    path: Path, settings: Mapping[str, Any], row: rows.Row | None
+) -> str | None:
+    """How a file of token losses differs from this measurement; None if it belongs to it.
+
+    Parameters
+    ----------
+    row
+        The row beside it, by which a file of earlier versions, which kept no settings, is judged.
+
+    Raises
+    ------
+    RowError
+        If the file cannot be read.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        if _SETTINGS in metadata:
+            kept = json.loads(metadata[_SETTINGS])
+            return _different_setting(kept, json.loads(json.dumps(settings)))
+        losses = pq.read_table(path)["losses"].to_pylist()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise RowError(
+            f"{path}: not a readable file of token losses ({error}); move it away and run again"
+        )
+    if row is None:
+        return "it does not name its model"
+    if [len(values) for values in losses] != row.n_tokens.tolist():
+        return "it has other numbers of tokens"
+    means = np.array([np.mean(values) if values else np.nan for values in losses])
+    if not np.allclose(means, row.loss_after, rtol=1e-4, atol=1e-5, equal_nan=True):
+        return "its means are other losses"
+    return None
+
+
+def _different_setting(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """The first setting that differs, in words; None if all are the same."""
+    for key in sorted(kept.keys() | wanted.keys()):
+        if kept.get(key) != wanted.get(key):
+            return f"{key} {_short(kept.get(key))} instead of {_short(wanted.get(key))}"
+    return None
 
 
 def _scoring_of(base: rows.Row, path: Path) -> Scoring:

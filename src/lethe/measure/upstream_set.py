@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from lethe.data.examples import UpstreamExample
+from lethe.data.examples import UpstreamExample, ids_of
 from lethe.data.tokens import TokenFile, Tokenised, Tokens, scored
 from lethe.engine import models
 from lethe.engine.checkpoints import Checkpoint
@@ -113,7 +113,8 @@ class UpstreamSet:
 
 def upstream_tokens(reader: Reader, upstream: Sequence[UpstreamExample]) -> Tokenised:
     """Upstream examples as they are scored, in a file once they are many."""
-    return reader.tokens((example.example for example in upstream), into=TokenFile())
+    examples = (example.example for example in upstream)
+    return reader.tokens(examples, into=TokenFile(), origins=ids_of(upstream))
 
 
 def _by_token_tensors(by_token: dict[int, np.ndarray]) -> dict[str, torch.Tensor]:

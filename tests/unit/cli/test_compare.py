@@ -188,6 +188,49 @@ def test_another_machine_is_noted(files, capsys):
     assert "measured with another device than the base (H100" in capsys.readouterr().out
 
 
+def test_examples_and_domains_without_a_loss_are_counted_in_a_note(files, capsys):
+    base = rows.read_row(files / "base.parquet")
+    row = rows.read_row(files / "after.parquet")
+    in_b = np.array([name.startswith("b-") for name in row.example_ids])
+    before = np.where(in_b, np.nan, base.loss_before).astype(np.float32)
+    n_tokens = np.where(in_b, 0, row.n_tokens).astype(np.int32)
+    cut = replace(base, loss_before=before, loss_after=before, n_tokens=n_tokens)
+    rows.write_row(files / "cut.parquet", cut)
+    after = np.where(in_b, np.nan, row.loss_after).astype(np.float32)
+    after[np.flatnonzero(~in_b)[:3]] = np.nan
+    change(files, "broken.parquet", loss_before=before, loss_after=after, n_tokens=n_tokens)
+    assert compare(files, "cut.parquet", "broken.parquet", "--html", "page.html") == 0
+    text = capsys.readouterr().out
+    assert "on 37 of 80 examples" in text
+    assert re.search(r"^b +0( +-){5}$", text, re.M)
+    assert "nan" not in text
+    assert (
+        "broken.parquet: 40 of 80 examples have no loss (b 40) and are not in the verdict; none of "
+        "their tokens is scored" in text
+    )
+    assert "raise --max-tokens of lethe score" in text
+    assert (
+        "broken.parquet: 3 of 80 examples have a loss before the fine-tune and none after it (a 3) "
+        "and are not in the verdict; the fine-tuned model gives NaN" in text
+    )
+    page = (files / "page.html").read_text("utf-8")
+    assert "<td>b</td><td>0</td><td>-</td>" in page and "nan" not in page
+    # Only held-out examples count where the pool is given, and these are of domain b.
+    options = ["--pool", "pool.parquet", "--json"]
+    assert compare(files, "cut.parquet", "broken.parquet", *options) == 0
+    (facts,) = json.loads(capsys.readouterr().out)
+    assert [line["examples"] for line in facts["domains"]] == [0, 0]
+    (note,) = facts["notes"]
+    assert "20 of 20 held-out examples have no loss (b 20)" in note
+    # A base model that gives NaN is another cause.
+    change(files, "nan.parquet", loss_before=before, loss_after=after)
+    rows.write_row(files / "nan-base.parquet", replace(base, loss_before=before, loss_after=before))
+    assert compare(files, "nan-base.parquet", "nan.parquet") == 0
+    assert "40 of 80 examples have no finite loss in nan-base.parquet (b 40)" in (
+        capsys.readouterr().out
+    )
+
+
 def test_an_interval_holds_the_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     inside = 0

@@ -86,6 +86,26 @@ def test_a_file_that_exists_is_not_overwritten_and_nothing_is_written(
     assert main(["init", "link"]) == 1
 
 
+@pytest.mark.parametrize("name", ["own/texts", "own"])
+def test_a_file_where_a_folder_is_needed_is_named_and_nothing_is_written(
+    tmp_path, monkeypatch, capsys, name
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    assert main(["init", "own"]) == 1
+    assert f"error: {name}: is a file, but a folder is needed" in capsys.readouterr().err
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+
+
+def test_the_next_command_is_quoted_for_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "my data"]) == 0
+    text = capsys.readouterr().out
+    assert "Next: lethe pool 'my data/own-data.yaml' -o pool.parquet" in text
+    assert "lethe run 'my data/own-data.yaml' --cores 2" in text
+
+
 def test_the_checkout_has_the_example_and_the_wheel_will_hold_it():
     source = ROOT / "src/lethe/cli/own_data"
     assert (ROOT / "experiments/own-data").resolve() == source.resolve()

@@ -1,6 +1,7 @@
 """`lethe pool` draws the pool that the workflow would draw."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -46,7 +47,9 @@ def test_a_pool_is_drawn_with_a_quarter_held_out(folder, capsys):
         "empty": 1,
         "heldout": 2,
         "repeated": 1,
+        "repeated_pieces": 0,
         "replayable": 8,
+        "surrogates": 0,
     }
     pool = list(read_upstream("pool.parquet"))
     assert Counter(example.split for example in pool) == {"replayable": 16, "heldout": 4}
@@ -58,6 +61,45 @@ def test_a_pool_is_drawn_with_a_quarter_held_out(folder, capsys):
     assert "chats: 8 replayable, 2 held out; 1 repeated and 1 empty records left out" in text
     assert text.endswith("pool.parquet: 20 examples\n")
     assert (folder / "pool.parquet").read_bytes() == content
+
+
+TWICE = """
+sources:
+  mine: {kind: files, folder: texts}
+upstream:
+  examples: 8
+  heldout: 0.25
+  words: 4
+  domains: {one: "mine:one.txt", two: "mine:two.txt"}
+"""
+
+
+def test_repeated_pieces_are_counted_also_across_domains(folder, capsys):
+    pieces = [f"{number} sacks of flour" for number in range(12)]
+    (folder / "texts/one.txt").write_text(" ".join([*pieces[:6], *pieces[:2]]))
+    # Of these eight pieces, four are those of the other domain.
+    (folder / "texts/two.txt").write_text(" ".join(pieces[2:10]))
+    (folder / "twice.yaml").write_text(TWICE)
+    assert main(["pool", "twice.yaml", "-o", "twice.parquet"]) == 0
+    text = capsys.readouterr().out
+    left_out = "0 repeated and 0 empty records left out, and {} pieces that repeat an earlier one"
+    assert f"one: 3 replayable, 1 held out; {left_out.format(2)}" in text
+    assert f"two: 3 replayable, 1 held out; {left_out.format(4)}" in text
+    (folder / "twice.yaml").write_text(TWICE.replace("examples: 8", "examples: 10"))
+    assert main(["pool", "twice.yaml", "-o", "more.parquet"]) == 1
+    error = capsys.readouterr().err
+    assert "upstream.domains.two: 4 examples of 4 words, 5 wanted (4 more repeat an" in error
+    assert "its source has only 32 words: give the domain more text" in error
+    assert "raise upstream.corpus_words" not in error
+
+
+def test_halves_of_surrogate_pairs_are_counted(folder, capsys):
+    path = folder / "texts/chats.jsonl"
+    path.write_text(path.read_text().replace("sacks on day 1?", "sacks on day \\ud83d?"))
+    assert main(["pool", "pool.yaml"]) == 0
+    text = capsys.readouterr().out
+    assert re.search("^chats: .*; 1 records with half of a surrogate pair", text, re.M)
+    assert not re.search("^code: .*surrogate", text, re.M)
 
 
 def test_a_whole_experiment_gives_the_pool_of_its_upstream_section(folder, capsys):

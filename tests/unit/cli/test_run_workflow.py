@@ -129,6 +129,33 @@ def test_an_experiment_by_snakemakes_option_is_a_wrong_use(folder, capfd):
     assert "name the experiment first" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--cores", "1", "tiny.yaml"],
+        ["-n", "tiny.yml"],
+        ["tiny.yaml", "-n", "other.yaml"],
+        ["--profile", "folder", "tiny.yaml"],
+    ],
+)
+def test_an_experiment_after_an_option_is_a_wrong_use(folder, capfd, arguments):
+    """Snakemake would read it as a target of the default experiment."""
+    assert main(["run", *arguments]) == 2
+    assert "name the experiment first: lethe run" in capfd.readouterr().err
+
+
+def test_a_yaml_file_that_an_option_takes_is_no_experiment(folder, monkeypatch):
+    commands = []
+
+    def run_snakemake(experiment, options, **_):
+        commands.append([str(experiment), *options])
+
+    monkeypatch.setattr(workflow_process, "run_snakemake", run_snakemake)
+    options = ["--report-metadata", "a.yaml", "--wait-for-files", "b.yaml", "c.yaml", "--x=d.yaml"]
+    assert main(["run", "tiny.yaml", *options]) == 0
+    assert commands == [["tiny.yaml", *options]]
+
+
 def test_a_run_without_failed_tasks_goes_on_until_no_other_task_fails(folder, monkeypatch, capfd):
     """Two tasks fail one after the other; a job of another kind would end the run."""
     failures = [("prepare_task", "results/tiny/tasks/add/train.parquet")]

@@ -129,6 +129,49 @@ def test_losses_of_single_tokens_are_kept(base_model, pool, tmp_path):
     np.testing.assert_allclose(means, row.loss_after, rtol=1e-5)
 
 
+def test_token_losses_of_two_outputs_are_two_files(base_model, pool, tmp_path):
+    assert score(base_model, pool, tmp_path / "run.a", "--tokens", *SETTINGS) == 0
+    assert score(base_model, pool, tmp_path / "run.b", "--tokens", *SETTINGS) == 0
+    assert (tmp_path / "run.a.tokens.parquet").exists()
+    assert (tmp_path / "run.b.tokens.parquet").exists()
+
+
+def test_token_losses_of_another_model_are_neither_kept_nor_overwritten(
+    base_model, pool, base, tmp_path, tokenizer, capsys, caplog
+):
+    assert score(base_model, pool, base, "--tokens", *SETTINGS) == 0
+    token_file = tmp_path / "base.tokens.parquet"
+    content = token_file.read_bytes()
+    # The row is there again, and its token losses are not measured again.
+    assert score(base_model, pool, base, "--tokens", *SETTINGS) == 0
+    assert token_file.read_bytes() == content
+    tuned = changed_model(base_model, tmp_path / "tuned", tokenizer)
+    base.rename(tmp_path / "moved.parquet")
+    capsys.readouterr()
+    assert score(tuned, pool, base, "--tokens", *SETTINGS) == 1
+    error = capsys.readouterr().err
+    assert f"model {base_model} instead of {tuned}" in error
+    assert "base.tokens.parquet: exists and holds the token losses of another" in error
+    assert "move it away" in error
+    assert not base.exists()
+    assert score(tuned, pool, base, *SETTINGS) == 0
+    assert "not those of" in caplog.text
+    assert token_file.read_bytes() == content
+    token_file.unlink()
+    assert score(tuned, pool, base, "--tokens", *SETTINGS) == 0
+    # Files of earlier versions have no settings; they are judged by their means.
+    table = pq.read_table(token_file)
+    pq.write_table(table.replace_schema_metadata(None), token_file)
+    content = token_file.read_bytes()
+    assert score(tuned, pool, base, "--tokens", *SETTINGS) == 0
+    base.unlink()
+    (tmp_path / "moved.parquet").rename(base)
+    capsys.readouterr()
+    assert score(base_model, pool, base, "--tokens", *SETTINGS) == 1
+    assert "its means are other losses" in capsys.readouterr().err
+    assert token_file.read_bytes() == content
+
+
 @pytest.mark.parametrize("options", [[], ["--tokens"]], ids=["losses", "tokens"])
 def test_a_run_that_was_stopped_continues(base_model, pool, tmp_path, options):
     """SIGTERM in the middle; the next run measures the rest and writes the same file."""
@@ -230,6 +273,29 @@ def test_an_adapter_as_model_and_a_broken_adapter_are_named(base_model, pool, tm
     assert "no such folder" in capsys.readouterr().err
 
 
+def test_an_adapter_of_another_base_is_a_warning(base_model, pool, tmp_path, caplog):
+    changed_adapter(base_model, tmp_path / "lora")
+    options = ["--adapter", tmp_path / "lora", *SETTINGS]
+    assert score(base_model, pool, tmp_path / "a.parquet", *options) == 0
+    assert "was trained on" not in caplog.text
+    path = tmp_path / "lora" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "some/other"}))
+    assert score(base_model, pool, tmp_path / "b.parquet", *options) == 0
+    assert f"was trained on some/other, but is scored on {base_model};" in caplog.text
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_loaded(
+    base_model, pool, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(Reader, "load", lambda *_: pytest.fail("the model was loaded"))
+    output = tmp_path / "file" / "base.parquet"
+    assert score(base_model, pool, output, *SETTINGS) == 1
+    problem = f"{output}: cannot be written (File exists: {tmp_path / 'file'}); choose another name"
+    assert problem in capsys.readouterr().err
+
+
 def test_four_bits_need_cuda(base_model, pool, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
@@ -246,3 +312,5 @@ def test_json_and_wrong_values(base_model, pool, tmp_path, capsys):
     assert facts["mean_loss"] > 0
     assert score(base_model, pool, output, "--dtype", "int8") == 2
     assert "--dtype int8" in capsys.readouterr().err
+    assert score(base_model, pool, output, "--tokens-per-batch", "²") == 2
+    assert "--tokens-per-batch ²" in capsys.readouterr().err

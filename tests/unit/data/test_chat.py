@@ -187,6 +187,16 @@ def test_a_template_that_refuses_the_conversation_is_named_with_its_reason(templ
             use()
 
 
+def test_the_example_that_a_template_refuses_is_named():
+    tokenizer = chat("{{ messages[5].content }}")
+    examples = [Example(text="Seven sacks"), PAIR]
+    for origins, origin in ((None, "example 2"), (["a", "b.jsonl, line 3"], "b.jsonl, line 3")):
+        with pytest.raises(LetheError, match="refused") as caught:
+            tokenise(tokenizer, examples, 100, origins=origins)
+        assert str(caught.value).endswith(f"({origin}: {PAIR.prompt[:60]!r})")
+        assert "or tokenizer.chat_template in your program" in str(caught.value)
+
+
 def test_a_template_that_does_not_end_is_stopped(monkeypatch):
     monkeypatch.setattr(chat_module, "MOST_SECONDS", 0.5)
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

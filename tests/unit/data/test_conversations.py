@@ -111,6 +111,49 @@ def test_tools_calls_and_thoughts_are_kept_as_they_are():
     assert turns({"conversations": shared})[0][:3] == messages[:3]
 
 
+def test_the_older_names_of_tools_and_their_calls_are_read_as_the_newer_ones():
+    function = {"name": "count", "description": "Counts."}
+    call = {"name": "count", "arguments": '{"of": "sacks"}'}
+    older = {
+        "messages": [
+            ASK,
+            {"role": "assistant", "content": None, "function_call": call},
+            {"role": "function", "name": "count", "content": "7"},
+            SEVEN | {"function_call": {}},
+        ],
+        "functions": [function],
+    }
+    messages, tools = turns(older)
+    assert tools == [{"type": "function", "function": function}]
+    tool_calls = [{"type": "function", "function": call}]
+    assert messages == [
+        ASK,
+        {"role": "assistant", "content": "", "tool_calls": tool_calls},
+        {"role": "tool", "name": "count", "content": "7"},
+        SEVEN,
+    ]
+    newer = {"messages": messages, "tools": tools}
+    assert ChatReader()(older) == ChatReader()(newer)
+    assert turns(older | {"functions": json.dumps([function])}) == (messages, tools)
+    # A chat that ends with a call has an answer.
+    reader = ChatReader()
+    assert not reader(older | {"messages": older["messages"][:2]}).is_empty()
+    assert not reader.leaves_out()
+
+
+def test_blank_answers_in_the_middle_are_counted():
+    reader = ChatReader()
+    blank = SEVEN | {"content": " "}
+    thought = blank | {"reasoning_content": "I count."}
+    reader({"messages": [ASK, blank, MORE, thought, MORE, EIGHT, ASK, blank]})
+    name = "blank answers before another one (loss on the end of the turn only)"
+    assert reader.counts[name] == 1
+    assert reader.counts["turns after the last answer (left out)"] == 2
+    reader = ChatReader()
+    reader({"messages": [ASK, blank, MORE, EIGHT]})
+    assert reader.leaves_out() and f"1 {name}" in reader.summary()
+
+
 def test_a_turn_of_several_text_parts_is_read_and_one_of_images_is_refused():
     parts = [{"type": "text", "text": "How many "}, {"type": "text", "text": "sacks?"}]
     assert ChatReader()({"messages": [{**ASK, "content": parts}, SEVEN]}).prompt == ASK["content"]
@@ -142,6 +185,22 @@ def test_a_turn_of_several_text_parts_is_read_and_one_of_images_is_refused():
             "function_call is not JSON",
         ),
         ({"messages": [ASK, SEVEN], "tools": [{"x": float("nan")}]}, "that JSON does not have"),
+        (
+            {"messages": [ASK, SEVEN | {"function_call": {"name": "f"}}]},
+            "function_call is not JSON",
+        ),
+        (
+            {"messages": [ASK, SEVEN | {"function_call": {"name": "f"}, "tool_calls": [{}]}]},
+            "both 'tool_calls' and 'function_call'.*keep one",
+        ),
+        (
+            {"messages": [ASK, SEVEN], "functions": [{"type": "function"}]},
+            "without a name.*'tools'",
+        ),
+        (
+            {"messages": [ASK, SEVEN], "functions": [{"name": "f"}], "tools": [{"x": 1}]},
+            "both 'tools' and 'functions'.*keep one",
+        ),
         ({"messages": [ASK, {**SEVEN, "at": date(2020, 1, 1)}, ASK, EIGHT]}, "JSON does not have"),
     ],
 )

@@ -174,6 +174,16 @@ def test_the_same_examples_give_the_same_bytes(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
+def test_halves_of_surrogate_pairs_in_a_task_are_counted(caplog):
+    examples = [Example(f"question {number} \ud83d", "yes") for number in range(12)]
+    sizes = {"train": 5, "evaluate": 2, "seed": 0, "task": "sums"}
+    data.draw_disjoint(examples, **sizes)
+    assert "task sums: 12 examples with half of a surrogate pair" in caplog.text
+    caplog.clear()
+    data.draw_separately(examples, [Example("q", "a")], **sizes)
+    assert "task sums: 12 examples with half of a surrogate pair" in caplog.text
+
+
 def test_half_a_surrogate_pair_from_json_can_be_stored(tmp_path):
     (result,) = data.distinct([Example("\ud83d broken", "yes")])
     data.write_examples(tmp_path / "e.parquet", [result])

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lethe.config.data_settings import FileSource
 from lethe.data import records, unpacked_size
 from lethe.errors import LetheError
 
@@ -56,6 +57,14 @@ def test_a_file_that_unpacks_without_bound_is_refused(tmp_path, monkeypatch, nam
         list(records.read_records(tmp_path / name))
 
 
+def test_folders_that_match_a_pattern_are_no_files(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b.txt").write_text("x")
+    assert records.matching_files(tmp_path, "*") == [tmp_path / "b.txt"]
+    source = FileSource(kind="files", folder=str(tmp_path))
+    assert source.reads("*") == [f"{tmp_path}/b.txt"]
+
+
 def test_files_that_match_a_pattern_come_in_order_of_their_names(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "c.txt"):
         (tmp_path / name).touch()
@@ -94,7 +103,7 @@ def test_the_place_of_an_error_in_json_is_that_in_the_file(tmp_path):
     with pytest.raises(LetheError, match=r"line 2: not JSON \(.* column 9\)"):
         list(records.read_records(path))
     path.write_text('[{"t": "a"}]\n')
-    with pytest.raises(LetheError, match=r"an object is wanted: .*; name a file .* \.json"):
+    with pytest.raises(LetheError, match=r"an object is wanted: .* name it \.json"):
         list(records.read_records(path))
 
 
@@ -186,6 +195,7 @@ def test_columns_of_a_data_frame_are_refused(tmp_path, frame, indent):
         ("a.json", b'{"a":\n', "not JSON"),
         ("a.json", b"[1]", "list of objects is wanted"),
         ("a.json", b'"x"', "list of objects is wanted"),
+        ("a.jsonl", b"[]\n[]", r'each line is a list of turns, write it as {"messages": \[...\]}'),
         ("a.jsonl.gz", b"no gzip", "not readable as jsonl"),
         ("a.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "not readable as jsonl"),
         ("a.jsonl.zst", b"no zstd", "not readable as jsonl"),

@@ -87,8 +87,10 @@ def test_a_file_that_is_no_training_data_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(LetheError, match=message):
         read_new_data(path)
-    with pytest.raises(LetheError, match="none.jsonl: no such file"):
+    with pytest.raises(LetheError, match="none.jsonl: no such file; give the file of your chats"):
         read_new_data(tmp_path / "none.jsonl")
+    with pytest.raises(LetheError, match="is a folder; give one file of chats"):
+        read_new_data(tmp_path)
 
 
 def test_records_without_an_answer_are_counted(tmp_path):
@@ -97,3 +99,23 @@ def test_records_without_an_answer_are_counted(tmp_path):
     new = read_new_data(path)
     assert new.examples == [Example(text="a b")]
     assert new.summary == "2 chats read; 1 without an answer (left out)"
+    assert new.leaves_out and new.origins == [f"{path}, line 1"]
+
+
+def test_blank_texts_are_counted(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"text": "a b"}\n{"text": "  "}\n{"text": ""}')
+    new = read_new_data(path)
+    assert new.examples == [Example(text="a b")]
+    assert new.summary == "3 chats read; 2 without text (left out)" and new.leaves_out
+
+
+def test_halves_of_surrogate_pairs_are_counted(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"text": "a \\ud83d b"}\n{"text": "\\ud83d\\ude00"}\n{"text": "é"}')
+    new = read_new_data(path)
+    assert [example.text for example in new.examples] == ["a ? b", "\U0001f600", "é"]
+    assert new.summary == (
+        "3 chats read; 1 with half of a surrogate pair, which UTF-8 does not have (replaced by ?)"
+    )
+    assert new.leaves_out

@@ -22,4 +22,6 @@ def test_the_pool_has_the_bytes_that_its_parts_gave_before(tmp_path):
     write_corpus(tmp_path / "c.parquet", pool.documents)
     write_corpus(tmp_path / "d.parquet", documents)
     assert (tmp_path / "c.parquet").read_bytes() == (tmp_path / "d.parquet").read_bytes()
-    assert pool.counts["json"] == DomainCounts(replayable=11, heldout=4, empty=0, repeated=0)
+    assert pool.counts["json"] == DomainCounts(
+        replayable=11, heldout=4, empty=0, repeated=0, repeated_pieces=0, surrogates=0
+    )

@@ -168,5 +168,43 @@ def test_a_chat_that_is_too_long_loses_its_end_and_is_counted_without_an_answer(
         rows = labelled_chats(path, reader, max_tokens=200)
     assert len(rows) == 3
     assert "left out 1 of 4 chats" in caplog.text
+    assert (
+        "1 of 4 chats are longer than 200 tokens and lose their end, 1 of them with all their "
+        "answers; raise max_tokens" in caplog.text
+    )
     with pytest.raises(LetheError, match="raise max_tokens"):
         labelled_chats(path, reader, max_tokens=4)
+
+
+def test_chats_that_lose_a_part_and_what_is_not_read_are_warnings(tmp_path, caplog):
+    turns = [QUESTION, {"role": "assistant", "content": "sacks " * 300}]
+    weighted = [QUESTION, {"role": "assistant", "content": "Seven.", "weight": 0}]
+    lines = [{"messages": turns}, {"messages": weighted}, {"messages": [QUESTION]}]
+    path = write(tmp_path / "chats.jsonl", lines)
+    with caplog.at_level(logging.WARNING):
+        rows = labelled_chats(path, tokenizer(MARKED), max_tokens=200)
+    assert len(rows) == 2 and len(rows[0]["input_ids"]) == 200
+    summary, cut = (record.message for record in caplog.records)
+    assert "1 without an answer (left out)" in summary
+    assert "1 turns with 'weight', which is not read" in summary
+    assert "1 of 2 chats are longer than 200 tokens and lose their end, 0 of them" in cut
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        labelled_chats(path, tokenizer(MARKED), max_tokens=2000)
+    assert "longer than" not in caplog.text
+    for max_tokens in (-1, 0, 1):
+        with pytest.raises(LetheError, match=f"max_tokens is {max_tokens}; a row has at least 2"):
+            labelled_chats(path, tokenizer(MARKED), max_tokens=max_tokens)
+
+
+def test_a_chat_that_the_template_refuses_is_named_with_its_line(tmp_path):
+    lines = [{"messages": [QUESTION]}, *records("messages", 2)]
+    path = write(tmp_path / "chats.jsonl", lines)
+    reader = tokenizer(MARKED)
+    refuse = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    )
+    reader.chat_template = refuse + reader.chat_template
+    message = r"no system turn.*tokenizer.chat_template.*\(.*chats.jsonl, line 3: 'system: Be short"
+    with pytest.raises(LetheError, match=message):
+        labelled_chats(path, reader, max_tokens=200)

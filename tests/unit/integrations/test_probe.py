@@ -614,17 +614,19 @@ def test_a_predictor_keeps_its_conversations_and_the_probe_reads_all_their_turns
     assert decoded.startswith("<|im_start|>system\nTell a tale.<|im_end|>")
 
 
-def test_a_mixture_of_new_data_is_drawn_by_the_prediction(predictor, tokenizer, tmp_path):
+def test_a_mixture_of_new_data_is_drawn_by_the_prediction(predictor, tokenizer, tmp_path, caplog):
     trainer = make_trainer(tiny.model("llama", scale=1), tmp_path, tokenizer)
     probe = ForgettingProbe.attach(trainer, predictor)
     trainer.train()
     write_upstream(tmp_path / "pool.parquet", UPSTREAM)
     lines = [json.dumps({"prompt": f"say {i}", "completion": f"word {i}"}) for i in range(20)]
+    lines.append(json.dumps({"prompt": "say nothing", "completion": " "}))
     (tmp_path / "new.jsonl").write_text("\n".join(lines))
     counts = probe.mix(
         tmp_path / "new.jsonl", tmp_path / "pool.parquet", tmp_path / "mixed", ratio=0.5
     )
     assert counts["train_with_replay.jsonl"] == 30
+    assert "new.jsonl: 21 chats read; 1 without an answer (left out)" in caplog.text
     predicted = {r["example_id"]: r["forgetting"] for r in probe.predictions()}
     heldout = {example.example_id for example in UPSTREAM if example.split == "heldout"}
     (table,) = (tmp_path / "mixed").glob("replay.text.jsonl")

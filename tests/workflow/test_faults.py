@@ -37,7 +37,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(finished, copied):
     assert 4 <= len(finished_rows) < 8
     for path in finished_rows:
         rows.read_row(path)  # Whole, though others were being written.
-    assert "Removed the lock of process" in copied.run()
+    assert "Removed the lock of process" in copied.run("--until", "gather_matrix")
     after = copied.rows()
     # A job that was in flight may have just finished when it was killed; it is repeated.
     unchanged = [path for path in finished_rows if after[path] == finished_rows[path]]
@@ -112,7 +112,7 @@ def test_a_truncated_row_is_named_and_not_averaged_in(copied):
         assert "olmo/rows/add.parquet: not a readable row" in output
         assert "move it away and run again" in output
     path.unlink()
-    copied.run()
+    copied.run("--until", "gather_matrix")
 
 
 def test_a_task_that_fails_in_a_finished_experiment_fails_again_and_loses_nothing(copied):
@@ -236,7 +236,7 @@ def test_a_failing_task_leaves_the_others_running(copied):
         table.write("broken,numbers,local:broken.jsonl,train\n")
         table.write("halve,numbers,local:halve.jsonl,train\n")
     (copied.folder / "texts/broken.jsonl").write_text('{"prompt": "1", "answer": "2"}\n{oops\n')
-    output = copied.run(succeed=False)
+    output = copied.run("--until", "measure_row", succeed=False)
     assert "broken.jsonl, line 2: not JSON" in output
     assert (copied.results / "olmo/rows/halve.parquet").exists()
     assert not (copied.results / "left_out.csv").exists()

@@ -68,7 +68,11 @@ def test_an_error_is_one_line_on_stderr_without_a_traceback(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("folder", "cause"),
-    [("file", "Not a directory"), ("x" * 5000, "File name too long"), ("/proc/x", "No such file")],
+    [
+        ("file", "is a file, but a folder is needed; nothing was written"),
+        ("x" * 5000, "cannot be read or written (File name too long"),
+        ("/proc/x", "cannot be read or written (No such file"),
+    ],
 )
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys, folder, cause):
     monkeypatch.chdir(tmp_path)
@@ -76,7 +80,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, caps
     assert main(["init", folder]) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"error: {folder[:300]}")
-    assert f"cannot be read or written ({cause}" in message
+    assert cause in message
     assert message.count("\n") == 1 and len(message) < 500
 
 

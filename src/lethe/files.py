@@ -33,6 +33,11 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def matching_paths(folder: Path | str, pattern: str) -> list[Path]:
+    """The files that match a pattern under a folder, in order; folders that match are left out."""
+    return sorted(path for path in Path(folder).glob(pattern) if path.is_file())
+
+
 def refuse_unwritable(path: Path | str) -> None:
     """Makes sure that `atomic_write` can write a file, whose folder is made if it is missing.
 

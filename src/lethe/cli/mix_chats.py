@@ -89,14 +89,15 @@ def make_mixture_files(
     from lethe.integrations.trainer_snippets import MixtureFiles, check_form
     from lethe.matrix.rows import read_row
     from lethe.replay.mixture_files import (
+        MOST_RATIO,
         make_mixture,
         measured_forgetting,
         write_mixture,
         write_replayed,
     )
 
-    if not 0 < ratio <= 100:
-        raise typer.BadParameter("--ratio is above 0 and at most 100")
+    if not 0 < ratio <= MOST_RATIO:
+        raise typer.BadParameter(f"--ratio is above 0 and at most {MOST_RATIO}")
     _check_sources(lost, predictor=predictor, probes=probes, sibling=sibling)
     if output.exists() and any(output.iterdir()):
         raise LetheError(f"{output}: is not empty, and nothing in it is overwritten; give another")
@@ -148,30 +149,20 @@ def make_mixture_files(
         return
     if prediction is not None:
         print(prediction.text)
-    _print_summary(summary, chats=chats, pool=pool)
+    print("\n".join([f"{chats}: {new.summary}", *mixture.remarks(chats, pool)]))
+    _print_summary(summary)
     for name, text in snippets.items():
         print(f"\n{output / name}:\n{text.rstrip()}")
 
 
-def _print_summary(summary: Mapping[str, Any], *, chats: Path, pool: Path) -> None:
-    """Prints what was read, left out and written, and the dose."""
-    print(f"{chats}: {summary['read']}")
-    for reason, count in summary["left_out_of_pool"].items():
-        print(f"{pool}: {count} {reason}, not replayed")
-    if summary["new_heldout"]:
-        print(
-            f"{chats}: {summary['new_heldout']} of the new chats are held-out examples of {pool}; "
-            "a verdict on these is worth nothing, so take them out of one of the two"
-        )
+def _print_summary(summary: Mapping[str, Any]) -> None:
+    """Prints what was written, and the dose."""
     for name, count in summary["rows"].items():
         print(f"{Path(summary['folder']) / name}: {count} rows")
-    different = summary["different_examples"]
-    print(f"{summary['examples']}: {different} examples, for lethe.integrations.Rehearsal")
-    if different < summary["replayed_rows"]:
-        print(
-            f"{pool}: the {summary['replayed_rows']} replayed rows hold {different} different "
-            "examples, so some are repeated; a lower --ratio or a larger pool avoids this"
-        )
+    print(
+        f"{summary['examples']}: {summary['different_examples']} examples, for "
+        "lethe.integrations.Rehearsal"
+    )
     dose = summary["dose"]
     print(
         f"Dose: {dose['replayed']} replayed loss {dose['unit']} over {dose['new']} new ones, "

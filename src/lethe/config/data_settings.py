@@ -16,6 +16,7 @@ from lethe.config.settings import (
     Settings,
     Version,
 )
+from lethe.files import matching_paths
 
 
 class BigBenchSource(Settings):
@@ -173,7 +174,7 @@ class FileSource(Fields):
         paths = [f"{self.folder}/{where}"]
         if "*" in where:
             try:
-                matches = sorted(path for path in base.glob(where) if path.is_file())
+                matches = matching_paths(base, where)
             except (OSError, ValueError, NotImplementedError):
                 # No pattern, or a name that is too long; a check finds that there is no such file.
                 matches = []

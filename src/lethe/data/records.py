@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from lethe.config.csv_lines import CsvError, header_problem, shape_problem, split_csv
 from lethe.data.unpacked_size import refuse_large_parquet, unpacked_bound, unpacks_too_far
 from lethe.errors import LetheError
+from lethe.files import matching_paths
 
 COMPRESSED = (".gz", ".zst", ".zstd")
 
@@ -40,9 +41,10 @@ def matching_files(folder: Path | str, where: str) -> list[Path]:
     """
     folder = Path(folder)
     try:
-        paths = sorted(folder.glob(where)) if "*" in where else [folder / where]
-        # A pattern may match folders, too.
-        paths = [path for path in paths if path.is_file()]
+        if "*" in where:
+            paths = matching_paths(folder, where)
+        else:
+            paths = [folder / where] if (folder / where).is_file() else []
         if paths:
             return paths
     except (OSError, ValueError, NotImplementedError) as error:

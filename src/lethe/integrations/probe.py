@@ -359,25 +359,8 @@ class ForgettingProbe(TrainerCallback):
             measure="predicted_forgetting",
         )
         # Not at the level of information, which most loggers drop.
-        logger.warning("ForgettingProbe: %s: %s", chats, data.summary)
-        for reason, count in mixture.left_out.items():
-            logger.warning("ForgettingProbe: %s: %d %s, not replayed", pool, count, reason)
-        if mixture.different_examples < len(mixture.replayed):
-            logger.warning(
-                "ForgettingProbe: %s: the %d replayed rows hold %d different examples, so some are "
-                "repeated; a lower ratio or a larger pool avoids this",
-                pool,
-                len(mixture.replayed),
-                mixture.different_examples,
-            )
-        if mixture.new_heldout:
-            logger.warning(
-                "ForgettingProbe: %s: %d of the new chats are held-out examples of %s; a verdict "
-                "on these is worth nothing, so take them out of one of the two",
-                chats,
-                mixture.new_heldout,
-                pool,
-            )
+        for remark in [f"{chats}: {data.summary}", *mixture.remarks(chats, pool)]:
+            logger.warning("ForgettingProbe: %s", remark)
         return write_mixture(folder, mixture)
 
     def _predicted_pool(self, pool: Path | str) -> tuple[list[UpstreamExample], dict[str, float]]:

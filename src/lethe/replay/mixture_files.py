@@ -84,6 +84,24 @@ class Mixture:
         """Number of different examples among the replayed ones; each may be replayed repeatedly."""
         return len({item.upstream.example_id for item in self.replayed})
 
+    def remarks(self, chats: Path | str, pool: Path | str) -> list[str]:
+        """Sentences on examples that were left out, are held out or repeat, naming their file."""
+        sentences = [
+            f"{pool}: {count} {reason}, not replayed" for reason, count in self.left_out.items()
+        ]
+        if self.new_heldout:
+            sentences.append(
+                f"{chats}: {self.new_heldout} of the new chats are held-out examples of {pool}; a "
+                "verdict on these is worth nothing, so take them out of one of the two"
+            )
+        if self.different_examples < len(self.replayed):
+            sentences.append(
+                f"{pool}: the {len(self.replayed)} replayed rows hold {self.different_examples} "
+                "different examples, so some are repeated; a lower ratio or a larger pool avoids "
+                "this"
+            )
+        return sentences
+
     @property
     def has_tools(self) -> bool:
         """Whether a conversation in it has tools or calls of them."""

@@ -126,11 +126,20 @@ def test_gradient_checkpointing_changes_nothing(replay, tokenizer, tmp_path, lor
 
 
 OPTIONS = {"prompt_kl": 1.0, "prompt_kl_positions": 2}
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+
+
+def checkpoint_of_a_rehearsal(replay, tokenizer, folder, **options):
+    """The checkpoint of the second of four steps."""
+    trainer = make_trainer(make_model(), folder, tokenizer, **SAVING)
+    Rehearsal.attach(trainer, replay, **options)
+    trainer.train()
+    return folder / "checkpoint-2"
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.5)], ids=["full", "lora"])
 def test_a_training_that_resumes_ends_with_the_same_bytes(replay, tokenizer, tmp_path, lora):
-    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    saving = SAVING | {"max_steps": 6}
     first = make_trainer(make_model(lora), tmp_path / "t", tokenizer, **saving)
     Rehearsal.attach(first, replay, **OPTIONS)
     first.train()
@@ -144,32 +153,24 @@ def test_a_training_that_resumes_ends_with_the_same_bytes(replay, tokenizer, tmp
 
 
 def test_a_checkpoint_of_another_rehearsal_is_refused(replay, tokenizer, tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    first = make_trainer(make_model(), tmp_path / "t", tokenizer, **saving)
-    Rehearsal.attach(first, replay)
-    first.train()
-    checkpoint = tmp_path / "t/checkpoint-2"
+    checkpoint = checkpoint_of_a_rehearsal(replay, tokenizer, tmp_path / "t")
     saved = json.loads((checkpoint / "rehearsal.json").read_text())
     assert saved["weight"] == 4.0
 
-    again = make_trainer(make_model(), tmp_path / "t", tokenizer, **saving)
+    again = make_trainer(make_model(), tmp_path / "t", tokenizer, **SAVING)
     Rehearsal.attach(again, replay, weight=2.0)
     with pytest.raises(LetheError, match=r"has weight 4.0, but this rehearsal has 2.0"):
         again.train(resume_from_checkpoint=str(checkpoint))
 
     tuned = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
-    again = make_trainer(tuned, tmp_path / "t", tokenizer, **saving)
+    again = make_trainer(tuned, tmp_path / "t", tokenizer, **SAVING)
     Rehearsal.attach(again, replay)
     with pytest.raises(LetheError, match="attach to the untouched base model"):
         again.train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_a_checkpoint_is_compared_wherever_it_is(replay, tokenizer, tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    first = make_trainer(make_model(), tmp_path / "first", tokenizer, **saving)
-    Rehearsal.attach(first, replay)
-    first.train()
-    checkpoint = tmp_path / "first/checkpoint-2"
+    checkpoint = checkpoint_of_a_rehearsal(replay, tokenizer, tmp_path / "first")
 
     again = make_trainer(make_model(), tmp_path / "second", tokenizer)
     Rehearsal.attach(again, replay, weight=7.0)
@@ -194,8 +195,7 @@ def test_a_checkpoint_is_compared_wherever_it_is(replay, tokenizer, tmp_path):
 def test_a_checkpoint_that_was_saved_without_a_rehearsal_is_accepted_with_a_warning(
     replay, tokenizer, tmp_path, caplog
 ):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    make_trainer(make_model(), tmp_path / "t", tokenizer, **saving).train()
+    make_trainer(make_model(), tmp_path / "t", tokenizer, **SAVING).train()
     again = make_trainer(make_model(), tmp_path / "t", tokenizer)
     Rehearsal.attach(again, replay)
     again.train(resume_from_checkpoint=str(tmp_path / "t/checkpoint-2"))
@@ -209,11 +209,7 @@ def test_a_checkpoint_that_was_saved_without_a_rehearsal_is_accepted_with_a_warn
 def test_a_checkpoint_of_replay_examples_that_were_cut_elsewhere_is_refused(
     replay, tokenizer, tmp_path
 ):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    first = make_trainer(make_model(), tmp_path / "t", tokenizer, **saving)
-    Rehearsal.attach(first, replay, max_tokens=16)
-    first.train()
-    checkpoint = tmp_path / "t/checkpoint-2"
+    checkpoint = checkpoint_of_a_rehearsal(replay, tokenizer, tmp_path / "t", max_tokens=16)
     again = make_trainer(make_model(), tmp_path / "t", tokenizer)
     Rehearsal.attach(again, replay, max_tokens=20)
     with pytest.raises(LetheError, match="has max_tokens 16, but this rehearsal has 20"):

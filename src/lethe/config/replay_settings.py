@@ -395,6 +395,18 @@ class ReplayRun(Settings):
             values |= self._teacher_parameters(prompt_kl=True)
         return values
 
+    def depends_on(self, key: str) -> bool:
+        """Whether this key of a variant can play a part in the run."""
+        if key in ("online_after", "closed_loop_after"):
+            return self.strategy == key.removesuffix("_after")
+        # The KL term of a recipe at the prompts of new examples has a teacher, too.
+        if key == "teacher_dtype":
+            return True
+        if key in ("teacher", "top_k"):
+            has_teacher = self.replays and self.objective != "text"
+            return has_teacher and (key == "teacher" or self.teacher == "stored")
+        return key in self.with_effect()
+
     def _teacher_parameters(self, prompt_kl: bool) -> dict[str, Any]:
         """The keys of the teacher that change a result."""
         values: dict[str, Any] = {}
@@ -667,6 +679,14 @@ class Replay(Settings):
             empty = [key for key in variant.model_fields_set if getattr(variant, key) is None]
             if empty:
                 raise ValueError(f"variants.{name}.{empty[0]}: is null; leave the key out")
+            run = self.resolve(name)
+            for key in sorted(variant.model_fields_set):
+                if not run.depends_on(key):
+                    raise ValueError(
+                        f"variants.{name}.{key}: plays no part in this run (strategy "
+                        f"{run.strategy}, objective {run.objective}, dose {run.dose}, draw "
+                        f"{run.draw}, teacher {run.teacher}); leave the key out"
+                    )
         named: dict[str, dict[str, Any]] = {}
         for run in self.results():
             values = run.with_effect()
@@ -675,8 +695,7 @@ class Replay(Settings):
             if values in named.values() and run.name not in self.strategies:
                 equal = [name for name in named if named[name] == values]
                 raise ValueError(
-                    f"variants.{run.name}: has the settings of {equal[0]!r} (keys that play no "
-                    "part in the run do not count); change a key"
+                    f"variants.{run.name}: has the settings of {equal[0]!r}; change a key"
                 )
             named[run.name] = values
         results = [run.name for run in self.results()]
@@ -697,12 +716,6 @@ class Replay(Settings):
         sections: dict[str, Replay | Variant] = {"": self}
         for name, variant in self.variants.items():
             sections[f"variants.{name}."] = variant
-            for key, strategy in (("online_after", "online"), ("closed_loop_after", "closed_loop")):
-                if key in variant.model_fields_set and variant.strategy != strategy:
-                    raise ValueError(
-                        f"variants.{name}.{key}: is for the strategy {strategy} (value seen: "
-                        f"{variant.strategy}); leave the key out"
-                    )
         for prefix, section in sections.items():
             shares = section.closed_loop_after
             if shares is not None and shares != sorted(set(shares)):

@@ -160,7 +160,7 @@ def test_shares_of_other_strategies_do_not_change_a_finished_run():
         ),
         (
             {"variants": {"v": {"strategy": "random", "ratio": 0.5, "online_after": 0.2}}},
-            "variants.v.online_after: is for the strategy online (value seen: random)",
+            "variants.v.online_after: plays no part in this run (strategy random, objective kl",
         ),
     ],
 )
@@ -209,9 +209,20 @@ def test_only_an_unchanged_fine_tune_of_seed_0_equals_the_tasks_own_row():
         ({"variants": {"line": LINE | {"interpolate": [0.5, 0.5]}}}, "two runs have the name"),
         ({"variants": {"line": LINE, "a": LINE}}, "a-0.25: has the settings of 'line-0.25'"),
         # Keys that play no part in the run make no other run of it.
-        ({"variants": {"a": {"strategy": "random", "temperature": 5}}}, "settings of 'random'"),
-        ({"variants": {"a": {"strategy": "random", "top_k": 50}}}, "settings of 'random'"),
-        ({"variants": {"a": {"strategy": "none", "ratio": 0.5}}}, "settings of 'none'"),
+        *(
+            ({"variants": {"a": {"strategy": "random", "ratio": 0.5} | keys}}, "plays no part")
+            for keys in (
+                *({"temperature": 5}, {"draw": "top"}, {"top_k": 50}, {"prediction": "mf"}),
+                *({"mir_candidates": 5}, {"teacher": "stored", "objective": "text"}),
+                {"weight": 2, "objective": "text", "dose": "mixed"},
+            )
+        ),
+        ({"variants": {"a": {"strategy": "none", "ratio": 0.5}}}, "a.ratio: plays no part"),
+        (
+            {"variants": {"a": {"strategy": "gaussian", "draw": "top", "temperature": 5}}},
+            "a.temperature: plays no part in this run (strategy gaussian, objective kl, dose "
+            "token, draw top, teacher live); leave the key out",
+        ),
         (
             {"variants": {"line": LINE, "line-1": {"strategy": "random", "ratio": 0.5}}},
             "two runs have the name 'line-1'",

@@ -85,6 +85,7 @@ MirOrder = Literal["largest", "paper_code"]
 Share = Annotated[float, Field(gt=0, le=1), NO_TRUTH_VALUE]
 Shares = Annotated[list[Share], Field(min_length=1)]
 ProbeShares = Annotated[list[Fraction], Field(min_length=1)]
+Correction = Annotated[float, Field(ge=0, le=1), NO_TRUTH_VALUE]
 
 
 class TemperatureBySpread(Settings):
@@ -198,6 +199,9 @@ class Variant(_Changes):
     mir_order: MirOrder | None = Field(
         None, description="Which of its candidates a mir strategy replays."
     )
+    importance_correction: Correction | None = Field(
+        None, description="How far the weights of the strategy importance undo its draw."
+    )
     recipe: VariantRecipe = Field(
         VariantRecipe(), description="Keys of the recipe that differ, such as l2 or lr."
     )
@@ -217,6 +221,7 @@ _PAPER_LOSS = {"objective": "text", "dose": "mixed"}
 # paper; of the others any, because they play no part in such a run.
 _DRAW = {"draw": "softmax", "ratio": 0.5, "temperature": 1.0, "accounting": "add"}
 _USUAL_MIR = {"mir_candidates": 30, "mir_order": "largest"}
+_USUAL_IMPORTANCE = {"importance_correction": 1.0}
 
 
 class ReplayRun(Settings):
@@ -242,6 +247,7 @@ class ReplayRun(Settings):
     probe_after: list[Fraction] = []
     mir_candidates: PositiveInt = _USUAL_MIR["mir_candidates"]
     mir_order: MirOrder = _USUAL_MIR["mir_order"]
+    importance_correction: Correction = _USUAL_IMPORTANCE["importance_correction"]
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | Shares | None = None
 
@@ -358,6 +364,8 @@ class ReplayRun(Settings):
         if self.strategy in MIR:
             usual = {key: value for key, value in _USUAL_MIR.items() if key in self._keys_of_mir}
             values |= self._changed(usual)
+        if self.strategy == "importance":
+            values |= self._changed(_USUAL_IMPORTANCE)
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
@@ -386,6 +394,8 @@ class ReplayRun(Settings):
                 keys.add("weight")
         if self.strategy in MIR:
             keys |= self._keys_of_mir
+        if self.strategy == "importance":
+            keys |= _USUAL_IMPORTANCE.keys()
         if self.strategy in BUILT_ON_PREDICTION or self.chooses_during_training:
             keys.add("prediction")
         if self.chooses_during_training:
@@ -548,6 +558,13 @@ class Replay(Settings):
         description="Which of its candidates a mir strategy replays. largest: the one whose loss "
         "rises most. paper_code: the one whose loss rises least, because the paper's reference "
         "code sorts in the reverse order; mir_paper_code always does this.",
+    )
+    importance_correction: Correction = Field(
+        _USUAL_IMPORTANCE["importance_correction"],
+        description="How far the weights of the strategy importance undo its draw. An example "
+        "that is drawn twice as often counts 1/2 as much with 1, 1/sqrt(2) with 0.5, and as much "
+        "as any other with 0. (The exponent beta of prioritized replay.)",
+        exclude_if=lambda correction: correction == _USUAL_IMPORTANCE["importance_correction"],
     )
     primary: Name | None = Field(
         None,
@@ -775,4 +792,5 @@ _SHARED_KEYS = (
     "heldout_kl",
     "mir_candidates",
     "mir_order",
+    "importance_correction",
 )

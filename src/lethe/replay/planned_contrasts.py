@@ -92,7 +92,7 @@ def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> st
     """Name of the run that differs from the primary one in the choice of examples only."""
     choice = {"name", "strategy", "draw", "temperature", "prediction"}
     choice |= {"probes", "probe_choice", "probe_after"}
-    choice |= {"mir_candidates", "mir_order"}
+    choice |= {"mir_candidates", "mir_order", "importance_correction"}
     settings = primary.model_dump(exclude=choice)
     for run in runs.values():
         if run.strategy == "random" and run.model_dump(exclude=choice) == settings:

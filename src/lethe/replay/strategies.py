@@ -415,6 +415,11 @@ class Importance(Strategy):
     for it in new-task loss. Draws are systematic (`lethe.replay.draws.draw_systematic`). The
     weights have a mean of 1.
 
+    With `replay.importance_correction` c, an example that is drawn twice as often counts 1 / 2^c as
+    much. Below 1 this favours what is forgotten most, but less than the draw by itself would
+    (c = 0). The formula is that of prioritized experience replay (Schaul et al. 2016, arXiv
+    1511.05952, section 3.4), where c is called beta.
+
     Parameters
     ----------
     least
@@ -435,7 +440,7 @@ class Importance(Strategy):
         sizes = np.maximum(forgetting, self.least)
         expected = expected_draws(sizes, count)
         drawn = draw_systematic(expected, forgetting, pool.domains[possible], seed)
-        weights = 1 / expected[drawn]
+        weights = expected[drawn] ** -run.importance_correction
         size = effective_sample_size(sizes / sizes.sum())
         return Choice(possible[drawn], size, len(possible), weights=weights / weights.mean())
 

@@ -254,6 +254,21 @@ def test_the_candidates_and_the_order_of_mir_are_recorded_where_they_differ():
     assert (again.mir_candidates, again.mir_order) == (10, "paper_code")
 
 
+def test_the_correction_of_importance_sampling_is_recorded_where_it_differs():
+    names = ["random", "importance"]
+    assert (
+        "importance_correction" not in Replay(strategies=names).resolve("importance").parameters()
+    )
+    half = Replay(strategies=names, importance_correction=0.5)
+    parameters = half.resolve("importance").parameters()
+    assert parameters["importance_correction"] == 0.5
+    assert "importance_correction" not in half.resolve("random").parameters()
+    assert ReplayRun.from_parameters("importance", parameters).importance_correction == 0.5
+    for wrong in (-0.1, 1.1, True):
+        with pytest.raises(ValidationError, match="importance_correction"):
+            Replay(strategies=names, importance_correction=wrong)
+
+
 def test_the_type_of_the_prompts_teacher_is_recorded_where_the_replays_is_stored():
     keys = {"teacher": "stored", "teacher_dtype": "bfloat16"}
     stored = Replay(strategies=["random"], **keys).resolve("random")

@@ -44,6 +44,12 @@ def test_random_text_replay_is_the_papers_own_before_other_doses_of_text():
     ]
 
 
+def test_the_random_run_of_the_same_settings_is_found_beside_settings_of_the_draw():
+    half = {"strategy": "importance", "importance_correction": 0.5}
+    settings = {"strategies": ["random"], "variants": {"half": half}, "primary": "half"}
+    assert planned(**settings)[-1] == ("selection", "half", "random")
+
+
 def test_text_replay_asks_no_question_twice():
     paper = {"objective": "text", "dose": "mixed"}
     assert planned(strategies=["none", "random", "mf", "oracle"], **paper) == [

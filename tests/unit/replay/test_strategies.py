@@ -332,6 +332,18 @@ def test_importance_sampling_weighs_all_alike_where_all_are_forgotten_alike():
     assert choice.weights.tolist() == [1.0] * 6 and choice.is_random and len(chosen) == 6
 
 
+@pytest.mark.parametrize("correction", [0, 0.5, 1])
+def test_importance_sampling_undoes_its_draw_as_far_as_it_is_told(correction):
+    forgetting = np.array([0.1, 0.2, 0.4, 0.8] * 5)
+    run = run_of("importance", importance_correction=correction)
+    choice = Importance().choose(pool_of(["a"] * 20, forgetting), run, 8, [0])
+    drawn = forgetting[choice.indices]
+    assert len(set(drawn)) > 1
+    expected = (drawn / drawn[0]) ** -correction
+    np.testing.assert_allclose(choice.weights / choice.weights[0], expected)
+    assert choice.weights.mean() == pytest.approx(1)
+
+
 def test_coverage_breaks_ties_by_the_order_of_the_pool():
     pool = pool_of("abab", [1, 1, 1, 1], np.ones((2, 4)))
     chosen, _ = choose_replayed(pool, run_of("coverage"), 2, [0])

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -139,88 +139,139 @@ def evaluate(
         If a method or choice is unknown, an association, the sibling or the embeddings have another
         shape than Z, or the prior has other examples.
     """
-    examples = matrix.values.shape[1]
-    for k in probes:
-        if k >= examples:
-            raise LetheError(
-                f"completion.probes: {k} of {examples} examples leave none to predict; each "
-                f"must be below {examples} (value seen, or the default: {list(probes)})"
-            )
+    _check_probes(probes, matrix.values.shape[1])
     _refuse_binary_methods_of_nats(matrix, methods, probe_choice)
-    associations = dict(associations or {})
-    for name, values in associations.items():
-        if values.shape != matrix.values.shape:
-            raise ValueError(f"{name} has shape {values.shape}, Z has {matrix.values.shape}")
-    if sibling is not None and sibling.shape != matrix.values.shape:
-        raise ValueError(f"sibling has shape {sibling.shape}, Z has {matrix.values.shape}")
-    if prior is not None and prior.example_ids != matrix.example_ids:
-        raise ValueError("the examples of the prior are not those of Z, in the same order")
-    if embeddings is not None and len(embeddings) != examples:
-        raise ValueError(f"embeddings of {len(embeddings)} examples, Z has {examples}")
-    splits = make_splits(matrix, tasks)
-    columns = _scored_columns(examples, splits, probes)
-    if columns is not None:
-        matrix = Matrix(
-            values=matrix.values[:, columns],
-            tasks=matrix.tasks,
-            example_ids=[matrix.example_ids[column] for column in columns],
-        )
-        associations = {name: values[:, columns] for name, values in associations.items()}
-        if sibling is not None:
-            sibling = sibling[:, columns]
-        if prior is not None:
-            prior = Matrix(
-                values=prior.values[:, columns],
-                tasks=prior.tasks,
-                example_ids=matrix.example_ids,
-            )
-        if embeddings is not None:
-            embeddings = embeddings[columns]
-        if domains is not None:
-            domains = [domains[column] for column in columns]
-    protocol = _Protocol(
-        probes=probes, seeds=seeds, threshold=threshold, choices=probe_choice, domains=domains
+    inputs = _Inputs(
+        matrix=matrix,
+        associations=dict(associations or {}),
+        in_domain_only=in_domain_only,
+        domains=domains,
+        sibling=sibling,
+        prior=prior,
+        embeddings=embeddings,
     )
-    by_name: dict[str, list[_Scores]] = {}
-    by_group: dict[str, _Scores] = {}
+    inputs.check_shapes()
+    splits = make_splits(matrix, tasks)
+    columns = _scored_columns(matrix.values.shape[1], splits, probes)
+    if columns is not None:
+        inputs = inputs.at(columns)
+    protocol = _Protocol(
+        probes=probes,
+        seeds=seeds,
+        threshold=threshold,
+        choices=probe_choice,
+        domains=inputs.domains,
+    )
+    scores = []
     for split in splits:
+        predictors = inputs.predictors(split, methods, options or {})
+        scores.append(_score_split(inputs.matrix, split, protocol, predictors))
+    return _records(splits, scores, seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """Z and all that predictors may read beside it; `evaluate` describes the fields."""
+
+    matrix: Matrix
+    associations: Mapping[str, np.ndarray]
+    in_domain_only: Collection[str]
+    domains: Sequence[str] | None
+    sibling: np.ndarray | None
+    prior: Matrix | None
+    embeddings: np.ndarray | None
+
+    def check_shapes(self) -> None:
+        """Raises ValueError if something does not fit Z."""
+        z = self.matrix
+        for name, values in self.associations.items():
+            if values.shape != z.values.shape:
+                raise ValueError(f"{name} has shape {values.shape}, Z has {z.values.shape}")
+        if self.sibling is not None and self.sibling.shape != z.values.shape:
+            raise ValueError(f"sibling has shape {self.sibling.shape}, Z has {z.values.shape}")
+        if self.prior is not None and self.prior.example_ids != z.example_ids:
+            raise ValueError("the examples of the prior are not those of Z, in the same order")
+        examples = z.values.shape[1]
+        if self.embeddings is not None and len(self.embeddings) != examples:
+            raise ValueError(f"embeddings of {len(self.embeddings)} examples, Z has {examples}")
+
+    def at(self, columns: np.ndarray) -> "_Inputs":
+        """The same of the examples with these numbers only."""
+
+        def of_matrix(matrix: Matrix) -> Matrix:
+            names = [matrix.example_ids[column] for column in columns]
+            return Matrix(values=matrix.values[:, columns], tasks=matrix.tasks, example_ids=names)
+
+        domains = self.domains
+        return replace(
+            self,
+            matrix=of_matrix(self.matrix),
+            associations={name: z[:, columns] for name, z in self.associations.items()},
+            domains=None if domains is None else [domains[column] for column in columns],
+            sibling=None if self.sibling is None else self.sibling[:, columns],
+            prior=None if self.prior is None else of_matrix(self.prior),
+            embeddings=None if self.embeddings is None else self.embeddings[columns],
+        )
+
+    def predictors(
+        self, split: Split, methods: Sequence[str], options: Mapping[str, dict]
+    ) -> "list[_Predictor]":
+        """The predictors that are scored in a split, in the order of the table."""
         predictors: list[_Predictor] = []
         for method in methods:
-            predictors.append(_MethodPredictor(method, options or {}, domains))
-        if sibling is not None:
-            predictors.append(_SiblingPredictor(sibling, domains))
-        if prior is not None:
-            predictors.append(_PriorPredictor(prior, matrix.tasks))
-        if embeddings is not None:
-            predictors.append(_EmbeddingPredictor(embeddings))
-        for name, values in associations.items():
-            if name not in in_domain_only:
+            predictors.append(_MethodPredictor(method, options, self.domains))
+        if self.sibling is not None:
+            predictors.append(_SiblingPredictor(self.sibling, self.domains))
+        if self.prior is not None:
+            predictors.append(_PriorPredictor(self.prior, self.matrix.tasks))
+        if self.embeddings is not None:
+            predictors.append(_EmbeddingPredictor(self.embeddings))
+        for name, values in self.associations.items():
+            if name not in self.in_domain_only:
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
                 predictors.append(_AssociationPredictor(name, values, column_mean=True))
             elif split.name == "in_domain":
                 predictors.append(_AssociationPredictor(name, values, column_mean=False))
-        scores = _score_split(matrix, split, protocol, predictors)
-        by_name.setdefault(split.name, []).append(scores)
+        return predictors
+
+
+def _records(
+    splits: Sequence[Split], scores: Sequence[_Scores], seeds: Sequence[int]
+) -> list[dict]:
+    """Lines of completion.csv from the scores of each split."""
+    by_name: dict[str, list[_Scores]] = {}
+    by_group: dict[str, _Scores] = {}
+    for split, of_split in zip(splits, scores, strict=True):
+        by_name.setdefault(split.name, []).append(of_split)
         if split.group is not None:
-            by_group[f"{split.name}:{split.group}"] = scores
+            by_group[f"{split.name}:{split.group}"] = of_split
     records = []
     for split_name, scores_of_splits in by_name.items():
         for key in scores_of_splits[0]:
             method, design, k = key
             head = {"split": split_name, "method": method, "k": k, "probes": design}
-            parts = [scores[key] for scores in scores_of_splits]
+            parts = [of_split[key] for of_split in scores_of_splits]
             pooled = {}
             for metric in parts[0]:
                 pooled[metric] = np.concatenate([part[metric] for part in parts], axis=1)
             records += _summarise(pooled, seeds, head)
-    for split_name, scores in by_group.items():
-        for (method, design, k), by_metric in scores.items():
+    for split_name, of_group in by_group.items():
+        for (method, design, k), by_metric in of_group.items():
             head = {"split": split_name, "method": method, "k": k, "probes": design}
             for line in _summarise(by_metric, seeds, head):
                 # One line per group and metric; those of every seed would be most of the table.
                 if line["seed"] == "all":
                     records.append(line)
     return records
+
+
+def _check_probes(probes: Sequence[int], examples: int) -> None:
+    for k in probes:
+        if k >= examples:
+            raise LetheError(
+                f"completion.probes: {k} of {examples} examples leave none to predict; each "
+                f"must be below {examples} (value seen, or the default: {list(probes)})"
+            )
 
 
 def _scored_columns(

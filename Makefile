@@ -7,7 +7,7 @@ CONFIG ?= config.yaml
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help run plan ledger test test-browser test-slurm lint docs screenshots schema pin
+.PHONY: help run plan ledger test test-browser test-slurm slurm chromium lint docs screenshots schema pin
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST) | awk -F ': ' '{printf "make %-14s%s\n", $$1, $$2}'
@@ -27,14 +27,18 @@ ledger: .venv/installed ## compare the cost of CONFIG with the plan; an incomple
 test: .venv/installed .venv/peer lint docs ## check the project with lint, docs and all tests
 	$(RUN) pytest -n $(CORES) --durations 20
 
-test-slurm: .venv/installed ## test the cluster profile on a real SLURM, and install SLURM if possible
-	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \
-		(apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge)
+test-slurm: .venv/installed slurm ## test the cluster profile on a real SLURM, and install SLURM if possible
 	$(RUN) pytest -n 0 -m slurm tests/slurm
 
-test-browser: .venv/installed ## test the report in Chromium, and install Chromium if possible
-	-command -v chromium || (apt-get update -qq && apt-get install -y -qq chromium)
+test-browser: .venv/installed chromium ## test the report in Chromium, and install Chromium if possible
 	$(RUN) pytest -n 0 -m browser tests/browser
+
+slurm:
+	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \
+		(apt-get update -qq && apt-get install -y -qq slurmctld slurmd slurm-client munge)
+
+chromium:
+	-command -v chromium || (apt-get update -qq && apt-get install -y -qq chromium)
 
 lint: .venv/installed ## check formats, lint and the rules
 	$(RUN) ruff check .
@@ -62,10 +66,11 @@ ifneq ($(STAMP),$(CURDIR))
 CLEAR := $(if $(STAMP),$(shell test -L .venv || echo --clear))
 endif
 
-# The installed library is for notebooks and the command lethe; the workflow finds its own.
+# The installed library is for notebooks and the command lethe; the workflow finds its own. Python
+# compiles what it imports; to compile all that is installed would take two minutes.
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(CLEAR) .venv
-	$(RUN) pip install --quiet --requirement requirements.txt
+	$(RUN) pip install --quiet --no-compile --requirement requirements.txt
 	$(RUN) pip install --quiet --no-deps --editable .
 	echo "$(CURDIR)" > $@
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,9 +39,12 @@ class Hub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables that make a process use this hub only."""
+        """Environment variables that make a process use this hub only, and not wait for it."""
         port = self.server.server_address[1]
-        return {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1"}
+        waits = str(Path(__file__).with_name("short_waits"))
+        path = os.pathsep.join(filter(None, [waits, os.environ.get("PYTHONPATH")]))
+        address = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_DISABLE_XET": "1"}
+        return address | {"PYTHONPATH": path}
 
     def answer(self, request: BaseHTTPRequestHandler, body: bool) -> None:
         """Sends the requested file, or the hub's answer for a file that does not exist."""

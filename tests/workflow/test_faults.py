@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from helpers.experiment import ROOT, Workspace, make_experiment
 from helpers.hub import Hub
 
@@ -232,6 +233,11 @@ def test_a_bad_experiment_starts_nothing_and_lists_every_problem(copied):
 
 def test_a_failing_task_leaves_the_others_running(copied):
     """One task with a bad line: the others are measured, the bad one is named."""
+    path = copied.folder / "tiny.yaml"
+    settings = yaml.safe_load(path.read_text())
+    del settings["models"]["pythia"]
+    settings["replay"]["strategies"] = ["none", "random"]
+    path.write_text(yaml.safe_dump(settings), "utf-8")
     with (copied.folder / "tasks.csv").open("a") as table:
         table.write("broken,numbers,local:broken.jsonl,train\n")
         table.write("halve,numbers,local:halve.jsonl,train\n")

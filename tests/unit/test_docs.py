@@ -252,6 +252,7 @@ PRINTED_BY = {
     "model-sizes": (["across_models"], "across-models"),
     "smollm2": (["results_table", "across_models"], "smollm2"),
     "smollm2-em": (["finer_table"], "finer-than-loss"),
+    "importance-step": (["results_table"], "importance"),
 }
 
 

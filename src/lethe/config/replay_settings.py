@@ -220,8 +220,17 @@ _PAPER_LOSS = {"objective": "text", "dose": "mixed"}
 # The keys of the draw, with values for the runs that do not record them: of a draw, that of the
 # paper; of the others any, because they play no part in such a run.
 _DRAW = {"draw": "softmax", "ratio": 0.5, "temperature": 1.0, "accounting": "add"}
-_USUAL_MIR = {"mir_candidates": 30, "mir_order": "largest"}
-_USUAL_IMPORTANCE = {"importance_correction": 1.0}
+_USUAL_CANDIDATES = 30
+_USUAL_ORDER = "largest"
+_USUAL_CORRECTION = 1.0
+# Strategy -> the settings that are for it, with their usual values. No other strategy reads them.
+OWN_SETTINGS: dict[str, dict[str, Any]] = {
+    "mir": {"mir_candidates": _USUAL_CANDIDATES, "mir_order": _USUAL_ORDER},
+    "mir_measured": {"mir_candidates": _USUAL_CANDIDATES, "mir_order": _USUAL_ORDER},
+    # It has an order of its own.
+    "mir_paper_code": {"mir_candidates": _USUAL_CANDIDATES},
+    "importance": {"importance_correction": _USUAL_CORRECTION},
+}
 
 
 class ReplayRun(Settings):
@@ -245,9 +254,9 @@ class ReplayRun(Settings):
     probe_choice: ProbeChoice = "random"
     # Shares of the steps after which the model is probed; empty for strategies that choose before.
     probe_after: list[Fraction] = []
-    mir_candidates: PositiveInt = _USUAL_MIR["mir_candidates"]
-    mir_order: MirOrder = _USUAL_MIR["mir_order"]
-    importance_correction: Correction = _USUAL_IMPORTANCE["importance_correction"]
+    mir_candidates: PositiveInt = _USUAL_CANDIDATES
+    mir_order: MirOrder = _USUAL_ORDER
+    importance_correction: Correction = _USUAL_CORRECTION
     recipe: VariantRecipe = VariantRecipe()
     interpolate: Share | Shares | None = None
 
@@ -361,11 +370,7 @@ class ReplayRun(Settings):
                 values["weight"] = self.weight
             if self.objective != "text":
                 values |= self._teacher_parameters(prompt_kl)
-        if self.strategy in MIR:
-            usual = {key: value for key, value in _USUAL_MIR.items() if key in self._keys_of_mir}
-            values |= self._changed(usual)
-        if self.strategy == "importance":
-            values |= self._changed(_USUAL_IMPORTANCE)
+        values |= self._changed(OWN_SETTINGS.get(self.strategy, {}))
         if self.strategy != self.name:
             values["strategy"] = self.strategy
         if self.strategy in BUILT_ON_PREDICTION:
@@ -380,27 +385,23 @@ class ReplayRun(Settings):
         return values
 
     @property
-    def _keys_of_mir(self) -> set[str]:
-        # `mir_paper_code` has its own order.
-        own_order = self.strategy == "mir_paper_code"
-        return {"mir_candidates"} if own_order else {"mir_candidates", "mir_order"}
-
-    def with_effect(self) -> dict[str, Any]:
-        """The settings that play a part in this run; two runs with equal ones are one run."""
+    def _keys_with_effect(self) -> set[str]:
+        """Keys that play a part in this run, but for those of the teacher."""
         keys = self._keys_of_draw | {"strategy", "recipe", "interpolate", "heldout_kl"}
+        keys |= OWN_SETTINGS.get(self.strategy, {}).keys()
         if self.replays:
             keys |= {"objective", "dose"}
             if self.dose != "mixed":
                 keys.add("weight")
-        if self.strategy in MIR:
-            keys |= self._keys_of_mir
-        if self.strategy == "importance":
-            keys |= _USUAL_IMPORTANCE.keys()
         if self.strategy in BUILT_ON_PREDICTION or self.chooses_during_training:
             keys.add("prediction")
         if self.chooses_during_training:
             keys |= {"probes", "probe_choice", "probe_after"}
-        values = self.model_dump(mode="json", include=keys)
+        return keys
+
+    def with_effect(self) -> dict[str, Any]:
+        """The settings that play a part in this run; two runs with equal ones are one run."""
+        values = self.model_dump(mode="json", include=self._keys_with_effect)
         if self.replays and self.objective != "text":
             values |= self._teacher_parameters(prompt_kl=True)
         return values
@@ -415,7 +416,7 @@ class ReplayRun(Settings):
         if key in ("teacher", "top_k"):
             has_teacher = self.replays and self.objective != "text"
             return has_teacher and (key == "teacher" or self.teacher == "stored")
-        return key in self.with_effect()
+        return key in self._keys_with_effect
 
     def _teacher_parameters(self, prompt_kl: bool) -> dict[str, Any]:
         """The keys of the teacher that change a result."""
@@ -548,23 +549,23 @@ class Replay(Settings):
         "closed_loop build on.",
     )
     mir_candidates: PositiveInt = Field(
-        30,
+        _USUAL_CANDIDATES,
         description="Random candidates per draw of the strategies mir, mir_measured and "
         "mir_paper_code. The pool is divided into groups of this size. If there are more draws "
         "than groups, each group gives several examples.",
     )
     mir_order: MirOrder = Field(
-        "largest",
+        _USUAL_ORDER,
         description="Which of its candidates a mir strategy replays. largest: the one whose loss "
         "rises most. paper_code: the one whose loss rises least, because the paper's reference "
         "code sorts in the reverse order; mir_paper_code always does this.",
     )
     importance_correction: Correction = Field(
-        _USUAL_IMPORTANCE["importance_correction"],
+        _USUAL_CORRECTION,
         description="How far the weights of the strategy importance undo its draw. An example "
         "that is drawn twice as often counts 1/2 as much with 1, 1/sqrt(2) with 0.5, and as much "
         "as any other with 0. (The exponent beta of prioritized replay.)",
-        exclude_if=lambda correction: correction == _USUAL_IMPORTANCE["importance_correction"],
+        exclude_if=lambda correction: correction == _USUAL_CORRECTION,
     )
     primary: Name | None = Field(
         None,

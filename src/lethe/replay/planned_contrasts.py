@@ -14,6 +14,7 @@ from lethe.config.replay_settings import (
     BUILT_ON_PREDICTION,
     DURING_TRAINING,
     OBJECTIVES,
+    OWN_SETTINGS,
     PREDICTION_METHODS,
     WITH_SIBLING,
     Replay,
@@ -92,7 +93,8 @@ def _random_counterpart(runs: Mapping[str, ReplayRun], primary: ReplayRun) -> st
     """Name of the run that differs from the primary one in the choice of examples only."""
     choice = {"name", "strategy", "draw", "temperature", "prediction"}
     choice |= {"probes", "probe_choice", "probe_after"}
-    choice |= {"mir_candidates", "mir_order", "importance_correction"}
+    for settings_of_strategy in OWN_SETTINGS.values():
+        choice |= settings_of_strategy.keys()
     settings = primary.model_dump(exclude=choice)
     for run in runs.values():
         if run.strategy == "random" and run.model_dump(exclude=choice) == settings:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 from lethe.config.model_settings import Pretraining
 from lethe.data.examples import read_examples
-from lethe.engine import models, pretraining
 from lethe.files import sync_folder, write_json
 from lethe.jobs.running import run
 
@@ -21,6 +20,9 @@ def pretrain_model(
     gpus: int,
 ) -> None:
     """Pretrains a small model on the upstream corpus."""
+    # Imported in the fork, which has torch already. At the top, the job itself would load it too.
+    from lethe.engine import models, pretraining
+
     models.use_machine(threads, gpus)
     tokenizer, sequences = pretraining.corpus(folder, read_examples(corpus), settings)
     end = tokenizer.eos_token_id
@@ -37,6 +39,7 @@ if __name__ == "__main__":
     run(
         pretrain_model,
         snakemake.log[0],
+        warm_start=True,
         corpus=Path(snakemake.input.corpus),
         card=Path(snakemake.output.card),
         folder=Path(snakemake.params.folder),

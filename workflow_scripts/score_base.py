@@ -3,12 +3,9 @@ from pathlib import Path
 
 from lethe.config.model_settings import Scoring
 from lethe.data.examples import read_upstream
-from lethe.engine import models
-from lethe.engine.reader import Reader
 from lethe.files import read_json
 from lethe.jobs.running import run
 from lethe.matrix import rows
-from lethe.measure import forgetting
 
 
 def score_base(
@@ -22,6 +19,11 @@ def score_base(
     gpus: int,
 ) -> None:
     """Scores the upstream examples with the untouched base model."""
+    # Imported in the fork, which has torch already. At the top, the job itself would load it too.
+    from lethe.engine import models
+    from lethe.engine.reader import Reader
+    from lethe.measure import forgetting
+
     models.use_machine(threads, gpus)
     model_card = read_json(card)
     losses = forgetting.base_losses(
@@ -39,6 +41,7 @@ if __name__ == "__main__":
     run(
         score_base,
         snakemake.log[0],
+        warm_start=True,
         card=Path(snakemake.input.card),
         upstream=Path(snakemake.input.upstream),
         base=Path(snakemake.output.base),

@@ -136,12 +136,12 @@ def count_interrupts(folder: Path, gpus: int) -> None:
     (folder / f"{distributed.rank()}.heard").write_text(str(len(heard)))
 
 
-def outlive(gpus: int) -> None:
+def outlive(job: int, gpus: int) -> None:
     """Process 1 is done at once; then the job is asked to stop, and process 0 still runs."""
     other = distributed.all_gather(os.getpid())[1]
     if distributed.rank() == 0:
         until = time.monotonic() + 60
         while Path(f"/proc/{other}").exists() and time.monotonic() < until:
             time.sleep(0.1)
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(job, signal.SIGTERM)
         time.sleep(60)

@@ -1,6 +1,7 @@
 """Starts a job in several processes that share a model, and ends them together."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from lethe.jobs import calls, process
 # Long, because a process that dies is noticed by the process that started it, not by waiting.
 _PATIENCE = timedelta(hours=6)
 _SECONDS_TO_LEAVE = 10
+# Modules that jobs on models import.
+PRELOADED = ("pandas", "torch._dynamo", "transformers.modeling_layers")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -32,9 +35,16 @@ def run_in_shards(
 
     devices.claim(arguments.get("gpus", 0))
     call = json.dumps(calls.to_json(function, arguments))
+    # The processes are forks of one that imports torch once for all of them. Libraries of other
+    # systems than Linux do not survive a fork.
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
     with tempfile.TemporaryDirectory(prefix="lethe-") as folder:
         context = mp.start_processes(
-            _process, (processes, folder, call, log), processes, join=False, start_method="spawn"
+            _process,
+            (processes, folder, call, dict(os.environ), log),
+            processes,
+            join=False,
+            start_method="forkserver" if sys.platform == "linux" else "spawn",
         )
 
         def forward(number: int, _frame: Any) -> None:
@@ -78,13 +88,17 @@ def _report_failure(error: Any, folder: str, log: str) -> int:
     return code if code > 0 else 128 - code
 
 
-def _process(number: int, processes: int, folder: str, call: str, log: str) -> None:
+def _process(
+    number: int, processes: int, folder: str, call: str, environment: dict[str, str], log: str
+) -> None:
     import torch
     import torch.distributed as dist
 
     # Ctrl-C reaches the process that started this one, which passes it on. Directly from the
     # terminal it would come twice, and the second ends a job without saving.
     os.setsid()
+    os.environ.clear()
+    os.environ |= environment
     os.environ |= {"LETHE_RANK": str(number), "LETHE_PROCESSES": str(processes)}
     if number:
         own = os.open(Path(folder, f"{number}.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -92,9 +92,20 @@ def _namespace() -> str:
 
 def _start_time(number: int) -> str:
     """When a process started; empty if there is none, or only its exit status is left."""
-    # The name, in parentheses, may hold spaces.
-    fields = _content(f"/proc/{number}/stat").rpartition(")")[2].split()
+    fields = _status(number)
     return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def parent(number: int) -> int:
+    """Number of a process's parent; 0 if it has none, or if there is no such process."""
+    fields = _status(number)
+    return int(fields[1]) if fields else 0
+
+
+def _status(number: int) -> list[str]:
+    """What /proc tells of a process: its state, its parent's number and so on (proc_pid_stat)."""
+    # The name, in parentheses, may hold spaces.
+    return _content(f"/proc/{number}/stat").rpartition(")")[2].split()
 
 
 # ---- jobs end with their owner

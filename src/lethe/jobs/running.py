@@ -12,8 +12,8 @@ def set_job_environment(library: str) -> None:
     """Sets the environment variables that the processes of jobs inherit.
 
     Jobs import the library from the folder `library`, in conda environments as well. On Linux, jobs
-    end when this process is gone (`lethe.jobs.owner`), and may start warm for as long as it lives
-    (`lethe.jobs.warm`). Libraries of other systems do not survive a fork.
+    end when this process is gone (`lethe.jobs.owner`), and may start warm (`lethe.jobs.warm`).
+    Libraries of other systems do not survive a fork.
     """
     others = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([library, *others]))
@@ -25,7 +25,7 @@ def set_job_environment(library: str) -> None:
         owner.watch_command()
         os.environ[owner.VARIABLE] = owner.Owner.of_process(os.getpid()).variable()
         if os.environ.get("LETHE_WARM") != "0":
-            os.environ["LETHE_WARM"] = str(os.getpid())
+            os.environ["LETHE_WARM"] = str(warm.server_owner())
 
 
 def run(

@@ -2,9 +2,9 @@
 
 A job on a small model computes for a few seconds and imports for as many. The first job of a run
 starts a server that imports once. That job and all later ones are forks of it, each with the
-caller's environment, folder and terminal. The server ends with the Snakemake process whose number
-LETHE_WARM holds. If that is 0 or not set, or if anything goes wrong, a job runs in its own process
-and computes the same.
+caller's environment, folder and terminal. The server ends with the process whose number LETHE_WARM
+holds: Snakemake, or a process above it that starts several runs. If that is 0 or not set, or if
+anything goes wrong, a job runs in its own process and computes the same.
 
 A fork and its job share a connection: the fork takes the job's signals from it, ends when the job
 has ended, and reports its own exit status. The server is not needed for any of this, so a fork
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from lethe.jobs import calls, process
+from lethe.jobs.owner import parent
 
 # Modules that jobs on models import; a job imports the class of its model itself.
 PRELOADED = (
@@ -41,6 +42,19 @@ PRELOADED = (
     "transformers.modeling_layers",  # every model imports it
 )
 _STARTED, _SECONDS_TO_LISTEN = b"s", 10.0
+
+
+def server_owner() -> int:
+    """Number of the process with which the server of this Snakemake process ends.
+
+    It is the process that LETHE_WARM names if that is above this one, and this one otherwise.
+    """
+    number = os.getpid()
+    while number:
+        number = parent(number)
+        if os.environ.get("LETHE_WARM") == str(number):
+            return number
+    return os.getpid()
 
 
 def run_in_fork(function: Callable[..., None], log: str, **arguments: Any) -> bool:

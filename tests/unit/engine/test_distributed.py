@@ -253,7 +253,7 @@ def test_ctrl_c_in_the_terminal_reaches_every_process_once(tmp_path):
 
 def test_asked_to_stop_when_one_process_is_done_the_others_still_hear_of_it(tmp_path):
     with pytest.raises(SystemExit) as left:
-        launch.run_in_shards(shared.outlive, str(tmp_path / "log"), 2, gpus=0)
+        launch.run_in_shards(shared.outlive, str(tmp_path / "log"), 2, job=os.getpid(), gpus=0)
     assert left.value.code == STOPPED
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lethe.jobs import warm
+
 SCRIPT = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -251,6 +253,18 @@ def test_a_fork_that_is_killed_fails_its_job_by_name_and_the_next_goes_on(start,
     assert "SIGKILL" in job.communicate(timeout=20)[1]
     assert job.returncode != 0
     assert start("next").wait(timeout=60) == 0
+
+
+def test_a_server_ends_with_the_process_that_is_named_if_it_is_above_this_one(owner, monkeypatch):
+    """A script that starts many runs can have one server for all."""
+    for named, expected in (
+        (os.getppid(), os.getppid()),
+        # A number that came with the environment from another machine.
+        (owner.pid, os.getpid()),
+        ("", os.getpid()),
+    ):
+        monkeypatch.setenv("LETHE_WARM", str(named))
+        assert warm.server_owner() == expected
 
 
 def test_a_server_that_died_is_replaced_and_one_without_a_run_ends(

@@ -28,10 +28,10 @@ test: .venv/installed .venv/peer lint docs ## check the project with lint, docs 
 	$(RUN) pytest -n $(CORES) --durations 20
 
 test-slurm: .venv/installed slurm ## test the cluster profile on a real SLURM, and install SLURM if possible
-	$(RUN) pytest -n 0 -m slurm tests/slurm
+	$(RUN) pytest -n 2 --dist loadfile --durations 10 -m slurm tests/slurm
 
 test-browser: .venv/installed chromium ## test the report in Chromium, and install Chromium if possible
-	$(RUN) pytest -n 0 -m browser tests/browser
+	$(RUN) pytest -n $(CORES) --dist loadfile -m browser tests/browser
 
 slurm:
 	-command -v slurmctld || PATH=$$PATH:/usr/sbin command -v slurmctld || \
@@ -67,7 +67,7 @@ CLEAR := $(if $(STAMP),$(shell test -L .venv || echo --clear))
 endif
 
 # The installed library is for notebooks and the command lethe; the workflow finds its own. Python
-# compiles what it imports; to compile all that is installed would take two minutes.
+# compiles what it imports; to compile all that is installed would take more than a minute.
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(CLEAR) .venv
 	$(RUN) pip install --quiet --no-compile --requirement requirements.txt

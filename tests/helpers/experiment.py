@@ -7,8 +7,11 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -112,11 +115,17 @@ class Workspace:
         return job_counts(self.run("--dry-run", "--quiet", "rules"))
 
     def change(self, **sections) -> None:
-        """Changes sections of the experiment's file."""
+        """Changes keys in sections of the experiment's file."""
+        with self.edit() as config:
+            for section, values in sections.items():
+                config[section] = {**config[section], **values}
+
+    @contextmanager
+    def edit(self) -> Iterator[dict[str, Any]]:
+        """The experiment's file as a dictionary, which is written back at the end."""
         path = self.folder / "tiny.yaml"
         config = yaml.safe_load(path.read_text())
-        for section, values in sections.items():
-            config[section] = {**config[section], **values}
+        yield config
         path.write_text(yaml.safe_dump(config), "utf-8")
 
     def rows(self) -> dict[Path, bytes]:

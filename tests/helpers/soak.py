@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -36,11 +35,12 @@ TARGET = "results/tiny/olmo/Z.parquet"
 def make_workspace(folder: Path) -> Workspace:
     """The tiny experiment with one model and without replay, which saves its state often."""
     make_experiment(folder)
-    path = folder / "tiny.yaml"
-    config = yaml.safe_load(path.read_text("utf-8"))
-    del config["models"]["pythia"], config["replay"]
-    path.write_text(yaml.safe_dump(config), "utf-8")
-    return Workspace(folder, environment={"LETHE_CHECKPOINT_MINUTES": "0.005"})
+    # Each run has a server of its own, which can be killed.
+    environment = {"LETHE_CHECKPOINT_MINUTES": "0.005", "LETHE_WARM": ""}
+    workspace = Workspace(folder, environment=environment)
+    with workspace.edit() as config:
+        del config["models"]["pythia"], config["replay"]
+    return workspace
 
 
 def losses(workspace: Workspace) -> dict[str, np.ndarray]:

@@ -1,7 +1,8 @@
 """The tiny experiment, made once, and copies of it to change."""
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         in_this_folder = item.path.parent == Path(__file__).parent
         if in_this_folder and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("other workflow"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_imports() -> Iterator[None]:
+    """The runs of all these tests share one process that imports torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LETHE_WARM", str(os.getpid()))
+        yield
 
 
 @pytest.fixture(scope="session")

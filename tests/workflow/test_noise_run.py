@@ -4,7 +4,6 @@ import json
 
 import pandas as pd
 import pytest
-import yaml
 
 from lethe.matrix import forgetting_matrix, rows
 
@@ -20,14 +19,14 @@ def test_models_are_predicted_from_each_other_where_there_are_two(finished):
 
 
 def test_asking_for_a_noise_floor_repeats_what_is_named_and_nothing_else(copied):
-    path = copied.folder / "tiny.yaml"
-    noise = {"tasks": ["reverse"], "trainings": 1, "measurements": 1}
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"noise": noise}), "utf-8")
+    with copied.edit() as settings:
+        settings["noise"] = {"tasks": ["reverse"], "trainings": 1, "measurements": 1}
     before = copied.rows()
     planned = copied.planned()
     assert (planned["repeat_row"], planned["noise_floor"]) == (2, 2)
     assert not {"measure_row", "pretrain_model", "replay_run", "gather_matrix"} & set(planned)
-    copied.run()
+    target = "results/tiny/olmo/noise.json"
+    copied.run("--", target)
     assert copied.rows() == before
     repeat = rows.read_row(copied.results / "olmo/repeats/reverse-seed1.parquet")
     assert repeat.settings["recipe"]["seed"] == 1
@@ -38,4 +37,4 @@ def test_asking_for_a_noise_floor_repeats_what_is_named_and_nothing_else(copied)
         "training",
         "engine",
     ]
-    assert copied.planned() == {}
+    assert "Nothing to be done" in copied.run("--dry-run", "--", target)

@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from helpers.experiment import Workspace, make_experiment
 
 from lethe.matrix import rows
@@ -31,12 +30,11 @@ def sequenced(tmp_path_factory) -> Workspace:
     """The tables of the sequences; tests leave this folder as it is."""
     folder = tmp_path_factory.mktemp("sequences") / "workspace"
     make_experiment(folder)
-    path = folder / "tiny.yaml"
-    settings = yaml.safe_load(path.read_text())
-    del settings["models"]["pythia"]
-    settings["replay"]["heldout_kl"] = True
-    path.write_text(yaml.safe_dump(settings | {"sequences": SEQUENCES}), "utf-8")
     workspace = Workspace(folder)
+    with workspace.edit() as settings:
+        del settings["models"]["pythia"]
+        settings["replay"]["heldout_kl"] = True
+        settings["sequences"] = SEQUENCES
     make(workspace)
     return workspace
 

@@ -103,7 +103,7 @@ def parent(number: int) -> int:
 
 
 def _status(number: int) -> list[str]:
-    """What /proc tells of a process: its state, its parent's number and so on (proc_pid_stat)."""
+    """Fields of /proc/NUMBER/stat from the third on: state, number of the parent, and so on."""
     # The name, in parentheses, may hold spaces.
     return _content(f"/proc/{number}/stat").rpartition(")")[2].split()
 

@@ -3,16 +3,14 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
-from helpers import tiny
+from helpers import forked, tiny
 
 from lethe.cli.application import main
 from lethe.config.model_settings import LoRA, Scoring
@@ -22,7 +20,6 @@ from lethe.engine.reader import Reader
 from lethe.matrix import rows
 from lethe.measure import forgetting
 
-ROOT = Path(__file__).parents[3]
 # The workflow's own settings, on the command line.
 SETTINGS = ["--max-tokens", "24", "--tokens-per-batch", "64", "--threads", "1"]
 
@@ -172,42 +169,36 @@ def test_token_losses_of_another_model_are_neither_kept_nor_overwritten(
     assert token_file.read_bytes() == content
 
 
+def score_and_stop(command: list[str], stop: bool) -> None:
+    """Runs `lethe score` and prints every batch; if asked, SIGTERM comes with the second."""
+    from lethe.engine import scoring
+
+    run, batches = scoring._Scorer.run, []
+
+    def counted(self, rows):
+        batches.append(rows)
+        print("batch", flush=True)
+        if stop and len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, rows)
+
+    scoring._Scorer.run = counted
+    sys.exit(main(command))
+
+
 @pytest.mark.parametrize("options", [[], ["--tokens"]], ids=["losses", "tokens"])
 def test_a_run_that_was_stopped_continues(base_model, pool, tmp_path, options):
     """SIGTERM in the middle; the next run measures the rest and writes the same file."""
     expected = tmp_path / "whole.parquet"
     assert score(base_model, pool, expected, *options, *SETTINGS) == 0
-    program = """
-import os, signal, sys
-from lethe.cli.application import main
-from lethe.engine import scoring
-run = scoring._Scorer.run
-def counted(self, rows):
-    counted.batches += 1
-    with open(os.environ["BATCHES"], "a") as file:
-        file.write("x")
-    if counted.batches == 2 and os.environ.get("STOP"):
-        os.kill(os.getpid(), signal.SIGTERM)
-    return run(self, rows)
-counted.batches = 0
-scoring._Scorer.run = counted
-sys.exit(main(sys.argv[1:]))
-"""
     output = tmp_path / "base.parquet"
-    command = [sys.executable, "-c", program, "score", base_model, "--pool", str(pool)]
-    command += ["-o", str(output), *options, *SETTINGS]
+    command = ["score", base_model, "--pool", str(pool), "-o", str(output), *options, *SETTINGS]
     counts = []
-    for stop in ("1", ""):
-        path = tmp_path / f"batches{stop}"
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT / "src"),
-            "BATCHES": str(path),
-            "STOP": stop,
-        }
-        process = subprocess.run(command, env=environment, check=False, capture_output=True)
-        assert process.returncode == (128 + signal.SIGTERM if stop else 0), process.stderr
-        assert output.exists() != bool(stop)
-        counts.append(len(path.read_text()))
+    for stop in (True, False):
+        status = 128 + signal.SIGTERM if stop else 0
+        printed, _ = forked.call(score_and_stop, command, stop, folder=tmp_path, status=status)
+        assert output.exists() != stop
+        counts.append(printed.count("batch\n"))
     # Beside the batches, both runs try the model's output layer.
     assert 0 < counts[1] < len(tiny.upstream(12)) / 2
     row = rows.read_row(output)

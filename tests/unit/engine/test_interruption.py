@@ -2,15 +2,15 @@
 
 import json
 import os
+import resource
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import tiny
+from helpers import forked, kills, tiny
 
 from lethe.config.model_settings import LoRA, Recipe, Scoring
 from lethe.engine import distributed
@@ -22,66 +22,10 @@ from lethe.measure.forgetting import base_losses
 UPSTREAM = tiny.upstream(48)
 SCORING = Scoring(max_tokens=24, tokens_per_batch=60)
 
-# Imports once, then forks the same job until one ends by itself, killing every other at a random
-# moment of the time that the first one took undisturbed; prints the statuses that they left with.
-# One that ended before enough others were hit is begun anew; one that hangs says where, and fails.
-DRIVER = """
-import faulthandler, json, os, random, signal, sys, time, traceback
-from pathlib import Path
-from lethe.matrix import rows
-from lethe.config.model_settings import Recipe, Scoring
-from lethe.engine.objectives import ReplayTerm
-from lethe.measure.forgetting import Job
-from helpers import tiny
-import torch, torch._dynamo, transformers.models.llama.modeling_llama
-
-torch.set_num_threads(1)
-folder, told = Path(sys.argv[1]), json.loads(sys.argv[2])
-base = rows.read_row(folder / "base.parquet")
-recipe, scoring = Recipe(**told["recipe"]), Scoring(**told["scoring"])
-term = ReplayTerm(tiny.upstream(48)[:12], **told["replay"]) if told["replay"] else None
-rng, statuses, seconds = random.Random(told["seed"]), [], None
-
-def enough():
-    hit = [status for status in statuses if status != 0]
-    return not told["signal"] or len(hit) > 1 and (told["signal"] == 9 or 143 in hit)
-
-# Before a job listens, Ctrl-C may interrupt a library that holds a lock, for ever.
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-while not statuses or statuses[-1] != 0 or not enough():
-    assert len(statuses) < 60, statuses
-    began, child = time.monotonic(), os.fork()
-    if child == 0:
-        faulthandler.dump_traceback_later(120, exit=True)
-        code = 1
-        try:
-            examples = tiny.pairs(20, seed=1), tiny.pairs(6, seed=2)
-            job = Job(
-                told["card"], base, *examples, recipe, scoring, unfinished=folder / "unfinished"
-            )
-            *_, row = job.run(tiny.upstream(48), term)
-            rows.write_row(folder / "row.parquet", row)
-            job.finish()
-            code = 0
-        except SystemExit as left:
-            code = left.code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    if seconds is not None and (len(statuses) < told["kills"] or not enough()):
-        time.sleep(rng.uniform(0, seconds))
-        os.kill(child, told["signal"])
-    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    assert statuses[-1] != 1, statuses  # An error, or a hang; its traceback is on stderr.
-    seconds = seconds or time.monotonic() - began
-print(json.dumps(statuses))
-"""
-
 
 @pytest.fixture
 def drive(model_folders, tmp_path):
-    """Runs the driver in a folder of its own; the row and the statuses."""
+    """Measures a row in a folder of its own while kills go on; the row and the statuses."""
 
     def run(
         name: str, number: int | None, minutes: str, replay: dict | None = None, **changes
@@ -96,16 +40,14 @@ def drive(model_folders, tmp_path):
         recipe = Recipe(**sizes | changes)
         told = {"card": card, "recipe": recipe.model_dump(), "scoring": SCORING.model_dump()}
         told |= {"signal": number, "kills": 12, "seed": name, "replay": replay}
-        paths = [str(Path(__file__).parents[3] / "src"), str(Path(__file__).parents[2])]
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, str(folder), json.dumps(told)],
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(paths), "LETHE_CHECKPOINT_MINUTES": minutes},
-            **{"capture_output": True, "text": True, "timeout": 240},
+        output, _ = forked.call(
+            kills.measure_and_kill,
+            *(folder, told),
+            folder=folder,
+            environment={"LETHE_CHECKPOINT_MINUTES": minutes},
         )
-        assert done.returncode == 0, done.stderr
         assert not (folder / "unfinished").exists()
-        return rows.read_row(folder / "row.parquet"), json.loads(done.stdout.splitlines()[-1])
+        return rows.read_row(folder / "row.parquet"), json.loads(output)
 
     return run
 
@@ -455,35 +397,26 @@ def test_a_state_that_cannot_be_saved_is_not_due_again_at_once(tmp_path):
     assert not checkpoint.due()
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-sys.dont_write_bytecode = True  # A module that is cut off at the limit would stay broken.
-import torch
-from helpers import tiny
-from lethe.engine.checkpoints import Checkpoint
-from lethe.config.model_settings import Recipe
-from lethe.engine.training import fine_tune
-resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-model = tiny.model("llama")
-recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
-with Checkpoint(Path(sys.argv[1])) as unfinished:
-    fine_tune(model, tiny.tokens(*[(12, 4)] * 12), recipe, "t", unfinished)
-    print(unfinished.load("training"), sorted(Path(sys.argv[1]).iterdir()))
-"""
+def train_on_a_full_disk(folder: Path) -> None:
+    """Fine-tunes where no file can be larger than 1,500 bytes; prints what was saved."""
+    from lethe.engine.training import fine_tune
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    sys.dont_write_bytecode = True  # A module that is cut off at the limit would stay broken.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+    recipe = Recipe(steps=3, batch=4, lr=1e-2, warmup_steps=1)
+    with Checkpoint(folder) as unfinished:
+        fine_tune(tiny.model("llama"), tiny.tokens(*[(12, 4)] * 12), recipe, "t", unfinished)
+        print(unfinished.load("training"), sorted(folder.iterdir()), flush=True)
 
 
 def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_job(tmp_path):
-    tests = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(tests.parent / "src"), str(tests)])
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": paths, "LETHE_CHECKPOINT_MINUTES": "0"},
-        **{"capture_output": True, "text": True, "timeout": 240},
+    output, messages = forked.call(
+        *(train_on_a_full_disk, tmp_path / "unfinished"),
+        folder=tmp_path,
+        environment={"LETHE_CHECKPOINT_MINUTES": "0"},
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "None []"
-    assert done.stderr.count("training.safetensors: could not be saved (") == 2
-    assert done.stderr.count("; the job continues, but a restart repeats this part") == 2
-    assert "File too large" in done.stderr
+    assert output.strip() == "None []"
+    assert messages.count("training.safetensors: could not be saved (") == 2
+    assert messages.count("; the job continues, but a restart repeats this part") == 2
+    assert "File too large" in messages

@@ -321,29 +321,34 @@ PROGRAM = """
 import sys
 sys.path[:0] = {paths!r}
 import test_rehearsal
-test_rehearsal.train_in_a_process({replay!r}, {folder!r}, {lora!r})
+test_rehearsal.train_in_a_process({replay!r}, {folder!r})
 """
 
 
-def train_in_a_process(replay, folder, lora):
-    """A training of four examples per step, whatever the number of processes; saves the result."""
+def train_in_a_process(replay, folder):
+    """Two trainings with four examples per step, whatever the number of processes.
+
+    The first changes all weights, the second adapters. Saves what each ends with.
+    """
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    model = make_model(LoRA(rank=2, dropout=0.0) if lora else None)
-    trainer = make_trainer(
-        model,
-        Path(folder, "trainer"),
-        tiny.tokenizer(),
-        per_device_train_batch_size=BATCH // processes,
-        ddp_find_unused_parameters=False,
-        optim="sgd",
-        learning_rate=0.1,
-    )
-    rehearsal = Rehearsal.attach(trainer, replay, prompt_kl=1.0, examples_per_step=3)
-    trainer.train()
-    if trainer.is_world_process_zero():
-        values = torch.cat([p.detach().flatten() for p in model.parameters()])
-        np.save(Path(folder, f"weights-{processes}.npy"), values.numpy())
-        Path(folder, f"history-{processes}.json").write_text(json.dumps(rehearsal.history))
+    for method, lora in (("full", None), ("lora", LoRA(rank=2, dropout=0.0))):
+        model = make_model(lora)
+        trainer = make_trainer(
+            model,
+            Path(folder, method),
+            tiny.tokenizer(),
+            per_device_train_batch_size=BATCH // processes,
+            ddp_find_unused_parameters=False,
+            optim="sgd",
+            learning_rate=0.1,
+        )
+        rehearsal = Rehearsal.attach(trainer, replay, prompt_kl=1.0, examples_per_step=3)
+        trainer.train()
+        if trainer.is_world_process_zero():
+            values = torch.cat([p.detach().flatten() for p in model.parameters()])
+            np.save(Path(folder, f"{method}-{processes}.npy"), values.numpy())
+            history = json.dumps(rehearsal.history)
+            Path(folder, f"{method}-{processes}.json").write_text(history)
     trainer.accelerator.end_training()
     # To tear down torch's threads aborts now and then.
     sys.stdout.flush()
@@ -351,15 +356,10 @@ def train_in_a_process(replay, folder, lora):
     os._exit(0)
 
 
-# Two launchers at the same time may choose the same free port.
-@pytest.mark.xdist_group("torchrun")
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_two_processes_train_as_one_does(replay, tmp_path, lora):
+def test_two_processes_train_as_one_does(replay, tmp_path):
     program = tmp_path / "program.py"
     paths = [str(Path(__file__).parent), str(ROOT / "tests"), str(ROOT / "src")]
-    program.write_text(
-        PROGRAM.format(paths=paths, replay=str(replay), folder=str(tmp_path), lora=lora)
-    )
+    program.write_text(PROGRAM.format(paths=paths, replay=str(replay), folder=str(tmp_path)))
     launch = [
         sys.executable,
         "-m",
@@ -371,14 +371,14 @@ def test_two_processes_train_as_one_does(replay, tmp_path, lora):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for command in ([sys.executable], launch):
         subprocess.run([*command, str(program)], env=environment, check=True, timeout=300)
-    one = np.load(tmp_path / "weights-1.npy")
-    two = np.load(tmp_path / "weights-2.npy")
-    np.testing.assert_allclose(two, one, atol=2e-5)
-    histories = []
-    for processes in (1, 2):
-        histories.append(json.loads((tmp_path / f"history-{processes}.json").read_text()))
-    for line, expected in zip(*histories, strict=True):
-        assert line == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    for method in ("full", "lora"):
+        one, two = (np.load(tmp_path / f"{method}-{processes}.npy") for processes in (1, 2))
+        np.testing.assert_allclose(two, one, atol=2e-5)
+        histories = []
+        for processes in (1, 2):
+            histories.append(json.loads((tmp_path / f"{method}-{processes}.json").read_text()))
+        for line, expected in zip(*histories, strict=True):
+            assert line == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 def test_a_replay_file_is_checked(tokenizer, tmp_path):

@@ -55,6 +55,7 @@ def test_only_domains_beyond_chance_are_named_the_surest_first(inputs):
     assert lowest["domains"] == []
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_the_page_links_each_text_and_escapes_it(inputs):
     findings = read_findings(inputs, ("one", "two"), tiny_findings.TASKS)
     page = render_page(findings, {}, SETTINGS)
@@ -64,6 +65,7 @@ def test_the_page_links_each_text_and_escapes_it(inputs):
     assert tiny_findings.SCRIPT not in page
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_an_own_matrix_has_components_without_domains(inputs):
     inputs |= {"upstream": [], "domain_tests": []}
     findings = read_findings(inputs, ("one", "two"), tiny_findings.TASKS)

@@ -151,6 +151,7 @@ def test_an_imported_matrix_has_a_page_without_fine_tunes(tmp_path):
     assert "This experiment has no replay" in page
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_an_unknown_value_is_a_dash_and_never_a_number(findings):
     assert [
         report_page.format_number(value) for value in (float("nan"), np.float32("nan"), None)
@@ -161,6 +162,7 @@ def test_an_unknown_value_is_a_dash_and_never_a_number(findings):
     assert "[nan" not in page
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_a_page_of_one_test_task_has_no_intervals_but_is_there(findings):
     table = findings.comparisons["one"]
     unknown = [key for key in table if key.endswith(("_low", "_high", "_p"))]
@@ -198,6 +200,7 @@ def test_examples_without_values_are_not_among_the_most_forgotten(findings):
     assert len(shown) == 2
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_planned_comparisons_and_further_measures_of_replay_are_on_the_page(findings):
     table = findings.comparisons["one"]
     for measure in ("worst_domain_forgetting", "drift"):
@@ -248,6 +251,7 @@ def replay_records(**losses: tuple[float, float]) -> list[dict]:
     return records
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     script = tiny_findings.SCRIPT
     records = replay_records(
@@ -270,6 +274,7 @@ def test_runs_are_compared_at_the_same_loss_on_the_new_task(findings):
     assert "difference, task by task" not in page and "<td>0.175</td>" in page
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
     line = {"trade": 1.0, "reference": "best on average", "tasks": 8, "expected_cost": 0.1}
     line |= {"cost": 0.2, "reference_cost": 0.15, "difference": 0.05, "low": 0.01, "high": 0.09}
@@ -279,6 +284,7 @@ def test_the_score_of_an_advice_is_a_table_even_if_it_is_negative(findings):
     assert "0.050 <small>[0.010, 0.090]</small>" in page
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(findings):
     left_out = {"bro<ken": Task(name="bro<ken", group="g", split="train")}
     page = report_page.render_page(findings, {}, SETTINGS, left_out)
@@ -290,6 +296,7 @@ def test_left_out_tasks_are_named_at_the_top_and_in_every_section_of_tables(find
     assert "left out" not in report_page.render_page(findings, {}, SETTINGS)
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_runs_with_a_router_have_a_table_of_what_they_route(findings, page):
     assert "runs with a memory or router" not in page
     table = findings.comparisons["one"].copy()
@@ -306,6 +313,7 @@ def test_runs_with_a_router_have_a_table_of_what_they_route(findings, page):
     assert "0.250" in part
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_the_ledger_is_a_table_and_without_one_the_page_says_how_to_make_it(findings, page):
     assert "make ledger" in page
     line = {"model": "<b>m</b>", "rule": "measure_row", "jobs_planned": 29, "jobs": 28}
@@ -323,6 +331,7 @@ def test_the_ledger_is_a_table_and_without_one_the_page_says_how_to_make_it(find
     assert "<th>EUR</th>" in text and "<td>12.35</td><td>5.00</td>" in text
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(findings, page):
     assert "Finer than loss" not in page
     lines = [
@@ -340,6 +349,7 @@ def test_measures_finer_than_loss_have_a_section_only_where_they_were_measured(f
     assert "<td>0.500</td>" in section
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_the_section_of_prediction_leads_with_means_and_has_the_precision(findings):
     completions = {}
     for model, table in findings.completions.items():

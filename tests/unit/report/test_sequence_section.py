@@ -144,6 +144,7 @@ def test_few_orders_have_a_spread_and_no_rank_correlation(tmp_path, orders):
     assert "; a rank correlation needs at least 6 orders. The orders span " in headlines[-1]
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_right_answers_lost_are_not_called_nats(tmp_path):
     written = write_sequences(tmp_path, exact=True)
     inputs = write_tables(tmp_path) | {"sequences": written}
@@ -161,6 +162,7 @@ def test_right_answers_lost_are_not_called_nats(tmp_path):
     assert line["heldout_forgetting"] == of_one.value("none", "heldout_forgetting")["mean"]
 
 
+@pytest.mark.usefixtures("figures_drawn_before")
 def test_the_page_has_a_section_where_there_are_sequences(findings, tmp_path):
     settings = {"experiment": "x", "completion": {"threshold": 0.5}}
     page = render_page(findings, {}, settings)

@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 CORES ?= 2
 CONFIG ?= config.yaml
+SLURM_TESTS ?= tests/slurm
 # Every tool runs as `python -m`: the scripts in .venv/bin name the folder that they were made in.
 RUN := .venv/bin/python -m
 
@@ -28,7 +29,7 @@ test: .venv/installed .venv/peer lint docs ## check the project with lint, docs 
 	$(RUN) pytest -n $(CORES) --durations 20
 
 test-slurm: .venv/installed slurm ## test the cluster profile on a real SLURM, and install SLURM if possible
-	$(RUN) pytest -n 2 --dist loadfile --durations 10 -m slurm tests/slurm
+	$(RUN) pytest -n 2 --dist loadfile --durations 10 -m slurm $(SLURM_TESTS)
 
 test-browser: .venv/installed chromium ## test the report in Chromium, and install Chromium if possible
 	$(RUN) pytest -n $(CORES) --dist loadfile -m browser tests/browser

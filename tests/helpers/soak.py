@@ -1,4 +1,4 @@
-"""Kills parts of one tiny run at random, and compares its losses with those of a quiet run.
+"""Kills parts of a tiny run at random, and compares its losses with those measured undisturbed.
 
 `python tests/helpers/soak.py 30` kills 30 times. Each kill takes one process (the workflow, a job,
 the warm server or a fork) and one signal (SIGKILL, SIGTERM or SIGINT). After each, the run is only
@@ -69,7 +69,7 @@ class Soak:
             assert self.starts < 10 * count, "the processes to kill are not found"
             if self._run_and_kill(count):
                 self.compare()
-                self._delete_measurements()
+                self.delete_measurements()
         for _ in range(3):
             if self._start().wait(timeout=900) == 0:
                 self.compare()
@@ -166,7 +166,7 @@ class Soak:
         servers = [number for number in servers if number not in forks]
         return {"job": jobs, "server": servers, "fork": forks}[victim]
 
-    def _delete_measurements(self) -> None:
+    def delete_measurements(self) -> None:
         """Deletes base losses, rows and Z, so that there is work to kill."""
         for folder in self.workspace.results.glob("*/rows"):
             shutil.rmtree(folder)
@@ -175,10 +175,11 @@ class Soak:
 
 
 def soak(folder: Path, kills: int, seed: int) -> Soak:
-    """Makes a quiet run, then one with kills; fails if the losses differ."""
-    quiet = make_workspace(folder / "quiet")
-    quiet.run("--", TARGET)
-    killed = Soak(make_workspace(folder / "killed"), losses(quiet), random.Random(seed))
+    """Makes a quiet run, then measures again with kills; fails if the losses differ."""
+    workspace = make_workspace(folder / "run")
+    workspace.run("--", TARGET)
+    killed = Soak(workspace, losses(workspace), random.Random(seed))
+    killed.delete_measurements()
     killed.run(kills)
     return killed
 

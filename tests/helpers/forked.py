@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lethe.jobs.launch import PRELOADED
+from lethe.jobs.warm import LIBRARIES
 
 
 def call(
@@ -20,7 +20,7 @@ def call(
 
     Fails if the process ends with another status, or not within four minutes.
     """
-    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    multiprocessing.set_forkserver_preload(list(LIBRARIES))
     context = multiprocessing.get_context("forkserver")
     files = [folder / "stdout", folder / "stderr"]
     process = context.Process(

@@ -1,4 +1,4 @@
-"""Faults of clusters (too little memory or time, preemption), after which nothing is lost."""
+"""Faults of clusters (lost jobs, too little memory or time, preemption): nothing is lost."""
 
 import shutil
 import subprocess
@@ -73,6 +73,46 @@ def request(workspace, model="olmo", **resources):
     workspace.change(models=models)
 
 
+def requeue(cluster, job):
+    cluster.run("scontrol", "requeue", job)
+    start_at_once(cluster, job)
+
+
+def start_at_once(cluster, job):
+    """A requeued job would wait two minutes before it may start."""
+    cluster.wait(lambda: job in cluster.queued("PENDING"), 60)
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+
+def kill(cluster, job):
+    cluster.run("scancel", "--signal=KILL", "--full", job)
+
+
+def lose_node(cluster, job):
+    name = cluster.run("sinfo", "--noheader", "--format=%n").strip()
+    cluster.run("scontrol", "update", f"nodename={name}", "state=down", "reason=test")
+    cluster.wait(lambda: job not in cluster.queued("RUNNING"), 60)
+    cluster.revive(name)
+    start_at_once(cluster, job)
+
+
+@pytest.mark.parametrize("fault", [requeue, kill, lose_node], ids=lambda fault: fault.__name__)
+def test_a_row_whose_job_is_lost_is_made_again_and_no_other(workspace, cluster, run_on, fault):
+    request(workspace, gpu=1, mem_mb=1500, runtime=7, slurm_partition="gpu", together=1)
+    before = workspace.rows()
+    row = workspace.folder / ROW
+    row.unlink()
+
+    def lose():
+        cluster.wait(lambda: cluster.queued("RUNNING"), 120)
+        fault(cluster, cluster.queued("RUNNING")[0])
+
+    run_on(workspace, lose, ROW)
+    assert row.is_file()
+    after = workspace.rows()
+    assert {path for path in before if before[path] != after[path]} <= {row}
+
+
 def losses(path) -> bytes:
     return rows.read_row(path).loss_after.tobytes()
 
@@ -125,8 +165,11 @@ def test_preempted_and_then_out_of_time_a_row_continues(workspace, cluster, run_
     comparison = subprocess.Popen(
         alone.command("--nocolor", ROW), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
-    output, jobs = run_on(workspace, preempt, ROW, seconds=600)
-    assert comparison.wait(timeout=600) == 0
+    try:
+        output, jobs = run_on(workspace, preempt, ROW, seconds=600)
+        assert comparison.wait(timeout=600) == 0
+    finally:
+        comparison.kill()
     assert losses(workspace.folder / ROW) == losses(alone.folder / ROW)
     assert not unfinished.exists()
     if len(jobs) == 1 and jobs[0]["JobState"] == "COMPLETED":
@@ -186,11 +229,11 @@ def test_of_rows_that_are_one_job_those_that_fail_are_tried_again_and_no_other(w
             time.sleep(0.1)
         finished.update({path: path.read_bytes() for path in good})
 
-    output, jobs = run_on(workspace, see, *files, "--retries", "1", status=1, seconds=480)
-    assert len(jobs) == 2 and {job["JobState"] for job in jobs} == {"FAILED"}, output
+    output, jobs = run_on(workspace, see, *files, status=1, seconds=480)
+    assert len(jobs) == 3 and {job["JobState"] for job in jobs} == {"FAILED"}, output
     assert "add/train.parquet" in output
     # Half an hour a row and try, of the rows that are left.
-    assert [job["TimeLimit"] for job in jobs] == ["02:00:00", "01:00:00"]
+    assert [job["TimeLimit"] for job in jobs] == ["02:00:00", "01:00:00", "01:30:00"]
     assert len(finished) == 3 and {path: path.read_bytes() for path in good} == finished
     assert not bad.exists()
     broken.write_bytes(content)

@@ -303,20 +303,15 @@ def gathered(measured):
     return GatheredRuns(measured.to_dict("records"), forgetting, noise_floor=0.0)
 
 
-# Runs of the replay study, with those of the frontiers that they are compared with.
-FEW_RUNS = "none|random.*|gaussian|gaussian-text|domain"
-
-
 @pytest.fixture
 def two_sittings(tmp_path, monkeypatch):
-    """Kept tables of some runs of the replay study without the last, and what is measured now.
+    """Kept tables of the replay study without its last run, and what is measured now.
 
     Measured are that run, one job of `random` again, and one job of another run.
     """
     folder = tmp_path / "pythia-0.6m"
     shutil.copytree(ROOT / "docs/lab/tables/replay-study/pythia-0.6m", folder)
     lines = pd.read_parquet(folder / "replay.parquet")
-    lines = lines[lines.strategy.str.fullmatch(FEW_RUNS)]
     last = lines.strategy == "random-prompt-kl-0.05"
     schema = pq.read_schema(folder / "replay.parquet")
     kept = pa.Table.from_pandas(lines[~last], preserve_index=False)
@@ -345,9 +340,6 @@ def test_finished_runs_are_added_to_kept_tables(two_sittings, capsys):
     for name in ("replay", "replay_comparison", "replay_frontier"):
         kept = pd.read_parquet(ROOT / f"docs/lab/tables/replay-study/pythia-0.6m/{name}.parquet")
         made = pd.read_parquet(folder / f"{name}.parquet")
-        assert made.strategy.nunique() > 12
-        for key in made.columns.intersection(["strategy", "frontier"]):
-            kept = kept[kept[key].isin(made[key])]
         keys = [key for key in ("strategy", "task", "seed", "frontier", "measure") if key in made]
         columns = [*keys, *made.columns.intersection(["heldout_forgetting", "difference"])]
         pd.testing.assert_frame_equal(

@@ -14,8 +14,7 @@ def test_every_task_is_advised_from_the_replay_runs_of_the_others(copied):
         settings["replay"] |= {"strategies": ["none", "random"], "tasks": "all"}
         settings["replay"]["variants"] = {"line": {"strategy": "random", "interpolate": [0.5, 1]}}
         settings["replay"] |= {"prediction": "additive", "advise": {"trade": [0.5, 2]}}
-    target = "results/tiny/olmo/replay_advice.csv"
-    copied.run("--", target)
+    copied.run()
     advice = pd.read_csv(copied.results / "olmo/replay_advice.csv", keep_default_na=False)
     assert len(advice) == 2 * 5
     assert set(advice.run) <= {"none", "random", "line-0.5", "line-1"}
@@ -27,4 +26,7 @@ def test_every_task_is_advised_from_the_replay_runs_of_the_others(copied):
     assert set(score.reference) == {"best in hindsight", "best on average"}
     assert (score.tasks == 5).all()
     assert (score[score.reference == "best in hindsight"].difference >= 0).all()
-    assert "Nothing to be done" in copied.run("--dry-run", "--", target)
+    assert "advice for each task from the other tasks" in (
+        copied.results / "report.html"
+    ).read_text("utf-8")
+    assert copied.planned() == {}

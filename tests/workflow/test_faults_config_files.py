@@ -23,6 +23,9 @@ def plan(*arguments: str, profile: str = "default", **settings) -> subprocess.Co
     [
         (None, "no such file"),
         (b"experiment: x\nmodels: {a: [\n", "line 3, column 1: not valid YAML"),
+        (b"experiment: \xff\n", "save it as UTF-8"),
+        (b"", "an experiment is a mapping of keys, not NoneType"),
+        pytest.param(b"[" * 5000, "nested too deeply", id="nested"),
         (b"a: !!python/object/apply:os.system ['touch run']\n", "not valid YAML"),
     ],
 )

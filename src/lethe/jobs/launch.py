@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lethe.engine import devices
-from lethe.jobs import calls, process
+from lethe.jobs import calls, process, warm
 
 # Long, because a process that dies is noticed by the process that started it, not by waiting.
 _PATIENCE = timedelta(hours=6)
 _SECONDS_TO_LEAVE = 10
-# Modules that jobs on models import.
-PRELOADED = ("pandas", "torch._dynamo", "transformers.modeling_layers")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -37,7 +35,7 @@ def run_in_shards(
     call = json.dumps(calls.to_json(function, arguments))
     # The processes are forks of one that imports torch once for all of them. Libraries of other
     # systems than Linux do not survive a fork.
-    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    multiprocessing.set_forkserver_preload(list(warm.LIBRARIES))
     with tempfile.TemporaryDirectory(prefix="lethe-") as folder:
         context = mp.start_processes(
             _process,

@@ -34,13 +34,12 @@ from lethe.jobs import calls, process
 from lethe.jobs.owner import parent
 
 # Modules that jobs on models import; a job imports the class of its model itself.
-PRELOADED = (
-    "lethe.measure.forgetting",
-    "lethe.similarity.directions",
+LIBRARIES = (
     "pandas",  # arrow imports it to write a row
     "torch._dynamo",  # the optimizer imports it
     "transformers.modeling_layers",  # every model imports it
 )
+PRELOADED = ("lethe.measure.forgetting", "lethe.similarity.directions", *LIBRARIES)
 _STARTED, _SECONDS_TO_LISTEN = b"s", 10.0
 
 

@@ -15,6 +15,7 @@ from lethe.engine.batches import Batch, head_inputs, model_of
 from lethe.engine.divergence import LogitTargets, StateTargets, weighted_divergence
 from lethe.engine.teacher import LiveTeacher, as_base
 from lethe.errors import LetheError
+from lethe.integrations.chat_rows import NO_LOSS
 
 # Inputs of a trainer's batch that the base model does not need.
 _NOT_FOR_THE_BASE = {
@@ -27,6 +28,25 @@ _NOT_FOR_THE_BASE = {
     "return_dict",
     "logits_to_keep",
 }
+
+
+def count_labels(inputs: Mapping[str, Any]) -> int:
+    """Number of tokens of a trainer's batch that carry loss.
+
+    Raises
+    ------
+    LetheError
+        If the batch has no labels.
+    """
+    labels = inputs.get("labels")
+    if not torch.is_tensor(labels):
+        raise LetheError(
+            "Rehearsal: the trainer's batches have no labels (they have "
+            f"{', '.join(sorted(inputs)) or 'nothing'}), so the tokens that carry loss cannot be "
+            "counted; train on batches with labels, or leave out dose='token'"
+        )
+    # The first token of a row is predicted from nothing.
+    return int((labels[:, 1:] != NO_LOSS).sum())
 
 
 def prompt_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -48,7 +68,7 @@ def prompt_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
                 f"{', '.join(sorted(inputs)) or 'nothing'}), so the prompts are unknown; leave out "
                 "prompt_kl, or train on batches with labels that are -100 at the prompts"
             )
-    carries_loss = inputs["labels"] != -100
+    carries_loss = inputs["labels"] != NO_LOSS
     later = carries_loss.flip(1).int().cummax(1).values.flip(1).bool()
     mask = (later & ~carries_loss)[:, 1:]
     attention = inputs.get("attention_mask")

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,6 +26,7 @@ from lethe.integrations.chat_rows import NO_LOSS
 from lethe.integrations.prompt_divergence import (
     PromptDivergence,
     caught_states,
+    count_labels,
     documents,
     feeds_its_head,
     prompt_mask,
@@ -51,9 +54,9 @@ _FINGERPRINT_VALUES = 64
 class Rehearsal(TrainerCallback):
     """Adds replay to the steps of transformers' Trainer, or of a trainer built on it such as trl's.
 
-    Every optimizer step gets `weight` times the mean loss of a few replayed examples: the
-    divergence KL(base || model) at the tokens that carry loss, or the cross-entropy of these
-    tokens. This is the workflow's own loss with `replay.dose: step`
+    Every optimizer step gets the loss of a few replayed examples: the divergence KL(base || model)
+    at the tokens that carry loss, or the cross-entropy of these tokens. `weight` and `dose` say how
+    much it counts beside the loss of the new examples. This is the workflow's own loss
     (`lethe.engine.objectives`). With `prompt_kl`, each step gets the KL at the prompts of the new
     examples as well, which needs no replay file.
 
@@ -83,6 +86,7 @@ class Rehearsal(TrainerCallback):
         *,
         weight: float = 4.0,
         objective: Literal["kl", "text"] = "kl",
+        dose: Literal["step", "token"] = "step",
         examples_per_step: int = 2,
         prompt_kl: float | None = None,
         prompt_kl_positions: int | None = None,
@@ -96,6 +100,7 @@ class Rehearsal(TrainerCallback):
             replay=replay,
             weight=weight,
             objective=objective,
+            dose=dose,
             examples_per_step=examples_per_step,
             prompt_kl=prompt_kl,
             prompt_kl_positions=prompt_kl_positions,
@@ -110,6 +115,7 @@ class Rehearsal(TrainerCallback):
         self.trainer = trainer
         self.weight = float(weight)
         self.objective = objective
+        self.dose = dose
         self.prompt_kl = prompt_kl
         self.prompt_kl_positions = prompt_kl_positions
         self.seed = arguments.seed if seed is None else int(seed)
@@ -129,7 +135,7 @@ class Rehearsal(TrainerCallback):
             examples=() if self.replay is None else self.replay.examples,
             objective=objective,
             weight=self.weight,
-            dose="step",
+            dose=dose,
         )
         # Names as in recipes and in scoring settings.
         training_dtype = "bfloat16" if arguments.bf16 else "float32"
@@ -149,6 +155,7 @@ class Rehearsal(TrainerCallback):
         self.settings = {
             "weight": self.weight,
             "objective": objective,
+            "dose": dose,
             "examples_per_step": examples_per_step,
             "prompt_kl": prompt_kl,
             "prompt_kl_positions": prompt_kl_positions,
@@ -167,6 +174,8 @@ class Rehearsal(TrainerCallback):
         self._resumed_from: Path | None = None
         self._micro_batch = 0
         self._prompts_of_step = 0
+        # What the mean loss of the step's new tokens is multiplied by.
+        self._share_of_new = 1.0
         # What the prompts have added to the loss of the last micro-batch.
         self._prompt_loss: torch.Tensor | None = None
 
@@ -182,9 +191,15 @@ class Rehearsal(TrainerCallback):
             Table of examples as the workflow's upstream.parquet: `lethe pool` writes one. Held-out
             examples in it are never replayed. None: `prompt_kl` alone.
         weight
-            Weight of the mean over a step's replayed tokens.
+            With `dose="step"` the weight of the mean over a step's replayed tokens, with `"token"`
+            that of a replayed token beside a new one.
         objective
             `kl`: KL(base || model) at the replayed tokens. `text`: their cross-entropy.
+        dose
+            `step`: a step's loss is the trainer's own, plus `weight` times the mean over the
+            replayed tokens. `token`: it is the weighted mean over the step's new and replayed
+            tokens, so a step with many new tokens pays less for replay. The trainer's own loss has
+            to be a mean over the labels of its batches.
         examples_per_step
             Replayed examples per optimizer step, over all processes.
         prompt_kl
@@ -232,7 +247,7 @@ class Rehearsal(TrainerCallback):
         trainer.train = self._train
         trainer.training_step = self._training_step
         trainer.log = self._log
-        if self._prompt is not None:
+        if self._prompt is not None or self._weighs_tokens:
             trainer.compute_loss = self._compute_loss
             trainer.get_batch_samples = self._get_batch_samples
         trainer.add_callback(self)
@@ -272,8 +287,9 @@ class Rehearsal(TrainerCallback):
                 SETTINGS_FILE,
             )
             return
-        # Files of earlier versions do not have this key.
-        saved = {"max_tokens": self.settings["max_tokens"], **read_json(path)}
+        # Files of earlier versions do not have these keys.
+        earlier = {"max_tokens": self.settings["max_tokens"], "dose": "step"}
+        saved = {**earlier, **read_json(path)}
         for name, value in self.settings.items():
             if saved.get(name) != value:
                 remedy = "attach with the value of the first start"
@@ -312,7 +328,10 @@ class Rehearsal(TrainerCallback):
             self._training = False
         self._micro_batch += 1
         self._first_step = False
-        return loss if self._prompt_loss is None else loss - self._prompt_loss
+        if self._prompt_loss is not None:
+            loss = loss - self._prompt_loss
+        # The trainer logs the loss of the new examples, whatever its share of the step is.
+        return loss / self._share_of_new if self._weighs_tokens and self._share_of_new else loss
 
     def _replay(self, model: Any) -> None:
         if self.replay is None or self.weight == 0:
@@ -324,9 +343,12 @@ class Rehearsal(TrainerCallback):
         step = Step(new=[], replayed=self.replay.of_step(self.trainer.state.global_step))
         for part in self._parts(step):
             loss = self._terms.loss(unwrapped, part, accelerator.device)
-            self._add("replay/loss", loss.detach())
             if part.divergence is not None:
-                self._add("replay/kl", loss.detach() / self.weight)
+                mean = loss if self.dose == "token" else loss / self.weight
+                self._add("replay/kl", mean.detach())
+            if self.dose == "token":
+                loss = loss * (1 - self._share_of_new)
+            self._add("replay/loss", loss.detach())
             # Processes' gradients are averaged, and the trainer's own division is undone.
             factor = accelerator.num_processes * accelerator.gradient_accumulation_steps
             accelerator.backward(loss * factor)
@@ -339,23 +361,35 @@ class Rehearsal(TrainerCallback):
         _, replayed = self._terms.parts(step, size)
         return replayed[self.trainer.accelerator.process_index :: processes]
 
+    @property
+    def _weighs_tokens(self) -> bool:
+        """Whether the new tokens' share of a step's loss depends on their number."""
+        return self.dose == "token" and self.replay is not None and self.weight > 0
+
     def _get_batch_samples(self, *arguments: Any, **named: Any):
-        """Counts the prompt tokens of a step, as the trainer counts its tokens with loss."""
+        """Counts a step's prompt tokens and tokens with loss, before its first micro-batch."""
         batches, items = self._original["get_batch_samples"](*arguments, **named)
-        self._prompts_of_step = self._over_processes(
-            sum(int(prompt_mask(batch).sum()) for batch in batches)
-        )
-        if batches and self._first_step and not self._prompts_of_step:
-            self._refuse_without_prompts(batches)
+        if self._prompt is not None:
+            self._prompts_of_step = self._over_processes(
+                sum(int(prompt_mask(batch).sum()) for batch in batches)
+            )
+            if batches and self._first_step and not self._prompts_of_step:
+                self._refuse_without_prompts(batches)
+        if batches and self._weighs_tokens:
+            new = self._tokens_with_loss(batches)
+            step = self.replay.of_step(self.trainer.state.global_step)
+            replayed = sum(example.scored for example in step)
+            self._share_of_new = new / (new + self.weight * replayed)
         self._micro_batch = 0
         return batches, items
 
+    def _tokens_with_loss(self, batches: Sequence[Mapping[str, Any]]) -> int:
+        """Number of a step's new tokens that carry loss, over all processes."""
+        return self._over_processes(sum(count_labels(batch) for batch in batches))
+
     def _refuse_without_prompts(self, batches: Sequence[Mapping[str, Any]]) -> None:
         """Raises LetheError with the reason why the first step has no prompts."""
-        with_loss = self._over_processes(
-            sum(int((batch["labels"] != NO_LOSS).sum()) for batch in batches)
-        )
-        if not with_loss:
+        if not self._tokens_with_loss(batches):
             raise LetheError(
                 "Rehearsal: prompt_kl needs prompts with answers, but no token of the first step "
                 f"carries loss (all labels are {NO_LOSS}); check that the examples have answers "
@@ -381,36 +415,58 @@ class Rehearsal(TrainerCallback):
         num_items_in_batch: Any = None,
         **named: Any,
     ):
-        """The trainer's own loss, with the KL at the batch's prompts while it trains."""
-        if not self._training or not self._prompts_of_step:
-            return self._original["compute_loss"](
-                model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **named
-            )
-        accelerator = self.trainer.accelerator
-        unwrapped = accelerator.unwrap_model(model)
+        """The trainer's own loss; while it trains, by its share and with the KL at the prompts."""
+        own_loss = partial(
+            self._original["compute_loss"],
+            model,
+            inputs,
+            return_outputs,
+            num_items_in_batch=num_items_in_batch,
+            **named,
+        )
+        if not self._training:
+            return own_loss()
         # Some trainers take the labels out of the batch.
         batch = dict(inputs)
-        with caught_states(unwrapped) as caught:
-            result = self._original["compute_loss"](
-                model, inputs, return_outputs, num_items_in_batch=num_items_in_batch, **named
-            )
+        unwrapped = self.trainer.accelerator.unwrap_model(model)
+        at_prompts = bool(self._prompts_of_step)
+        with caught_states(unwrapped) if at_prompts else nullcontext([]) as caught:
+            result = own_loss()
         loss = result[0] if return_outputs else result
+        if self._weighs_tokens:
+            loss = loss * self._share_of_new
+        if at_prompts:
+            states = caught[0] if len(caught) == 1 else None
+            loss = self._with_prompts(loss, unwrapped, batch, states, num_items_in_batch)
+        return (loss, result[1]) if return_outputs else loss
+
+    def _with_prompts(
+        self,
+        loss: torch.Tensor,
+        model: Any,
+        batch: Mapping[str, Any],
+        states: torch.Tensor | None,
+        items: Any,
+    ) -> torch.Tensor:
+        """A micro-batch's loss with the KL at its prompts.
+
+        `states` are those of the model's last layer, if they are known, and `items` is what the
+        trainer divides its loss by.
+        """
         positions, weights = self._positions(batch)
         if not positions.any():
-            return result
-        states = caught[0] if len(caught) == 1 else None
-        with models.autocast_for(unwrapped, self._precision):
+            return loss
+        with models.autocast_for(model, self._precision):
             divergence = self._prompt.loss(
-                unwrapped, batch, states, positions, weights / self._prompts_of_step
+                model, batch, states, positions, weights / self._prompts_of_step
             )
         self._add("replay/prompt_kl", divergence.detach())
-        term = self.prompt_kl * divergence * accelerator.num_processes
+        term = self.prompt_kl * divergence * self.trainer.accelerator.num_processes
         self._prompt_loss = term.detach()
-        if not self._scaled_for_accumulation(num_items_in_batch):
+        if not self._scaled_for_accumulation(items):
             # The trainer divides the loss by the number of micro-batches.
             term = term * self.trainer.current_gradient_accumulation_steps
-        loss = loss + term
-        return (loss, result[1]) if return_outputs else loss
+        return loss + term
 
     def _positions(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """The positions (B, T - 1) of this micro-batch, and their weights (S,)."""

@@ -58,6 +58,7 @@ def check_options(
     replay: Any,
     weight: float,
     objective: str,
+    dose: str,
     examples_per_step: int,
     prompt_kl: float | None,
     prompt_kl_positions: int | None,
@@ -82,6 +83,7 @@ def check_options(
             raise LetheError(f"Rehearsal: {name} is {value}; give a number from 0 on")
     choices = (
         ("objective", objective, ("kl", "text")),
+        ("dose", dose, ("step", "token")),
         ("teacher_dtype", teacher_dtype, (None, "float32", "bfloat16")),
     )
     for name, value, allowed in choices:
@@ -100,6 +102,11 @@ def check_options(
             raise LetheError(f"Rehearsal: {name} is {value}; give a whole number from {least} on")
     if seed is not None and (seed < 0 or seed != int(seed)):
         raise LetheError(f"Rehearsal: seed is {seed}; give a whole number from 0 on")
+    if dose == "token" and replay is None:
+        raise LetheError(
+            "Rehearsal: dose is 'token', but there is no replay file whose tokens could count; "
+            "give one, or leave dose out"
+        )
     if prompt_kl_positions is not None and not prompt_kl:
         raise LetheError(
             f"Rehearsal: prompt_kl_positions is {prompt_kl_positions}, but there is no prompt_kl; "

@@ -29,6 +29,7 @@ from helpers.trainers import (
 from lethe.config.model_settings import LoRA, Recipe
 from lethe.data.examples import Example, UpstreamExample, read_upstream, write_upstream
 from lethe.engine import models
+from lethe.engine.batches import collate, token_losses
 from lethe.engine.objectives import ReplayTerm, Step
 from lethe.errors import LetheError
 from lethe.integrations import Rehearsal
@@ -39,6 +40,8 @@ WAYS = [
     pytest.param({"objective": "text", "weight": 0.5}, id="text"),
     pytest.param({"prompt_kl": 1.5}, id="kl-and-prompts"),
     pytest.param({"prompt_kl": 1.5, "replay": None}, id="prompts"),
+    pytest.param({"dose": "token"}, id="kl-by-token"),
+    pytest.param({"dose": "token", "objective": "text", "prompt_kl": 1.5}, id="text-by-token"),
 ]
 
 
@@ -64,7 +67,7 @@ def test_a_step_has_the_gradients_of_the_workflows_own_objective(
         replayed,
         objective=options.get("objective", "kl"),
         weight=options["weight"],
-        dose="step",
+        dose=options.get("dose", "step"),
     )
     recipe = Recipe(batch=BATCH * accumulated, prompt_kl=options.get("prompt_kl"))
     teacher = base if lora is None else moved
@@ -125,7 +128,7 @@ def test_gradient_checkpointing_changes_nothing(replay, tokenizer, tmp_path, lor
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
-OPTIONS = {"prompt_kl": 1.0, "prompt_kl_positions": 2}
+OPTIONS = {"prompt_kl": 1.0, "prompt_kl_positions": 2, "dose": "token"}
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
 
@@ -215,9 +218,9 @@ def test_a_checkpoint_of_replay_examples_that_were_cut_elsewhere_is_refused(
     with pytest.raises(LetheError, match="has max_tokens 16, but this rehearsal has 20"):
         again.train(resume_from_checkpoint=str(checkpoint))
 
-    # Earlier versions did not write the key.
+    # Earlier versions did not write these keys.
     settings = json.loads((checkpoint / "rehearsal.json").read_text())
-    del settings["max_tokens"]
+    del settings["max_tokens"], settings["dose"]
     (checkpoint / "rehearsal.json").write_text(json.dumps(settings))
     again.train(resume_from_checkpoint=str(checkpoint))
     assert again.state.global_step == 4
@@ -256,6 +259,28 @@ def test_it_logs_the_terms_beside_the_loss_of_the_new_examples(replay, tokenizer
     (expected,) = [line for line in plain.state.log_history if "loss" in line]
     assert line["loss"] == pytest.approx(expected["loss"], abs=1e-5)
     assert line["replay/kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_logged_loss_does_not_depend_on_the_share_of_the_new_tokens(
+    replay, tokenizer, tmp_path
+):
+    lines = []
+    for options in (None, {"dose": "token", "objective": "text", "weight": 3.0}):
+        trainer = make_trainer(make_model(), tmp_path / str(options), tokenizer, max_steps=1)
+        if options:
+            rehearsal = Rehearsal.attach(trainer, replay, **options)
+        trainer.train()
+        lines += [line for line in trainer.state.log_history if "loss" in line]
+    assert lines[1]["loss"] == pytest.approx(lines[0]["loss"], abs=1e-5)
+    # The term is its share of the step times the mean cross-entropy of the replayed tokens.
+    replayed = rehearsal.replay.of_step(0)
+    (new,) = batches_of(make_trainer(make_model(), tmp_path / "b", tokenizer), 1)
+    weighted = 3.0 * sum(example.scored for example in replayed)
+    share = weighted / (weighted + sum(example.scored for example in new))
+    batch = collate(replayed)
+    with torch.no_grad():
+        mean = token_losses(make_model(), batch)[0].mean()
+    assert lines[1]["replay/loss"] == pytest.approx(share * float(mean), abs=1e-5)
 
 
 def test_less_is_forgotten_with_it(replay, tokenizer, tmp_path):
@@ -328,10 +353,12 @@ test_rehearsal.train_in_a_process({replay!r}, {folder!r})
 def train_in_a_process(replay, folder):
     """Two trainings with four examples per step, whatever the number of processes.
 
-    The first changes all weights, the second adapters. Saves what each ends with.
+    The first changes all weights, the second adapters and weighs by tokens. Saves what each ends
+    with.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    for method, lora in (("full", None), ("lora", LoRA(rank=2, dropout=0.0))):
+    adapters = LoRA(rank=2, dropout=0.0)
+    for method, lora, dose in (("full", None, "step"), ("lora", adapters, "token")):
         model = make_model(lora)
         trainer = make_trainer(
             model,
@@ -342,7 +369,7 @@ def train_in_a_process(replay, folder):
             optim="sgd",
             learning_rate=0.1,
         )
-        rehearsal = Rehearsal.attach(trainer, replay, prompt_kl=1.0, examples_per_step=3)
+        rehearsal = Rehearsal.attach(trainer, replay, prompt_kl=1.0, examples_per_step=3, dose=dose)
         trainer.train()
         if trainer.is_world_process_zero():
             values = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -459,6 +486,14 @@ def test_batches_without_labels_are_refused(tokenizer, tmp_path):
         trainer.train()
 
 
+def test_batches_without_labels_cannot_be_weighed_by_tokens(replay, tokenizer, tmp_path):
+    trainer = make_trainer(make_model(), tmp_path, tokenizer)
+    trainer.data_collator = lambda examples: {"input_ids": padded(examples)["input_ids"]}
+    Rehearsal.attach(trainer, replay, dose="token")
+    with pytest.raises(LetheError, match="no labels .they have input_ids.*leave out dose='token'"):
+        trainer.train()
+
+
 def test_a_first_step_without_any_loss_is_told_from_one_without_prompts(tokenizer, tmp_path):
     def collate_with(label):
         def collate(examples):
@@ -504,6 +539,8 @@ def test_a_model_without_a_language_head_is_refused(replay, tokenizer, tmp_path)
         ({"prompt_kl": -1.0}, "prompt_kl is -1.0"),
         ({"prompt_kl": 1.0, "weight": float("nan")}, "weight is nan"),
         ({"prompt_kl": 1.0, "objective": "l2"}, "objective is 'l2'; give one of kl, text"),
+        ({"prompt_kl": 1.0, "dose": "mixed"}, "dose is 'mixed'; give one of step, token"),
+        ({"prompt_kl": 1.0, "dose": "token"}, "dose is 'token', but there is no replay file"),
         ({"prompt_kl": 1.0, "teacher_dtype": "int8"}, "teacher_dtype is 'int8'"),
         ({"prompt_kl": 1.0, "prompt_kl_positions": 0}, "prompt_kl_positions is 0"),
         ({"prompt_kl": 1.0, "examples_per_step": 1.5}, "examples_per_step is 1.5"),

@@ -76,9 +76,9 @@ def test_the_base_model_stays_the_base_in_trls_trainer(replay, tokenizer, tmp_pa
         assert lora or not torch.equal(model(input_ids=ids).logits, expected)
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize(("accumulated", "dose"), [(1, "step"), (2, "step"), (2, "token")])
 def test_trls_trainer_has_the_gradients_of_the_workflows_own_objective(
-    replay, tokenizer, tmp_path, accumulated
+    replay, tokenizer, tmp_path, accumulated, dose
 ):
     model = make_model()
     base = copy.deepcopy(model)
@@ -86,7 +86,7 @@ def test_trls_trainer_has_the_gradients_of_the_workflows_own_objective(
     trainer = make_sft_trainer(model, tmp_path / "t", tokenizer, **changes)
     keeper = KeepGradients()
     trainer.add_callback(keeper)
-    rehearsal = Rehearsal.attach(trainer, replay, prompt_kl=1.5)
+    rehearsal = Rehearsal.attach(trainer, replay, prompt_kl=1.5, dose=dose)
     move(model)
     moved = copy.deepcopy(base)
     for parameter, value in zip(moved.parameters(), model.parameters(), strict=True):
@@ -94,7 +94,7 @@ def test_trls_trainer_has_the_gradients_of_the_workflows_own_objective(
     other = make_sft_trainer(copy.deepcopy(base), tmp_path / "b", tokenizer, **changes)
     (new,) = batches_of(other, 1)
     replayed = rehearsal.replay.of_step(0)
-    term = ReplayTerm(replayed, objective="kl", weight=4.0, dose="step")
+    term = ReplayTerm(replayed, objective="kl", weight=4.0, dose=dose)
     recipe = Recipe(batch=BATCH * accumulated, prompt_kl=1.5)
     expected = expected_gradients(moved, base, Step(new, replayed), recipe, term)
     trainer.train()

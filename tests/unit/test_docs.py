@@ -253,6 +253,7 @@ PRINTED_BY = {
     "smollm2": (["results_table", "across_models"], "smollm2"),
     "smollm2-em": (["finer_table"], "finer-than-loss"),
     "importance-step": (["results_table"], "importance"),
+    "replay-frontiers": (["frontiers_table"], "replay-frontiers"),
 }
 
 

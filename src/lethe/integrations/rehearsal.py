@@ -363,7 +363,7 @@ class Rehearsal(TrainerCallback):
 
     @property
     def _weighs_tokens(self) -> bool:
-        """Whether the new tokens' share of a step's loss depends on their number."""
+        """True if the new tokens' share of a step's loss depends on their number."""
         return self.dose == "token" and self.replay is not None and self.weight > 0
 
     def _get_batch_samples(self, *arguments: Any, **named: Any):

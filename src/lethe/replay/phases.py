@@ -50,9 +50,10 @@ def scale_of_forgetting(training_rows: np.ndarray, measured: np.ndarray) -> floa
 class PhasedChoice:
     """The chooser of a training with the strategy `online` or `closed_loop`.
 
-    The first phase replays the examples that the strategy `random` replays with the same seed.
-    Examples that were replayed before are neither probed nor drawn again, while enough others are
-    left: a text that was trained on says little about similar ones.
+    The first phase replays the examples that the strategy `random` replays with the same seed, if
+    all replayable examples have a base loss. Examples that were replayed before are neither probed
+    nor drawn again, while enough others are left: a text that was trained on says little about
+    similar ones.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class ExampleBrowser:
-    """What the page needs to show the browser.
+    """The values that the page needs to show the browser.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ from lethe.report.replay_figures import make_replay_figure
 
 @dataclass(frozen=True)
 class InteractiveFigures:
-    """What the page needs to show the figures.
+    """The values that the page needs to show the figures.
 
     Attributes
     ----------

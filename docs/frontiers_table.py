@@ -8,12 +8,13 @@ docs/lab/replay-frontiers.md. The folder has the tables of a finished experiment
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 from markdown_table import print_head, print_line
-from results_table import MEASURES, interval
+from results_table import MEASURES, interval, read_table
+
+from lethe.config.replay_settings import Replay
 
 # Weight and ratio of a column -> its heading.
 COLUMNS = {
@@ -30,32 +31,27 @@ AT_EQUAL_LOSS = ("heldout_forgetting", "worst_domain_forgetting", "heldout_kl")
 def main(folder: Path) -> None:
     """Prints the means of every strategy and its distances to the frontier, for each model."""
     for file in sorted(folder.glob("*/replay_frontier.parquet")):
-        runs = runs_by_strategy(replay_settings(file))
+        runs = runs_by_strategy(file)
         print_means(file.parent, runs)
         for measure in AT_EQUAL_LOSS:
             print()
-            print_distances(file, runs, measure)
+            print_distances(file.parent, runs, measure)
         print()
 
 
-def replay_settings(file: Path) -> dict[str, Any]:
-    """The section `replay` of the experiment that made a kept table."""
-    return json.loads(pq.read_schema(file).metadata[b"made_by"])["settings"]["replay"]
-
-
-def runs_by_strategy(settings: dict[str, Any]) -> dict[str, dict[tuple[float, float], str]]:
-    """Strategy -> weight and ratio -> name of the run that has these settings."""
-    strategies = {name: {"strategy": name} for name in settings["strategies"] if name != "none"}
+def runs_by_strategy(file: Path) -> dict[str, dict[tuple[float, float], str]]:
+    """Strategy -> weight and ratio -> name of the run, by the settings that made a kept table."""
+    made_by = json.loads(pq.read_schema(file).metadata[b"made_by"])
     runs: dict[str, dict[tuple[float, float], str]] = {}
-    for name, changes in {**strategies, **settings["variants"]}.items():
-        run = settings | changes
-        runs.setdefault(run["strategy"], {})[run["weight"], run["ratio"]] = name
+    for run in Replay.model_validate(made_by["settings"]["replay"]).results():
+        if run.replays:
+            runs.setdefault(run.strategy, {})[run.weight, run.ratio] = run.name
     return runs
 
 
 def print_means(model: Path, runs: dict[str, dict[tuple[float, float], str]]) -> None:
     """Held-out forgetting and new-task loss, one line per strategy and one column per setting."""
-    table = pd.read_parquet(model / "replay_comparison.parquet").set_index("strategy")
+    table = read_table(model, "replay_comparison").set_index("strategy")
     print_head(f"{model.name}, held-out forgetting and new-task loss", *COLUMNS.values())
     print_line("none", *[_means(table.loc["none"])] * len(COLUMNS))
     for strategy, by_setting in runs.items():
@@ -67,15 +63,14 @@ def _means(line: pd.Series) -> str:
 
 
 def print_distances(
-    file: Path, runs: dict[str, dict[tuple[float, float], str]], measure: str
+    model: Path, runs: dict[str, dict[tuple[float, float], str]], measure: str
 ) -> None:
     """Differences to random replay of as many examples at the same new-task loss."""
-    table = pd.read_parquet(file)
+    table = read_table(model, "replay_frontier")
     # The other frontier joins all ratios.
     of_one_ratio = table.frontier.str.contains("1 in")
     table = table[of_one_ratio & (table.measure == measure)].set_index("strategy")
-    title = f"{file.parent.name}, {MEASURES[measure]} minus that of random replay"
-    print_head(title, *COLUMNS.values())
+    print_head(f"{model.name}, {MEASURES[measure]} minus that of random replay", *COLUMNS.values())
     for strategy, by_setting in runs.items():
         print_line(strategy, *[_distance(table.loc[by_setting[column]]) for column in COLUMNS])
 

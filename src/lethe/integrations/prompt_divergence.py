@@ -38,15 +38,23 @@ def count_labels(inputs: Mapping[str, Any]) -> int:
     LetheError
         If the batch has no labels.
     """
-    labels = inputs.get("labels")
-    if not torch.is_tensor(labels):
-        raise LetheError(
-            "Rehearsal: the trainer's batches have no labels (they have "
-            f"{', '.join(sorted(inputs)) or 'nothing'}), so the tokens that carry loss cannot be "
-            "counted; train on batches with labels, or leave out dose='token'"
-        )
+    _check_has(
+        inputs,
+        "labels",
+        "so the tokens that carry loss cannot be counted; train on batches with labels, or leave "
+        "out dose='token'",
+    )
     # The first token of a row is predicted from nothing.
-    return int((labels[:, 1:] != NO_LOSS).sum())
+    return int((inputs["labels"][:, 1:] != NO_LOSS).sum())
+
+
+def _check_has(inputs: Mapping[str, Any], name: str, remedy: str) -> None:
+    """Raises LetheError, with what follows and what to do, if a batch lacks a tensor."""
+    if not torch.is_tensor(inputs.get(name)):
+        there = ", ".join(sorted(inputs)) or "nothing"
+        raise LetheError(
+            f"Rehearsal: the trainer's batches have no {name} (they have {there}), {remedy}"
+        )
 
 
 def prompt_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -62,12 +70,12 @@ def prompt_mask(inputs: Mapping[str, Any]) -> torch.Tensor:
         If the batch has no token ids or no labels.
     """
     for name in ("input_ids", "labels"):
-        if not torch.is_tensor(inputs.get(name)):
-            raise LetheError(
-                f"Rehearsal: the trainer's batches have no {name} (they have "
-                f"{', '.join(sorted(inputs)) or 'nothing'}), so the prompts are unknown; leave out "
-                "prompt_kl, or train on batches with labels that are -100 at the prompts"
-            )
+        _check_has(
+            inputs,
+            name,
+            "so the prompts are unknown; leave out prompt_kl, or train on batches with labels that "
+            f"are {NO_LOSS} at the prompts",
+        )
     carries_loss = inputs["labels"] != NO_LOSS
     later = carries_loss.flip(1).int().cummax(1).values.flip(1).bool()
     mask = (later & ~carries_loss)[:, 1:]

@@ -174,7 +174,7 @@ class Rehearsal(TrainerCallback):
         self._resumed_from: Path | None = None
         self._micro_batch = 0
         self._prompts_of_step = 0
-        # What the mean loss of the step's new tokens is multiplied by.
+        # What the mean loss of the step's new tokens is multiplied by; always 1 with dose "step".
         self._share_of_new = 1.0
         # What the prompts have added to the loss of the last micro-batch.
         self._prompt_loss: torch.Tensor | None = None
@@ -331,7 +331,7 @@ class Rehearsal(TrainerCallback):
         if self._prompt_loss is not None:
             loss = loss - self._prompt_loss
         # The trainer logs the loss of the new examples, whatever its share of the step is.
-        return loss / self._share_of_new if self._weighs_tokens and self._share_of_new else loss
+        return loss / self._share_of_new if self._share_of_new else loss
 
     def _replay(self, model: Any) -> None:
         if self.replay is None or self.weight == 0:
@@ -344,6 +344,7 @@ class Rehearsal(TrainerCallback):
         for part in self._parts(step):
             loss = self._terms.loss(unwrapped, part, accelerator.device)
             if part.divergence is not None:
+                # By tokens, and without new ones, the objective is the mean over the replayed.
                 mean = loss if self.dose == "token" else loss / self.weight
                 self._add("replay/kl", mean.detach())
             if self.dose == "token":
@@ -433,8 +434,7 @@ class Rehearsal(TrainerCallback):
         with caught_states(unwrapped) if at_prompts else nullcontext([]) as caught:
             result = own_loss()
         loss = result[0] if return_outputs else result
-        if self._weighs_tokens:
-            loss = loss * self._share_of_new
+        loss = loss * self._share_of_new
         if at_prompts:
             states = caught[0] if len(caught) == 1 else None
             loss = self._with_prompts(loss, unwrapped, batch, states, num_items_in_batch)

@@ -128,7 +128,7 @@ def test_gradient_checkpointing_changes_nothing(replay, tokenizer, tmp_path, lor
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
-OPTIONS = {"prompt_kl": 1.0, "prompt_kl_positions": 2, "dose": "token"}
+OPTIONS = {"prompt_kl": 1.0, "prompt_kl_positions": 2}
 SAVING = {"save_strategy": "steps", "save_steps": 2}
 
 
@@ -140,14 +140,18 @@ def checkpoint_of_a_rehearsal(replay, tokenizer, folder, **options):
     return folder / "checkpoint-2"
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2, dropout=0.5)], ids=["full", "lora"])
-def test_a_training_that_resumes_ends_with_the_same_bytes(replay, tokenizer, tmp_path, lora):
+@pytest.mark.parametrize(
+    ("lora", "dose"),
+    [(None, "step"), (LoRA(rank=2, dropout=0.5), "step"), (None, "token")],
+    ids=["full", "lora", "by-token"],
+)
+def test_a_training_that_resumes_ends_with_the_same_bytes(replay, tokenizer, tmp_path, lora, dose):
     saving = SAVING | {"max_steps": 6}
     first = make_trainer(make_model(lora), tmp_path / "t", tokenizer, **saving)
-    Rehearsal.attach(first, replay, **OPTIONS)
+    Rehearsal.attach(first, replay, dose=dose, **OPTIONS)
     first.train()
     resumed = make_trainer(make_model(lora), tmp_path / "t", tokenizer, **saving)
-    Rehearsal.attach(resumed, replay, **OPTIONS)
+    Rehearsal.attach(resumed, replay, dose=dose, **OPTIONS)
     resumed.train(resume_from_checkpoint=str(tmp_path / "t/checkpoint-2"))
     for value, expected in zip(resumed.model.parameters(), first.model.parameters(), strict=True):
         assert torch.equal(value, expected)
@@ -351,14 +355,18 @@ test_rehearsal.train_in_a_process({replay!r}, {folder!r})
 
 
 def train_in_a_process(replay, folder):
-    """Two trainings with four examples per step, whatever the number of processes.
+    """Three trainings with four examples per step, whatever the number of processes.
 
-    The first changes all weights, the second adapters and weighs by tokens. Saves what each ends
-    with.
+    The first changes all weights, the second adapters, and the third weighs by tokens. Saves what
+    each ends with.
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     adapters = LoRA(rank=2, dropout=0.0)
-    for method, lora, dose in (("full", None, "step"), ("lora", adapters, "token")):
+    for method, lora, dose in (
+        ("full", None, "step"),
+        ("lora", adapters, "step"),
+        ("by-token", None, "token"),
+    ):
         model = make_model(lora)
         trainer = make_trainer(
             model,
@@ -398,7 +406,7 @@ def test_two_processes_train_as_one_does(replay, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     for command in ([sys.executable], launch):
         subprocess.run([*command, str(program)], env=environment, check=True, timeout=300)
-    for method in ("full", "lora"):
+    for method in ("full", "lora", "by-token"):
         one, two = (np.load(tmp_path / f"{method}-{processes}.npy") for processes in (1, 2))
         np.testing.assert_allclose(two, one, atol=2e-5)
         histories = []
